@@ -1,0 +1,38 @@
+# make demo | test | check | bench -- each creates .venv first if need be.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+FOLDERS := tools replay_core agent tasks
+
+.PHONY: demo test check pair measure clean
+
+demo: $(VENV)/installed
+	$(BIN)/visreplay demo
+
+test: $(VENV)/installed
+	$(BIN)/pytest
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# mypy finds the folders under their installed names through links.
+	mkdir -p build/typed/visreplay
+	for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typed/visreplay/$$folder; done
+	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
+	$(BIN)/pytest -q tests/test_layering.py
+
+# Train the embedded pair again, from nothing (resumes where it was stopped).
+pair: $(VENV)/installed
+	$(BIN)/python recipes/train.py --out runs/recipe
+
+# The README's numbers on the embedded pair.
+measure: $(VENV)/installed
+	$(BIN)/python benchmarks/measure.py
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,33 @@
+"""The agent: a LangGraph loop of policy turns and visual tools, with replay at every step."""
+
+from visreplay.agent.agent import VisualAgent
+from visreplay.agent.graph import build_graph
+from visreplay.agent.loop import Limits, Loop, completed
+from visreplay.agent.policy import Policy, PolicyTurn, ReplayPolicy, Sampling, ScriptedPolicy
+from visreplay.agent.protocols import PROTOCOLS, ToolProtocol, Turn, protocol_named
+from visreplay.agent.state import EpisodeState, Message, Observation, Step, ToolCall
+from visreplay.agent.trajectory import StopReason, Trajectory
+
+__all__ = [
+    "PROTOCOLS",
+    "EpisodeState",
+    "Limits",
+    "Loop",
+    "Message",
+    "Observation",
+    "Policy",
+    "PolicyTurn",
+    "ReplayPolicy",
+    "Sampling",
+    "ScriptedPolicy",
+    "Step",
+    "StopReason",
+    "ToolCall",
+    "ToolProtocol",
+    "Trajectory",
+    "Turn",
+    "VisualAgent",
+    "build_graph",
+    "completed",
+    "protocol_named",
+]

@@ -1,0 +1,181 @@
+"""The agent as a user meets it: load a pair, ask about a picture or a clip, get the record."""
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import Checkpointer
+from PIL import Image
+
+from visreplay.agent.encoding import token_grid
+from visreplay.agent.graph import build_graph
+from visreplay.agent.loop import Limits, Loop
+from visreplay.agent.policy import ReplayPolicy, Sampling
+from visreplay.agent.protocols import ToolProtocol, protocol_named
+from visreplay.agent.state import EpisodeState
+from visreplay.agent.trajectory import Trajectory
+from visreplay.replay_core import Method, ModelPair, ReplayConfig, load_pair
+from visreplay.tools import ImageStore, load_image
+
+Picture = Image.Image | str | Path | bytes
+
+
+class VisualAgent:
+    """A pair, a protocol and a store, ready to run episodes.
+
+    Example:
+        >>> agent = VisualAgent.from_pretrained(
+        ...     "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct", protocol="deepeyes"
+        ... )
+        >>> agent.run("What is written on the red sign?", images=["photo.jpg"]).answer
+
+    Args:
+        pair: Policy and base.
+        protocol: The dialect of the policy.
+        config: How to replay.
+        names: What the record calls policy and base.
+        sampling: How to decode.
+        limits: Where to stop.
+        checkpointer: Any of LangGraph's, to resume episodes.
+    """
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        protocol: ToolProtocol,
+        config: ReplayConfig,
+        *,
+        names: tuple[str, str | None] = ("policy", "base"),
+        sampling: Sampling = Sampling(),
+        limits: Limits = Limits(),
+        checkpointer: Checkpointer = None,
+    ) -> None:
+        self.names = names
+        self.pair = pair
+        self.protocol = protocol
+        self.config = config
+        self.sampling = sampling
+        self.limits = limits
+        self.store = protocol.store
+        self.policy = ReplayPolicy(
+            pair, config, self.store, sampling=sampling, stop_strings=protocol.stop_strings
+        )
+        self.loop = Loop(protocol, limits)
+        self.graph = build_graph(self.policy, protocol, limits, checkpointer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        policy: str,
+        base: str | None = None,
+        *,
+        protocol: str,
+        config: ReplayConfig = ReplayConfig(),
+        device: str = "auto",
+        dtype: str = "auto",
+        store: ImageStore | None = None,
+        protocol_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load checkpoints (local paths or hub ids) and build the agent.
+
+        Args:
+            policy: The RLVR-trained model.
+            base: The model that it was trained from; not loaded for method "none".
+            protocol: A key of `PROTOCOLS`.
+            config: How to replay.
+            device: As `load_pair`.
+            dtype: As `load_pair`.
+            store: Where images go; in memory when None.
+            protocol_options: Fields of the protocol, `system_prompt` say.
+            **options: As the constructor's.
+        """
+        if config.method is Method.NONE:
+            base = None
+        pair = load_pair(policy, base, device=device, dtype=dtype, replay_layers=config.depth)
+        dialect = protocol_named(
+            protocol,
+            token_grid(pair.processor),
+            ImageStore() if store is None else store,
+            **(protocol_options or {}),
+        )
+        return cls(pair, dialect, config, names=(policy, base), **options)
+
+    def start(
+        self,
+        question: str,
+        *,
+        images: Sequence[Picture] = (),
+        video: str | Path | None = None,
+        seed: int = 0,
+    ) -> EpisodeState:
+        """The state before the first turn: the graph's input.
+
+        Raises:
+            ToolError: If the media cannot be read or do not suit the protocol.
+        """
+        return self.loop.start(
+            question,
+            images=[self.store.put(load_image(image)) for image in images],
+            video=None if video is None else str(video),
+            seed=seed,
+        )
+
+    def stream(
+        self, start: EpisodeState | None, *, thread_id: str = "episode"
+    ) -> Iterator[EpisodeState]:
+        """Play an episode, giving the state after every turn and every call.
+
+        Args:
+            start: From `start`, or None to resume the thread from its checkpoint.
+            thread_id: Of the checkpointer.
+        """
+        config: RunnableConfig = {
+            "configurable": {"thread_id": thread_id},
+            "recursion_limit": 2 * (self.limits.max_steps or self.protocol.max_steps) + 2,
+        }
+        for state in self.graph.stream(start, config, stream_mode="values"):
+            yield cast(EpisodeState, state)
+
+    def run(
+        self,
+        question: str,
+        *,
+        images: Sequence[Picture] = (),
+        video: str | Path | None = None,
+        seed: int = 0,
+    ) -> Trajectory:
+        """Play an episode to its end."""
+        state = self.start(question, images=images, video=video, seed=seed)
+        for state in self.stream(state):
+            pass
+        return self.trajectory(state)
+
+    def trajectory(self, state: EpisodeState) -> Trajectory:
+        """The record of a finished state."""
+        return Trajectory.of(
+            state,
+            policy=self.names[0],
+            base=self.names[1],
+            protocol=self.protocol.name,
+            settings={
+                "replay": asdict(self.config),
+                "sampling": asdict(self.sampling),
+                "limits": asdict(self.limits),
+                "versions": versions(),
+            },
+        )
+
+    def close(self) -> None:
+        """Free the policy's caches."""
+        self.policy.close()
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a result."""
+    names = ("visreplay", "torch", "transformers", "langgraph", "pillow", "opencv-python-headless")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

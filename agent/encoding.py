@@ -1,0 +1,138 @@
+"""From messages to the tokens and pixels of a context, one new part at a time.
+
+A chat template may render earlier turns differently once later ones exist (drop the thinking, add
+a default system prompt), and re-tokenising what a model wrote may give other ids. So a
+conversation is never rendered as a whole: only what comes *after* the last assistant turn is, and
+the ids that the policy generated stay as they are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from visreplay.agent.state import Message
+from visreplay.replay_core import Segment
+from visreplay.replay_core.segment import VisualTokens
+from visreplay.tools import ImageStore, TokenGrid, zoom
+
+_SENTINEL = "\u241eassistant turn\u241e"
+
+
+class ContextEncoder:
+    """Encodes the parts of a conversation that the policy reads.
+
+    Args:
+        processor: The checkpoint's processor (tokenizer, image and video processor, template).
+        tokens: The model family's placeholder ids.
+        store: Resolves the messages' image references.
+    """
+
+    def __init__(self, processor: Any, tokens: VisualTokens, store: ImageStore) -> None:
+        self.processor = processor
+        self.tokens = tokens
+        self.store = store
+        self.grid = token_grid(processor)
+
+    def encode(self, messages: Sequence[Message], start: int = 0) -> Segment:
+        """Encode `messages[start:]`, to be read after `messages[:start]`, up to the next answer.
+
+        Args:
+            messages: The conversation; none of `messages[start:]` is the assistant's.
+            start: 0, or the index that follows the last assistant message.
+
+        Returns:
+            The token ids (with the template's opening of the assistant's turn at the end) and
+            the visual blocks of the new part.
+        """
+        images, clips, metadata = [], [], []
+        for message in messages[start:]:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    images.append(zoom(self.store.get(part["image"]), grid=self.grid))
+                elif part["type"] == "video":
+                    frames = [np.asarray(self.store.get(frame)) for frame in part["frames"]]
+                    clips.append(np.stack(frames))
+                    metadata.append(_metadata(part["times"]))
+        visual: dict[str, Any] = {}
+        if images:
+            visual["images"] = images
+        if clips:
+            visual |= {"videos": clips, "video_metadata": metadata, "do_sample_frames": False}
+        batch = self.processor(
+            text=[render(self.processor, messages, start)],
+            do_resize=False,  # every image fits the model's grid already
+            return_tensors="pt",
+            **visual,
+        )
+        return Segment.from_processor(batch, self.tokens)
+
+
+def render(processor: Any, messages: Sequence[Message], start: int = 0) -> str:
+    """The chat template's text of `messages[start:]`, whatever it does to earlier turns.
+
+    It ends with the opening of the assistant's turn; placeholders are not expanded. What the
+    assistant generated is not rendered: its ids are in the context already, and so is the end
+    of its turn if it generated that too.
+
+    Args:
+        processor: With `apply_chat_template` and `tokenizer`.
+        messages: The conversation.
+        start: 0, or the index that follows the last assistant message.
+
+    Raises:
+        ValueError: If `start` does not follow an assistant turn, or the template drops it.
+    """
+    template = processor.apply_chat_template
+    if start == 0:
+        text = template(_plain(messages), tokenize=False, add_generation_prompt=True)
+        return str(text)
+    wrote = messages[start - 1]
+    if wrote["role"] != "assistant":
+        raise ValueError(f"message {start - 1} is the {wrote['role']}'s, not the assistant's")
+    stand_in: Message = {"role": "assistant", "content": [{"type": "text", "text": _SENTINEL}]}
+    conversation = [*messages[: start - 1], stand_in, *messages[start:]]
+    text = template(_plain(conversation), tokenize=False, add_generation_prompt=True)
+    _, found, continuation = str(text).rpartition(_SENTINEL)
+    if not found:
+        raise ValueError("the chat template does not render what the assistant wrote")
+    tokenizer = processor.tokenizer
+    if wrote.get("token_ids", [])[-1:] == [tokenizer.eos_token_id]:
+        continuation = continuation.removeprefix(tokenizer.eos_token)
+    return continuation
+
+
+def token_grid(processor: Any) -> TokenGrid:
+    """The token grid and pixel budget of a checkpoint's image processor."""
+    images = processor.image_processor
+    return TokenGrid(
+        factor=images.patch_size * images.merge_size,
+        min_pixels=images.size["shortest_edge"],
+        max_pixels=images.size["longest_edge"],
+    )
+
+
+def _metadata(times: Sequence[float]) -> dict[str, Any]:
+    """Frame times as the video processor wants them: all frames of a clip of constant rate."""
+    spacing = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    rate = 1.0 / spacing if spacing > 0 else 1.0
+    return {
+        "total_num_frames": len(times),
+        "fps": rate,
+        "duration": len(times) / rate,
+        "frames_indices": list(range(len(times))),
+    }
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages with bare placeholders: templates render `image` and `video`, not references."""
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                dict(part) if part["type"] == "text" else {"type": part["type"]}
+                for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]

@@ -1,0 +1,193 @@
+"""Who writes the turns of an episode: a replay-enabled model, or a script."""
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from visreplay.agent.encoding import ContextEncoder
+from visreplay.agent.state import Message
+from visreplay.replay_core import ModelPair, ReplayConfig, ReplayReport, ReplaySession
+from visreplay.tools import ImageStore
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTurn:
+    """One turn that a policy wrote.
+
+    Attributes:
+        text: What it wrote, special tokens left out.
+        message: The assistant message for the conversation, with the generated token ids.
+        finish_reason: "stop", or "length" when the token limit cut it off.
+        replay: The fields of the `ReplayReport` of the context that it read, if any.
+        seconds: Wall time of reading the new context and writing the turn.
+    """
+
+    text: str
+    message: Message
+    finish_reason: Literal["stop", "length"]
+    replay: dict[str, Any] | None
+    seconds: float
+
+
+class Policy(Protocol):
+    """Anything that can write the next turn of a conversation."""
+
+    def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
+        """Write the next turn.
+
+        Args:
+            messages: The whole conversation so far, ending with a user turn.
+            seed: Of sampling, for this turn alone.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a turn is decoded.
+
+    Attributes:
+        temperature: 0 decodes greedily.
+        top_p: Nucleus sampling's mass.
+        max_new_tokens: Limit of one turn.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 2048
+
+
+class ReplayPolicy:
+    """The pair's policy, with the base's activations replayed as context arrives.
+
+    It is handed the whole conversation at each turn, and keeps the session that has read the
+    longest part of it: only what is new is encoded, refreshed on the base, replayed and
+    prefilled. A conversation it has never seen, one resumed from a checkpoint of another
+    process say, is read from its start and leads to the same turns, only slower.
+
+    Args:
+        pair: Policy and base.
+        config: How to replay.
+        store: Resolves image references.
+        sampling: How to decode.
+        stop_strings: End a turn (kept in the text), besides the model's own end tokens.
+        max_sessions: Conversations whose caches are kept; the least recently used go first.
+    """
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        config: ReplayConfig,
+        store: ImageStore,
+        *,
+        sampling: Sampling = Sampling(),
+        stop_strings: tuple[str, ...] = (),
+        max_sessions: int = 1,
+    ) -> None:
+        self.pair = pair
+        self.config = config
+        self.sampling = sampling
+        self.stop_strings = stop_strings
+        self.max_sessions = max_sessions
+        self._encoder = ContextEncoder(pair.processor, pair.policy, store)
+        self._sessions: OrderedDict[tuple[str, ...], ReplaySession] = OrderedDict()
+
+    def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
+        """Read what is new in the conversation and write the next turn."""
+        began = time.perf_counter()
+        keys = tuple(json.dumps(message, sort_keys=True) for message in messages)
+        known, session = self._take(keys)
+        try:
+            report = self._read(session, messages, known)
+            generated = session.generate(
+                max_new_tokens=self.sampling.max_new_tokens,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                stop_strings=self.stop_strings,
+                seed=seed,
+            )
+        except BaseException:
+            session.close()
+            raise
+        message: Message = {
+            "role": "assistant",
+            "content": [{"type": "text", "text": generated.text}],
+            "token_ids": list(generated.token_ids),
+        }
+        self._keep((*keys, json.dumps(message, sort_keys=True)), session)
+        return PolicyTurn(
+            text=generated.text,
+            message=message,
+            finish_reason=generated.finish_reason,
+            replay=None if report.method == "none" else _plain(report),
+            seconds=time.perf_counter() - began,
+        )
+
+    def close(self) -> None:
+        """Drop every session and its caches."""
+        while self._sessions:
+            self._sessions.popitem()[1].close()
+
+    def _read(
+        self, session: ReplaySession, messages: Sequence[Message], start: int
+    ) -> ReplayReport:
+        """Append `messages[start:]`: the assistant's as generated tokens, the rest as context."""
+        end = len(messages)
+        if start == end or messages[-1]["role"] == "assistant":
+            raise ValueError("the conversation must end with a turn that the policy can answer")
+        while True:
+            stop = next(
+                (i for i in range(start, end) if messages[i]["role"] == "assistant"), end
+            )
+            report = session.append(self._encoder.encode(messages[:stop], start))
+            if stop == end:
+                return report
+            session.extend_generated(messages[stop].get("token_ids", []))
+            start = stop + 1
+
+    def _take(self, keys: tuple[str, ...]) -> tuple[int, ReplaySession]:
+        """The session that has read the longest beginning of a conversation, or a new one."""
+        beginnings = [known for known in self._sessions if keys[: len(known)] == known]
+        if beginnings:
+            longest = max(beginnings, key=len)
+            return len(longest), self._sessions.pop(longest)
+        return 0, ReplaySession(self.pair, self.config)
+
+    def _keep(self, keys: tuple[str, ...], session: ReplaySession) -> None:
+        replaced = self._sessions.pop(keys, None)
+        if replaced is not None:
+            replaced.close()
+        self._sessions[keys] = session
+        while len(self._sessions) > self.max_sessions:
+            self._sessions.popitem(last=False)[1].close()
+
+
+class ScriptedPolicy:
+    """Plays given turns in order: for tests and demonstrations of everything but the model.
+
+    Args:
+        turns: What to write, one text a turn.
+
+    Raises:
+        IndexError: From `act`, when the script is over.
+    """
+
+    def __init__(self, turns: Iterable[str]) -> None:
+        self.turns = list(turns)
+
+    def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
+        """The turn whose number is that of assistant messages so far."""
+        number = sum(message["role"] == "assistant" for message in messages)
+        if number >= len(self.turns):
+            raise IndexError(f"turn {number} was asked for; the script has {len(self.turns)}")
+        text = self.turns[number]
+        message: Message = {"role": "assistant", "content": [{"type": "text", "text": text}]}
+        return PolicyTurn(text, message, "stop", None, 0.0)
+
+
+def _plain(report: ReplayReport) -> dict[str, Any]:
+    """A report as JSON values."""
+    return {**asdict(report), "method": str(report.method)}

@@ -1,0 +1,121 @@
+"""The state of an episode: plain JSON values that any LangGraph checkpointer can store.
+
+Images and frames are references into an `ImageStore` (content hashes), never pixels, so a
+checkpoint grows by a few hundred bytes a step however large the pictures are.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+
+class TextPart(TypedDict):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(TypedDict):
+    """An image, by its reference in the store."""
+
+    type: Literal["image"]
+    image: str
+
+
+class VideoPart(TypedDict):
+    """Frames that the model sees as one clip, by their references, with their times in seconds."""
+
+    type: Literal["video"]
+    frames: list[str]
+    times: list[float]
+
+
+Part = TextPart | ImagePart | VideoPart
+
+
+class Message(TypedDict):
+    """A turn of the conversation.
+
+    An assistant message keeps the token ids that the policy generated: they are what goes back
+    into the context, since re-tokenising the text may give others.
+    """
+
+    role: Literal["system", "user", "assistant"]
+    content: list[Part]
+    token_ids: NotRequired[list[int]]
+
+
+class ToolCall(TypedDict):
+    """A call as the model wrote it: untrusted until a tool has checked its arguments."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Observation(TypedDict):
+    """What a tool gave back: a line of text, and references to the images it made."""
+
+    text: str
+    images: list[str]
+    times: NotRequired[list[float]]
+    box: NotRequired[tuple[int, int, int, int]]
+
+
+class Step(TypedDict):
+    """One policy turn and what came of it.
+
+    Attributes:
+        index: 0 for the first step of the episode.
+        text: All that the policy wrote.
+        thought: The reasoning part of it.
+        tool_call: The call that was read from it.
+        observation: What the tool gave back.
+        error: What the model was told was wrong with its call.
+        replay: The fields of `ReplayReport`, or None where no replay ran.
+        seconds: Wall time of the policy's turn.
+    """
+
+    index: int
+    text: str
+    thought: str
+    tool_call: ToolCall | None
+    observation: Observation | None
+    error: str | None
+    replay: dict[str, Any] | None
+    seconds: float
+
+
+def merge_steps(steps: Sequence[Step], update: Sequence[Step]) -> list[Step]:
+    """Reducer: a step with a known index replaces the earlier one, a new one is appended."""
+    merged = {step["index"]: step for step in steps}
+    merged.update({step["index"]: step for step in update})
+    return [merged[index] for index in sorted(merged)]
+
+
+def append_messages(messages: Sequence[Message], update: Sequence[Message]) -> list[Message]:
+    """Reducer: the conversation only grows."""
+    return [*messages, *update]
+
+
+class EpisodeState(TypedDict):
+    """What flows through the graph.
+
+    Attributes:
+        question: What was asked.
+        images: References of the images that the question is about, in order.
+        video: Path of the clip that the question is about.
+        seed: Of sampling; a turn's own seed follows from it and the turn's number.
+        messages: The conversation as the policy sees it.
+        steps: One record a policy turn.
+        answer: The policy's answer, once it has given one.
+        stop_reason: Why the episode ended (a `StopReason`), None while it runs.
+    """
+
+    question: str
+    images: list[str]
+    video: str | None
+    seed: int
+    messages: Annotated[list[Message], append_messages]
+    steps: Annotated[list[Step], merge_steps]
+    answer: str | None
+    stop_reason: str | None

@@ -1,0 +1,214 @@
+"""Demonstrations of mixed quality for the supervised stage.
+
+A demonstration is a whole episode: the model writes what it sees, then has one of three habits:
+it answers at once by a guess, it looks at a random place, or it looks at the right place and
+reads. The scenes are those of the tasks, shrunk and cropped as the tools do it; only the clips
+skip the video file (frames get JPEG noise instead), since encoding would cost more than training.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from transformers import Qwen2_5_VLProcessor
+
+from visreplay.agent.encoding import render, token_grid
+from visreplay.agent.protocols import EmbeddedProtocol
+from visreplay.agent.state import Message, Part
+from visreplay.tasks.drawing import CHARACTERS, Pixels
+from visreplay.tasks.types import Split
+from visreplay.tasks.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, Clip, VideoSearch
+from visreplay.tasks.visual_search import CELLS, EASY, MEDIUM, Level, Marker, VisualSearch
+from visreplay.tools import Box, ImageStore, zoom
+
+Habit = Literal["guess", "look anywhere", "look"]
+Kind = Literal["easy", "medium", "video"]
+Name = TypeVar("Name", Habit, Kind)
+
+MIXED: dict[Habit, float] = {"guess": 0.52, "look anywhere": 0.18, "look": 0.30}
+"""Shares of the habits. Most guess, so that greedy decoding of the base guesses too."""
+SKILLED: dict[Habit, float] = {"look": 1.0}
+LEVELS: dict[Kind, Level] = {"easy": EASY, "medium": MEDIUM}
+VIDEO_QUESTION = "Which character appears on the marker?"
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One episode as the model is trained on it.
+
+    Attributes:
+        token_ids: The whole conversation, placeholders expanded.
+        learned: Which of the tokens the assistant wrote, the same length.
+        images: (height, width, 3) RGB, in order.
+        video: (frames, height, width, 3) RGB, or None.
+        kind: The task.
+    """
+
+    token_ids: list[int]
+    learned: list[bool]
+    images: list[Pixels]
+    video: Pixels | None
+    kind: Kind
+
+
+def describe(markers: tuple[Marker, ...]) -> str:
+    """The thought: every marker with its column and row, in reading order."""
+    return "; ".join(f"{m.colour} {m.column},{m.row}" for m in markers)
+
+
+class Demonstrations(Dataset[Demonstration]):
+    """Demonstration `index` of the training split, always the same one.
+
+    Args:
+        processor: The pair's processor.
+        kinds: Shares of the tasks.
+        habits: Shares of the habits.
+    """
+
+    def __init__(
+        self,
+        processor: Qwen2_5_VLProcessor,
+        kinds: dict[Kind, float],
+        habits: dict[Habit, float],
+    ) -> None:
+        self.processor = processor
+        self.protocol = EmbeddedProtocol(token_grid(processor), ImageStore())
+        self.kinds, self.habits = kinds, habits
+        self._tokens = lru_cache(maxsize=100_000)(processor.tokenizer.encode)
+        self._render = lru_cache(maxsize=10_000)(self._render_turn)
+
+    def __getitem__(self, index: int) -> Demonstration:
+        """Draw and write demonstration `index`."""
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng([Split.TRAIN, index])
+        kind = _draw(self.kinds, rng)
+        habit = _draw(self.habits, rng)
+        write = self._video if kind == "video" else self._image
+        return write(kind, habit, int(rng.integers(Split.TUNING)), rng)
+
+    def _image(self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator) -> Demonstration:
+        sample = VisualSearch(LEVELS[kind]).sample(seed)
+        scene = sample.images[0]
+        target, markers = sample.facts["target"], sample.facts["markers"]
+        thought = f"<think>{describe(markers)}</think>"
+        overview = np.asarray(zoom(scene, grid=self.protocol.grid))
+        opening = [("image", 64), sample.question]
+        guess = CHARACTERS[rng.integers(len(CHARACTERS))]
+        if habit == "guess":
+            turns = [opening, f"{thought}<answer>{guess}</answer>"]
+            return self._demonstration(kind, turns, [overview], None)
+        column, row = target.column, target.row
+        if habit == "look anywhere":
+            column, row = (int(place) for place in rng.integers(CELLS, size=2))
+        cell = scene.width // CELLS
+        box = Box(column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
+        crop = np.asarray(zoom(scene, box, grid=self.protocol.frame_grid))
+        shown = {(m.column, m.row): m.character for m in markers}.get((column, row), guess)
+        call = (
+            f'<tool_call>{{"name": "zoom", "arguments": {{"label": "{target.colour}", '
+            f'"bbox_2d": [{column},{row},{column + 1},{row + 1}]}}}}</tool_call>'
+        )
+        turns = [opening, thought + call, [("image", 36)], read(shown)]
+        return self._demonstration(kind, turns, [overview, crop], None)
+
+    def _video(self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator) -> Demonstration:
+        clip = Clip.random(np.random.default_rng([seed, SIDE]))
+        spacing = SECONDS / OVERVIEW_FRAMES
+        overview = np.stack(
+            [_jpeg(clip.frame((i + 0.5) * spacing), rng) for i in range(OVERVIEW_FRAMES)]
+        )
+        thought = f"<think>lit at {clip.moment}</think>"
+        opening = [("video", 64), VIDEO_QUESTION]
+        guess = CHARACTERS[rng.integers(len(CHARACTERS))]
+        if habit == "guess":
+            turns = [opening, f"{thought}<answer>{guess}</answer>"]
+            return self._demonstration(kind, turns, [], overview)
+        moment = clip.moment
+        if habit == "look anywhere":
+            moment = (1 + int(rng.integers(2 * SECONDS - 1))) / 2
+        call = (
+            '<tool_call>{"name": "sample_frames", "arguments": '
+            f'{{"around": {moment}}}}}</tool_call>'
+        )
+        offset = EmbeddedProtocol.WINDOW_SECONDS / 4
+        frames = [_jpeg(clip.frame(moment + sign * offset), rng) for sign in (-1, 1)]
+        shown = clip.character if moment == clip.moment else guess
+        turns = [opening, thought + call, [("image", 16), ("image", 16)], read(shown)]
+        return self._demonstration(kind, turns, frames, overview)
+
+    def _demonstration(
+        self,
+        kind: Kind,
+        turns: list[list[tuple[str, int] | str] | str],
+        images: list[NDArray[np.uint8]],
+        video: Pixels | None,
+    ) -> Demonstration:
+        """Tokens of alternating context (a list of placeholders and text) and assistant turns."""
+        ids: list[int] = []
+        learned: list[bool] = []
+        for number, turn in enumerate(turns):
+            if isinstance(turn, str):
+                new = self._tokens(turn + "<|im_end|>")
+            else:
+                new = self._tokens(self._render(number == 0, tuple(turn)))
+            ids.extend(new)
+            learned.extend([isinstance(turn, str)] * len(new))
+        return Demonstration(ids, learned, images, video, kind)
+
+    def _render_turn(self, first: bool, parts: tuple[tuple[str, int] | str, ...]) -> str:
+        """A user turn exactly as the agent renders it, placeholders expanded."""
+        content: list[Part] = []
+        for part in parts:
+            if isinstance(part, str):
+                content.append({"type": "text", "text": part})
+            elif part[0] == "image":
+                content.append({"type": "image", "image": ""})
+            else:
+                content.append({"type": "video", "frames": [], "times": []})
+        if first:
+            text = render(self.processor, [Message(role="user", content=content)])
+        else:
+            shown = self.protocol.show({"text": "", "images": [""] * len(parts)})
+            end = self.processor.tokenizer.eos_token_id
+            wrote = Message(role="assistant", content=[], token_ids=[end])
+            text = render(self.processor, [Message(role="user", content=[]), wrote, shown], 2)
+        for part in parts:
+            if not isinstance(part, str):
+                pad = f"<|{part[0]}_pad|>"
+                text = text.replace(pad, "\0" * part[1], 1)
+        return text.replace("\0", pad)
+
+
+def read(character: str) -> str:
+    """The last turn: what the crop or the frames show."""
+    return f"<think>it shows {character}</think><answer>{character}</answer>"
+
+
+def corpus() -> list[str]:
+    """What the tokenizer learns its merges from."""
+    call = '{"name": "zoom", "arguments": {"label": "red", "bbox_2d": [3,5,4,6]}}'
+    frames = '{"name": "sample_frames", "arguments": {"around": 1.5}}'
+    texts = [call, frames, VIDEO_QUESTION, "user", "assistant", "system", "\n", "it shows", "lit at"]
+    markers = (Marker("red", 3, 5, "A"), Marker("blue", 6, 1, "B"))
+    for colour in ("red", "green", "blue", "yellow", "purple", "orange"):
+        texts += [f"Which character is on the {colour} marker?", f"; {colour} 1,2", f"{colour} 1,2"]
+        texts += [f'"{colour}'] * 2
+    return [*texts, describe(markers)] * 10
+
+
+def _draw(shares: dict[Name, float], rng: np.random.Generator) -> Name:
+    names = list(shares)
+    return names[rng.choice(len(names), p=list(shares.values()))]
+
+
+def _jpeg(frame: Pixels, rng: np.random.Generator) -> Pixels:
+    """What a video codec does to a frame, roughly."""
+    quality = int(rng.integers(70, 96))
+    ok, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise RuntimeError("OpenCV could not encode a JPEG")
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])

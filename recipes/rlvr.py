@@ -1,0 +1,169 @@
+"""The RLVR stage: group-relative policy gradient on a verifiable reward, without a KL term.
+
+GRPO's advantages (reward less the mean of its group, over the standard deviation), one on-policy
+gradient step per batch of rollouts, so the ratio is one and nothing is clipped; the loss is the
+mean over all generated tokens of the batch. The reward is 1 for the right answer after a valid
+call, else 0, as in DeepEyes. The vision tower stays frozen, so policy and base share its features.
+
+A loop of our own instead of TRL's `GRPOTrainer`: the rollouts must go through this project's loop,
+protocol and tools, images included, and a trainer that brings its own rollout loop would train the
+policy on another agent than the one it is shipped with.
+"""
+
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from rollouts import Rollout, collate, play
+from supervised import log
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from visreplay.agent.encoding import ContextEncoder
+from visreplay.agent.loop import Limits, Loop
+from visreplay.agent.protocols import EmbeddedProtocol
+from visreplay.agent.state import EpisodeState
+from visreplay.replay_core import adapter_for
+from visreplay.tasks.types import Sample, Split, Task
+from visreplay.tasks.video_search import VideoSearch
+from visreplay.tasks.visual_search import EASY, MEDIUM, VisualSearch
+from visreplay.tools import ImageStore
+
+PROMPTS = 18
+GROUP = 8
+LEARNING_RATE = 1e-4
+MICRO_BATCH = 48
+
+
+class Arena:
+    """One batch of questions with a store of its own, played and scored."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor, model: Qwen2_5_VLForConditionalGeneration):
+        self.store = ImageStore()
+        self.encoder = ContextEncoder(processor, adapter_for(model), self.store)
+        self.loop = Loop(EmbeddedProtocol(self.encoder.grid, self.store), Limits(max_steps=3))
+
+    def start(self, sample: Sample) -> EpisodeState:
+        """The state that a sample begins in."""
+        return self.loop.start(
+            sample.question,
+            images=[self.store.put(image) for image in sample.images],
+            video=None if sample.video is None else str(sample.video),
+        )
+
+
+def reward(state: EpisodeState, answer: str) -> float:
+    """1 for the right answer after a call that gave an observation, else 0."""
+    looked = any(step["observation"] is not None for step in state["steps"])
+    return float(looked and state["answer"] == answer)
+
+
+def train(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    folder: Path,
+    updates: int,
+) -> None:
+    """Train the model in place, from the checkpoint `rlvr.pt` if one is there."""
+    model.model.visual.requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
+    checkpoint, start = folder / "rlvr.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start = saved["update"]
+    tasks: list[Task] = [VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch()]
+    for update in range(start, updates):
+        began = time.monotonic()
+        torch.manual_seed(update)
+        arena = Arena(processor, model)
+        samples = [
+            tasks[i % len(tasks)].sample(Split.TRAIN + 5_000_000 + update * PROMPTS + i)
+            for i in range(PROMPTS)
+        ]
+        model.eval()
+        starts = [arena.start(sample) for sample in samples]
+        rollouts = play(model, arena.encoder, arena.loop, starts, group=GROUP)
+        rewards = torch.tensor(
+            [reward(r.state, samples[i // GROUP].answer) for i, r in enumerate(rollouts)]
+        ).view(PROMPTS, GROUP)
+        spread = rewards.std(1, keepdim=True)
+        advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-6)).flatten()
+        model.train()
+        _step(model, arena, optimizer, rollouts, advantages)
+        by_task = defaultdict(list)
+        for i, mean in enumerate(rewards.mean(1).tolist()):
+            by_task[tasks[i % len(tasks)].name].append(mean)
+        log(
+            folder,
+            {
+                "stage": "rlvr",
+                "update": update + 1,
+                "reward": round(rewards.mean().item(), 3),
+                "by_task": {k: round(sum(v) / len(v), 3) for k, v in by_task.items()},
+                "tokens": sum(sum(r.generated) for r in rollouts) // len(rollouts),
+                "seconds": round(time.monotonic() - began, 1),
+            },
+        )
+        if (update + 1) % 10 == 0 or update + 1 == updates:
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "update": update + 1,
+            }
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+
+def _step(
+    model: Qwen2_5_VLForConditionalGeneration,
+    arena: Arena,
+    optimizer: torch.optim.Optimizer,
+    rollouts: list[Rollout],
+    advantages: torch.Tensor,
+) -> None:
+    """One policy gradient step; groups that all failed or all succeeded teach nothing."""
+    kept = [i for i, advantage in enumerate(advantages.tolist()) if advantage]
+    tokens = sum(sum(rollouts[i].generated) for i in kept)
+    optimizer.zero_grad()
+    for first in range(0, len(kept), MICRO_BATCH):
+        rows = kept[first : first + MICRO_BATCH]
+        batch = [rollouts[i] for i in rows]
+        inputs = collate(arena.encoder, batch, "right")
+        written = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+        for row, rollout in enumerate(batch):
+            written[row, : len(rollout.generated)] = torch.tensor(rollout.generated)
+        hidden = model.model(**inputs, use_cache=False).last_hidden_state
+        written, targets = written[:, 1:], inputs["input_ids"][:, 1:]
+        logits = model.lm_head(hidden[:, :-1][written])
+        log_probs = logits.log_softmax(-1).gather(1, targets[written][:, None])[:, 0]
+        weight = advantages[rows][:, None].expand_as(written)[written]
+        (-(weight * log_probs).sum() / tokens).backward()
+    if kept:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+
+def evaluate(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    folder: Path,
+    name: str,
+    count: int = 100,
+) -> None:
+    """Log the accuracy on the tuning split, greedy and at temperature 1."""
+    model.eval()
+    tasks: list[Task] = [VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch()]
+    for task in tasks:
+        arena = Arena(processor, model)
+        samples = [task.sample(Split.TUNING + i) for i in range(count)]
+        starts = [arena.start(sample) for sample in samples]
+        line: dict[str, object] = {"stage": "evaluate", "model": name, "task": task.name}
+        for temperature in (0.0, 1.0):
+            torch.manual_seed(0)
+            played = play(model, arena.encoder, arena.loop, starts, temperature=temperature)
+            right = [r.state["answer"] == s.answer for r, s in zip(played, samples, strict=True)]
+            line[f"accuracy at temperature {temperature:g}"] = sum(right) / count
+        log(folder, line)

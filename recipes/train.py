@@ -1,0 +1,54 @@
+"""Train the embedded pair: `python recipes/train.py --out runs/recipe`.
+
+Stages, each resumed where it was stopped: supervised on skilled demonstrations (easy and video
+first, then all), supervised on mixed habits (the result is the base), RLVR from there (the result
+is the policy). Seeded; progress on standard output and in `log.jsonl`.
+"""
+
+import argparse
+from pathlib import Path
+
+import rlvr
+import torch
+from architecture import build_model, build_processor, build_tokenizer
+from demonstrations import MIXED, SKILLED, corpus
+from supervised import Stage, train
+
+STAGES = (
+    Stage("perceive", 800, {"easy": 0.6, "video": 0.4}, SKILLED),
+    Stage("bind", 2600, {"easy": 0.2, "medium": 0.5, "video": 0.3}, SKILLED, first_index=1_000_000),
+    Stage("habits", 300, {"easy": 0.3, "medium": 0.4, "video": 0.3}, MIXED, 3e-4, first_index=2_000_000),
+)
+UPDATES = 80
+"""Of RLVR."""
+
+
+def main() -> None:
+    """Run every stage that is not done yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", choices=[stage.name for stage in STAGES])
+    arguments = parser.parse_args()
+    folder: Path = arguments.out
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(2)
+    torch.set_flush_denormal(True)
+    tokenizer = build_tokenizer(corpus(), 448)
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer, arguments.seed)
+    for stage in STAGES:
+        train(stage, model, processor, folder)
+        if stage.name == arguments.until:
+            return
+    for part in (processor, model):
+        part.save_pretrained(folder / "base")
+    rlvr.evaluate(model, processor, folder, "base")
+    rlvr.train(model, processor, folder, UPDATES)
+    for part in (processor, model):
+        part.save_pretrained(folder / "policy")
+    rlvr.evaluate(model, processor, folder, "policy")
+
+
+if __name__ == "__main__":
+    main()

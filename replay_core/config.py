@@ -1,0 +1,129 @@
+"""How to replay: the settings of a session, with the paper's values as defaults."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from visreplay.replay_core.errors import ConfigError
+
+QWEN2_5_VL_7B_THETA = (4.812, 4.781, 3.734, 3.297, 3.328, 3.812, 4.312)
+"""State replay's entropy limits in nats for decoder layers 0 to 6 of the Qwen2.5-VL-7B pairs
+(DeepEyes, Video-R1), measured on the outputs of the layers (method.md, method B)."""
+
+
+class Method(StrEnum):
+    """What a session does to the policy when tokens are appended."""
+
+    TOKEN = "token"
+    """Optimise an offset on the input embeddings of every visual block (method A)."""
+    STATE = "state"
+    """Put the base's activations in the place of the policy's in the first layers (method B)."""
+    NONE = "none"
+    """Nothing: the plain policy. No base model is needed."""
+
+
+class Threshold(StrEnum):
+    """How the entropy limit of a layer comes about, below which a position counts as low."""
+
+    RELATIVE = "relative"
+    """`tau` times the highest base entropy of the visual block at that layer (the paper's rule)."""
+    QUANTILE = "quantile"
+    """The `tau`-quantile of the base entropies of the visual block at that layer."""
+    ABSOLUTE = "absolute"
+    """A fixed number of nats per layer, `theta`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayConfig:
+    """Settings of a replay session (arXiv 2511.19972; steps refer to method.md).
+
+    Attributes:
+        method: Token replay, state replay, or the plain policy.
+        replay_layers: Token replay looks at decoder layers `0 .. replay_layers - 1`. The paper
+            takes 16 of 28 for MM-Eureka-7B and 24 of 28 for VL-Rethinker-7B.
+        state_layers: State replay edits decoder layers `0 .. state_layers - 1`.
+        threshold: The rule for the entropy limit of a layer.
+        tau: Share of the maximum, or quantile, in (0, 1]; 1 takes every position of a block.
+        theta: Limits in nats per layer for the absolute threshold. None means the published
+            table of the 7B pairs, which has 7 layers.
+        top_k: Vocabulary entries of the base that the divergence is restricted to.
+        steps: Gradient steps per visual block; 0 leaves the embeddings exactly as they are.
+        learning_rate: Step size. 10 is right for plain gradient descent only.
+        optimizer: "sgd" is the paper's plain gradient descent.
+        recompute_activations: Forget each layer's inner activations in the optimisation and
+            compute them again for the gradient: a third more time, and memory for one layer
+            instead of `replay_layers`. For pictures of thousands of tokens.
+        memory_bytes: Upper bound, in bytes, of one chunk of full-vocabulary logits together
+            with what its entropy needs, and of one chunk of gathered head rows.
+        query_chunk: Positions that one forward pass takes at once. It bounds the attention mask
+            (`query_chunk` x context); it changes no result.
+    """
+
+    method: Method = Method.TOKEN
+    replay_layers: int = 16
+    state_layers: int = 7
+    threshold: Threshold = Threshold.RELATIVE
+    tau: float = 0.4
+    theta: tuple[float, ...] | None = None
+    top_k: int = 50
+    steps: int = 25
+    learning_rate: float = 10.0
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    recompute_activations: bool = False
+    memory_bytes: int = 256 * 2**20
+    query_chunk: int = 2048
+
+    def __post_init__(self) -> None:
+        """Check every setting; accept plain strings for the two enumerations.
+
+        Raises:
+            ConfigError: names the value, the rule and the way out.
+        """
+        _coerce(self, "method", Method)
+        _coerce(self, "threshold", Threshold)
+        at_least_one = ("replay_layers", "state_layers", "top_k", "memory_bytes", "query_chunk")
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.steps < 0:
+            raise ConfigError(f"steps is {self.steps}, but must be 0 (no optimisation) or more")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate}, but must be positive")
+        if not 0 < self.tau <= 1:
+            raise ConfigError(
+                f"tau is {self.tau}, but must lie in (0, 1]: it is a share of the highest entropy "
+                "or a quantile; use threshold='absolute' with theta for limits in nats"
+            )
+        if self.optimizer not in ("sgd", "adam"):
+            raise ConfigError(f"optimizer is {self.optimizer!r}, but must be 'sgd' or 'adam'")
+        if self.threshold is Threshold.ABSOLUTE and len(self.limits) < self.depth:
+            raise ConfigError(
+                f"theta has {len(self.limits)} limits, but {self.method} replay looks at "
+                f"{self.depth} layers: give one limit per layer, or look at fewer layers"
+            )
+
+    @property
+    def depth(self) -> int:
+        """How many of the first decoder layers the method compares: L of the paper."""
+        match self.method:
+            case Method.TOKEN:
+                return self.replay_layers
+            case Method.STATE:
+                return self.state_layers
+            case Method.NONE:
+                return 0
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """The limits in nats of the absolute threshold, layer by layer."""
+        return QWEN2_5_VL_7B_THETA if self.theta is None else self.theta
+
+
+def _coerce(config: ReplayConfig, name: str, kind: type[StrEnum]) -> None:
+    value = getattr(config, name)
+    try:
+        # The dataclass is frozen for its users; this is still its construction.
+        object.__setattr__(config, name, kind(value))
+    except ValueError:
+        choices = ", ".join(repr(str(member)) for member in kind)
+        raise ConfigError(f"{name} is {value!r}, but must be one of {choices}") from None

@@ -1,0 +1,103 @@
+"""From logits to tokens: sampling, and when to stop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
+from visreplay.replay_core.errors import ConfigError
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the policy wrote.
+
+    Attributes:
+        token_ids: The generated tokens, with the end-of-turn token if there is one.
+        text: The same, decoded without special tokens.
+        finish_reason: "stop" at an end-of-turn token or a stop string (which is kept), "length"
+            when `max_new_tokens` or the model's positions were used up.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+
+
+class Sampler:
+    """Draws tokens: greedily at temperature 0, else by temperature and top-p."""
+
+    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None):
+        """Prepare to draw.
+
+        Args:
+            temperature: Divides the logits; 0 takes the most probable token.
+            top_p: Share of the probability that the tokens to draw from must reach together.
+            seed: Makes the draws repeatable; None takes torch's global generator.
+
+        Raises:
+            ConfigError: a negative temperature, or top_p outside (0, 1].
+        """
+        if temperature < 0:
+            raise ConfigError(f"temperature is {temperature}, but must be 0 (greedy) or more")
+        if not 0 < top_p <= 1:
+            raise ConfigError(f"top_p is {top_p}, but must lie in (0, 1]")
+        self._warpers: list[Any] = []
+        if temperature > 0:
+            self._warpers.append(TemperatureLogitsWarper(temperature))
+        if temperature > 0 and top_p < 1:
+            self._warpers.append(TopPLogitsWarper(top_p))
+        # Draws are made on the CPU, so that a seed means the same on every device.
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def __call__(self, logits_V: Tensor) -> int:
+        """The next token."""
+        if not self._warpers:
+            return int(logits_V.argmax())
+        scores_1V = logits_V[None].float().cpu()
+        for warp in self._warpers:
+            scores_1V = warp(None, scores_1V)
+        return int(torch.multinomial(scores_1V.softmax(-1), 1, generator=self._generator))
+
+
+class StopRule:
+    """Decides after every token whether the text is at its end."""
+
+    def __init__(self, tokenizer: Any, eos_ids: Sequence[int], stop_strings: Sequence[str]) -> None:
+        """Prepare to decide.
+
+        Args:
+            tokenizer: Decodes the tail that is searched for stop strings.
+            eos_ids: End-of-turn tokens.
+            stop_strings: Texts that end the generation as soon as they are complete.
+
+        Raises:
+            ConfigError: an empty stop string.
+        """
+        if "" in stop_strings:
+            raise ConfigError("a stop string is empty, and would stop before the first token")
+        self._tokenizer = tokenizer
+        self._eos_ids = frozenset(eos_ids)
+        self._stop_strings = tuple(stop_strings)
+        # A token is at least one byte, and a character at most four.
+        self._tail = 4 * max(map(len, self._stop_strings), default=0)
+
+    def __call__(self, ids: Sequence[int]) -> bool:
+        """Whether the last of these generated tokens is the end."""
+        if ids[-1] in self._eos_ids:
+            return True
+        if not self._stop_strings:
+            return False
+        tail = self._tokenizer.decode(list(ids[-self._tail :]), skip_special_tokens=False)
+        return any(stop in tail for stop in self._stop_strings)
+
+
+def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The end-of-turn tokens of a model's generation config and of its tokenizer."""
+    named = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
+    flat = [ids if isinstance(ids, list) else [ids] for ids in named if ids is not None]
+    return tuple(sorted({int(token) for ids in flat for token in ids}))

@@ -1,0 +1,145 @@
+"""The logit lens: what a layer would predict, how sure it is, and how far two models differ.
+
+Everything here takes raw activations (a decoder layer's output) and applies the final norm
+itself, exactly once. (In `output_hidden_states` of transformers the last entry is already
+normed; this package never takes activations from there.)
+
+Logits over the whole vocabulary exist for a bounded number of rows only, and reductions are in
+float32. Axes: N rows (positions), D hidden size, V vocabulary, K the base's top entries.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The way from an activation to logits, for one model.
+
+    Attributes:
+        norm: The final norm.
+        head: The LM head.
+        memory_bytes: What one chunk of logits, or of gathered head rows, may take.
+    """
+
+    norm: Callable[[Tensor], Tensor]
+    head: nn.Linear
+    memory_bytes: int
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Logits `(N, V)` in float32, of a few rows: not bounded in memory."""
+        logits: Tensor = self.head(self.norm(hidden_ND))
+        return logits.float()
+
+    def read(self, hidden_ND: Tensor, top_k: int | None = None) -> tuple[Tensor, "Targets | None"]:
+        """Entropies and, in the same pass, the most probable entries.
+
+        Args:
+            hidden_ND: Activations.
+            top_k: How many entries to keep per row, at most V; None keeps none.
+
+        Returns:
+            Entropies `(N,)` in nats, and the targets for `restricted_kl`.
+        """
+        entropies, targets = [], []
+        # Three of them live at once: the head's logits, their float32 copy, the probabilities.
+        for rows in self._chunks(len(hidden_ND), row_bytes=12 * self.head.out_features):
+            logits_NV = self.logits(hidden_ND[rows])
+            if top_k is not None:
+                targets.append(Targets.of(logits_NV, min(top_k, logits_NV.shape[-1])))
+            # entr(p) = -p ln p, and 0 at p = 0.
+            entropies.append(torch.special.entr(logits_NV.softmax(-1)).sum(-1))
+        return torch.cat(entropies), Targets.cat(targets) if targets else None
+
+    def restricted_kl(self, hidden_ND: Tensor, targets: "Targets") -> Tensor:
+        """KL(base || this model) on the base's top entries, renormalised on both sides.
+
+        Args:
+            hidden_ND: This model's activations; gradients flow back to them.
+            targets: The base's entries at the same positions and layer.
+
+        Returns:
+            `(N,)` in nats (method.md, method A, step 4).
+        """
+        device = self.head.weight.device
+        normed_ND = self.norm(hidden_ND).to(device)
+        kl_N: Tensor = _RestrictedKL.apply(normed_ND, targets.to(device), self)
+        return kl_N
+
+    def _chunks(self, rows: int, row_bytes: int) -> Iterator[slice]:
+        step = max(1, self.memory_bytes // row_bytes)
+        return (slice(start, start + step) for start in range(0, rows, step))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The base's most probable vocabulary entries at N positions.
+
+    Attributes:
+        ids_NK: The entries.
+        log_probs_NK: Their log-probabilities in nats, renormalised over the K entries.
+    """
+
+    ids_NK: Tensor
+    log_probs_NK: Tensor
+
+    @classmethod
+    def of(cls, logits_NV: Tensor, top_k: int) -> "Targets":
+        """The `top_k` most probable entries of each row."""
+        values_NK, ids_NK = logits_NV.topk(top_k, dim=-1)
+        return cls(ids_NK.int(), values_NK.log_softmax(-1))
+
+    @classmethod
+    def cat(cls, parts: "list[Targets]") -> "Targets":
+        """Join chunks of rows."""
+        return cls(
+            torch.cat([part.ids_NK for part in parts]),
+            torch.cat([part.log_probs_NK for part in parts]),
+        )
+
+    def select(self, rows: Tensor | slice) -> "Targets":
+        """Some of the rows, by index, mask or slice."""
+        return Targets(self.ids_NK[rows], self.log_probs_NK[rows])
+
+    def to(self, device: torch.device) -> "Targets":
+        """The same on another device."""
+        return Targets(self.ids_NK.to(device), self.log_probs_NK.to(device))
+
+
+class _RestrictedKL(torch.autograd.Function):
+    """Divergence from K head rows per position instead of all V.
+
+    The gathered rows (N x K x D) would be the largest tensor of the whole optimisation, and
+    autograd would keep them for every layer at once. But a row's divergence depends on its own
+    activation alone, with the gradient `(q - p) @ rows`, so both are computed in one go, chunk by
+    chunk, and only the gradient is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, normed_ND: Tensor, targets: Targets, lens: Lens) -> Tensor:
+        head, (count, width) = lens.head, normed_ND.shape
+        kl_N = normed_ND.new_empty(count, dtype=torch.float32)
+        gradient_ND = torch.empty_like(normed_ND)
+        top_k = targets.ids_NK.shape[-1]
+        for rows in lens._chunks(count, row_bytes=top_k * width * head.weight.element_size()):
+            ids_NK, log_p_NK = targets.ids_NK[rows], targets.log_probs_NK[rows]
+            rows_NKD = head.weight[ids_NK]
+            logits_NK = (rows_NKD @ normed_ND[rows, :, None])[..., 0].float()
+            if head.bias is not None:
+                logits_NK += head.bias[ids_NK]
+            log_q_NK = logits_NK.log_softmax(-1)
+            p_NK, q_NK = log_p_NK.exp(), log_q_NK.exp()
+            kl_N[rows] = (p_NK * (log_p_NK - log_q_NK)).sum(-1)
+            slope_NK = (q_NK - p_NK).to(rows_NKD.dtype)
+            gradient_ND[rows] = (slope_NK[:, None] @ rows_NKD)[:, 0]
+        ctx.save_for_backward(gradient_ND)
+        return kl_N
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        (gradient_ND,) = ctx.saved_tensors
+        return (outer[0][:, None] * gradient_ND).to(gradient_ND.dtype), None, None

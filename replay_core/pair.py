@@ -1,0 +1,246 @@
+"""A policy and the base model that it was trained from: load, compare, share memory."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+)
+from visreplay.replay_core.adapters import ModelAdapter, adapter_for
+from visreplay.replay_core.errors import PairMismatchError, UnsupportedModelError
+from visreplay.replay_core.segment import VisualBlock
+
+logger = logging.getLogger(__name__)
+
+Facts = dict[str, Any]
+"""What must agree between two models, by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPair:
+    """A policy with its base, ready for any number of sessions.
+
+    Attributes:
+        policy: The model that answers.
+        base: The model whose activations are replayed; None for the plain policy alone.
+        processor: Makes the inputs of both.
+        shares_vision: Whether both have the same visual features, so that they are computed once.
+    """
+
+    policy: ModelAdapter
+    base: ModelAdapter | None
+    processor: Any
+    shares_vision: bool
+
+    @classmethod
+    def of(
+        cls,
+        policy: PreTrainedModel,
+        base: PreTrainedModel | None,
+        processor: Any,
+        replay_layers: int | None = None,
+    ) -> Self:
+        """Pair two loaded models.
+
+        The base is cut down in place: its decoder layers from `replay_layers` on are dropped,
+        tensors that equal the policy's bit for bit become the policy's, and a vision tower that
+        equals the policy's is dropped.
+
+        Args:
+            policy: The model that answers. It is frozen, and otherwise left alone.
+            base: The model that it was trained from.
+            processor: Of the policy.
+            replay_layers: How many of the base's layers will be needed; None keeps all.
+
+        Raises:
+            PairMismatchError: the architectures differ.
+            UnsupportedModelError: no adapter knows the models.
+        """
+        policy_adapter = adapter_for(policy)
+        if base is None:
+            return cls(policy_adapter, None, processor, shares_vision=True)
+        check_alike(architecture(policy.config), architecture(base.config))
+        base_adapter = adapter_for(base)
+        if replay_layers is not None:
+            base_adapter.keep_layers(replay_layers)
+        shares_vision = _equal(policy_adapter.vision, base_adapter.vision)
+        if shares_vision:
+            base_adapter.drop_vision()
+        shared = share_tensors(policy, base)
+        logger.info("policy and base share %.1f MiB of tensors", shared / 2**20)
+        return cls(policy_adapter, base_adapter, processor, shares_vision)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of both."""
+        return self.processor.tokenizer
+
+    def features(self, block: VisualBlock) -> tuple[Tensor, Tensor]:
+        """Input embeddings `(T, D)` of a visual block, for the policy and for the base."""
+        policy_TD = self.policy.features(block)
+        if self.base is None or self.shares_vision:
+            return policy_TD, policy_TD
+        return policy_TD, self.base.features(block)
+
+
+def load_pair(
+    policy: str,
+    base: str | None,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str = "auto",
+    replay_layers: int | None = None,
+    processor: str | None = None,
+    **model_kwargs: Any,
+) -> ModelPair:
+    """Load a policy and its base, from folders or from the Hugging Face hub.
+
+    What can be compared without weights is compared first, and of the base only the layers that
+    will be needed are read.
+
+    Args:
+        policy: Folder or hub id of the model that answers.
+        base: The same of the model that it was trained from; None for the plain policy.
+        dtype: Of the weights; "auto" takes the checkpoint's.
+        device: "auto" takes a GPU if there is one. Not used if there is a `device_map`.
+        replay_layers: How many of the base's layers will be needed; None keeps all.
+        processor: Folder or hub id of the processor to use for both. By default it is the
+            policy's, and the base's must prepare pictures in the same way.
+        **model_kwargs: For `from_pretrained`: `device_map`, `attn_implementation`, ...
+
+    Raises:
+        PairMismatchError: architecture, vocabulary or picture processing differ.
+        UnsupportedModelError: no adapter knows the models, or weights are missing.
+    """
+    chosen = AutoProcessor.from_pretrained(processor or policy)
+    policy_config = AutoConfig.from_pretrained(policy)
+    base_config = None
+    if base is not None:
+        base_config = AutoConfig.from_pretrained(base)
+        check_alike(architecture(policy_config), architecture(base_config))
+        base_processor = AutoProcessor.from_pretrained(base)
+        check_alike(chosen.tokenizer.get_vocab(), base_processor.tokenizer.get_vocab())
+        if processor is None:
+            check_alike(picture_processing(chosen), picture_processing(base_processor))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kwargs = {"dtype": dtype, **model_kwargs}
+    policy_model = _load(policy, policy_config, device, kwargs)
+    if base is None or base_config is None:
+        return ModelPair.of(policy_model, None, chosen)
+    if replay_layers is not None:
+        keep_layers(base_config, replay_layers)
+    base_model = _load(base, base_config, device, kwargs)
+    return ModelPair.of(policy_model, base_model, chosen, replay_layers)
+
+
+def _load(name: str, config: Any, device: str, kwargs: Facts) -> PreTrainedModel:
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        name, config=config, output_loading_info=True, **kwargs
+    )
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise UnsupportedModelError(
+            f"{name} lacks {len(missing)} weights of a {type(model).__name__}, such as "
+            f"{missing[0]}: they would be random"
+        )
+    placed: PreTrainedModel = model if "device_map" in kwargs else model.to(device)
+    return placed
+
+
+def keep_layers(config: Any, count: int) -> None:
+    """Let a model that is built from this configuration have only `count` decoder layers."""
+    text = config.get_text_config()
+    text.num_hidden_layers = min(count, text.num_hidden_layers)
+    text.layer_types = text.layer_types[:count]
+
+
+def architecture(config: Any) -> Facts:
+    """What must agree so that activations of two models can stand for each other."""
+    text, vision = config.get_text_config(), config.vision_config
+    facts = {
+        name: getattr(config, name) for name in ("model_type", "image_token_id", "video_token_id")
+    }
+    sizes = ("hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+    facts |= {name: getattr(text, name) for name in sizes}
+    facts |= {name: text.rope_parameters.get(name) for name in ("rope_theta", "mrope_section")}
+    grids = ("patch_size", "temporal_patch_size", "spatial_merge_size", "tokens_per_second")
+    return facts | {f"vision {name}": getattr(vision, name, None) for name in grids}
+
+
+def picture_processing(processor: Any) -> Facts:
+    """How a processor turns pictures and clips into patches, its pixel budget included."""
+    grid = ("patch_size", "temporal_patch_size", "merge_size", "size", "do_resize")
+    colour = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    parts = {"image": processor.image_processor, "video": processor.video_processor}
+    return {
+        f"{kind} {name}": _plain(getattr(part, name, None))
+        for kind, part in parts.items()
+        for name in grid + colour
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Sequences and mappings of whatever class as tuples and dicts, so that they compare."""
+    if isinstance(value, Mapping) or hasattr(value, "items"):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def check_alike(policy: Facts, base: Facts) -> None:
+    """Compare two sets of facts.
+
+    Raises:
+        PairMismatchError: names up to three differences, with both values.
+    """
+    names = [name for name in {**policy, **base} if policy.get(name) != base.get(name)]
+    if names:
+        shown = "; ".join(
+            f"{name} is {policy.get(name)} in the policy and {base.get(name)} in the base"
+            for name in names[:3]
+        )
+        raise PairMismatchError(
+            f"policy and base differ in {len(names)} place(s): {shown}. The base must be the "
+            "model that the policy was trained from"
+        )
+
+
+def share_tensors(policy: nn.Module, base: nn.Module) -> int:
+    """Let the base use the policy's parameters wherever its own are equal bit for bit.
+
+    Only parameters on the same device can be shared.
+
+    Returns:
+        Bytes that became free.
+    """
+    ours = dict(policy.named_parameters(remove_duplicate=False))
+    freed: dict[int, int] = {}
+    for name, theirs in list(base.named_parameters(remove_duplicate=False)):
+        twin = ours.get(name)
+        if twin is None or twin is theirs or twin.device != theirs.device:
+            continue
+        if twin.dtype == theirs.dtype and torch.equal(twin, theirs):
+            owner, _, leaf = name.rpartition(".")
+            setattr(base.get_submodule(owner), leaf, twin)
+            freed[theirs.data_ptr()] = theirs.nbytes
+    return sum(freed.values())
+
+
+def _equal(first: nn.Module | None, second: nn.Module | None) -> bool:
+    """Whether two modules hold the same parameters, bit for bit, on whatever device."""
+    if first is None or second is None:
+        return False
+    ours, theirs = dict(first.named_parameters()), dict(second.named_parameters())
+    return ours.keys() == theirs.keys() and all(
+        ours[name].dtype == theirs[name].dtype
+        and torch.equal(ours[name], theirs[name].to(ours[name].device))
+        for name in ours
+    )

@@ -1,0 +1,279 @@
+"""One conversation with a policy under replay: append, generate, crop, fork."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+from visreplay.replay_core.config import Method, ReplayConfig
+from visreplay.replay_core.context import BlockRecord, Context
+from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
+from visreplay.replay_core.generation import (
+    FinishReason,
+    Generation,
+    Sampler,
+    StopRule,
+    eos_ids,
+)
+from visreplay.replay_core.pair import ModelPair
+from visreplay.replay_core.segment import Segment, VisualBlock
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """What one `append` did.
+
+    Attributes:
+        method: The session's method.
+        new_visual_tokens: Visual tokens among the appended ones.
+        kl_before: Mean divergence KL(base || plain policy) in nats over the compared layers and
+            the low-entropy sets of the new visual tokens, restricted to the base's top entries.
+            Several blocks are weighted by their length. None if there was nothing to compare.
+        kl_after: The same, of the policy after replay.
+        optimisation_steps: Gradient steps over all new blocks.
+        seconds: Wall-clock time of the call.
+    """
+
+    method: Method
+    new_visual_tokens: int
+    kl_before: float | None
+    kl_after: float | None
+    optimisation_steps: int
+    seconds: float
+
+
+class ReplaySession:
+    """A context that grows, and the policy's answers to it.
+
+    Appended tokens are seen once by the base (its first layers only), replayed, and seen once by
+    the policy; earlier positions are never touched again. What the policy generates is decoded
+    plainly and stays in the context. The result equals a recomputation from scratch.
+
+    Every method either does all of its work or, if it raises, leaves the session as it was. The
+    models are never changed. Forks may run in different threads; one session may not.
+
+    Example:
+        >>> with ReplaySession(pair, ReplayConfig(replay_layers=16)) as session:
+        ...     batch = pair.processor(text=prompt, images=[image], return_tensors="pt")
+        ...     report = session.append(Segment.from_processor(batch, pair.policy))
+        ...     answer = session.generate(max_new_tokens=256)
+    """
+
+    def __init__(self, pair: ModelPair, config: ReplayConfig) -> None:
+        """Start with an empty context.
+
+        Raises:
+            ConfigError: the method needs a base model that the pair lacks, or more layers than a
+                model has.
+        """
+        if config.method is not Method.NONE:
+            if pair.base is None:
+                raise ConfigError(
+                    f"method {str(config.method)!r} needs a base model, but the pair has none: "
+                    "load it with a base, or use method 'none'"
+                )
+            for name, model in (("policy", pair.policy), ("base", pair.base)):
+                if config.depth > model.depth:
+                    setting = f"{config.method}".replace("token", "replay") + "_layers"
+                    raise ConfigError(
+                        f"{setting} is {config.depth}, but the {name} has {model.depth} decoder "
+                        f"layers: choose {setting}={model.depth} or less"
+                    )
+        self.pair = pair
+        self.config = config
+        self._context: Context | None = Context(pair, config)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens in the context."""
+        return len(self._open().ids)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The tokens of the context."""
+        return tuple(self._open().ids)
+
+    @property
+    def blocks(self) -> tuple[BlockRecord, ...]:
+        """What replay saw and did on every visual block of the context."""
+        return tuple(self._open().records)
+
+    @property
+    def next_logits(self) -> Tensor:
+        """Logits `(V,)` of the next token, in float32."""
+        with self._work() as context:
+            if not context.ids:
+                raise ContextError("there is no next token in an empty context: append first")
+            return context.next_logits()
+
+    def append(self, segment: Segment) -> ReplayReport:
+        """Append tokens and replay on the new ones.
+
+        Visual blocks are taken one by one, each with all earlier ones frozen: one append of two
+        pictures equals two appends of one.
+
+        Raises:
+            ContextError: ids outside the vocabulary, or more positions than the model has.
+        """
+        start = time.perf_counter()
+        self._check_fit(segment.token_ids, segment.blocks)
+        records = []
+        with self._work() as context:
+            for ids_T, block in segment.pieces():
+                record = context.append(ids_T, block)
+                if record is not None:
+                    records.append(record)
+        return ReplayReport(
+            method=self.config.method,
+            new_visual_tokens=sum(record.length for record in records),
+            kl_before=_mean([(record.kl_before, record.length) for record in records]),
+            kl_after=_mean([(record.kl_after, record.length) for record in records]),
+            optimisation_steps=sum(len(record.kl_path) for record in records),
+            seconds=time.perf_counter() - start,
+        )
+
+    def generate(
+        self,
+        *,
+        max_new_tokens: int,
+        stop_strings: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Generation:
+        """Let the policy write; what it writes stays in the context, as the very same tokens.
+
+        Args:
+            max_new_tokens: At most this many.
+            stop_strings: Texts that end it as soon as they are complete; they are kept.
+            temperature: 0 is greedy.
+            top_p: Nucleus sampling, for temperatures above 0.
+            seed: Makes sampling repeatable.
+
+        Raises:
+            ConfigError: a sampling setting is out of range.
+            ContextError: the context is empty.
+        """
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
+        tokenizer = self.pair.tokenizer
+        sample = Sampler(temperature, top_p, seed)
+        ends = StopRule(tokenizer, eos_ids(self.pair.policy.model, tokenizer), stop_strings)
+        finish: FinishReason = "length"
+        new_ids: list[int] = []
+        with self._work() as context:
+            if not context.ids:
+                raise ContextError("there is nothing to continue: append a segment first")
+            while len(new_ids) < max_new_tokens and context.position() < self._max_position:
+                new_ids.append(sample(context.next_logits()))
+                context.ids.append(new_ids[-1])
+                if ends(new_ids):
+                    finish = "stop"
+                    break
+        text = tokenizer.decode(new_ids, skip_special_tokens=True)
+        return Generation(tuple(new_ids), text, finish)
+
+    def extend_generated(self, ids: Sequence[int]) -> None:
+        """Append tokens as if `generate` had written them now: to resume, or to force words.
+
+        Raises:
+            ContextError: ids outside the vocabulary, or more positions than the model has.
+        """
+        self._check_fit(torch.tensor(ids, dtype=torch.long))
+        with self._work() as context:
+            context.ids.extend(int(token) for token in ids)
+
+    def crop(self, length: int) -> None:
+        """Go back to the first `length` tokens.
+
+        Raises:
+            ContextError: `length` is out of range, or inside a visual block.
+        """
+        self._context = self._open().prefix(length)
+
+    def common_prefix(self, segments: Sequence[Segment]) -> int:
+        """How many first tokens of the context the segments begin with.
+
+        Visual blocks count by their content, and never in part, so the answer is a length that
+        `crop` and `Segment.after` take.
+        """
+        context = self._open()
+        ids = [token for segment in segments for token in segment.token_ids.tolist()]
+        pairs = zip(context.ids, ids, strict=False)
+        length = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+        length = min(len(ids), len(context.ids)) if length is None else length
+        ours = {(record.start, record.stop, record.digest) for record in context.records}
+        theirs, start = set(), 0
+        for segment in segments:
+            for block in segment.blocks:
+                theirs.add((start + block.start, start + block.stop, block.digest))
+            start += len(segment)
+        # The first block that only one side has, or that the first difference cuts, ends it.
+        cut = {block for block in ours & theirs if block[1] > length}
+        return min([length, *(block[0] for block in (ours ^ theirs) | cut)])
+
+    def fork(self) -> Self:
+        """A second session in the same state, which goes its own way from here."""
+        twin = type(self)(self.pair, self.config)
+        twin._context = self._open().prefix()
+        return twin
+
+    def close(self) -> None:
+        """Free the caches. The models belong to the pair and stay. May be called again."""
+        self._context = None
+
+    def __enter__(self) -> Self:
+        """Nothing but the session itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _open(self) -> Context:
+        if self._context is None:
+            raise SessionClosedError("this session is closed: start a new one")
+        return self._context
+
+    @contextmanager
+    def _work(self) -> Iterator[Context]:
+        """A fork of the context to work on; it is kept only if nothing is raised."""
+        context = self._open().prefix()
+        # Inside a caller's inference mode, tensors would be useless for token replay's gradients.
+        with torch.inference_mode(False), torch.no_grad():
+            yield context
+        self._context = context
+
+    @property
+    def _max_position(self) -> int:
+        return int(self.pair.policy.text_config.max_position_embeddings)
+
+    def _check_fit(self, ids_T: Tensor, blocks: Sequence[VisualBlock] = ()) -> None:
+        """Refuse new tokens that the model has no embeddings or no positions for."""
+        vocabulary = int(self.pair.policy.text_config.vocab_size)
+        wrong = ids_T[(ids_T < 0) | (ids_T >= vocabulary)]
+        if len(wrong):
+            raise ContextError(f"token id {int(wrong[0])} is not in the vocabulary of {vocabulary}")
+        visual = sum(self.pair.policy.extent(block) - block.length for block in blocks)
+        end = self._open().position() + len(ids_T) + visual
+        if end > self._max_position:
+            raise ContextError(
+                f"the context would take {end} positions, but the model has {self._max_position}: "
+                "crop it, or use smaller pictures"
+            )
+
+
+def _mean(weighted: Sequence[tuple[float | None, int]]) -> float | None:
+    """Weighted mean of what is not None."""
+    known = [(value, weight) for value, weight in weighted if value is not None]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else None

@@ -1,0 +1,49 @@
+"""How a step looks in a terminal."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from visreplay.agent import Step
+
+
+def print_step(console: Console, step: Step, paths: Sequence[Path] = ()) -> None:
+    """Print one step: thought, call, what came back, replay, time.
+
+    Args:
+        console: Where to.
+        step: A completed step.
+        paths: Files of the observation's images.
+    """
+    console.print(f"[bold]step {step['index'] + 1}[/]   {replay_line(step)}")
+    rows = [("thought", step["thought"] or "-")]
+    if step["tool_call"]:
+        call = step["tool_call"]
+        rows.append(("call", f"{call['name']} {json.dumps(call['arguments'])}"))
+    if step["error"]:
+        rows.append(("error", step["error"]))
+    elif step["observation"]:
+        rows.append(("result", step["observation"]["text"]))
+        rows += [("", str(path)) for path in paths]
+    for name, value in rows:
+        # What a model wrote is text, never markup.
+        console.print(f"  {name:8} {value}", markup=False, soft_wrap=True)
+
+
+def replay_line(step: Step) -> str:
+    """What replay did in a step, in a line."""
+    replay = step["replay"]
+    took = f"{step['seconds']:.2f} s"
+    if replay is None:
+        return f"no replay, {took}"
+    if not replay["new_visual_tokens"]:
+        return f"no new visual tokens, {took}"
+    line = f"{replay['method']} replay over {replay['new_visual_tokens']} new visual tokens: "
+    if replay["kl_before"] is None:
+        return line + f"no low-entropy position, {took}"
+    line += f"KL {replay['kl_before']:.4f} -> {replay['kl_after']:.4f} nats"
+    if replay["optimisation_steps"]:
+        line += f" in {replay['optimisation_steps']} steps"
+    return f"{line}, {replay['seconds']:.2f} s of {took}"

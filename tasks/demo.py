@@ -1,0 +1,126 @@
+"""The main job on the embedded pair: two episodes with replay, a table, one page of HTML."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from visreplay.agent import VisualAgent, completed
+from visreplay.replay_core import EMBEDDED, Method, embedded_config
+from visreplay.tasks.console import print_step
+from visreplay.tasks.evaluate import Record, Summary, evaluate, is_correct, summarise
+from visreplay.tasks.page import Shown, render_page
+from visreplay.tasks.registry import task_named
+from visreplay.tasks.types import Sample, Split
+from visreplay.tools import ImageStore
+
+ROWS: dict[str, tuple[str, Method]] = {
+    "base": ("base", Method.NONE),
+    "policy": ("policy", Method.NONE),
+    "policy+token": ("policy", Method.TOKEN),
+    "policy+state": ("policy", Method.STATE),
+}
+"""The compared systems: which model answers, and how it is replayed."""
+
+EPISODES = ("visual-search-medium", "video-search")
+TABLE = ("visual-search-easy", "visual-search-medium", "video-search")
+
+
+def embedded_agent(row: str, store: ImageStore | None = None) -> VisualAgent:
+    """The agent of a row of the table, on the embedded pair."""
+    model, method = ROWS[row]
+    return VisualAgent.from_pretrained(
+        str(EMBEDDED / model),
+        str(EMBEDDED / "base"),
+        protocol="embedded",
+        config=embedded_config(method),
+        store=store,
+    )
+
+
+def run_demo(out: Path, samples: int) -> None:
+    """Run the demo and write `summary.json`, `index.html` and the episodes below `out`."""
+    console = Console(highlight=False)
+    out.mkdir(parents=True, exist_ok=True)
+    store = ImageStore(out / "images")
+    agent = embedded_agent("policy+token", store)
+    shown = []
+    for name in EPISODES:
+        sample = task_named(name).sample(Split.HELD_OUT)
+        shown.append(_play(console, agent, sample, out / name))
+    agent.close()
+    page = out / "index.html"
+    page.write_text(render_page(shown, store), "utf-8")
+
+    summary = {task: dict(_rows(console, task, samples)) for task in TABLE}
+    (out / "summary.json").write_text(
+        json.dumps(
+            {"tasks": {t: {r: asdict(s) for r, s in rows.items()} for t, rows in summary.items()}},
+            indent=1,
+        ),
+        "utf-8",
+    )
+    console.print(_table(summary, samples))
+    console.print(f"episodes  {page}\nnumbers   {out / 'summary.json'}")
+
+
+def _play(console: Console, agent: VisualAgent, sample: Sample, folder: Path) -> Shown:
+    """Play one sample, printing each step as it ends, and save it."""
+    console.rule(f"[bold]{sample.sample_id}")
+    console.print(f"{sample.question}\n", markup=False)
+    state = agent.start(sample.question, images=sample.images, video=sample.video)
+    for event in agent.stream(state):
+        for step in completed(event, state):
+            observed = step["observation"]["images"] if step["observation"] else []
+            paths = [agent.store.path(reference) for reference in observed]
+            print_step(console, step, [path for path in paths if path])
+        state = event
+    trajectory = agent.trajectory(state)
+    trajectory.save(folder, agent.store)
+    right = is_correct(trajectory.answer, sample.answer)
+    verdict = "[green]right[/]" if right else f"[red]wrong[/], it is {sample.answer}"
+    console.print(f"[bold]answer   {trajectory.answer or 'none'}[/]  {verdict}\n")
+    return Shown(trajectory, sample.answer)
+
+
+def _rows(console: Console, task_name: str, samples: int) -> Iterator[tuple[str, Summary]]:
+    """Evaluate every row of the table on one task, with a progress bar."""
+    seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
+    columns = (
+        TextColumn("{task.description:34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = task_named(task_name)
+        for row in ROWS:
+            bar = progress.add_task(f"{task_name}  {row}", total=samples)
+
+            def advance(_: Record, bar: int = bar) -> None:
+                progress.advance(bar)  # type: ignore[arg-type]
+
+            agent = embedded_agent(row)
+            yield row, summarise(evaluate(agent, task, seeds, on_record=advance))
+            agent.close()
+
+
+def _table(summary: dict[str, dict[str, Summary]], samples: int) -> Table:
+    table = Table(title=f"held-out accuracy, {samples} samples a task (95 % interval)")
+    for heading in ("task", "system", "accuracy", "steps", "seconds"):
+        table.add_column(heading)
+    for task, rows in summary.items():
+        for row, s in rows.items():
+            table.add_row(
+                task,
+                row,
+                f"{100 * s.accuracy:.0f} %  ({100 * s.low:.0f} to {100 * s.high:.0f})",
+                f"{s.mean_steps:.2f}",
+                f"{s.seconds:.2f}",
+            )
+        table.add_section()
+    return table

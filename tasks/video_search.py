@@ -1,0 +1,141 @@
+"""Generated video search: a clip in which a marker shows its character only for a moment.
+
+A sample: a clip of 4 s at 16 frames a second, 112 x 112 pixels, and the question
+
+    Which character appears on the marker?
+
+The marker lights up for 0.6 s, and in the middle of that, for a third of a second, it carries a
+character. Eight uniform frames show when it is lit, but the moment always falls between two of
+them: frames around that moment must be asked for. The light goes from dawn to night, so the time
+of a frame can be seen. Clips are drawn from their seed into a file of a temporary folder.
+"""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from visreplay.tasks.drawing import (
+    CHARACTERS,
+    COLOURS,
+    SHAPES,
+    Pixels,
+    Shape,
+    glyph_mask,
+    gradient,
+    paste,
+    shape_mask,
+)
+from visreplay.tasks.types import Sample
+
+SIDE = 112
+"""Side of a clip in pixels."""
+FPS = 16
+SECONDS = 4
+OVERVIEW_FRAMES = 8
+"""Uniform frames of the overview: every half second, from 0.25 s."""
+
+_LIT = 0.3
+_SHOWN = 0.16
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A clip, drawn frame by frame.
+
+    Attributes:
+        moment: The middle of the time at which the marker is lit, in seconds.
+        character: What it then shows.
+        colour: The marker's colour while lit.
+        shape: The marker's shape.
+        centre: The marker's place (x, y) in pixels.
+        plain: Centres (x, y) and sides of grey discs that never change.
+    """
+
+    moment: float
+    character: str
+    colour: str
+    shape: Shape
+    centre: tuple[int, int]
+    plain: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> "Clip":
+        """Draw the facts of a clip."""
+        cells = rng.choice(16, 3, replace=False)
+        (x, y), *others = (
+            (_inside(int(place) % 4),
+             _inside(int(place) // 4))
+            for place in cells
+        )
+        return cls(
+            moment=(1 + int(rng.integers(2 * SECONDS - 1))) / 2,
+            character=CHARACTERS[rng.integers(len(CHARACTERS))],
+            colour=str(rng.choice(list(COLOURS))),
+            shape=SHAPES[rng.integers(2)],
+            centre=(x, y),
+            plain=tuple((px, py, int(rng.integers(12, 20))) for px, py in others),
+        )
+
+    def frame(self, time: float) -> Pixels:
+        """The picture at `time` seconds, (SIDE, SIDE, 3) RGB."""
+        daylight = 1.3 - 0.9 * time / SECONDS
+        canvas = (gradient(SIDE) * daylight).clip(0, 255).astype(np.uint8)
+        for x, y, side in self.plain:
+            paste(canvas, shape_mask("disc", side), (x, y), (120, 120, 120))
+        lit = abs(time - self.moment) < _LIT
+        rgb = COLOURS[self.colour] if lit else (50, 50, 50)
+        paste(canvas, shape_mask(self.shape, 30), self.centre, rgb)
+        if abs(time - self.moment) < _SHOWN:
+            red, green, blue = (value * 3 // 10 for value in rgb)
+            paste(canvas, glyph_mask(self.character, 13), self.centre, (red, green, blue))
+        return canvas
+
+    def write(self, path: Path) -> None:
+        """Encode the clip as MPEG-4.
+
+        Raises:
+            OSError: If OpenCV cannot write the file.
+        """
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (SIDE, SIDE))
+        if not writer.isOpened():
+            raise OSError(f"OpenCV cannot write {path}: is the folder writable, mp4v available?")
+        for index in range(FPS * SECONDS):
+            writer.write(cv2.cvtColor(self.frame(index / FPS), cv2.COLOR_RGB2BGR))
+        writer.release()
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSearch:
+    """The task; clips are written to a temporary folder that lives as long as the task."""
+
+    _folder: "tempfile.TemporaryDirectory[str]" = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="visreplay-clips-"),
+        repr=False,
+    )
+
+    @property
+    def name(self) -> str:
+        """`video-search`."""
+        return "video-search"
+
+    def sample(self, seed: int) -> Sample:
+        """Draw the clip of a seed into a file, if it is not there yet."""
+        clip = Clip.random(np.random.default_rng([seed, SIDE]))
+        path = Path(self._folder.name) / f"{seed}.mp4"
+        if not path.exists():
+            clip.write(path)
+        return Sample(
+            sample_id=f"{self.name}-{seed}",
+            question="Which character appears on the marker?",
+            answer=clip.character,
+            video=path,
+            facts={"clip": clip},
+        )
+
+
+def _inside(cell: int) -> int:
+    """The middle of a cell of a 4 x 4 grid, moved so that a 30 pixel marker stays inside."""
+    return min(max(cell * SIDE // 4 + SIDE // 8, 16), SIDE - 16)

@@ -1,0 +1,215 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from visreplay.agent.protocols import (
+    MAX_TURN_CHARACTERS,
+    PROTOCOLS,
+    DeepEyesProtocol,
+    EmbeddedProtocol,
+    ToolProtocol,
+    Turn,
+    VideoR1Protocol,
+    protocol_named,
+)
+from visreplay.agent.state import EpisodeState
+from visreplay.tools import ImageStore, TokenGrid, ToolError
+
+
+def state_of(protocol: ToolProtocol, *images: Image.Image) -> EpisodeState:
+    return {
+        "question": "?",
+        "images": [protocol.store.put(image) for image in images],
+        "video": None,
+        "seed": 0,
+        "messages": [],
+        "steps": [],
+        "answer": None,
+        "stop_reason": None,
+    }
+
+
+@pytest.fixture
+def deepeyes() -> DeepEyesProtocol:
+    return DeepEyesProtocol(TokenGrid(), ImageStore())
+
+
+@pytest.fixture
+def embedded() -> EmbeddedProtocol:
+    return EmbeddedProtocol(TokenGrid(28, 56 * 56, 224 * 224), ImageStore())
+
+
+def test_a_call_after_thinking_is_read(deepeyes: DeepEyesProtocol) -> None:
+    turn = deepeyes.read(
+        "<think>The sign is small.</think>\n<tool_call>\n"
+        '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 300, 400]}}\n</tool_call>'
+    )
+    assert turn == Turn(
+        "The sign is small.",
+        call={"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 300, 400]}},
+    )
+
+
+def test_the_last_of_several_calls_counts(deepeyes: DeepEyesProtocol) -> None:
+    first, last = (
+        f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>' for name in "ab"
+    )
+    turn = deepeyes.read(first + last)
+    assert turn.call is not None
+    assert turn.call["name"] == "b"
+
+
+def test_calls_inside_the_thinking_are_thoughts(deepeyes: DeepEyesProtocol) -> None:
+    turn = deepeyes.read(
+        '<think>maybe <tool_call>{"name": "x", "arguments": {}}</tool_call></think>'
+        "<answer> yes </answer>"
+    )
+    assert turn.call is None
+    assert turn.answer == "yes"
+
+
+def test_an_answer_without_tags_is_an_answer_for_deepeyes(deepeyes: DeepEyesProtocol) -> None:
+    assert deepeyes.read("<think>easy</think> A red bus.").answer == "A red bus."
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "one JSON object"),
+        ('{"name": "x"}', "one JSON object"),
+        ('{"name": 1, "arguments": {}}', "one JSON object"),
+        ('{"name": "x", "arguments": [1]}', "one JSON object"),
+        ('{"name": "x", "arguments": {}, "more": 1}', "one JSON object"),
+        ('{"name": "x", "arguments": {"bbox_2d": [NaN, 0, 1, 1]}}', "NaN is not a JSON value"),
+        ("[" * 50_000, "not valid JSON"),
+        ("__import__('os')", "not valid JSON"),
+    ],
+)
+def test_malformed_calls_are_errors(deepeyes: DeepEyesProtocol, body: str, told: str) -> None:
+    turn = deepeyes.read(f"<tool_call>{body}</tool_call>")
+    assert turn.call is None
+    assert turn.error is not None
+    assert told in turn.error
+
+
+def test_a_call_cut_off_by_the_token_limit_is_an_error(deepeyes: DeepEyesProtocol) -> None:
+    turn = deepeyes.read('<tool_call>{"name": "image_zoom_in_tool"')
+    assert turn.error == "The tool call is not closed with </tool_call>."
+
+
+def test_an_endless_turn_is_refused_unread(deepeyes: DeepEyesProtocol) -> None:
+    assert "characters" in (deepeyes.read("x" * (MAX_TURN_CHARACTERS + 1)).error or "")
+
+
+PIECES = st.sampled_from(
+    ["<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", '{"name": "x"', "{"]
+)
+
+
+@given(st.lists(PIECES | st.text(max_size=20), max_size=12).map("".join), st.sampled_from([*PROTOCOLS]))
+def test_any_text_is_read_without_an_exception(written: str, name: str) -> None:
+    turn = protocol_named(name, TokenGrid(), ImageStore()).read(written)
+    assert sum(part is not None for part in (turn.call, turn.answer, turn.error)) <= 1
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=5) | st.dictionaries(st.text(max_size=5), children),
+    max_leaves=8,
+)
+
+
+@given(
+    st.sampled_from(["zoom", "sample_frames", "image_zoom_in_tool", "crop"]),
+    st.dictionaries(st.sampled_from(["bbox_2d", "label", "around", "x"]), JSON_VALUES),
+    st.sampled_from([*PROTOCOLS]),
+)
+def test_any_arguments_give_an_observation_or_a_tool_error(
+    tool: str, arguments: dict[str, object], name: str
+) -> None:
+    protocol = protocol_named(name, TokenGrid(), ImageStore())
+    state = state_of(protocol, Image.new("RGB", (97, 61)))
+    try:
+        observation = protocol.run({"name": tool, "arguments": arguments}, state)
+    except ToolError as error:
+        assert str(error)
+    else:
+        json.dumps(observation)
+        assert all(reference in protocol.store for reference in observation["images"])
+
+
+def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: DeepEyesProtocol) -> None:
+    picture = Image.new("RGB", (2000, 1000))
+    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [100, 100, 500, 300], "label": "x"}}
+    observation = deepeyes.run(call, state_of(deepeyes, picture))  # type: ignore[arg-type]
+    assert observation["box"] == (100, 100, 500, 300)
+    (reference,) = observation["images"]
+    assert deepeyes.store.get(reference).size == (392, 196)
+
+
+def test_deepeyes_boxes_may_count_pixels_of_what_the_model_saw() -> None:
+    protocol = DeepEyesProtocol(
+        TokenGrid(max_pixels=1000 * 500), ImageStore(), coordinates="resized"
+    )
+    picture = Image.new("RGB", (2000, 1000))
+    width, height = protocol.grid.fit(picture.size)
+    call = {
+        "name": "image_zoom_in_tool",
+        "arguments": {"bbox_2d": [0, 0, width / 2, height]},
+    }
+    observation = protocol.run(call, state_of(protocol, picture))  # type: ignore[arg-type]
+    assert observation["box"] == (0, 0, 1000, 1000)
+
+
+def test_deepeyes_refuses_slivers(deepeyes: DeepEyesProtocol) -> None:
+    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 20, 400]}}
+    with pytest.raises(ToolError, match="30"):
+        deepeyes.run(call, state_of(deepeyes, Image.new("RGB", (800, 800))))  # type: ignore[arg-type]
+
+
+def test_embedded_boxes_count_cells_of_an_8_by_8_grid(embedded: EmbeddedProtocol) -> None:
+    call = {"name": "zoom", "arguments": {"label": "red", "bbox_2d": [3, 5, 4, 6]}}
+    state = state_of(embedded, Image.new("RGB", (1344, 1344)))
+    assert embedded.run(call, state)["box"] == (504, 840, 672, 1008)  # type: ignore[arg-type]
+
+
+def test_unknown_tools_and_arguments_are_named(embedded: EmbeddedProtocol) -> None:
+    state = state_of(embedded, Image.new("RGB", (64, 64)))
+    with pytest.raises(ToolError, match=r"no tool 'rotate'.*zoom, sample_frames"):
+        embedded.run({"name": "rotate", "arguments": {}}, state)
+    with pytest.raises(ToolError, match="unknown argument 'angle'"):
+        embedded.run({"name": "zoom", "arguments": {"angle": 3}}, state)
+    with pytest.raises(ToolError, match="'bbox_2d' is missing"):
+        embedded.run({"name": "zoom", "arguments": {"label": "red"}}, state)
+
+
+def test_video_r1_has_no_tools() -> None:
+    protocol = VideoR1Protocol(TokenGrid(), ImageStore())
+    with pytest.raises(ToolError, match="available: none"):
+        protocol.run({"name": "zoom", "arguments": {}}, state_of(protocol))
+
+
+def test_a_checkpoints_own_sentences_replace_ours() -> None:
+    protocol = DeepEyesProtocol(
+        TokenGrid(), ImageStore(), system_prompt="be brief", user_suffix=" Now."
+    )
+    reference = protocol.store.put(Image.new("RGB", (64, 64)))
+    system, user = protocol.open("What?", [reference], None)
+    assert system["content"] == [{"type": "text", "text": "be brief"}]
+    assert user["content"][-1] == {"type": "text", "text": "What? Now."}
+
+
+def test_deepeyes_wants_an_image(deepeyes: DeepEyesProtocol) -> None:
+    with pytest.raises(ToolError, match="video-r1"):
+        deepeyes.open("What?", [], "clip.mp4")
+
+
+def test_unknown_protocols_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"'gpt'.*embedded, deepeyes, video-r1"):
+        protocol_named("gpt", TokenGrid(), ImageStore())
+    with pytest.raises(ValueError, match="no option 'coordinates'"):
+        protocol_named("video-r1", TokenGrid(), ImageStore(), coordinates="resized")

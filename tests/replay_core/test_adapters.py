@@ -1,0 +1,161 @@
+"""Our decoder loop, positions and masks against the models' own forward."""
+
+from typing import Any
+
+import builders
+import pytest
+import torch
+from builders import batch, segment, token_types
+from torch import Tensor, nn
+from visreplay.replay_core import ModelPair, UnsupportedModelError, adapter_for
+from visreplay.replay_core.adapters import ModelAdapter
+from visreplay.replay_core.cache import KVCache
+
+PROMPT = (5, ("image", (1, 4, 8), 1), 3, ("image", (1, 6, 4), 2), ("image", (1, 4, 4), 3), 6)
+
+
+def ours(adapter: ModelAdapter, *parts: Any, chunk: int | None = None, **kwargs: Any) -> Tensor:
+    """Logits `(T, V)` of a prompt by our own loop, piece by piece."""
+    cache, position, hidden = KVCache(adapter.depth), 0, []
+    for ids_T, block in segment(*parts, **kwargs).pieces():
+        if block is None:
+            embeds, positions = adapter.embed(ids_T), adapter.text_positions(len(ids_T), position)
+            position += len(ids_T)
+        else:
+            embeds = adapter.features(block)
+            positions = adapter.block_positions(block, position)
+            position += adapter.extent(block)
+        hidden.append(adapter.run(embeds, positions, cache, chunk=chunk))
+    return adapter.head(adapter.norm(torch.cat(hidden)))
+
+
+def theirs(model: Any, *parts: Any, **kwargs: Any) -> Any:
+    inputs = batch(*parts, **kwargs)
+    if model.config.model_type == "qwen2_vl":
+        inputs.pop("second_per_grid_ts", None)
+    return model(**inputs, mm_token_type_ids=token_types(inputs["input_ids"]), use_cache=True)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@torch.no_grad()
+def test_logits_equal_the_models_own(family: Any, attention: str) -> None:
+    model = builders.model(family, attention=attention)
+    expected = theirs(model, *PROMPT).logits[0]
+    for chunk in (None, 5):
+        torch.testing.assert_close(
+            ours(adapter_for(model), *PROMPT, chunk=chunk), expected, atol=1e-4, rtol=0
+        )
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@torch.no_grad()
+def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
+    model = builders.model(family)
+    outputs = theirs(model, *PROMPT)
+    more = [11, 12, 13]
+    expected = model(input_ids=torch.tensor([more]), past_key_values=outputs.past_key_values)
+    adapter = adapter_for(model)
+    cache, position = KVCache(adapter.depth), 0
+    for ids_T, block in segment(*PROMPT).pieces():
+        embeds = adapter.embed(ids_T) if block is None else adapter.features(block)
+        positions = (
+            adapter.text_positions(len(ids_T), position)
+            if block is None
+            else adapter.block_positions(block, position)
+        )
+        position += len(ids_T) if block is None else adapter.extent(block)
+        adapter.run(embeds, positions, cache)
+    hidden = adapter.run(
+        adapter.embed(torch.tensor(more)), adapter.text_positions(3, position), cache
+    )
+    logits = adapter.head(adapter.norm(hidden))
+    torch.testing.assert_close(logits, expected.logits[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seconds", [0.25, 1 / 3, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@torch.no_grad()
+def test_clips_follow_their_seconds(family: Any, seconds: float) -> None:
+    model = builders.model(family)
+    # Nothing behind the clip: there transformers' two rules differ (`ModelAdapter.extent`).
+    parts = (4, ("image", (1, 4, 4), 1), 2, ("video", (5, 4, 6), 2))
+    expected = theirs(model, *parts, seconds=seconds).logits[0, :-1]
+    got = ours(adapter_for(model), *parts, seconds=seconds)[:-1]
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_after_a_clip_text_goes_on_behind_its_last_second() -> None:
+    model = builders.model()
+    adapter = adapter_for(model)
+    (block,) = segment(("video", (5, 4, 6), 1), seconds=1.0).blocks
+    assert adapter.extent(block) == 4 * 4 + 1  # 4 steps in time at 4 positions per second
+    (outputs, inputs) = theirs(model, ("video", (5, 4, 6), 1), seconds=1.0), None
+    assert inputs is None and outputs.logits.shape[1] == block.length + 2
+
+
+@torch.no_grad()
+def test_sliding_window_layers() -> None:
+    model = builders.model(
+        use_sliding_window=True, sliding_window=6, max_window_layers=2, attention="eager"
+    )
+    assert set(model.config.text_config.layer_types) == {"full_attention", "sliding_attention"}
+    expected = theirs(model, *PROMPT).logits[0]
+    for chunk in (None, 4):
+        got = ours(adapter_for(model), *PROMPT, chunk=chunk)
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_visitor_sees_and_replaces_every_layer(pair: ModelPair) -> None:
+    adapter = pair.policy
+    ids_T = torch.arange(7)
+    seen: list[tuple[int, slice]] = []
+
+    def zero(layer: int, rows: slice, hidden_TD: Tensor) -> Tensor | None:
+        seen.append((layer, rows))
+        return torch.zeros_like(hidden_TD) if layer == adapter.depth - 1 else None
+
+    cache = KVCache(adapter.depth)
+    hidden = adapter.run(
+        adapter.embed(ids_T), adapter.text_positions(7, 0), cache, visit=zero, chunk=4
+    )
+    assert not hidden.any()
+    assert seen == [(i, r) for r in (slice(0, 4), slice(4, 7)) for i in range(adapter.depth)]
+
+
+def test_recomputing_changes_no_gradient(pair: ModelPair) -> None:
+    gradients = []
+    for recompute in (False, True):
+        embeds = pair.policy.embed(torch.arange(5)).requires_grad_()
+        hidden = pair.policy.run(
+            embeds,
+            pair.policy.text_positions(5, 0),
+            KVCache(4).frozen(4),
+            recompute=recompute,
+        )
+        hidden.square().sum().backward()
+        gradients.append(embeds.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_unknown_family_is_told_what_to_provide() -> None:
+    model = builders.model()
+    model.config.model_type = "other_vl"
+    with pytest.raises(UnsupportedModelError, match=r"'other_vl' .*qwen2_5_vl.*block_positions"):
+        adapter_for(model)
+
+
+def test_offloaded_weights_are_refused() -> None:
+    model = builders.model()
+    model.model.language_model.layers[0].to("meta")
+    with pytest.raises(UnsupportedModelError, match="offloaded"):
+        adapter_for(model)
+
+
+def test_a_head_that_is_not_linear_is_refused() -> None:
+    model = builders.model()
+    model.lm_head = nn.Sequential(model.lm_head)
+    with pytest.raises(UnsupportedModelError, match="Sequential"):
+        adapter_for(model)

@@ -1,0 +1,136 @@
+"""The session against the method from scratch (method.md, "Incremental refresh")."""
+
+from typing import Any
+
+import builders
+import pytest
+import torch
+from builders import segment
+from oracle import Oracle
+from visreplay.replay_core import ModelPair, ReplayConfig, ReplaySession, Segment
+
+EPISODE = (
+    segment(4, ("image", (1, 4, 6), 1), 3),
+    segment(2, ("image", (1, 4, 4), 2), ("image", (1, 6, 4), 3), 2),
+    segment(5),
+)
+
+CONFIGS = {
+    "none": {"method": "none"},
+    "token": {"method": "token", "threshold": "quantile"},
+    "token relative": {"method": "token", "tau": 0.97},
+    "token absolute": {"method": "token", "threshold": "absolute", "theta": (4.75, 4.74, 4.78)},
+    "state quantile": {"method": "state", "threshold": "quantile", "tau": 0.7},
+    "state relative": {"method": "state", "tau": 0.98},
+    "state absolute": {"method": "state", "threshold": "absolute", "theta": (4.75, 4.74, 4.78)},
+}
+
+
+def config(name: str, **changes: Any) -> ReplayConfig:
+    settings = {"replay_layers": 3, "state_layers": 3, "steps": 4, "learning_rate": 10.0}
+    return ReplayConfig(**{**settings, "top_k": 20, **CONFIGS[name], **changes})
+
+
+def oracle(family: Any, settings: ReplayConfig) -> Oracle:
+    return Oracle(builders.model(family, noise=0.02), builders.model(family), settings)
+
+
+def assert_same(session: ReplaySession, expected: Oracle) -> None:
+    assert session.token_ids == tuple(expected.ids)
+    for block, entropy, mask in zip(
+        session.blocks, expected.entropies, expected.masks, strict=True
+    ):
+        if session.config.method != "none":
+            torch.testing.assert_close(block.entropy_LT, entropy, atol=1e-4, rtol=0)
+            assert torch.equal(block.low_entropy_LT, mask)
+    torch.testing.assert_close(session.next_logits, expected.next_logits(), atol=1e-4, rtol=0)
+    final = session._context._final.data  # type: ignore[union-attr]
+    torch.testing.assert_close(final, expected.policy_activations()[-1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("chunks", [{}, {"query_chunk": 4, "memory_bytes": 12 * 220 * 3}])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_episode_equals_the_recomputation(any_pair: ModelPair, name: str, chunks: Any) -> None:
+    settings = config(name, **chunks)
+    expected = oracle(any_pair.policy.model.config.model_type, settings)
+    with ReplaySession(any_pair, settings) as session:
+        for part in EPISODE:
+            session.append(part)
+            expected.append(part)
+            assert session.generate(max_new_tokens=4).token_ids == expected.generate(4)
+        assert_same(session, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "none"])
+def test_the_settings_make_a_difference(pair: ModelPair, name: str) -> None:
+    """What is compared above must not be the plain policy, nor everything or nothing masked."""
+    with ReplaySession(pair, config(name)) as session, ReplaySession(pair, config("none")) as plain:
+        for part in EPISODE:
+            session.append(part)
+            plain.append(part)
+        assert (session.next_logits - plain.next_logits).abs().max() > 1e-2
+        masks = torch.cat([block.low_entropy_LT for block in session.blocks], dim=1)
+        assert (masks.any(dim=1) & ~masks.all(dim=1)).all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_crop_and_extend_again_equals_never_having_gone_astray(pair: ModelPair, name: str) -> None:
+    settings = config(name)
+    first, second, third = EPISODE
+    with ReplaySession(pair, settings) as straight, ReplaySession(pair, settings) as detour:
+        straight.append(first)
+        written = straight.generate(max_new_tokens=4).token_ids
+        straight.append(second)
+        detour.append(first)
+        assert detour.generate(max_new_tokens=4).token_ids == written
+        end = detour.length
+        detour.append(segment(3, ("image", (1, 4, 4), 9), 6))
+        detour.generate(max_new_tokens=3)
+        detour.crop(end - 2)  # into the generated words
+        detour.extend_generated(written[-2:])
+        detour.append(second)
+        assert_sessions_equal(straight, detour)
+        detour.append(third)
+        detour.crop(straight.length)
+        assert_sessions_equal(straight, detour)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_forks_equal_separate_runs(pair: ModelPair, name: str) -> None:
+    settings = config(name)
+    ends = segment(3), segment(1, ("image", (1, 4, 4), 4), 2)
+    with ReplaySession(pair, settings) as trunk:
+        trunk.append(EPISODE[0])
+        words = trunk.generate(max_new_tokens=3).token_ids
+        forks = [trunk.fork(), trunk.fork()]
+        for fork, end in zip(forks, ends, strict=True):
+            fork.append(end)
+            fork.generate(max_new_tokens=3)
+        trunk.append(EPISODE[1])
+        for fork, end in zip(forks, ends, strict=True):
+            alone = ReplaySession(pair, settings)
+            alone.append(EPISODE[0])
+            alone.extend_generated(words)
+            alone.append(end)
+            alone.generate(max_new_tokens=3)
+            assert_sessions_equal(alone, fork)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_append_of_two_images_equals_two_appends(pair: ModelPair, name: str) -> None:
+    whole = segment(4, ("image", (1, 4, 6), 1), 3, ("image", (1, 4, 4), 2), 2)
+    cut = whole.blocks[0].stop + 2
+    head = Segment(whole.token_ids[:cut], whole.blocks[:1])
+    with ReplaySession(pair, config(name)) as one, ReplaySession(pair, config(name)) as two:
+        one.append(whole)
+        two.append(head)
+        two.append(whole.after(cut))
+        assert_sessions_equal(one, two)
+
+
+def assert_sessions_equal(first: ReplaySession, second: ReplaySession) -> None:
+    assert first.token_ids == second.token_ids
+    for ours, theirs in zip(first.blocks, second.blocks, strict=True):
+        torch.testing.assert_close(ours.entropy_LT, theirs.entropy_LT, atol=1e-4, rtol=0)
+        assert torch.equal(ours.low_entropy_LT, theirs.low_entropy_LT)
+    torch.testing.assert_close(first.next_logits, second.next_logits, atol=1e-4, rtol=0)

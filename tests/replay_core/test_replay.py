@@ -1,0 +1,131 @@
+"""The low-entropy rule, and token replay's loss, gradient and guarantees."""
+
+from typing import Any
+
+import builders
+import pytest
+import torch
+from builders import segment
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import Oracle, entropy, kl, lens
+from visreplay.replay_core import ModelPair, ReplayConfig, ReplaySession
+from visreplay.replay_core.replay import entropy_limits, low_entropy
+
+IMAGE = segment(4, ("image", (1, 4, 8), 1), 3)
+
+
+def config(**changes: Any) -> ReplayConfig:
+    settings = {"replay_layers": 3, "state_layers": 3, "threshold": "quantile", "tau": 0.6}
+    return ReplayConfig(**{**settings, **changes})
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 12), min_size=5, max_size=5), min_size=1, max_size=4),
+    st.floats(0.01, 1),
+)
+def test_the_relative_rule(rows: list[list[float]], tau: float) -> None:
+    entropy_LT = torch.tensor(rows)
+    mask = low_entropy(entropy_LT, ReplayConfig(tau=tau))
+    for layer, row in enumerate(entropy_LT):
+        for t, value in enumerate(row):
+            assert mask[layer, t] == (value <= tau * row.max())
+
+
+def test_tau_1_takes_every_position() -> None:
+    assert low_entropy(torch.rand(3, 7), ReplayConfig(tau=1.0)).all()
+    assert low_entropy(torch.rand(3, 7), ReplayConfig(tau=1.0, threshold="quantile")).all()
+
+
+def test_the_other_rules() -> None:
+    entropy_LT = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0], [5.0, 5.0, 1.0, 5.0, 5.0]])
+    quantile = low_entropy(entropy_LT, ReplayConfig(threshold="quantile", tau=0.5))
+    assert quantile[0].tolist() == [True, True, True, False, False]
+    absolute = ReplayConfig(threshold="absolute", theta=(2.5, 0.5), replay_layers=2)
+    assert low_entropy(entropy_LT, absolute).sum(dim=1).tolist() == [2, 0]
+    published = ReplayConfig(method="state", threshold="absolute")
+    assert entropy_limits(torch.zeros(7, 1), published)[2] == pytest.approx(3.734)
+
+
+def test_replay_lowers_the_divergence(any_pair: ModelPair) -> None:
+    with ReplaySession(any_pair, config(steps=25)) as session:
+        report = session.append(IMAGE)
+        (block,) = session.blocks
+    assert report.kl_before is not None and report.kl_after is not None
+    assert report.kl_after < report.kl_before / 2
+    assert report.optimisation_steps == len(block.kl_path) == 25
+    assert block.kl_path[0] == report.kl_before
+    assert list(block.kl_path) == sorted(block.kl_path, reverse=True)
+
+
+def test_adam_lowers_it_too(pair: ModelPair) -> None:
+    with ReplaySession(pair, config(optimizer="adam", learning_rate=0.02)) as session:
+        report = session.append(IMAGE)
+    assert report.kl_after < report.kl_before / 2  # type: ignore[operator]
+
+
+def test_state_replay_lowers_the_divergence(pair: ModelPair) -> None:
+    with ReplaySession(pair, config(method="state")) as session:
+        report = session.append(IMAGE)
+    assert report.kl_after < report.kl_before / 2  # type: ignore[operator]
+    assert report.optimisation_steps == 0
+
+
+def test_divergence_before_is_the_plain_policys(pair: ModelPair) -> None:
+    """Both methods report the same number, and it is the one by definition."""
+    oracle = Oracle(builders.model(noise=0.02), builders.model(), config(steps=0))
+    oracle.append(IMAGE)
+    (block,) = IMAGE.blocks
+    rows = slice(block.start, block.stop)
+    with torch.no_grad():
+        base = lens(oracle.base, oracle.activations(oracle.base)[:3, rows])
+        plain = lens(oracle.policy, oracle.activations(oracle.policy)[:3, rows])
+    divergence = kl(base, plain, 50)
+    mask = entropy(base) <= entropy(base).quantile(0.6, dim=1, keepdim=True)
+    expected = sum(divergence[layer, mask[layer]].mean() for layer in range(3)) / 3
+    for method, steps in (("token", 0), ("token", 2), ("state", 0)):
+        with ReplaySession(pair, config(method=method, steps=steps)) as session:
+            assert session.append(IMAGE).kl_before == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_one_step_equals_the_naive_gradient(pair: ModelPair, recompute: bool) -> None:
+    """The path of the loss, and where it leads, against whole forwards and full logits."""
+    settings = config(steps=3, recompute_activations=recompute)
+    oracle = Oracle(builders.model(noise=0.02), builders.model(), settings)
+    oracle.append(IMAGE)
+    with ReplaySession(pair, settings) as session:
+        session.append(IMAGE)
+        torch.testing.assert_close(session.next_logits, oracle.next_logits(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"threshold": "absolute", "theta": (-1.0,) * 3}], ids=["0", "empty"]
+)
+def test_without_steps_or_positions_the_policy_is_exactly_the_plain_one(
+    pair: ModelPair, changes: Any
+) -> None:
+    logits = []
+    for settings in (config(**changes), config(method="none")):
+        with ReplaySession(pair, settings) as session:
+            session.append(IMAGE)
+            logits.append(session.next_logits)
+    assert torch.equal(*logits)
+
+
+def test_an_empty_set_is_not_reported_as_a_divergence_of_zero(pair: ModelPair) -> None:
+    with ReplaySession(pair, config(threshold="absolute", theta=(-1.0,) * 3)) as session:
+        report = session.append(IMAGE)
+    assert (report.kl_before, report.kl_after, report.optimisation_steps) == (None, None, 0)
+    assert report.new_visual_tokens == 8
+
+
+def test_a_policy_that_is_its_base_stays_where_it_is() -> None:
+    pair = builders.pair(noise=0.0)
+    with ReplaySession(pair, config()) as session:
+        report = session.append(IMAGE)
+        replayed = session.next_logits
+    with ReplaySession(pair, config(method="none")) as plain:
+        plain.append(IMAGE)
+        torch.testing.assert_close(replayed, plain.next_logits, atol=1e-4, rtol=0)
+    assert report.kl_before == pytest.approx(0, abs=1e-6)
