@@ -63,9 +63,10 @@ class Sampling:
 class ReplayPolicy:
     """The pair's policy, with the base's activations replayed as context arrives.
 
-    It is handed the whole conversation at each turn, and keeps the session that has read the
-    longest part of it: only what is new is encoded, refreshed on the base, replayed and
-    prefilled. A conversation it has never seen, one resumed from a checkpoint of another
+    It is handed the whole conversation at each turn, and goes on from the session that has read
+    the longest beginning of it: only what is new is encoded, refreshed on the base, replayed and
+    prefilled. So the steps of an episode, and several rollouts of one question, share what they
+    have in common. A conversation it has never seen, one resumed from a checkpoint of another
     process say, is read from its start and leads to the same turns, only slower.
 
     Args:
@@ -74,7 +75,8 @@ class ReplayPolicy:
         store: Resolves image references.
         sampling: How to decode.
         stop_strings: End a turn (kept in the text), besides the model's own end tokens.
-        max_sessions: Conversations whose caches are kept; the least recently used go first.
+        max_sessions: Points of conversations whose caches are kept; the least recently used go
+            first. Points of one conversation share their memory.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class ReplayPolicy:
         *,
         sampling: Sampling = Sampling(),
         stop_strings: tuple[str, ...] = (),
-        max_sessions: int = 1,
+        max_sessions: int = 4,
     ) -> None:
         self.pair = pair
         self.config = config
@@ -93,31 +95,27 @@ class ReplayPolicy:
         self.stop_strings = stop_strings
         self.max_sessions = max_sessions
         self._encoder = ContextEncoder(pair.processor, pair.policy, store)
-        self._sessions: OrderedDict[tuple[str, ...], ReplaySession] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, ...], tuple[ReplaySession, ReplayReport]]
+        self._sessions = OrderedDict()
 
     def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
         """Read what is new in the conversation and write the next turn."""
         began = time.perf_counter()
         keys = tuple(json.dumps(message, sort_keys=True) for message in messages)
-        known, session = self._take(keys)
-        try:
-            report = self._read(session, messages, known)
-            generated = session.generate(
-                max_new_tokens=self.sampling.max_new_tokens,
-                temperature=self.sampling.temperature,
-                top_p=self.sampling.top_p,
-                stop_strings=self.stop_strings,
-                seed=seed,
-            )
-        except BaseException:
-            session.close()
-            raise
+        session, report = self._read(messages, keys)
+        generated = session.generate(
+            max_new_tokens=self.sampling.max_new_tokens,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            stop_strings=self.stop_strings,
+            seed=seed,
+        )
         message: Message = {
             "role": "assistant",
             "content": [{"type": "text", "text": generated.text}],
             "token_ids": list(generated.token_ids),
         }
-        self._keep((*keys, json.dumps(message, sort_keys=True)), session)
+        self._keep((*keys, json.dumps(message, sort_keys=True)), session, report)
         return PolicyTurn(
             text=generated.text,
             message=message,
@@ -129,40 +127,46 @@ class ReplayPolicy:
     def close(self) -> None:
         """Drop every session and its caches."""
         while self._sessions:
-            self._sessions.popitem()[1].close()
+            self._sessions.popitem()[1][0].close()
 
     def _read(
-        self, session: ReplaySession, messages: Sequence[Message], start: int
-    ) -> ReplayReport:
-        """Append `messages[start:]`: the assistant's as generated tokens, the rest as context."""
+        self, messages: Sequence[Message], keys: tuple[str, ...]
+    ) -> tuple[ReplaySession, ReplayReport]:
+        """A session that has read the whole conversation, and the report on its last part.
+
+        It is a fork of what is kept, so that other rollouts can go on from there as well.
+        """
         end = len(messages)
-        if start == end or messages[-1]["role"] == "assistant":
+        if not end or messages[-1]["role"] == "assistant":
             raise ValueError("the conversation must end with a turn that the policy can answer")
-        while True:
-            stop = next(
-                (i for i in range(start, end) if messages[i]["role"] == "assistant"), end
-            )
-            report = session.append(self._encoder.encode(messages[:stop], start))
-            if stop == end:
-                return report
-            session.extend_generated(messages[stop].get("token_ids", []))
-            start = stop + 1
-
-    def _take(self, keys: tuple[str, ...]) -> tuple[int, ReplaySession]:
-        """The session that has read the longest beginning of a conversation, or a new one."""
         beginnings = [known for known in self._sessions if keys[: len(known)] == known]
-        if beginnings:
-            longest = max(beginnings, key=len)
-            return len(longest), self._sessions.pop(longest)
-        return 0, ReplaySession(self.pair, self.config)
+        known = max(beginnings, key=len, default=())
+        if known:
+            self._sessions.move_to_end(known)
+            kept, report = self._sessions[known]
+            session = kept.fork()
+        else:
+            session = ReplaySession(self.pair, self.config)
+        start = len(known)
+        while start < end:
+            stop = start
+            while stop < end and messages[stop]["role"] != "assistant":
+                stop += 1
+            if stop > start:
+                report = session.append(self._encoder.encode(messages[:stop], start))
+            if stop < end:
+                session.extend_generated(messages[stop].get("token_ids", []))
+            start = stop + 1
+        self._keep(keys, session.fork(), report)
+        return session, report
 
-    def _keep(self, keys: tuple[str, ...], session: ReplaySession) -> None:
-        replaced = self._sessions.pop(keys, None)
-        if replaced is not None:
-            replaced.close()
-        self._sessions[keys] = session
+    def _keep(
+        self, keys: tuple[str, ...], session: ReplaySession, report: ReplayReport
+    ) -> None:
+        self._sessions[keys] = session, report
+        self._sessions.move_to_end(keys)
         while len(self._sessions) > self.max_sessions:
-            self._sessions.popitem(last=False)[1].close()
+            self._sessions.popitem(last=False)[1][0].close()
 
 
 class ScriptedPolicy:

@@ -12,6 +12,7 @@ Method: arXiv 2511.19972. This package knows nothing of agents, tools or tasks.
 from visreplay.replay_core.adapters import ModelAdapter, adapter_for
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 from visreplay.replay_core.context import BlockRecord
+from visreplay.replay_core.embedded import EMBEDDED, embedded_config
 from visreplay.replay_core.errors import (
     ConfigError,
     ContextError,
@@ -26,6 +27,7 @@ from visreplay.replay_core.segment import Segment, VisualBlock
 from visreplay.replay_core.session import ReplayReport, ReplaySession
 
 __all__ = [
+    "EMBEDDED",
     "BlockRecord",
     "ConfigError",
     "ContextError",
@@ -44,5 +46,6 @@ __all__ = [
     "UnsupportedModelError",
     "VisualBlock",
     "adapter_for",
+    "embedded_config",
     "load_pair",
 ]

@@ -136,7 +136,7 @@ class ModelAdapter(ABC):
 
     def keep_layers(self, count: int) -> None:
         """Free all decoder layers but the first `count`."""
-        self.language_model.layers = self.language_model.layers[:count]
+        del self.language_model.layers[count:]
 
     def embed(self, ids_T: Tensor) -> Tensor:
         """Input embeddings `(T, D)` of text tokens."""

@@ -188,8 +188,7 @@ class Context:
 
     def _append_plainly(self, piece: _Piece) -> BlockRecord | None:
         self._prefill(piece.policy_TD, piece.positions_3T)
-        nothing_LT = torch.zeros(0, len(piece.policy_TD))
-        return self._record(piece.block, nothing_LT, nothing_LT.bool())
+        return self._record(piece.block, torch.zeros(0, len(piece.policy_TD)))
 
     def _append_with_token_replay(self, piece: _Piece) -> BlockRecord | None:
         self._catch_up(self._base)
@@ -212,7 +211,7 @@ class Context:
         )
         self._prefill(edited_TD, piece.positions_3T, after)
         kl_before = kl_path[0] if kl_path else after.mean()
-        return self._record(piece.block, base.entropy_LT, low_LT, kl_before, after.mean(), kl_path)
+        return self._record(piece.block, base.entropy_LT, after, kl_before, kl_path)
 
     def _append_with_state_replay(self, piece: _Piece) -> BlockRecord | None:
         config, lens = self._config, self._policy.lens
@@ -231,9 +230,7 @@ class Context:
         self._prefill(piece.policy_TD, piece.positions_3T, in_turn(edit, after))
         if before is None or after is None:
             return None
-        return self._record(
-            piece.block, base.entropy_LT, before.low_LT, before.mean(), after.mean()
-        )
+        return self._record(piece.block, base.entropy_LT, after, before.mean())
 
     def _state_limits(self, block: VisualBlock | None, entropy_LT: Tensor) -> Tensor | None:
         """Limits of state replay for new positions, in nats; None replaces nothing.
@@ -280,9 +277,8 @@ class Context:
         self,
         block: VisualBlock | None,
         entropy_LT: Tensor,
-        low_LT: Tensor,
+        after: Divergence | None = None,
         kl_before: float | None = None,
-        kl_after: float | None = None,
         kl_path: Sequence[float] = (),
     ) -> BlockRecord | None:
         if block is None:
@@ -294,8 +290,8 @@ class Context:
             digest=block.digest,
             extent=self._pair.policy.extent(block),
             entropy_LT=entropy_LT.cpu(),
-            low_entropy_LT=low_LT.cpu(),
+            low_entropy_LT=(after.low_LT if after else entropy_LT.bool()).cpu(),
             kl_before=kl_before,
-            kl_after=kl_after,
+            kl_after=after.mean() if after else None,
             kl_path=tuple(kl_path),
         )

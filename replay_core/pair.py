@@ -63,10 +63,21 @@ class ModelPair:
             PairMismatchError: the architectures differ.
             UnsupportedModelError: no adapter knows the models.
         """
+        if base is not None:
+            check_alike(architecture(policy.config), architecture(base.config))
+        return cls._shrunk(policy, base, processor, replay_layers)
+
+    @classmethod
+    def _shrunk(
+        cls,
+        policy: PreTrainedModel,
+        base: PreTrainedModel | None,
+        processor: Any,
+        replay_layers: int | None,
+    ) -> Self:
         policy_adapter = adapter_for(policy)
         if base is None:
             return cls(policy_adapter, None, processor, shares_vision=True)
-        check_alike(architecture(policy.config), architecture(base.config))
         base_adapter = adapter_for(base)
         if replay_layers is not None:
             base_adapter.keep_layers(replay_layers)
@@ -133,12 +144,12 @@ def load_pair(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kwargs = {"dtype": dtype, **model_kwargs}
     policy_model = _load(policy, policy_config, device, kwargs)
-    if base is None or base_config is None:
-        return ModelPair.of(policy_model, None, chosen)
-    if replay_layers is not None:
-        keep_layers(base_config, replay_layers)
-    base_model = _load(base, base_config, device, kwargs)
-    return ModelPair.of(policy_model, base_model, chosen, replay_layers)
+    base_model = None
+    if base is not None:
+        if replay_layers is not None:
+            keep_layers(base_config, replay_layers)
+        base_model = _load(base, base_config, device, kwargs)
+    return ModelPair._shrunk(policy_model, base_model, chosen, replay_layers)
 
 
 def _load(name: str, config: Any, device: str, kwargs: Facts) -> PreTrainedModel:
@@ -169,8 +180,9 @@ def architecture(config: Any) -> Facts:
     facts = {
         name: getattr(config, name) for name in ("model_type", "image_token_id", "video_token_id")
     }
-    sizes = ("hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
-    facts |= {name: getattr(text, name) for name in sizes}
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+
+    facts |= {name: getattr(text, name) for name in (*sizes, "vocab_size")}
     facts |= {name: text.rope_parameters.get(name) for name in ("rope_theta", "mrope_section")}
     grids = ("patch_size", "temporal_patch_size", "spatial_merge_size", "tokens_per_second")
     return facts | {f"vision {name}": getattr(vision, name, None) for name in grids}

@@ -32,6 +32,8 @@ from visreplay.tasks.types import Sample
 
 SIDE = 112
 """Side of a clip in pixels."""
+TOKEN = 28
+"""Side of a visual token in pixels: places are the tokens of a frame."""
 FPS = 16
 SECONDS = 4
 OVERVIEW_FRAMES = 8
@@ -66,8 +68,7 @@ class Clip:
         """Draw the facts of a clip."""
         cells = rng.choice(16, 3, replace=False)
         (x, y), *others = (
-            (_inside(int(place) % 4),
-             _inside(int(place) // 4))
+            (int(place) % 4 * TOKEN + TOKEN // 2, int(place) // 4 * TOKEN + TOKEN // 2)
             for place in cells
         )
         return cls(
@@ -87,10 +88,10 @@ class Clip:
             paste(canvas, shape_mask("disc", side), (x, y), (120, 120, 120))
         lit = abs(time - self.moment) < _LIT
         rgb = COLOURS[self.colour] if lit else (50, 50, 50)
-        paste(canvas, shape_mask(self.shape, 30), self.centre, rgb)
+        paste(canvas, shape_mask(self.shape, TOKEN), self.centre, rgb)
         if abs(time - self.moment) < _SHOWN:
             red, green, blue = (value * 3 // 10 for value in rgb)
-            paste(canvas, glyph_mask(self.character, 13), self.centre, (red, green, blue))
+            paste(canvas, glyph_mask(self.character, 14), self.centre, (red, green, blue))
         return canvas
 
     def write(self, path: Path) -> None:
@@ -134,8 +135,3 @@ class VideoSearch:
             video=path,
             facts={"clip": clip},
         )
-
-
-def _inside(cell: int) -> int:
-    """The middle of a cell of a 4 x 4 grid, moved so that a 30 pixel marker stays inside."""
-    return min(max(cell * SIDE // 4 + SIDE // 8, 16), SIDE - 16)

@@ -111,7 +111,10 @@ def _draw(level: Level, rng: np.random.Generator) -> tuple[tuple[Marker, ...], P
         character = CHARACTERS[rng.integers(len(CHARACTERS))]
         row, column = divmod(int(place), CELLS)
         side = cell // 2 + int(rng.integers(cell // 8))
-        centre = _jittered(int(place), cell, side, rng)
+        # Off the middle by half a visual token of the crop: a tiny vision tower learns to read a
+        # character that a token holds whole a hundred times faster than one cut at random.
+        x, y = rng.choice((-1, 1), 2) * (cell // 12)
+        centre = (column * cell + cell // 2 + int(x), row * cell + cell // 2 + int(y))
         rgb = COLOURS[str(colour)]
         paste(canvas, shape_mask(SHAPES[rng.integers(2)], side), centre, rgb)
         red, green, blue = (value * 3 // 10 for value in rgb)

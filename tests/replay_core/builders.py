@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -84,15 +84,20 @@ def model(
     return built
 
 
+def letter(token: int) -> str:
+    """How a token is written."""
+    return {IMAGE: "<|image_pad|>", VIDEO: "<|video_pad|>"}.get(token, chr(0x100 + token))
+
+
 class Processor:
     """The part of a processor that sessions use: a tokenizer of one letter per token."""
 
     def __init__(self) -> None:
-        vocabulary = {chr(0x100 + i): i for i in range(VOCABULARY)}
-        tokens = Tokenizer(models.WordLevel(vocabulary, unk_token=chr(0x100)))
-        self.tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=tokens, eos_token=chr(0x100 + EOS)
-        )
+        vocabulary = {letter(i): i for i in range(VOCABULARY)}
+        tokens = Tokenizer(models.WordLevel(vocabulary, unk_token=letter(0)))
+        tokens.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokens.add_special_tokens([letter(IMAGE), letter(VIDEO)])
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=letter(EOS))
 
 
 def pair(
@@ -148,7 +153,7 @@ def batch(*parts: Any, seconds: float = 0.5) -> dict[str, Any]:
 
 def segment(*parts: Any, **kwargs: Any) -> Segment:
     """The segment of such a prompt."""
-    return Segment.from_processor(batch(*parts, **kwargs), _Tokens())
+    return Segment.from_processor(batch(*parts, **kwargs), Tokens())
 
 
 def token_types(ids_1T: Tensor) -> Tensor:
@@ -156,7 +161,7 @@ def token_types(ids_1T: Tensor) -> Tensor:
     return (ids_1T == IMAGE).int() + 2 * (ids_1T == VIDEO).int()
 
 
-class _Tokens:
+class Tokens:
     image_token_id = IMAGE
     video_token_id = VIDEO
     merge_size = 2

@@ -52,7 +52,7 @@ def test_replay_lowers_the_divergence(any_pair: ModelPair) -> None:
         report = session.append(IMAGE)
         (block,) = session.blocks
     assert report.kl_before is not None and report.kl_after is not None
-    assert report.kl_after < report.kl_before / 2
+    assert report.kl_after < 0.6 * report.kl_before
     assert report.optimisation_steps == len(block.kl_path) == 25
     assert block.kl_path[0] == report.kl_before
     assert list(block.kl_path) == sorted(block.kl_path, reverse=True)

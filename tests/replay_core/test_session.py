@@ -1,0 +1,280 @@
+"""What a session promises around the numbers: transactions, generation, history, closing."""
+
+import hashlib
+from typing import Any
+
+import builders
+import pytest
+import torch
+from builders import segment
+from visreplay.replay_core import (
+    ConfigError,
+    ContextError,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    Segment,
+    SessionClosedError,
+)
+
+METHODS = ("none", "token", "state")
+IMAGE = segment(4, ("image", (1, 4, 6), 1), 3)
+
+
+def config(method: str, **changes: Any) -> ReplayConfig:
+    settings = {"threshold": "quantile", "replay_layers": 3, "state_layers": 3, "steps": 2}
+    return ReplayConfig(method=method, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def checksum(pair: ModelPair) -> str:
+    digest = hashlib.sha256()
+    for adapter in (pair.policy, pair.base):
+        for name, weight in adapter.model.named_parameters():  # type: ignore[union-attr]
+            digest.update(name.encode() + weight.detach().numpy().tobytes())
+            assert weight.grad is None and not weight.requires_grad
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_models_are_left_as_they_were(pair: ModelPair, method: str) -> None:
+    before = checksum(pair)
+    models = [adapter.model for adapter in (pair.policy, pair.base) if adapter]
+    with ReplaySession(pair, config(method)) as session:
+        session.append(IMAGE)
+        session.generate(max_new_tokens=3)
+    assert checksum(pair) == before
+    for module in (module for model in models for module in model.modules()):
+        assert not (module._forward_hooks or module._forward_pre_hooks or module.training)
+
+
+def test_the_plain_policy_equals_transformers_generate(pair: ModelPair) -> None:
+    inputs = builders.batch(4, ("image", (1, 4, 6), 1), 3)
+    expected = pair.policy.model.generate(
+        **inputs,
+        mm_token_type_ids=builders.token_types(inputs["input_ids"]),
+        max_new_tokens=6,
+        do_sample=False,
+        pad_token_id=0,
+    )[0, inputs["input_ids"].shape[1] :]
+    with ReplaySession(pair, config("none")) as session:
+        session.append(IMAGE)
+        assert session.generate(max_new_tokens=6).token_ids == tuple(expected.tolist())
+
+
+def test_method_none_needs_no_base() -> None:
+    alone = ModelPair.of(builders.model(), None, builders.Processor())
+    with ReplaySession(alone, config("none")) as session:
+        report = session.append(IMAGE)
+        assert (report.new_visual_tokens, report.kl_before) == (6, None)
+        assert session.blocks[0].entropy_LT.shape == (0, 6)
+    with pytest.raises(ConfigError, match="needs a base"):
+        ReplaySession(alone, config("token"))
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("token", "replay_layers"), ("state", "state_layers")]
+)
+def test_more_layers_than_there_are(pair: ModelPair, method: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is 9, but the policy has 4 decoder layers"):
+        ReplaySession(pair, config(method, **{name: 9}))
+    with pytest.raises(ConfigError, match=f"{name} is 4, but the base has 3 decoder layers"):
+        ReplaySession(pair, config(method, **{name: 4}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_error_leaves_the_session_as_it_was(
+    pair: ModelPair, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ReplaySession(pair, config(method)) as session, ReplaySession(pair, config(method)) as ref:
+        for each in (session, ref):
+            each.append(IMAGE)
+            each.generate(max_new_tokens=3)
+        layer = pair.policy.language_model.layers[3]
+        calls = []
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            calls.append(args)
+            raise MemoryError("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(layer, "forward", fail)
+            for work in (
+                lambda: session.append(segment(2, ("image", (1, 4, 4), 2))),
+                lambda: session.generate(max_new_tokens=3),
+                lambda: session.next_logits,
+            ):
+                with pytest.raises(MemoryError):
+                    work()
+        assert len(calls) == 3
+        assert session.token_ids == ref.token_ids and len(session.blocks) == 1
+        for each in (session, ref):
+            each.append(segment(2, ("image", (1, 4, 4), 2)))
+        assert torch.equal(session.next_logits, ref.next_logits)
+
+
+def test_a_closed_session_says_so(pair: ModelPair) -> None:
+    session = ReplaySession(pair, config("none"))
+    session.append(IMAGE)
+    session.close()
+    session.close()
+    for use in (
+        lambda: session.append(IMAGE),
+        lambda: session.generate(max_new_tokens=1),
+        lambda: session.next_logits,
+        lambda: session.length,
+        lambda: session.blocks,
+        lambda: session.fork(),
+        lambda: session.crop(0),
+        lambda: session.extend_generated([1]),
+        lambda: session.common_prefix([IMAGE]),
+    ):
+        with pytest.raises(SessionClosedError):
+            use()
+
+
+def test_a_fork_outlives_its_origin(pair: ModelPair) -> None:
+    with ReplaySession(pair, config("token")) as session:
+        session.append(IMAGE)
+        fork = session.fork()
+    assert fork.generate(max_new_tokens=2).token_ids
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_works_inside_a_callers_inference_mode(pair: ModelPair, method: str) -> None:
+    with ReplaySession(pair, config(method)) as session:
+        with torch.inference_mode():
+            session.append(IMAGE)
+        session.append(segment(("image", (1, 4, 4), 2)))
+
+
+def test_nothing_to_continue(pair: ModelPair) -> None:
+    with ReplaySession(pair, config("none")) as session:
+        with pytest.raises(ContextError, match="append a segment"):
+            session.generate(max_new_tokens=1)
+        with pytest.raises(ContextError, match="empty context"):
+            _ = session.next_logits
+
+
+def test_ids_outside_the_vocabulary(pair: ModelPair) -> None:
+    with ReplaySession(pair, config("none")) as session:
+        with pytest.raises(ContextError, match="token id 220 is not in the vocabulary of 220"):
+            session.append(Segment.from_ids([1, 220]))
+        with pytest.raises(ContextError, match="token id -1"):
+            session.extend_generated([-1])
+        assert session.length == 0
+
+
+def test_positions_run_out() -> None:
+    model = builders.model(max_position_embeddings=12)
+    alone = ModelPair.of(model, None, builders.Processor())
+    with ReplaySession(alone, config("none")) as session:
+        with pytest.raises(ContextError, match="13 positions, but the model has 12"):
+            session.append(Segment.from_ids([1] * 13))
+        session.append(Segment.from_ids([1] * 10))
+        generation = session.generate(max_new_tokens=9)
+        assert (len(generation.token_ids), generation.finish_reason) == (2, "length")
+
+
+def test_crop_keeps_blocks_whole(pair: ModelPair) -> None:
+    with ReplaySession(pair, config("none")) as session:
+        session.append(IMAGE)
+        for length in (6, 10):
+            with pytest.raises(ContextError, match="as a whole"):
+                session.crop(length)
+        with pytest.raises(ContextError, match="of 15 tokens to 16"):
+            session.crop(16)
+        session.crop(5)
+        assert session.length == 5 and session.blocks == ()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_logits_can_be_had_again_after_a_crop(pair: ModelPair, method: str) -> None:
+    with ReplaySession(pair, config(method)) as session:
+        session.append(IMAGE)
+        logits, length = session.next_logits, session.length
+        first = session.generate(max_new_tokens=4)
+        session.crop(length)
+        torch.testing.assert_close(session.next_logits, logits)
+        assert session.generate(max_new_tokens=4) == first
+
+
+def test_common_prefix(pair: ModelPair) -> None:
+    with ReplaySession(pair, config("none")) as session:
+        session.append(IMAGE)
+        session.extend_generated([1, 2, 3])
+        whole = Segment.from_ids([1, 2, 3])
+        assert session.common_prefix([]) == 0
+        assert session.common_prefix([IMAGE]) == 15
+        assert session.common_prefix([IMAGE, whole]) == 18
+        assert session.common_prefix([IMAGE, whole, whole]) == 18
+        assert session.common_prefix([IMAGE, Segment.from_ids([1, 9])]) == 16
+        # Another picture of the same size: the same ids, yet the prefix ends before it.
+        other = segment(4, ("image", (1, 4, 6), 2), 3)
+        assert torch.equal(other.token_ids, IMAGE.token_ids)
+        assert session.common_prefix([other, whole]) == 5
+        # A picture that is longer than ours, and one that begins inside it.
+        assert session.common_prefix([segment(4, ("image", (1, 4, 8), 1), 3)]) == 5
+        assert session.common_prefix([segment(3)]) == 0
+        session.crop(session.common_prefix([other]))
+        session.append(other.after(5))
+        assert session.common_prefix([other]) == len(other)
+
+
+def test_stops(pair: ModelPair) -> None:
+    letters = [builders.letter(i) for i in range(builders.VOCABULARY)]
+    with ReplaySession(pair, config("none")) as session:
+        session.append(IMAGE)
+        start = session.length
+        free = session.generate(max_new_tokens=6)
+        assert free.finish_reason == "length" and len(free.token_ids) == 6
+        assert free.text == " ".join(letters[i] for i in free.token_ids)
+        session.crop(start)
+        stop = f"{letters[free.token_ids[1]]} {letters[free.token_ids[2]]}"
+        stopped = session.generate(max_new_tokens=6, stop_strings=["no such", stop])
+        assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
+        assert stopped.finish_reason == "stop" and stopped.text.endswith(stop)
+        session.crop(start)
+        pair.policy.model.generation_config.eos_token_id = [free.token_ids[0]]
+        ended = session.generate(max_new_tokens=6)
+        pair.policy.model.generation_config.eos_token_id = builders.EOS
+        assert ended.token_ids == free.token_ids[:1] and ended.finish_reason == "stop"
+        assert session.token_ids[-1] == free.token_ids[0]
+
+
+def test_sampling_follows_its_seed(pair: ModelPair) -> None:
+    with ReplaySession(pair, config("none")) as session:
+        session.append(IMAGE)
+        drawn = [
+            session.fork().generate(max_new_tokens=8, temperature=1.5, top_p=0.9, seed=seed)
+            for seed in (1, 1, 2)
+        ]
+        greedy = session.fork().generate(max_new_tokens=8)
+        almost = session.fork().generate(max_new_tokens=8, temperature=1e-4, seed=3)
+        nucleus = session.fork().generate(max_new_tokens=8, temperature=1.0, top_p=1e-6, seed=3)
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert greedy == almost == nucleus
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0"),
+        ({"stop_strings": [""]}, "empty"),
+    ],
+)
+def test_settings_of_generate(pair: ModelPair, changes: Any, message: str) -> None:
+    with ReplaySession(pair, config("none")) as session:
+        session.append(IMAGE)
+        with pytest.raises(ConfigError, match=message):
+            session.generate(**{"max_new_tokens": 3, **changes})
+
+
+def test_clips_are_blocks_too(pair: ModelPair) -> None:
+    clip = segment(3, ("video", (3, 4, 4), 5), 2, ("image", (1, 4, 4), 1), 2, seconds=0.7)
+    with ReplaySession(pair, config("token", steps=8, learning_rate=10.0)) as session:
+        report = session.append(clip)
+        assert [block.kind for block in session.blocks] == ["video", "image"]
+        assert report.new_visual_tokens == 16 and report.optimisation_steps == 16
+        assert report.kl_after < report.kl_before  # type: ignore[operator]

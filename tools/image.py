@@ -1,0 +1,210 @@
+"""Load images safely, find boxes in every coordinate convention, crop and zoom."""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from visreplay.tools.types import Box, Size, ToolError
+
+MAX_PIXELS = 200_000_000
+
+
+def load_image(
+    source: str | Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Load any image that Pillow reads as upright RGB.
+
+    EXIF orientation is applied, alpha is composited on white, 16-bit and float values are scaled
+    to 8 bit, and of an animation the first frame is taken.
+
+    Args:
+        source: A path, the bytes of a file, or an image.
+        max_pixels: More are refused before anything is decoded.
+
+    Raises:
+        ToolError: If it is not a readable image, or too large.
+    """
+    try:
+        if isinstance(source, Image.Image):
+            return _to_rgb(_checked(source, max_pixels))
+        if isinstance(source, str) and "://" in source:
+            raise ToolError(f"{source!r} is a URL; only files are read")
+        stream = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+        with stream, Image.open(stream) as image:
+            return _to_rgb(_checked(image, max_pixels))
+    except UnidentifiedImageError as error:
+        raise ToolError(f"{_name(source)} is not an image that can be read") from error
+    except (OSError, SyntaxError, EOFError, ValueError, MemoryError) as error:
+        if isinstance(error, ToolError):
+            raise
+        raise ToolError(f"{_name(source)} cannot be read: {error}") from error
+
+
+def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ToolError(
+            f"the image has {width} x {height} = {width * height} pixels; "
+            f"at most {max_pixels} are allowed"
+        )
+    if not width or not height:
+        raise ToolError(f"the image is {width} x {height} pixels: it has no area")
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode.startswith("I;16") else max(255.0, float(values.max()))
+        if image.mode == "I" and top > 255.0:
+            top = max(top, 65535.0)
+        return Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _name(source: object) -> str:
+    return "the data" if isinstance(source, bytes | Image.Image) else repr(str(source))
+
+
+def parse_box(
+    values: object,
+    extent: tuple[float, float],
+    size: Size,
+    *,
+    min_side: int = 1,
+    max_aspect: float = 200.0,
+) -> Box:
+    """The pixel box of four numbers in any coordinate space.
+
+    A coordinate space is nothing but its extent, the coordinates of the far corner: the image
+    size for absolute pixels, (1, 1) for relative ones, (1000, 1000) for Qwen3's, (8, 8) for a
+    grid. A box that hangs over the edge is clipped.
+
+    Args:
+        values: What the model wrote, [x1, y1, x2, y2]; anything that JSON can hold.
+        extent: Of the coordinate space, (width, height).
+        size: Of the image.
+        min_side: Shortest side allowed, in pixels.
+        max_aspect: Largest ratio of the longer to the shorter side.
+
+    Raises:
+        ToolError: If the values are not a box with an area inside the image.
+    """
+    if not isinstance(values, list | tuple) or len(values) != 4:
+        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {values!r:.80}")
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {values!r:.80}")
+    width, height = extent
+    allowed = f"x goes from 0 to {width:g} and y from 0 to {height:g}"
+    try:
+        x1, y1, x2, y2 = (float(v) for v in values)
+    except OverflowError as error:
+        raise ToolError(f"a number of the box is too large; {allowed}") from error
+    if not all(math.isfinite(v) for v in (x1, y1, x2, y2)):
+        raise ToolError(f"the box {list(values)} is not finite; {allowed}")
+    if x2 <= x1 or y2 <= y1:
+        raise ToolError(f"the box {list(values)} has no area: x1 < x2 and y1 < y2 are needed")
+    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+        raise ToolError(f"the box {list(values)} lies outside the image; {allowed}")
+    left, right = _edges(x1, x2, width, size[0])
+    top, bottom = _edges(y1, y2, height, size[1])
+    box = Box(left, top, right, bottom)
+    if min(box.width, box.height) < min_side:
+        raise ToolError(
+            f"the box is {box.width} x {box.height} px; each side must have at least {min_side} px"
+        )
+    if max(box.width, box.height) > max_aspect * min(box.width, box.height):
+        raise ToolError(
+            f"the box is {box.width} x {box.height} px; one side may be at most "
+            f"{max_aspect:g} times the other"
+        )
+    return box
+
+
+def _edges(near: float, far: float, extent: float, side: int) -> tuple[int, int]:
+    """The whole pixels that cover [near, far] of `extent`, on a side of so many pixels."""
+    tolerance = 1e-6
+    first = math.floor(max(near, 0) / extent * side + tolerance)
+    last = math.ceil(min(far, extent) / extent * side - tolerance)
+    first = min(first, side - 1)
+    return first, min(max(last, first + 1), side)
+
+
+def crop(image: Image.Image, box: Box) -> Image.Image:
+    """The region of a box, pixel for pixel."""
+    return image.crop(box.as_tuple())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGrid:
+    """How a model cuts an image into tokens, and how many pixels it takes.
+
+    Attributes:
+        factor: Side of a visual token in pixels (28 for Qwen2.5-VL, 32 for Qwen3-VL).
+        min_pixels: Smaller images are enlarged.
+        max_pixels: Larger ones are shrunk.
+    """
+
+    factor: int = 28
+    min_pixels: int = 56 * 56
+    max_pixels: int = 16_384 * 28 * 28
+
+    def capped(self, max_pixels: int) -> "TokenGrid":
+        """The grid with a budget of at most `max_pixels`."""
+        return TokenGrid(self.factor, self.min_pixels, min(self.max_pixels, max_pixels))
+
+    def fit(self, size: Size) -> Size:
+        """The size at which the model sees an image (as Qwen's `smart_resize`).
+
+        Raises:
+            ToolError: If one side is more than 200 times the other.
+        """
+        width, height = size
+        if max(size) > 200 * min(size):
+            raise ToolError(
+                f"the image is {width} x {height} px; one side may be at most 200 times the other"
+            )
+        rounded = [round(side / self.factor) * self.factor for side in size]
+        pixels = rounded[0] * rounded[1]
+        if pixels > self.max_pixels:
+            shrink = math.sqrt(width * height / self.max_pixels)
+            rounded = [
+                max(self.factor, math.floor(side / shrink / self.factor) * self.factor)
+                for side in size
+            ]
+        elif pixels < self.min_pixels:
+            enlarge = math.sqrt(self.min_pixels / (width * height))
+            rounded = [math.ceil(side * enlarge / self.factor) * self.factor for side in size]
+        return rounded[0], rounded[1]
+
+
+def zoom(
+    image: Image.Image, box: Box | None = None, *, grid: TokenGrid = TokenGrid()
+) -> Image.Image:
+    """A region, enlarged or shrunk to what the model takes.
+
+    Args:
+        image: RGB.
+        box: The region; the whole image when None.
+        grid: The model's token grid and pixel budget.
+    """
+    region = image if box is None else crop(image, box)
+    size = grid.fit(region.size)
+    if size == region.size:
+        return region
+    shrinks = size[0] * size[1] < region.width * region.height
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
+    return Image.fromarray(cv2.resize(np.asarray(region), size, interpolation=method))

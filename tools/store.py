@@ -1,0 +1,94 @@
+"""A content-addressed store: state and checkpoints hold references, never pixels."""
+
+import hashlib
+import os
+import re
+import tempfile
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from PIL import Image
+
+_REFERENCE = re.compile(r"[0-9a-f]{64}")
+
+
+class ImageStore:
+    """Images by the hash of their content.
+
+    Args:
+        root: Folder for lossless PNG files. Without one, images live in memory only, and none
+            is ever dropped, since there is no copy elsewhere.
+        memory_bytes: With a root, how many bytes of pixels are kept in memory besides.
+    """
+
+    def __init__(self, root: Path | None = None, *, memory_bytes: int = 256 * 2**20) -> None:
+        self.root = root
+        self.memory_bytes = memory_bytes
+        self._images: OrderedDict[str, Image.Image] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def put(self, image: Image.Image) -> str:
+        """Store an image; the same pixels always give the same reference."""
+        content = hashlib.sha256(f"{image.mode} {image.size}".encode())
+        content.update(image.tobytes())
+        reference = content.hexdigest()
+        path = self.path(reference)
+        if path is not None and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+                image.save(file, "PNG", compress_level=1)
+            os.replace(file.name, path)
+        self._remember(reference, image)
+        return reference
+
+    def get(self, reference: str) -> Image.Image:
+        """The image of a reference.
+
+        Raises:
+            ValueError: If it is not a reference.
+            KeyError: If no such image was ever put into this store.
+        """
+        path = self.path(reference)
+        with self._lock:
+            if reference in self._images:
+                self._images.move_to_end(reference)
+                return self._images[reference]
+        if path is None or not path.exists():
+            raise KeyError(
+                f"image {reference} is not in the store ({self.root or 'in memory'}); "
+                "put it there first, or open the store with the root that it was put into"
+            )
+        with Image.open(path) as image:
+            image.load()
+        self._remember(reference, image)
+        return image
+
+    def path(self, reference: str) -> Path | None:
+        """The file of a reference, there or not; None without a root.
+
+        Raises:
+            ValueError: If it is not a reference.
+        """
+        if not _REFERENCE.fullmatch(reference):
+            raise ValueError(f"{reference!r:.80} is not a reference: 64 hexadecimal digits")
+        return self.root and self.root / f"{reference}.png"
+
+    def __contains__(self, reference: str) -> bool:
+        """Whether `get` would find it."""
+        path = self.path(reference)
+        return reference in self._images or (path is not None and path.exists())
+
+    def _remember(self, reference: str, image: Image.Image) -> None:
+        with self._lock:
+            if reference not in self._images:
+                self._images[reference] = image
+                self._bytes += _size(image)
+            self._images.move_to_end(reference)
+            while self.root is not None and self._bytes > self.memory_bytes:
+                self._bytes -= _size(self._images.popitem(last=False)[1])
+
+
+def _size(image: Image.Image) -> int:
+    return image.width * image.height * len(image.getbands())

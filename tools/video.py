@@ -1,0 +1,185 @@
+"""Look at clips: what they are, and frames of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import decord
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from visreplay.tools.types import Frame, Size, ToolError
+
+MAX_FRAMES = 64
+_CHUNK = 8
+_SCENE_PROBES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a clip is.
+
+    Attributes:
+        path: Its file.
+        duration: In seconds.
+        fps: Frames a second, on average.
+        frame_count: Number of frames.
+        size: (width, height) in pixels.
+    """
+
+    path: Path
+    duration: float
+    fps: float
+    frame_count: int
+    size: Size
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Read what a clip is.
+
+    Raises:
+        ToolError: If it is not a readable clip with at least one frame.
+    """
+    return _open(path)[1]
+
+
+def sample_frames(
+    path: str | Path,
+    *,
+    count: int | None = None,
+    times: Sequence[float] | None = None,
+    around: float | None = None,
+    window: float = 1.0,
+    scenes: int | None = None,
+    max_frames: int = MAX_FRAMES,
+    max_side: int | None = None,
+) -> tuple[Frame, ...]:
+    """Frames of a clip, chosen in one of four ways.
+
+    Args:
+        path: The clip's file.
+        count: So many, at the middles of equal parts of the clip (or of the window).
+        times: At these moments, in seconds.
+        around: `count` frames (4 by default) at the middles of equal parts of a window around
+            this moment, in seconds. The window is cut at the ends of the clip.
+        window: Its length in seconds.
+        scenes: The first frame, and those after the strongest scene changes, at most so many in
+            all. Changes are distances between colour histograms of at most 512 frames.
+        max_frames: More are refused.
+        max_side: Larger frames are shrunk, in pixels.
+
+    Raises:
+        ToolError: If the clip cannot be read, or the choice makes no sense for it.
+    """
+    chosen = [n for n, v in (("times", times), ("around", around), ("scenes", scenes)) if v is not None]
+    if len(chosen) > 1 or (not chosen and count is None) or (count is not None and chosen not in ([], ["around"])):
+        raise ToolError("choose frames by exactly one of count, times, around (with count), scenes")
+    reader, info = _open(path)
+    if scenes is not None:
+        indices = _scene_starts(reader, info, _whole("scenes", scenes, max_frames))
+    else:
+        if times is not None:
+            moments = _moments(times, max_frames)
+        elif around is not None:
+            moment = _moment("around", around, info)
+            length = _number("window", window)
+            if length <= 0:
+                raise ToolError(f"window is {length:g} s; it must be positive")
+            start, end = max(moment - length / 2, 0), min(moment + length / 2, info.duration)
+            moments = _middles(start, end, _whole("count", 4 if count is None else count, max_frames))
+        else:
+            moments = _middles(0, info.duration, _whole("count", count, max_frames))
+        indices = [_index(_moment("time", moment, info), info) for moment in moments]
+    return tuple(_decode(reader, info, indices, max_side))
+
+
+def _open(path: str | Path) -> tuple[Any, VideoInfo]:
+    if "://" in str(path):
+        raise ToolError(f"{str(path)!r} is a URL; only files are read")
+    file = Path(path)
+    if not file.is_file():
+        raise ToolError(f"there is no clip {str(path)!r}")
+    try:
+        reader = decord.VideoReader(str(file), num_threads=1)
+        count = len(reader)
+        if not count:
+            raise ToolError(f"the clip {file.name} has no frames")
+        fps = float(reader.get_avg_fps())
+        height, width = reader[0].shape[:2]
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise ToolError(f"{file.name} is not a clip that can be read") from error
+    if not (math.isfinite(fps) and fps > 0):
+        raise ToolError(f"the clip {file.name} does not say how fast its frames follow")
+    return reader, VideoInfo(file, count / fps, fps, count, (width, height))
+
+
+def _decode(reader: Any, info: VideoInfo, indices: Sequence[int], max_side: int | None) -> list[Frame]:
+    """Decode a few frames at a time and shrink them as they come."""
+    frames = []
+    for start in range(0, len(indices), _CHUNK):
+        chunk = list(indices[start : start + _CHUNK])
+        try:
+            pixels = reader.get_batch(chunk).asnumpy()
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            raise ToolError(f"{info.path.name} breaks off: frames {chunk} cannot be read") from error
+        for index, picture in zip(chunk, pixels, strict=True):
+            image = Image.fromarray(picture)
+            if max_side is not None:
+                image.thumbnail((max_side, max_side))
+            frames.append(Frame(image, index / info.fps, index))
+    return frames
+
+
+def _scene_starts(reader: Any, info: VideoInfo, scenes: int) -> list[int]:
+    step = max(1, math.ceil(info.frame_count / _SCENE_PROBES))
+    probes = list(range(0, info.frame_count, step))
+    histograms: list[NDArray[np.float32]] = []
+    for frame in _decode(reader, info, probes, 64):
+        hsv = cv2.cvtColor(np.asarray(frame.image), cv2.COLOR_RGB2HSV)
+        histogram = cv2.calcHist([hsv], [0, 1, 2], None, [8, 4, 4], [0, 180, 0, 256, 0, 256])
+        histograms.append(cv2.normalize(histogram, None, norm_type=cv2.NORM_L1).astype(np.float32))
+    distances = [
+        cv2.compareHist(before, after, cv2.HISTCMP_BHATTACHARYYA)
+        for before, after in zip(histograms, histograms[1:], strict=False)
+    ]
+    ranked = sorted(range(len(distances)), key=distances.__getitem__, reverse=True)
+    changes = [probes[i + 1] for i in ranked[: scenes - 1] if distances[i] > 0]
+    return [0, *sorted(changes)]
+
+
+def _middles(start: float, end: float, count: int) -> list[float]:
+    return [start + (end - start) * (i + 0.5) / count for i in range(count)]
+
+
+def _index(time: float, info: VideoInfo) -> int:
+    return min(round(time * info.fps), info.frame_count - 1)
+
+
+def _moments(times: object, max_frames: int) -> list[float]:
+    if not isinstance(times, list | tuple):
+        raise ToolError(f"times is a list of seconds, not {times!r:.80}")
+    _whole("the number of times", len(times), max_frames)
+    return [_number("a time", time) for time in times]
+
+
+def _moment(name: str, value: object, info: VideoInfo) -> float:
+    time = _number(name, value)
+    if not 0 <= time <= info.duration:
+        raise ToolError(f"{name} {time:g} s is outside the clip (0 to {info.duration:.2f} s)")
+    return time
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
+        raise ToolError(f"{name} is a number of seconds, not {value!r:.80}")
+    return float(value)
+
+
+def _whole(name: str, value: object, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ToolError(f"{name} is {value!r:.80}; a whole number from 1 to {most} is allowed")
+    return value
