@@ -21,12 +21,12 @@ from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.state import Message, Part
 from visreplay.tasks.drawing import CHARACTERS, Pixels
 from visreplay.tasks.types import Split
-from visreplay.tasks.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, Clip, VideoSearch
+from visreplay.tasks.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, Clip
 from visreplay.tasks.visual_search import CELLS, EASY, MEDIUM, Level, Marker, VisualSearch
 from visreplay.tools import Box, ImageStore, zoom
 
 Habit = Literal["guess", "look anywhere", "look"]
-Kind = Literal["easy", "medium", "video"]
+Kind = Literal["letter", "easy", "medium", "video"]
 Name = TypeVar("Name", Habit, Kind)
 
 MIXED: dict[Habit, float] = {"guess": 0.52, "look anywhere": 0.18, "look": 0.30}
@@ -87,8 +87,29 @@ class Demonstrations(Dataset[Demonstration]):
         rng = np.random.default_rng([Split.TRAIN, index])
         kind = _draw(self.kinds, rng)
         habit = _draw(self.habits, rng)
+        seed = int(rng.integers(Split.TUNING))
+        if kind == "letter":
+            return self._letter(seed, rng)
         write = self._video if kind == "video" else self._image
-        return write(kind, habit, int(rng.integers(Split.TUNING)), rng)
+        return write(kind, habit, seed, rng)
+
+    def _letter(self, seed: int, rng: np.random.Generator) -> Demonstration:
+        """Four tokens around a character, and what it is: reading without having to look for it."""
+        if rng.integers(2):
+            clip = Clip.random(np.random.default_rng([seed, SIDE]))
+            picture, (x, y) = _jpeg(clip.frame(clip.moment), rng), clip.centre
+            character = clip.character
+        else:
+            sample = VisualSearch(EASY).sample(seed)
+            picture, character = np.asarray(sample.images[0]), sample.answer
+            x, y = sample.facts["target"].centre
+        left, top = (
+            int(min(max(middle // TOKEN - rng.integers(2), 0), side // TOKEN - 2)) * TOKEN
+            for middle, side in ((x, picture.shape[1]), (y, picture.shape[0]))
+        )
+        window = picture[top : top + 2 * TOKEN, left : left + 2 * TOKEN]
+        turns = [[("image", 4), VIDEO_QUESTION], read(character)]
+        return self._demonstration("letter", turns, [window.copy()], None)
 
     def _image(self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator) -> Demonstration:
         sample = VisualSearch(LEVELS[kind]).sample(seed)
@@ -193,7 +214,7 @@ def corpus() -> list[str]:
     call = '{"name": "zoom", "arguments": {"label": "red", "bbox_2d": [3,5,4,6]}}'
     frames = '{"name": "sample_frames", "arguments": {"around": 1.5}}'
     texts = [call, frames, VIDEO_QUESTION, "user", "assistant", "system", "\n", "it shows", "lit at"]
-    markers = (Marker("red", 3, 5, "A"), Marker("blue", 6, 1, "B"))
+    markers = (Marker("red", 3, 5, "A", (0, 0)), Marker("blue", 6, 1, "B", (0, 0)))
     for colour in ("red", "green", "blue", "yellow", "purple", "orange"):
         texts += [f"Which character is on the {colour} marker?", f"; {colour} 1,2", f"{colour} 1,2"]
         texts += [f'"{colour}'] * 2

@@ -1,8 +1,8 @@
 """Train the embedded pair: `python recipes/train.py --out runs/recipe`.
 
-Stages, each resumed where it was stopped: supervised on skilled demonstrations (easy and video
-first, then all), supervised on mixed habits (the result is the base), RLVR from there (the result
-is the policy). Seeded; progress on standard output and in `log.jsonl`.
+Stages, each resumed where it was stopped: reading single characters, skilled demonstrations of
+all tasks, demonstrations of mixed habits (the result is the base), RLVR from there (the result is
+the policy). Seeded; progress on standard output and in `log.jsonl`.
 """
 
 import argparse
@@ -15,9 +15,22 @@ from demonstrations import MIXED, SKILLED, corpus
 from supervised import Stage, train
 
 STAGES = (
-    Stage("perceive", 800, {"easy": 0.6, "video": 0.4}, SKILLED),
-    Stage("bind", 2600, {"easy": 0.2, "medium": 0.5, "video": 0.3}, SKILLED, first_index=1_000_000),
-    Stage("habits", 300, {"easy": 0.3, "medium": 0.4, "video": 0.3}, MIXED, 3e-4, first_index=2_000_000),
+    Stage("read", 500, {"letter": 1.0}, SKILLED, batch=64),
+    Stage(
+        "see",
+        2400,
+        {"letter": 0.04, "easy": 0.24, "medium": 0.42, "video": 0.30},
+        SKILLED,
+        first_index=1_000_000,
+    ),
+    Stage(
+        "habits",
+        300,
+        {"easy": 0.3, "medium": 0.4, "video": 0.3},
+        MIXED,
+        learning_rate=3e-4,
+        first_index=2_000_000,
+    ),
 )
 UPDATES = 80
 """Of RLVR."""

@@ -9,18 +9,20 @@
 Method: arXiv 2511.19972. This package knows nothing of agents, tools or tasks.
 """
 
-from visreplay.replay_core.adapters import ModelAdapter, adapter_for
+from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 from visreplay.replay_core.context import BlockRecord
 from visreplay.replay_core.embedded import EMBEDDED, embedded_config
 from visreplay.replay_core.errors import (
     ConfigError,
     ContextError,
+    OptimisationError,
     PairMismatchError,
     ReplayError,
     SessionClosedError,
     UnsupportedModelError,
 )
+from visreplay.replay_core.families import adapter_for
 from visreplay.replay_core.generation import Generation
 from visreplay.replay_core.pair import ModelPair, load_pair
 from visreplay.replay_core.segment import Segment, VisualBlock
@@ -35,6 +37,7 @@ __all__ = [
     "Method",
     "ModelAdapter",
     "ModelPair",
+    "OptimisationError",
     "PairMismatchError",
     "ReplayConfig",
     "ReplayError",

@@ -1,5 +1,6 @@
 """How to replay: the settings of a session, with the paper's values as defaults."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -23,7 +24,11 @@ class Method(StrEnum):
 
 
 class Threshold(StrEnum):
-    """How the entropy limit of a layer comes about, below which a position counts as low."""
+    """How the entropy limit of a layer comes about, below which a position counts as low.
+
+    Limits that are taken from a visual block are taken from each block by itself. State replay,
+    which edits text too, uses those of the last block before the text.
+    """
 
     RELATIVE = "relative"
     """`tau` times the highest base entropy of the visual block at that layer (the paper's rule)."""
@@ -56,7 +61,8 @@ class ReplayConfig:
         memory_bytes: Upper bound, in bytes, of one chunk of full-vocabulary logits together
             with what its entropy needs, and of one chunk of gathered head rows.
         query_chunk: Positions that one forward pass takes at once. It bounds the attention mask
-            (`query_chunk` x context); it changes no result.
+            (`query_chunk` x context) and changes no result. The optimisation of a block takes
+            all of its positions at once.
     """
 
     method: Method = Method.TOKEN
@@ -87,8 +93,10 @@ class ReplayConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.steps < 0:
             raise ConfigError(f"steps is {self.steps}, but must be 0 (no optimisation) or more")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}, but must be positive")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(
+                f"learning_rate is {self.learning_rate}, but must be positive and finite"
+            )
         if not 0 < self.tau <= 1:
             raise ConfigError(
                 f"tau is {self.tau}, but must lie in (0, 1]: it is a share of the highest entropy "

@@ -124,7 +124,8 @@ class Context:
         self._pair = pair
         self._config = config
         # Each run may lag behind `ids` by generated tokens, which it sees when it is needed next.
-        # Base and plain policy stop at the last layer that is compared.
+        # Base and plain policy stop at the last layer that is compared; only state replay needs
+        # the plain policy, and the method "none" neither.
         self._policy = Run(pair.policy, pair.policy.depth, config)
         self._base = Run(pair.base or pair.policy, config.depth, config)
         self._plain = Run(pair.policy, config.depth, config)

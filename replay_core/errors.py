@@ -5,6 +5,7 @@ ReplayError
  ├── PairMismatchError      policy and base are not two states of one model
  ├── UnsupportedModelError  a model family (or a way of loading it) without an adapter
  ├── ContextError           tokens, pictures and positions that do not fit together
+ ├── OptimisationError      token replay left the finite numbers
  └── SessionClosedError     a session was used after `close()`
 """
 
@@ -29,5 +30,9 @@ class ContextError(ReplayError, ValueError):
     """A segment, a length or a position does not fit the context it is meant for."""
 
 
+class OptimisationError(ReplayError):
+    """Token replay's steps led to infinite or undefined embeddings."""
+
+
 class SessionClosedError(ReplayError):
-    """The session was closed: its caches are gone and it can not go on."""
+    """The session was closed: its caches are gone and it cannot go on."""

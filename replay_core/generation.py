@@ -31,7 +31,9 @@ class Generation:
 class Sampler:
     """Draws tokens: greedily at temperature 0, else by temperature and top-p."""
 
-    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None):
+    def __init__(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    ) -> None:
         """Prepare to draw.
 
         Args:

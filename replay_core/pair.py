@@ -1,7 +1,8 @@
 """A policy and the base model that it was trained from: load, compare, share memory."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,8 +14,9 @@ from transformers import (
     AutoProcessor,
     PreTrainedModel,
 )
-from visreplay.replay_core.adapters import ModelAdapter, adapter_for
+from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.errors import PairMismatchError, UnsupportedModelError
+from visreplay.replay_core.families import adapter_for
 from visreplay.replay_core.segment import VisualBlock
 
 logger = logging.getLogger(__name__)
@@ -153,9 +155,10 @@ def load_pair(
 
 
 def _load(name: str, config: Any, device: str, kwargs: Facts) -> PreTrainedModel:
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        name, config=config, output_loading_info=True, **kwargs
-    )
+    with _quiet("transformers.modeling_utils"):
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name, config=config, output_loading_info=True, **kwargs
+        )
     model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -167,6 +170,21 @@ def _load(name: str, config: Any, device: str, kwargs: Facts) -> PreTrainedModel
     return placed
 
 
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Hide a logger's warnings: here, a table of all the layers that were left out on purpose.
+
+    What else could be in it is an error of ours (`missing_keys`) or of transformers' own.
+    """
+    noisy = logging.getLogger(name)
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        noisy.setLevel(level)
+
+
 def keep_layers(config: Any, count: int) -> None:
     """Let a model that is built from this configuration have only `count` decoder layers."""
     text = config.get_text_config()
@@ -176,16 +194,17 @@ def keep_layers(config: Any, count: int) -> None:
 
 def architecture(config: Any) -> Facts:
     """What must agree so that activations of two models can stand for each other."""
-    text, vision = config.get_text_config(), config.vision_config
-    facts = {
-        name: getattr(config, name) for name in ("model_type", "image_token_id", "video_token_id")
-    }
+    top = ("model_type", "image_token_id", "video_token_id")
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-
-    facts |= {name: getattr(text, name) for name in (*sizes, "vocab_size")}
-    facts |= {name: text.rope_parameters.get(name) for name in ("rope_theta", "mrope_section")}
-    grids = ("patch_size", "temporal_patch_size", "spatial_merge_size", "tokens_per_second")
-    return facts | {f"vision {name}": getattr(vision, name, None) for name in grids}
+    grid = ("patch_size", "temporal_patch_size", "spatial_merge_size", "tokens_per_second")
+    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    return {
+        **{name: getattr(config, name, None) for name in top},
+        **{name: getattr(text, name, None) for name in (*sizes, "vocab_size")},
+        **{name: rope.get(name) for name in ("rope_theta", "mrope_section")},
+        **{f"vision {name}": getattr(vision, name, None) for name in grid},
+    }
 
 
 def picture_processing(processor: Any) -> Facts:

@@ -12,6 +12,7 @@ from torch import Tensor
 from visreplay.replay_core.adapters import ModelAdapter, Visitor
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.config import ReplayConfig, Threshold
+from visreplay.replay_core.errors import OptimisationError
 from visreplay.replay_core.lens import Lens, Targets
 
 
@@ -152,6 +153,9 @@ def token_replay(
 
     Returns:
         The edited embeddings `(T, D)`, and the mean divergence in nats before every step.
+
+    Raises:
+        OptimisationError: the steps were too large, and led out of the finite numbers.
     """
     nonempty = divergence.low_LT.any(dim=1).nonzero().flatten()
     if config.steps == 0 or not len(nonempty):
@@ -180,7 +184,14 @@ def token_replay(
             optimizer.step()
             path.append(means.detach().mean())
     edited_TD = (embeds_TD.float() + delta_TD.detach()).to(embeds_TD.dtype)
-    return edited_TD, torch.stack(path).tolist()
+    kl_path = torch.stack(path).tolist()
+    if not edited_TD.isfinite().all():
+        raise OptimisationError(
+            f"token replay diverged at learning rate {config.learning_rate} (mean divergence "
+            f"{kl_path[0]:.4g} nats before the first step, {kl_path[-1]:.4g} before the last): "
+            "choose a smaller one"
+        )
+    return edited_TD, kl_path
 
 
 @dataclass(frozen=True)

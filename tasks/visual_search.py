@@ -58,12 +58,21 @@ HARD = Level("hard", side=2016, markers=6, plain=8, noise=8.0, shadows=3)
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A marker in a scene: its colour, its cell counted from the top left, its character."""
+    """A marker in a scene.
+
+    Attributes:
+        colour: A key of `COLOURS`.
+        column: Of its cell, from the left.
+        row: Of its cell, from the top.
+        character: What it carries.
+        centre: (x, y) in pixels.
+    """
 
     colour: str
     column: int
     row: int
     character: str
+    centre: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,7 @@ def _draw(level: Level, rng: np.random.Generator) -> tuple[tuple[Marker, ...], P
         paste(canvas, shape_mask(SHAPES[rng.integers(2)], side), centre, rgb)
         red, green, blue = (value * 3 // 10 for value in rgb)
         paste(canvas, glyph_mask(character, cell // 12), centre, (red, green, blue))
-        markers.append(Marker(str(colour), column, row, character))
+        markers.append(Marker(str(colour), column, row, character, centre))
     if level.noise:
         # Normal deviates are costly at this size: one tile of them, repeated.
         tile = rng.normal(0, level.noise, (252, 252, 3)).astype(np.int16)

@@ -1,11 +1,14 @@
 """The session against the method from scratch (method.md, "Incremental refresh")."""
 
+from dataclasses import replace
 from typing import Any
 
 import builders
 import pytest
 import torch
 from builders import segment
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from oracle import Oracle
 from visreplay.replay_core import ModelPair, ReplayConfig, ReplaySession, Segment
 
@@ -27,12 +30,12 @@ CONFIGS = {
 
 
 def config(name: str, **changes: Any) -> ReplayConfig:
-    settings = {"replay_layers": 3, "state_layers": 3, "steps": 4, "learning_rate": 10.0}
-    return ReplayConfig(**{**settings, "top_k": 20, **CONFIGS[name], **changes})
+    defaults = {"replay_layers": 3, "state_layers": 3, "steps": 4, "learning_rate": 10.0}
+    return ReplayConfig(**{**defaults, "top_k": 20, **CONFIGS[name], **changes})
 
 
-def oracle(family: Any, settings: ReplayConfig) -> Oracle:
-    return Oracle(builders.model(family, noise=0.02), builders.model(family), settings)
+def oracle(family: Any, chosen: ReplayConfig) -> Oracle:
+    return Oracle(builders.model(family, noise=0.02), builders.model(family), chosen)
 
 
 def assert_same(session: ReplaySession, expected: Oracle) -> None:
@@ -51,9 +54,9 @@ def assert_same(session: ReplaySession, expected: Oracle) -> None:
 @pytest.mark.parametrize("chunks", [{}, {"query_chunk": 4, "memory_bytes": 12 * 220 * 3}])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_episode_equals_the_recomputation(any_pair: ModelPair, name: str, chunks: Any) -> None:
-    settings = config(name, **chunks)
-    expected = oracle(any_pair.policy.model.config.model_type, settings)
-    with ReplaySession(any_pair, settings) as session:
+    chosen = config(name, **chunks)
+    expected = oracle(any_pair.policy.model.config.model_type, chosen)
+    with ReplaySession(any_pair, chosen) as session:
         for part in EPISODE:
             session.append(part)
             expected.append(part)
@@ -75,9 +78,9 @@ def test_the_settings_make_a_difference(pair: ModelPair, name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_crop_and_extend_again_equals_never_having_gone_astray(pair: ModelPair, name: str) -> None:
-    settings = config(name)
+    chosen = config(name)
     first, second, third = EPISODE
-    with ReplaySession(pair, settings) as straight, ReplaySession(pair, settings) as detour:
+    with ReplaySession(pair, chosen) as straight, ReplaySession(pair, chosen) as detour:
         straight.append(first)
         written = straight.generate(max_new_tokens=4).token_ids
         straight.append(second)
@@ -97,9 +100,9 @@ def test_crop_and_extend_again_equals_never_having_gone_astray(pair: ModelPair, 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_forks_equal_separate_runs(pair: ModelPair, name: str) -> None:
-    settings = config(name)
+    chosen = config(name)
     ends = segment(3), segment(1, ("image", (1, 4, 4), 4), 2)
-    with ReplaySession(pair, settings) as trunk:
+    with ReplaySession(pair, chosen) as trunk:
         trunk.append(EPISODE[0])
         words = trunk.generate(max_new_tokens=3).token_ids
         forks = [trunk.fork(), trunk.fork()]
@@ -108,7 +111,7 @@ def test_forks_equal_separate_runs(pair: ModelPair, name: str) -> None:
             fork.generate(max_new_tokens=3)
         trunk.append(EPISODE[1])
         for fork, end in zip(forks, ends, strict=True):
-            alone = ReplaySession(pair, settings)
+            alone = ReplaySession(pair, chosen)
             alone.append(EPISODE[0])
             alone.extend_generated(words)
             alone.append(end)
@@ -126,6 +129,69 @@ def test_one_append_of_two_images_equals_two_appends(pair: ModelPair, name: str)
         two.append(head)
         two.append(whole.after(cut))
         assert_sessions_equal(one, two)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("text"), st.integers(1, 5)),
+    st.tuples(st.just("image"), st.integers(1, 3)),
+    st.tuples(st.just("generate"), st.integers(1, 3)),
+    st.tuples(st.just("crop"), st.integers(0, 40)),
+    st.tuples(st.just("fork"), st.just(0)),
+    st.tuples(st.just("look"), st.just(0)),
+)
+
+
+@given(
+    st.sampled_from(["token", "state quantile", "state absolute"]),
+    st.lists(STEPS, min_size=3, max_size=8),
+)
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+def test_any_history_equals_its_straight_line(
+    pair: ModelPair, name: str, steps: list[tuple[str, int]]
+) -> None:
+    """Whatever was cropped and forked on the way, only what is left of the history counts."""
+    session = ReplaySession(pair, config(name, steps=2))
+    session.append(segment(2))
+    # For every token of the context: the segment of the one token or block it came with, or None.
+    line: list[tuple[int, Segment | None]] = [(0, part) for part in single(segment(2))]
+    for step, size in steps:
+        if step in ("text", "image"):
+            part = segment(size) if step == "text" else segment(1, ("image", (1, 4, 4), size))
+            session.append(part)
+            line += [(len(line), each) for each in single(part)]
+        elif step == "generate":
+            words = session.generate(max_new_tokens=size).token_ids
+            line += [(word, None) for word in words]
+        elif step == "crop":
+            keep = max(1, min(size, len(line)))
+            session.crop(sum(width(part) for _, part in line[:keep]))
+            line = line[:keep]
+        elif step == "fork":
+            session.fork().append(segment(1, ("image", (1, 4, 4), 9)))
+        else:
+            _ = session.next_logits
+    straight = ReplaySession(pair, config(name, steps=2))
+    for word, part in line:
+        if part is None:
+            straight.extend_generated([word])
+        else:
+            straight.append(part)
+    assert_sessions_equal(session, straight)
+
+
+def single(whole: Segment) -> list[Segment]:
+    """A segment cut into single tokens and single blocks."""
+    parts = []
+    for ids_T, block in whole.pieces():
+        if block is None:
+            parts += [Segment(token_id[None]) for token_id in ids_T]
+        else:
+            parts.append(Segment(ids_T, (replace(block, start=0),)))
+    return parts
+
+
+def width(part: Segment | None) -> int:
+    return 1 if part is None else len(part)
 
 
 def assert_sessions_equal(first: ReplaySession, second: ReplaySession) -> None:

@@ -152,6 +152,13 @@ def test_vocabularies_that_differ(folders: tuple[str, str], tmp_path: Path) -> N
         load_pair(folders[0], str(other), device="cpu")
 
 
+def test_layers_left_out_on_purpose_are_not_reported(
+    folders: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_pair(*folders, replay_layers=2, device="cpu")
+    assert "UNEXPECTED" not in capfd.readouterr().err
+
+
 def test_weights_that_are_missing(folders: tuple[str, str], tmp_path: Path) -> None:
     model = builders.model()
     del model.model.language_model.layers[3].mlp.up_proj

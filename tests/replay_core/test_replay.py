@@ -9,7 +9,7 @@ from builders import segment
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle, entropy, kl, lens
-from visreplay.replay_core import ModelPair, ReplayConfig, ReplaySession
+from visreplay.replay_core import ModelPair, OptimisationError, ReplayConfig, ReplaySession
 from visreplay.replay_core.replay import entropy_limits, low_entropy
 
 IMAGE = segment(4, ("image", (1, 4, 8), 1), 3)
@@ -88,6 +88,16 @@ def test_divergence_before_is_the_plain_policys(pair: ModelPair) -> None:
             assert session.append(IMAGE).kl_before == pytest.approx(float(expected), abs=1e-5)
 
 
+@pytest.mark.parametrize("method", ["token", "state"])
+def test_chunks_do_not_change_the_report(pair: ModelPair, method: str) -> None:
+    reports = []
+    for chunks in ({}, {"query_chunk": 3, "memory_bytes": 1}):
+        with ReplaySession(pair, config(method=method, steps=3, **chunks)) as session:
+            reports.append(session.append(IMAGE))
+    assert reports[0].kl_before == pytest.approx(reports[1].kl_before, abs=1e-6)
+    assert reports[0].kl_after == pytest.approx(reports[1].kl_after, abs=1e-6)
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_one_step_equals_the_naive_gradient(pair: ModelPair, recompute: bool) -> None:
     """The path of the loss, and where it leads, against whole forwards and full logits."""
@@ -111,6 +121,15 @@ def test_without_steps_or_positions_the_policy_is_exactly_the_plain_one(
             session.append(IMAGE)
             logits.append(session.next_logits)
     assert torch.equal(*logits)
+
+
+def test_steps_that_diverge_are_an_error_and_not_an_answer() -> None:
+    policy, base = builders.model(noise=0.02).half(), builders.model().half()
+    half = ModelPair.of(policy, base, builders.Processor())
+    with ReplaySession(half, config(learning_rate=1e30)) as session:
+        with pytest.raises(OptimisationError, match=r"diverged at learning rate 1e\+30"):
+            session.append(IMAGE)
+        assert session.length == 0
 
 
 def test_an_empty_set_is_not_reported_as_a_divergence_of_zero(pair: ModelPair) -> None:
