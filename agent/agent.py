@@ -150,10 +150,9 @@ class VisualAgent:
         seed: int = 0,
     ) -> Trajectory:
         """Play an episode to its end."""
-        state = self.start(question, images=images, video=video, seed=seed)
-        for state in self.stream(state):
-            pass
-        return self.trajectory(state)
+        start = self.start(question, images=images, video=video, seed=seed)
+        *_, end = self.stream(start)
+        return self.trajectory(end)
 
     def trajectory(self, state: EpisodeState) -> Trajectory:
         """The record of a finished state."""

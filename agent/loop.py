@@ -35,6 +35,7 @@ class Limits:
     max_repeats: int = 2
 
     def __post_init__(self) -> None:
+        """Refuse limits below one."""
         for name, value in (
             ("max_steps", self.max_steps),
             ("max_images", self.max_images),

@@ -160,9 +160,7 @@ class ReplayPolicy:
         self._keep(keys, session.fork(), report)
         return session, report
 
-    def _keep(
-        self, keys: tuple[str, ...], session: ReplaySession, report: ReplayReport
-    ) -> None:
+    def _keep(self, keys: tuple[str, ...], session: ReplaySession, report: ReplayReport) -> None:
         self._sessions[keys] = session, report
         self._sessions.move_to_end(keys)
         while len(self._sessions) > self.max_sessions:

@@ -64,7 +64,6 @@ def build_tokenizer(corpus: Iterable[str], vocabulary_size: int) -> Qwen2Tokeniz
     )
     learner.train_from_iterator(corpus, trainer)
 
-
     model = json.loads(learner.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],

@@ -111,7 +111,9 @@ class Demonstrations(Dataset[Demonstration]):
         turns = [[("image", 4), VIDEO_QUESTION], read(character)]
         return self._demonstration("letter", turns, [window.copy()], None)
 
-    def _image(self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator) -> Demonstration:
+    def _image(
+        self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator
+    ) -> Demonstration:
         sample = VisualSearch(LEVELS[kind]).sample(seed)
         scene = sample.images[0]
         target, markers = sample.facts["target"], sample.facts["markers"]
@@ -136,7 +138,9 @@ class Demonstrations(Dataset[Demonstration]):
         turns = [opening, thought + call, [("image", 36)], read(shown)]
         return self._demonstration(kind, turns, [overview, crop], None)
 
-    def _video(self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator) -> Demonstration:
+    def _video(
+        self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator
+    ) -> Demonstration:
         clip = Clip.random(np.random.default_rng([seed, SIDE]))
         spacing = SECONDS / OVERVIEW_FRAMES
         overview = np.stack(
@@ -213,7 +217,17 @@ def corpus() -> list[str]:
     """What the tokenizer learns its merges from."""
     call = '{"name": "zoom", "arguments": {"label": "red", "bbox_2d": [3,5,4,6]}}'
     frames = '{"name": "sample_frames", "arguments": {"around": 1.5}}'
-    texts = [call, frames, VIDEO_QUESTION, "user", "assistant", "system", "\n", "it shows", "lit at"]
+    texts = [
+        call,
+        frames,
+        VIDEO_QUESTION,
+        "user",
+        "assistant",
+        "system",
+        "\n",
+        "it shows",
+        "lit at",
+    ]
     markers = (Marker("red", 3, 5, "A", (0, 0)), Marker("blue", 6, 1, "B", (0, 0)))
     for colour in ("red", "green", "blue", "yellow", "purple", "orange"):
         texts += [f"Which character is on the {colour} marker?", f"; {colour} 1,2", f"{colour} 1,2"]

@@ -60,7 +60,9 @@ class Collator:
             "mm_token_type_ids": (input_ids == self.processor.image_token_id).int()
             + 2 * (input_ids == self.processor.video_token_id).int(),
             "learned": learned,
-            "images": [torch.from_numpy(i).permute(2, 0, 1) for d in demonstrations for i in d.images],
+            "images": [
+                torch.from_numpy(i).permute(2, 0, 1) for d in demonstrations for i in d.images
+            ],
             "videos": [
                 torch.from_numpy(d.video).permute(0, 3, 1, 2)
                 for d in demonstrations
@@ -113,7 +115,9 @@ def train(
         schedule.load_state_dict(saved["schedule"])
         start = saved["step"]
     collator = Collator(processor)
-    indices = range(stage.first_index + start * stage.batch, stage.first_index + stage.steps * stage.batch)
+    indices = range(
+        stage.first_index + start * stage.batch, stage.first_index + stage.steps * stage.batch
+    )
     loader = DataLoader(
         Demonstrations(processor, stage.kinds, stage.habits),
         batch_size=stage.batch,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.errors import UnsupportedModelError
 from visreplay.replay_core.segment import VisualBlock

@@ -1,6 +1,6 @@
 """The pair that ships with the package: where it is, and how to replay it.
 
-Two tiny checkpoints of the real class, trained by `recipes/`; see `embedded/README.md`. They carry
+Two tiny checkpoints of the real class, trained by `recipes/`; see `weights/README.md`. They carry
 the demo, the tests and the measurements, and are of no use for anything else.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 
-EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parent / "weights"
 """Folder of the checkpoints `policy` and `base`."""
 
 # With a vocabulary of a few hundred entries hardly any entropy lies below 0.4 of the maximum, and

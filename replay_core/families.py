@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
 from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.errors import UnsupportedModelError

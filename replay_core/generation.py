@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
+
 from visreplay.replay_core.errors import ConfigError
 
 FinishReason = Literal["stop", "length"]

@@ -14,6 +14,7 @@ from transformers import (
     AutoProcessor,
     PreTrainedModel,
 )
+
 from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.errors import PairMismatchError, UnsupportedModelError
 from visreplay.replay_core.families import adapter_for

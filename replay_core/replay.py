@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
 from visreplay.replay_core.adapters import ModelAdapter, Visitor
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.config import ReplayConfig, Threshold

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+
 from visreplay.replay_core.errors import ContextError
 
 Kind = Literal["image", "video"]

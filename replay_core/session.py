@@ -9,6 +9,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+
 from visreplay.replay_core.config import Method, ReplayConfig
 from visreplay.replay_core.context import BlockRecord, Context
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError

@@ -11,15 +11,21 @@ from rich.console import Console
 
 from visreplay.agent import Limits, Sampling, Trajectory, VisualAgent, completed
 from visreplay.agent.protocols import PROTOCOLS
-from visreplay.replay_core import EMBEDDED, Method, ReplayConfig, ReplayError, Threshold
-from visreplay.replay_core import embedded_config
+from visreplay.replay_core import (
+    EMBEDDED,
+    Method,
+    ReplayConfig,
+    ReplayError,
+    Threshold,
+    embedded_config,
+)
 from visreplay.tasks.console import print_step
 from visreplay.tools import ImageStore, ToolError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"}
 
-Protocols = StrEnum("Protocols", ["auto", *PROTOCOLS])
+Protocols = StrEnum("Protocols", {name: name for name in ("auto", *PROTOCOLS)})  # type: ignore[misc]
 
 
 class Optimizer(StrEnum):
@@ -50,7 +56,9 @@ def run(
     method: Annotated[Method, typer.Option(help="How to replay.")] = Method.TOKEN,
     replay_layers: Annotated[int | None, typer.Option(help="L of token replay.")] = None,
     state_layers: Annotated[int | None, typer.Option(help="Layers of state replay.")] = None,
-    threshold: Annotated[Threshold | None, typer.Option(help="Rule of the low-entropy set.")] = None,
+    threshold: Annotated[
+        Threshold | None, typer.Option(help="Rule of the low-entropy set.")
+    ] = None,
     tau: Annotated[float | None, typer.Option(help="Of the rule.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimisation steps of token replay.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of token replay.")] = None,
@@ -65,7 +73,8 @@ def run(
         Path | None, typer.Option(exists=True, help="File: the checkpoint's own system prompt.")
     ] = None,
     user_suffix: Annotated[
-        Path | None, typer.Option(exists=True, help="File: what the checkpoint expects after a question.")
+        Path | None,
+        typer.Option(exists=True, help="File: what the checkpoint expects after a question."),
     ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Folder for the trajectory and its images.")
@@ -77,13 +86,20 @@ def run(
     """Ask one question about one picture or clip."""
     console = Console(stderr=as_json, highlight=False)
     embedded = policy is None
-    if embedded:
+    if policy is None:
         policy, base = str(EMBEDDED / "policy"), base or str(EMBEDDED / "base")
-        console.print("[dim]No --policy: using the embedded pair, a tiny model that knows only its "
-                      "two generated tasks.[/]")
-    replay = {
-        "replay_layers": replay_layers, "state_layers": state_layers, "threshold": threshold,
-        "tau": tau, "steps": steps, "learning_rate": learning_rate, "optimizer": optimizer,
+        console.print(
+            "[dim]No --policy: using the embedded pair, a tiny model that knows only its "
+            "two generated tasks.[/]"
+        )
+    replay: dict[str, Any] = {
+        "replay_layers": replay_layers,
+        "state_layers": state_layers,
+        "threshold": threshold,
+        "tau": tau,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
     }
     given = {name: value for name, value in replay.items() if value is not None}
     try:
@@ -150,7 +166,9 @@ def public_record(trajectory: Trajectory) -> dict[str, Any]:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the page and the numbers go.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Where the page and the numbers go.")] = Path(
+        "runs/demo"
+    ),
     samples: Annotated[int, typer.Option(min=1, help="Held-out samples a task.")] = 50,
 ) -> None:
     """Run the main job on the embedded pair: two episodes, a table, a page."""

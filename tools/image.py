@@ -34,8 +34,8 @@ def load_image(
             return _to_rgb(_checked(source, max_pixels))
         if isinstance(source, str) and "://" in source:
             raise ToolError(f"{source!r} is a URL; only files are read")
-        stream = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
-        with stream, Image.open(stream) as image:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file) as image:
             return _to_rgb(_checked(image, max_pixels))
     except UnidentifiedImageError as error:
         raise ToolError(f"{_name(source)} is not an image that can be read") from error

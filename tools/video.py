@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cv2
 import decord
 import numpy as np
+from decord.base import DECORDError
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -75,25 +77,26 @@ def sample_frames(
     Raises:
         ToolError: If the clip cannot be read, or the choice makes no sense for it.
     """
-    chosen = [n for n, v in (("times", times), ("around", around), ("scenes", scenes)) if v is not None]
-    if len(chosen) > 1 or (not chosen and count is None) or (count is not None and chosen not in ([], ["around"])):
+    ways = {"times": times, "around": around, "scenes": scenes}
+    chosen = [name for name, value in ways.items() if value is not None]
+    if count is not None and around is None:
+        chosen.append("count")
+    if len(chosen) != 1:
         raise ToolError("choose frames by exactly one of count, times, around (with count), scenes")
     reader, info = _open(path)
     if scenes is not None:
         indices = _scene_starts(reader, info, _whole("scenes", scenes, max_frames))
     else:
         if times is not None:
-            moments = _moments(times, max_frames)
+            moments = _moments(times, info, max_frames)
         elif around is not None:
-            moment = _moment("around", around, info)
-            length = _number("window", window)
-            if length <= 0:
-                raise ToolError(f"window is {length:g} s; it must be positive")
-            start, end = max(moment - length / 2, 0), min(moment + length / 2, info.duration)
-            moments = _middles(start, end, _whole("count", 4 if count is None else count, max_frames))
+            start, end = _window(around, window, info)
+            moments = _middles(
+                start, end, _whole("count", 4 if count is None else count, max_frames)
+            )
         else:
             moments = _middles(0, info.duration, _whole("count", count, max_frames))
-        indices = [_index(_moment("time", moment, info), info) for moment in moments]
+        indices = [min(round(time * info.fps), info.frame_count - 1) for time in moments]
     return tuple(_decode(reader, info, indices, max_side))
 
 
@@ -110,22 +113,24 @@ def _open(path: str | Path) -> tuple[Any, VideoInfo]:
             raise ToolError(f"the clip {file.name} has no frames")
         fps = float(reader.get_avg_fps())
         height, width = reader[0].shape[:2]
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
+    except (DECORDError, RuntimeError, IndexError) as error:
         raise ToolError(f"{file.name} is not a clip that can be read") from error
     if not (math.isfinite(fps) and fps > 0):
         raise ToolError(f"the clip {file.name} does not say how fast its frames follow")
     return reader, VideoInfo(file, count / fps, fps, count, (width, height))
 
 
-def _decode(reader: Any, info: VideoInfo, indices: Sequence[int], max_side: int | None) -> list[Frame]:
+def _decode(
+    reader: Any, info: VideoInfo, indices: Sequence[int], max_side: int | None
+) -> list[Frame]:
     """Decode a few frames at a time and shrink them as they come."""
     frames = []
     for start in range(0, len(indices), _CHUNK):
         chunk = list(indices[start : start + _CHUNK])
         try:
             pixels = reader.get_batch(chunk).asnumpy()
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            raise ToolError(f"{info.path.name} breaks off: frames {chunk} cannot be read") from error
+        except (DECORDError, RuntimeError, IndexError) as error:
+            raise ToolError(f"{info.path.name} breaks off: no frames {chunk}") from error
         for index, picture in zip(chunk, pixels, strict=True):
             image = Image.fromarray(picture)
             if max_side is not None:
@@ -141,10 +146,10 @@ def _scene_starts(reader: Any, info: VideoInfo, scenes: int) -> list[int]:
     for frame in _decode(reader, info, probes, 64):
         hsv = cv2.cvtColor(np.asarray(frame.image), cv2.COLOR_RGB2HSV)
         histogram = cv2.calcHist([hsv], [0, 1, 2], None, [8, 4, 4], [0, 180, 0, 256, 0, 256])
-        histograms.append(cv2.normalize(histogram, None, norm_type=cv2.NORM_L1).astype(np.float32))
+        histograms.append((histogram / histogram.sum()).astype(np.float32))
     distances = [
         cv2.compareHist(before, after, cv2.HISTCMP_BHATTACHARYYA)
-        for before, after in zip(histograms, histograms[1:], strict=False)
+        for before, after in pairwise(histograms)
     ]
     ranked = sorted(range(len(distances)), key=distances.__getitem__, reverse=True)
     changes = [probes[i + 1] for i in ranked[: scenes - 1] if distances[i] > 0]
@@ -155,15 +160,19 @@ def _middles(start: float, end: float, count: int) -> list[float]:
     return [start + (end - start) * (i + 0.5) / count for i in range(count)]
 
 
-def _index(time: float, info: VideoInfo) -> int:
-    return min(round(time * info.fps), info.frame_count - 1)
+def _window(around: object, window: object, info: VideoInfo) -> tuple[float, float]:
+    """Start and end of a window around a moment, cut at the ends of the clip, in seconds."""
+    moment, length = _moment("around", around, info), _number("window", window)
+    if length <= 0:
+        raise ToolError(f"window is {length:g} s; it must be positive")
+    return max(moment - length / 2, 0), min(moment + length / 2, info.duration)
 
 
-def _moments(times: object, max_frames: int) -> list[float]:
+def _moments(times: object, info: VideoInfo, most: int) -> list[float]:
     if not isinstance(times, list | tuple):
         raise ToolError(f"times is a list of seconds, not {times!r:.80}")
-    _whole("the number of times", len(times), max_frames)
-    return [_number("a time", time) for time in times]
+    _whole("the number of times", len(times), most)
+    return [_moment("time", time, info) for time in times]
 
 
 def _moment(name: str, value: object, info: VideoInfo) -> float:

@@ -106,11 +106,22 @@ def test_an_endless_turn_is_refused_unread(deepeyes: DeepEyesProtocol) -> None:
 
 
 PIECES = st.sampled_from(
-    ["<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", '{"name": "x"', "{"]
+    [
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<answer>",
+        "</answer>",
+        '{"name": "x"',
+        "{",
+    ]
 )
 
 
-@given(st.lists(PIECES | st.text(max_size=20), max_size=12).map("".join), st.sampled_from([*PROTOCOLS]))
+@given(
+    st.lists(PIECES | st.text(max_size=20), max_size=12).map("".join), st.sampled_from([*PROTOCOLS])
+)
 def test_any_text_is_read_without_an_exception(written: str, name: str) -> None:
     turn = protocol_named(name, TokenGrid(), ImageStore()).read(written)
     assert sum(part is not None for part in (turn.call, turn.answer, turn.error)) <= 1
@@ -118,7 +129,9 @@ def test_any_text_is_read_without_an_exception(written: str, name: str) -> None:
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
-    lambda children: st.lists(children, max_size=5) | st.dictionaries(st.text(max_size=5), children),
+    lambda children: (
+        st.lists(children, max_size=5) | st.dictionaries(st.text(max_size=5), children)
+    ),
     max_leaves=8,
 )
 
@@ -144,7 +157,10 @@ def test_any_arguments_give_an_observation_or_a_tool_error(
 
 def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: DeepEyesProtocol) -> None:
     picture = Image.new("RGB", (2000, 1000))
-    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [100, 100, 500, 300], "label": "x"}}
+    call = {
+        "name": "image_zoom_in_tool",
+        "arguments": {"bbox_2d": [100, 100, 500, 300], "label": "x"},
+    }
     observation = deepeyes.run(call, state_of(deepeyes, picture))  # type: ignore[arg-type]
     assert observation["box"] == (100, 100, 500, 300)
     (reference,) = observation["images"]

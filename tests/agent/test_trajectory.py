@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from visreplay.agent import Loop, ScriptedPolicy, StopReason, Trajectory, build_graph, protocol_named
+from visreplay.agent import (
+    Loop,
+    ScriptedPolicy,
+    StopReason,
+    Trajectory,
+    build_graph,
+    protocol_named,
+)
 from visreplay.tools import ImageStore, TokenGrid
 
 CALL = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 100, 100]}}

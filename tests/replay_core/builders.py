@@ -13,6 +13,7 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
 )
+
 from visreplay.replay_core import ModelPair, Segment
 
 Family = Literal["qwen2_vl", "qwen2_5_vl"]

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import builders
 import pytest
 import torch
+
 from visreplay.replay_core import ModelPair
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from builders import token_types
 from torch import Tensor
+
 from visreplay.replay_core import ReplayConfig, Segment
 
 Edit = Callable[[int, Tensor], Tensor]

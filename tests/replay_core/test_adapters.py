@@ -7,6 +7,7 @@ import pytest
 import torch
 from builders import batch, segment, token_types
 from torch import Tensor, nn
+
 from visreplay.replay_core import ModelPair, UnsupportedModelError, adapter_for
 from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.cache import KVCache

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from visreplay.replay_core.cache import KVCache, Rows
 
 OPERATIONS = st.lists(

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from visreplay.replay_core import ConfigError, Method, ReplayConfig, Threshold
 
 

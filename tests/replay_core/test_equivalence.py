@@ -10,6 +10,7 @@ from builders import segment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import Oracle
+
 from visreplay.replay_core import ModelPair, ReplayConfig, ReplaySession, Segment
 
 EPISODE = (

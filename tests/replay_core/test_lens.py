@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
 from visreplay.replay_core.lens import Lens, Targets
 
 

@@ -9,6 +9,7 @@ import torch
 from builders import segment
 from PIL import Image
 from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
 from visreplay.replay_core import (
     ModelPair,
     PairMismatchError,

@@ -9,6 +9,7 @@ from builders import segment
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle, entropy, kl, lens
+
 from visreplay.replay_core import ModelPair, OptimisationError, ReplayConfig, ReplaySession
 from visreplay.replay_core.replay import entropy_limits, low_entropy
 

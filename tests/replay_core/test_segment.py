@@ -6,6 +6,7 @@ import builders
 import pytest
 import torch
 from builders import IMAGE, VIDEO, batch, segment
+
 from visreplay.replay_core import ContextError, Segment, VisualBlock
 
 PARTS = (3, ("image", (1, 4, 6), 1), 2, ("video", (2, 4, 4), 2), ("image", (1, 4, 4), 3), 1)

@@ -7,6 +7,7 @@ import builders
 import pytest
 import torch
 from builders import segment
+
 from visreplay.replay_core import (
     ConfigError,
     ContextError,
