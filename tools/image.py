@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from visreplay.tools.types import Box, Size, ToolError
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 150_000_000
 
 
 def load_image(
@@ -35,8 +36,13 @@ def load_image(
         if isinstance(source, str) and "://" in source:
             raise ToolError(f"{source!r} is a URL; only files are read")
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file) as image:
-            return _to_rgb(_checked(image, max_pixels))
+        with warnings.catch_warnings():
+            # Pillow warns below our limit already; ours is checked before anything is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return _to_rgb(_checked(image, max_pixels))
+    except Image.DecompressionBombError as error:
+        raise ToolError(f"{_name(source)} is too large: {error}") from error
     except UnidentifiedImageError as error:
         raise ToolError(f"{_name(source)} is not an image that can be read") from error
     except (OSError, SyntaxError, EOFError, ValueError, MemoryError) as error:

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+from langchain_core.messages import ToolCall
+from langchain_core.tools import BaseTool
+from PIL import Image
+
+from visreplay.tools import ImageStore
+from visreplay.tools.langchain import visual_tools
+
+PICTURE = Image.linear_gradient("L").convert("RGB")
+
+
+@pytest.fixture
+def store() -> ImageStore:
+    return ImageStore()
+
+
+def by_name(store: ImageStore, media_root: Path | None = None) -> dict[str, BaseTool]:
+    return {tool.name: tool for tool in visual_tools(store, media_root=media_root)}
+
+
+def call(name: str, **arguments: object) -> ToolCall:
+    return ToolCall(name=name, args=arguments, id="1", type="tool_call")
+
+
+def test_the_tools_describe_themselves_to_the_model(store: ImageStore) -> None:
+    schema = by_name(store)["zoom"].tool_call_schema.model_json_schema()
+    assert schema["required"] == ["image"]
+    assert schema["properties"]["bbox"]["description"].startswith("The region")
+
+
+def test_a_crop_comes_back_as_text_image_and_reference(store: ImageStore) -> None:
+    reference = store.put(PICTURE)
+    message = by_name(store)["crop"].invoke(call("crop", image=reference, bbox=[10, 20, 50, 60]))
+    text, image = message.content
+    assert text["text"].startswith("box [10, 20, 50, 60] px of the 256 x 256 px image")
+    assert image["type"] == "image"
+    assert image["mime_type"] == "image/png"
+    assert store.get(message.artifact[0]).size == (40, 40)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"image": "nothing"}, "no image 'nothing'"),
+        ({"image": "{ref}", "bbox": [9, 9, 1, 1]}, "no area"),
+        ({"image": "../../etc/passwd"}, "no image"),
+    ],
+)
+def test_what_is_wrong_is_told_to_the_model(
+    store: ImageStore, arguments: dict[str, object], told: str
+) -> None:
+    reference = store.put(PICTURE)
+    given = {k: reference if v == "{ref}" else v for k, v in arguments.items()}
+    message = by_name(store)["zoom"].invoke(call("zoom", **given))
+    assert message.status == "error"
+    assert told in str(message.content)
+
+
+def test_files_are_read_below_the_media_root_only(store: ImageStore, tmp_path: Path) -> None:
+    root = tmp_path / "media"
+    root.mkdir()
+    PICTURE.save(root / "in.png")
+    PICTURE.save(tmp_path / "out.png")
+    (root / "link.png").symlink_to(tmp_path / "out.png")
+    tools = by_name(store, root)
+    assert tools["zoom"].invoke(call("zoom", image="in.png")).status == "success"
+    for name in ("../out.png", "link.png", str(tmp_path / "out.png")):
+        message = tools["zoom"].invoke(call("zoom", image=name))
+        assert "outside the folder" in str(message.content)

@@ -1,0 +1,61 @@
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from visreplay.tools import ImageStore
+
+
+def picture(shade: int) -> Image.Image:
+    return Image.new("RGB", (50, 40), (shade, shade, shade))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_what_was_put_is_got(on_disk: bool, tmp_path: Path) -> None:
+    store = ImageStore(tmp_path if on_disk else None)
+    reference = store.put(picture(3))
+    assert reference == store.put(picture(3))
+    assert reference != store.put(picture(4))
+    assert store.get(reference).tobytes() == picture(3).tobytes()
+    assert reference in store
+
+
+def test_another_process_finds_it_by_its_reference(tmp_path: Path) -> None:
+    reference = ImageStore(tmp_path / "images").put(picture(3))
+    assert ImageStore(tmp_path / "images").get(reference).tobytes() == picture(3).tobytes()
+
+
+def test_memory_is_bounded_by_bytes(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path, memory_bytes=3 * 50 * 40 * 3)
+    references = [store.put(picture(shade)) for shade in range(9)]
+    assert len(store._images) == 3
+    assert all(reference in store for reference in references)
+    assert store.get(references[0]).tobytes() == picture(0).tobytes()
+
+
+def test_without_a_folder_nothing_is_dropped() -> None:
+    store = ImageStore(memory_bytes=1)
+    references = [store.put(picture(shade)) for shade in range(9)]
+    assert store.get(references[0]).tobytes() == picture(0).tobytes()
+
+
+def test_unknown_images_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="put it there first"):
+        ImageStore(tmp_path).get("0" * 64)
+
+
+@pytest.mark.parametrize("reference", ["", "../../etc/passwd", "x" * 64, "A" * 64])
+def test_a_reference_is_no_path(reference: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a reference"):
+        ImageStore(tmp_path).get(reference)
+
+
+def test_threads_may_put_the_same_image_at_once(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    threads = [threading.Thread(target=store.put, args=(picture(7),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(tmp_path.iterdir())) == 1
