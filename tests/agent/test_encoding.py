@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from visreplay.agent.encoding import ContextEncoder, render, token_grid
+from visreplay.agent.state import Message
+from visreplay.replay_core import ModelPair
+from visreplay.tools import ImageStore, TokenGrid
+
+
+@pytest.fixture
+def encoder(embedded_pair: ModelPair) -> ContextEncoder:
+    return ContextEncoder(embedded_pair.processor, embedded_pair.policy, ImageStore())
+
+
+def text(role: str, value: str, **more: object) -> Message:
+    return {"role": role, "content": [{"type": "text", "text": value}], **more}  # type: ignore[typeddict-item]
+
+
+def test_the_grid_is_the_processor_s(embedded_pair: ModelPair) -> None:
+    assert token_grid(embedded_pair.processor) == TokenGrid(28, 56 * 56, 224 * 224)
+
+
+def test_an_image_becomes_a_block_of_its_tokens(encoder: ContextEncoder) -> None:
+    reference = encoder.store.put(Image.new("RGB", (1344, 672)))
+    message: Message = {
+        "role": "user",
+        "content": [{"type": "image", "image": reference}, {"type": "text", "text": "What?"}],
+    }
+    segment = encoder.encode([message])
+    (block,) = segment.blocks
+    assert block.grid_thw == (1, 22, 44) or block.length <= 64
+    ids = segment.token_ids[block.start : block.stop]
+    assert set(ids.tolist()) == {encoder.tokens.image_token_id}
+
+
+def test_frames_keep_their_pace(encoder: ContextEncoder) -> None:
+    frames = [encoder.store.put(Image.new("RGB", (112, 112), (i, 0, 0))) for i in range(8)]
+    message: Message = {
+        "role": "user",
+        "content": [{"type": "video", "frames": frames, "times": [0.25 + i / 2 for i in range(8)]}],
+    }
+    (block,) = encoder.encode([message]).blocks
+    assert block.grid_thw == (4, 8, 8)
+    assert block.seconds_per_grid == pytest.approx(1.0)
+
+
+def test_parts_of_a_conversation_are_its_whole(encoder: ContextEncoder) -> None:
+    """What is appended turn by turn is what the template renders at once, if ids round-trip."""
+    tokenizer = encoder.processor.tokenizer
+    ids = tokenizer.encode("<think>red 1,2</think><|im_end|>")
+    conversation = [
+        text("user", "What is here?"),
+        text("assistant", "<think>red 1,2</think>", token_ids=ids),
+        text("user", "look again"),
+    ]
+    parts = [
+        *encoder.encode(conversation[:1]).token_ids.tolist(),
+        *ids,
+        *encoder.encode(conversation, 2).token_ids.tolist(),
+    ]
+    whole = tokenizer.encode(render(encoder.processor, conversation))
+    assert parts == whole
+
+
+def test_a_turn_cut_before_its_end_is_closed(encoder: ContextEncoder) -> None:
+    conversation = [
+        text("user", "a"),
+        text("assistant", "b", token_ids=encoder.processor.tokenizer.encode("b")),
+        text("user", "c"),
+    ]
+    assert render(encoder.processor, conversation, 2).startswith("<|im_end|>\n<|im_start|>user\nc")
+
+
+def test_only_what_follows_the_assistant_can_be_rendered(encoder: ContextEncoder) -> None:
+    with pytest.raises(ValueError, match="message 0 is the user's"):
+        render(encoder.processor, [text("user", "a"), text("user", "b")], 1)
+
+
+def test_images_that_fit_are_not_resampled(encoder: ContextEncoder) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (56, 84, 3), dtype=np.uint8)
+    reference = encoder.store.put(Image.fromarray(noise))
+    message: Message = {"role": "user", "content": [{"type": "image", "image": reference}]}
+    (block,) = encoder.encode([message]).blocks
+    assert block.grid_thw == (1, 4, 6)
