@@ -25,7 +25,9 @@ class Stage:
         steps: Optimiser steps.
         kinds: Shares of the tasks.
         habits: Shares of the habits.
+        concludes: Whether the thoughts end with the target's entry.
         learning_rate: Peak; warmed up over 100 steps, cosine down to a tenth.
+        decay_steps: Length of the cosine, if the stage ends earlier.
         first_index: First demonstration index, so that stages see different ones.
     """
 
@@ -33,7 +35,9 @@ class Stage:
     steps: int
     kinds: dict[Kind, float]
     habits: dict[Habit, float]
+    concludes: bool = True
     learning_rate: float = 1e-3
+    decay_steps: int | None = None
     batch: int = 32
     first_index: int = 0
 
@@ -102,7 +106,7 @@ def train(
         [
             torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100),
             torch.optim.lr_scheduler.CosineAnnealingLR(
-                optimizer, stage.steps - 100, stage.learning_rate / 10
+                optimizer, (stage.decay_steps or stage.steps) - 100, stage.learning_rate / 10
             ),
         ],
         milestones=[100],
@@ -119,7 +123,7 @@ def train(
         stage.first_index + start * stage.batch, stage.first_index + stage.steps * stage.batch
     )
     loader = DataLoader(
-        Demonstrations(processor, stage.kinds, stage.habits),
+        Demonstrations(processor, stage.kinds, stage.habits, stage.concludes),
         batch_size=stage.batch,
         sampler=indices,
         num_workers=1,

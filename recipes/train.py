@@ -18,10 +18,20 @@ STAGES = (
     Stage("read", 500, {"letter": 1.0}, SKILLED, batch=64),
     Stage(
         "see",
-        2400,
+        1600,
         {"letter": 0.04, "easy": 0.24, "medium": 0.42, "video": 0.30},
         SKILLED,
+        concludes=False,
+        decay_steps=2400,
         first_index=1_000_000,
+    ),
+    Stage("copy", 500, {"list": 1.0}, SKILLED, batch=128, first_index=4_000_000),
+    Stage(
+        "bind",
+        600,
+        {"letter": 0.02, "easy": 0.18, "medium": 0.60, "video": 0.20},
+        SKILLED,
+        first_index=3_000_000,
     ),
     Stage(
         "habits",

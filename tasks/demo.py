@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from visreplay.agent import VisualAgent, completed
+from visreplay.agent import Sampling, VisualAgent, completed
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks.console import print_step
 from visreplay.tasks.evaluate import Record, Summary, evaluate, is_correct, summarise
@@ -30,15 +31,30 @@ EPISODES = ("visual-search-medium", "video-search")
 TABLE = ("visual-search-easy", "visual-search-medium", "video-search")
 
 
-def embedded_agent(row: str, store: ImageStore | None = None) -> VisualAgent:
-    """The agent of a row of the table, on the embedded pair."""
+def embedded_agent(
+    row: str,
+    store: ImageStore | None = None,
+    *,
+    temperature: float = 0.0,
+    **changes: Any,
+) -> VisualAgent:
+    """The agent of a row of the table, on the embedded pair.
+
+    Args:
+        row: A key of `ROWS`.
+        store: Where its images go.
+        temperature: Of sampling.
+        **changes: Fields of the `ReplayConfig` to set otherwise.
+    """
     model, method = ROWS[row]
     return VisualAgent.from_pretrained(
         str(EMBEDDED / model),
         str(EMBEDDED / "base"),
         protocol="embedded",
-        config=embedded_config(method),
+        config=embedded_config(method, **changes),
         store=store,
+        device="cpu",
+        sampling=Sampling(temperature, max_new_tokens=128),
     )
 
 

@@ -10,8 +10,11 @@ them: frames around that moment must be asked for. The light goes from dawn to n
 of a frame can be seen. Clips are drawn from their seed into a file of a temporary folder.
 """
 
+import atexit
+import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -110,12 +113,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class VideoSearch:
-    """The task; clips are written to a temporary folder that lives as long as the task."""
-
-    _folder: "tempfile.TemporaryDirectory[str]" = field(
-        default_factory=lambda: tempfile.TemporaryDirectory(prefix="visreplay-clips-"),
-        repr=False,
-    )
+    """The task; its clips lie in a temporary folder until the process ends."""
 
     @property
     def name(self) -> str:
@@ -125,7 +123,7 @@ class VideoSearch:
     def sample(self, seed: int) -> Sample:
         """Draw the clip of a seed into a file, if it is not there yet."""
         clip = Clip.random(np.random.default_rng([seed, SIDE]))
-        path = Path(self._folder.name) / f"{seed}.mp4"
+        path = _clips() / f"{seed}.mp4"
         if not path.exists():
             clip.write(path)
         return Sample(
@@ -135,3 +133,11 @@ class VideoSearch:
             video=path,
             facts={"clip": clip},
         )
+
+
+@lru_cache(maxsize=1)
+def _clips() -> Path:
+    """The process's folder of clips."""
+    folder = Path(tempfile.mkdtemp(prefix="visreplay-clips-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

