@@ -7,16 +7,25 @@ the ids that the policy generated stay as they are.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from visreplay.agent.state import Message
 from visreplay.replay_core import Segment
-from visreplay.replay_core.segment import VisualTokens
 from visreplay.tools import ImageStore, TokenGrid, zoom
 
 _SENTINEL = "\u241eassistant turn\u241e"
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholders:
+    """How a processor writes visual tokens: their ids, and the patches per token along a side."""
+
+    image_token_id: int
+    video_token_id: int
+    merge_size: int
 
 
 class ContextEncoder:
@@ -24,13 +33,16 @@ class ContextEncoder:
 
     Args:
         processor: The checkpoint's processor (tokenizer, image and video processor, template).
-        tokens: The model family's placeholder ids.
         store: Resolves the messages' image references.
     """
 
-    def __init__(self, processor: Any, tokens: VisualTokens, store: ImageStore) -> None:
+    def __init__(self, processor: Any, store: ImageStore) -> None:
         self.processor = processor
-        self.tokens = tokens
+        self.tokens = Placeholders(
+            processor.image_token_id,
+            processor.video_token_id,
+            processor.image_processor.merge_size,
+        )
         self.store = store
         self.grid = token_grid(processor)
 

@@ -93,7 +93,7 @@ def divergence_by_entropy(samples: int = 60) -> list[list[float]]:
     store = ImageStore()
     pair = load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
     assert pair.base is not None
-    encoder = ContextEncoder(pair.processor, pair.policy, store)
+    encoder = ContextEncoder(pair.processor, store)
     task = task_named("visual-search-medium")
     entropies: list[list[torch.Tensor]] = [[] for _ in range(pair.policy.depth)]
     divergences: list[list[torch.Tensor]] = [[] for _ in range(pair.policy.depth)]

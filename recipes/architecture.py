@@ -109,7 +109,7 @@ def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditiona
             "initializer_range": 0.06,
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 30.0,
+                "rope_theta": 1000.0,
                 "mrope_section": [4, 6, 6],
             },
             "bos_token_id": None,

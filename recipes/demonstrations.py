@@ -19,14 +19,14 @@ from transformers import Qwen2_5_VLProcessor
 from visreplay.agent.encoding import render, token_grid
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.state import Message, Part
-from visreplay.tasks.drawing import CHARACTERS, COLOURS, Pixels
+from visreplay.tasks.drawing import CHARACTERS, Pixels
 from visreplay.tasks.types import Split
 from visreplay.tasks.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, Clip
 from visreplay.tasks.visual_search import CELLS, EASY, MEDIUM, Level, Marker, VisualSearch
 from visreplay.tools import Box, ImageStore, zoom
 
 Habit = Literal["guess", "look anywhere", "look"]
-Kind = Literal["letter", "list", "easy", "medium", "video"]
+Kind = Literal["letter", "easy", "medium", "video"]
 Name = TypeVar("Name", Habit, Kind)
 
 MIXED: dict[Habit, float] = {"guess": 0.52, "look anywhere": 0.18, "look": 0.30}
@@ -56,15 +56,16 @@ class Demonstration:
 
 
 def describe(markers: tuple[Marker, ...], target: Marker | None = None) -> str:
-    """The thought: every marker with its column and row, in reading order, then the target's.
+    """The thought: the markers with column and row, in reading order, until the target is found.
 
-    Finding the asked colour in the list and writing a box in one go was not learned in 1,600
-    steps; naming the target's entry once more makes both a matter of copying.
+    Without a target it lists every marker. To stop at the asked colour is what a tiny model can
+    learn: the box is then the entry that it has just written. Finding the right entry in a whole
+    list was not learned in 1,600 steps, nor when the entry was named again after the list.
     """
-    listed = [f"{m.colour} {m.column},{m.row}" for m in markers]
     if target is None:
-        return "; ".join(listed)
-    return f" {'; '.join(listed)} -> {target.colour} {target.column},{target.row}"
+        return "; ".join(f"{m.colour} {m.column},{m.row}" for m in markers)
+    seen = markers[: markers.index(target) + 1]
+    return ";".join(f" {m.colour} {m.column},{m.row}" for m in seen)
 
 
 class Demonstrations(Dataset[Demonstration]):
@@ -74,7 +75,7 @@ class Demonstrations(Dataset[Demonstration]):
         processor: The pair's processor.
         kinds: Shares of the tasks.
         habits: Shares of the habits.
-        concludes: Whether the thought ends with the target's entry.
+        stops: Whether the thought ends at the marker that is asked for.
     """
 
     def __init__(
@@ -82,11 +83,11 @@ class Demonstrations(Dataset[Demonstration]):
         processor: Qwen2_5_VLProcessor,
         kinds: dict[Kind, float],
         habits: dict[Habit, float],
-        concludes: bool,
+        stops: bool,
     ) -> None:
         self.processor = processor
         self.protocol = EmbeddedProtocol(token_grid(processor), ImageStore())
-        self.kinds, self.habits, self.concludes = kinds, habits, concludes
+        self.kinds, self.habits, self.stops = kinds, habits, stops
         self._tokens = lru_cache(maxsize=100_000)(processor.tokenizer.encode)
         self._render = lru_cache(maxsize=10_000)(self._render_turn)
 
@@ -99,8 +100,6 @@ class Demonstrations(Dataset[Demonstration]):
         seed = int(rng.integers(Split.TUNING))
         if kind == "letter":
             return self._letter(seed, rng)
-        if kind == "list":
-            return self._list(rng)
         write = self._video if kind == "video" else self._image
         return write(kind, habit, seed, rng)
 
@@ -122,42 +121,13 @@ class Demonstrations(Dataset[Demonstration]):
         turns = [[("image", 4), VIDEO_QUESTION], read(character)]
         return self._demonstration("letter", turns, [window.copy()], None)
 
-    def _list(self, rng: np.random.Generator) -> Demonstration:
-        """A made-up list of markers, without a picture, and the entry that was asked for."""
-        count = int(rng.integers(3, len(COLOURS) + 1))
-        colours = rng.choice(list(COLOURS), count, replace=False)
-        markers = tuple(
-            Marker(str(colour), *(int(place) for place in rng.integers(CELLS, size=2)), "", (0, 0))
-            for colour in colours
-        )
-        target = markers[int(rng.integers(count))]
-        listed, _, entry = describe(markers, target).rpartition(" ->")
-        context = render(
-            self.processor,
-            [
-                {
-                    "role": "user",
-                    "content": [
-                        {
-                            "type": "text",
-                            "text": f"Which character is on the {target.colour} marker?",
-                        }
-                    ],
-                }
-            ],
-        )
-        given = self._tokens(f"{context}<think>{listed}")
-        wanted = self._tokens(f" ->{entry}</think>")
-        learned = [False] * len(given) + [True] * len(wanted)
-        return Demonstration([*given, *wanted], learned, [], None, "list")
-
     def _image(
         self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator
     ) -> Demonstration:
         sample = VisualSearch(LEVELS[kind]).sample(seed)
         scene = sample.images[0]
         target, markers = sample.facts["target"], sample.facts["markers"]
-        thought = f"<think>{describe(markers, target if self.concludes else None)}</think>"
+        thought = f"<think>{describe(markers, target if self.stops else None)}</think>"
         overview = np.asarray(zoom(scene, grid=self.protocol.grid))
         opening = [("image", 64), sample.question]
         guess = CHARACTERS[rng.integers(len(CHARACTERS))]

@@ -23,7 +23,6 @@ from visreplay.agent.encoding import ContextEncoder
 from visreplay.agent.loop import Limits, Loop
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.state import EpisodeState
-from visreplay.replay_core import adapter_for
 from visreplay.tasks.types import Sample, Split, Task
 from visreplay.tasks.video_search import VideoSearch
 from visreplay.tasks.visual_search import EASY, MEDIUM, VisualSearch
@@ -38,9 +37,9 @@ MICRO_BATCH = 48
 class Arena:
     """One batch of questions with a store of its own, played and scored."""
 
-    def __init__(self, processor: Qwen2_5_VLProcessor, model: Qwen2_5_VLForConditionalGeneration):
+    def __init__(self, processor: Qwen2_5_VLProcessor) -> None:
         self.store = ImageStore()
-        self.encoder = ContextEncoder(processor, adapter_for(model), self.store)
+        self.encoder = ContextEncoder(processor, self.store)
         self.loop = Loop(EmbeddedProtocol(self.encoder.grid, self.store), Limits(max_steps=3))
 
     def start(self, sample: Sample) -> EpisodeState:
@@ -78,7 +77,7 @@ def train(
     for update in range(start, updates):
         began = time.monotonic()
         torch.manual_seed(update)
-        arena = Arena(processor, model)
+        arena = Arena(processor)
         samples = [
             tasks[i % len(tasks)].sample(Split.TRAIN + 5_000_000 + update * PROMPTS + i)
             for i in range(PROMPTS)
@@ -157,7 +156,7 @@ def evaluate(
     model.eval()
     tasks: list[Task] = [VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch()]
     for task in tasks:
-        arena = Arena(processor, model)
+        arena = Arena(processor)
         samples = [task.sample(Split.TUNING + i) for i in range(count)]
         starts = [arena.start(sample) for sample in samples]
         line: dict[str, object] = {"stage": "evaluate", "model": name, "task": task.name}

@@ -25,7 +25,7 @@ class Stage:
         steps: Optimiser steps.
         kinds: Shares of the tasks.
         habits: Shares of the habits.
-        concludes: Whether the thoughts end with the target's entry.
+        stops: Whether the thoughts end at the marker that is asked for.
         learning_rate: Peak; warmed up over 100 steps, cosine down to a tenth.
         decay_steps: Length of the cosine, if the stage ends earlier.
         first_index: First demonstration index, so that stages see different ones.
@@ -35,7 +35,7 @@ class Stage:
     steps: int
     kinds: dict[Kind, float]
     habits: dict[Habit, float]
-    concludes: bool = True
+    stops: bool = True
     learning_rate: float = 1e-3
     decay_steps: int | None = None
     batch: int = 32
@@ -123,7 +123,7 @@ def train(
         stage.first_index + start * stage.batch, stage.first_index + stage.steps * stage.batch
     )
     loader = DataLoader(
-        Demonstrations(processor, stage.kinds, stage.habits, stage.concludes),
+        Demonstrations(processor, stage.kinds, stage.habits, stage.stops),
         batch_size=stage.batch,
         sampler=indices,
         num_workers=1,

@@ -21,28 +21,28 @@ STAGES = (
         1600,
         {"letter": 0.04, "easy": 0.24, "medium": 0.42, "video": 0.30},
         SKILLED,
-        concludes=False,
+        stops=False,
         decay_steps=2400,
         first_index=1_000_000,
     ),
-    Stage("copy", 500, {"list": 1.0}, SKILLED, batch=128, first_index=4_000_000),
     Stage(
         "bind",
-        600,
+        400,
         {"letter": 0.02, "easy": 0.18, "medium": 0.60, "video": 0.20},
         SKILLED,
+        decay_steps=700,
         first_index=3_000_000,
     ),
     Stage(
         "habits",
-        300,
+        200,
         {"easy": 0.3, "medium": 0.4, "video": 0.3},
         MIXED,
         learning_rate=3e-4,
         first_index=2_000_000,
     ),
 )
-UPDATES = 80
+UPDATES = 60
 """Of RLVR."""
 
 

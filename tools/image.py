@@ -2,26 +2,31 @@
 
 import io
 import math
-import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from visreplay.tools.types import Box, Size, ToolError
+from visreplay.tools.types import Box, Size, ToolError, regular_file, shown
 
-MAX_PIXELS = 150_000_000
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit, above which it warns of decompression bombs; an 8K image has 33 million."""
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM", "ICO", "TGA")
+"""Raster formats alone: others (EPS, say) start programs of their own."""
 
 
 def load_image(
     source: str | Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Load any image that Pillow reads as upright RGB.
+    """Load a raster image as upright RGB.
 
     EXIF orientation is applied, alpha is composited on white, 16-bit and float values are scaled
-    to 8 bit, and of an animation the first frame is taken.
+    to 8 bit (floats from 0..1, or 0..255, or their maximum), and of an animation the first frame
+    is taken.
 
     Args:
         source: A path, the bytes of a file, or an image.
@@ -33,22 +38,30 @@ def load_image(
     try:
         if isinstance(source, Image.Image):
             return _to_rgb(_checked(source, max_pixels))
-        if isinstance(source, str) and "://" in source:
-            raise ToolError(f"{source!r} is a URL; only files are read")
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with warnings.catch_warnings():
-            # Pillow warns below our limit already; ours is checked before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                return _to_rgb(_checked(image, max_pixels))
-    except Image.DecompressionBombError as error:
+        if isinstance(source, bytes):
+            file: io.BytesIO | str | Path = io.BytesIO(source)
+        else:
+            file = regular_file(source, "image")
+        with Image.open(file, formats=_known_formats()) as image:
+            return _to_rgb(_checked(image, max_pixels))
+    except ToolError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ToolError(f"{_name(source)} is too large: {error}") from error
     except UnidentifiedImageError as error:
         raise ToolError(f"{_name(source)} is not an image that can be read") from error
-    except (OSError, SyntaxError, EOFError, ValueError, MemoryError) as error:
-        if isinstance(error, ToolError):
-            raise
+    except (OSError, SyntaxError, EOFError, ValueError, MemoryError, RuntimeError) as error:
         raise ToolError(f"{_name(source)} cannot be read: {error}") from error
+    except Warning as warning:
+        # Where warnings are errors, Pillow's about damaged files are no different from its errors.
+        raise ToolError(f"{_name(source)} is damaged: {warning}") from warning
+
+
+@lru_cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
@@ -69,10 +82,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode.startswith("I;16") else max(255.0, float(values.max()))
-        if image.mode == "I" and top > 255.0:
-            top = max(top, 65535.0)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        scales = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
+        if image.mode.startswith("I;16"):
+            scales = (65535.0, 65535.0)
+        highest = float(values.max())
+        top = next((scale for scale in scales if highest <= scale), highest)
         return Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -110,9 +125,9 @@ def parse_box(
         ToolError: If the values are not a box with an area inside the image.
     """
     if not isinstance(values, list | tuple) or len(values) != 4:
-        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {values!r:.80}")
+        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {shown(values)}")
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {values!r:.80}")
+        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {shown(values)}")
     width, height = extent
     allowed = f"x goes from 0 to {width:g} and y from 0 to {height:g}"
     try:
@@ -150,7 +165,16 @@ def _edges(near: float, far: float, extent: float, side: int) -> tuple[int, int]
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:
-    """The region of a box, pixel for pixel."""
+    """The region of a box, pixel for pixel.
+
+    Raises:
+        ToolError: If the box is not inside the image.
+    """
+    if not (0 <= box.left < box.right <= image.width and 0 <= box.top < box.bottom <= image.height):
+        raise ToolError(
+            f"the box {list(box.as_tuple())} is not inside the image of "
+            f"{image.width} x {image.height} px"
+        )
     return image.crop(box.as_tuple())
 
 

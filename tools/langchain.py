@@ -3,12 +3,13 @@
 `visual_tools(store)` gives `crop`, `zoom` and `sample_frames` as LangChain tools. A model refers
 to an image by its reference in the store, or by a path below `media_root`; what a tool makes is
 put in the store, its references come back as the artifact, and its content is standard content
-blocks: a line of text with box and size, and the images.
+blocks: a line of text with box, size and references, and the images.
 """
 
 import base64
 import inspect
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from langchain_core.tools import BaseTool, ToolException
 from langchain_core.tools import tool as langchain_tool
 from PIL import Image
+from pydantic import StrictFloat, StrictInt
 
 from visreplay.tools import image as images
 from visreplay.tools import video as videos
@@ -23,6 +25,10 @@ from visreplay.tools.image import TokenGrid, load_image, parse_box
 from visreplay.tools.store import ImageStore
 from visreplay.tools.types import Box, ToolError
 
+FRAME_SIDE = 768
+"""Longest side of a frame that a tool shows, in pixels: dozens of them go into one message."""
+
+Coordinate = StrictInt | StrictFloat
 Result = tuple[str, list[Image.Image]]
 Content = tuple[list[dict[str, Any]], list[str]]
 
@@ -48,7 +54,8 @@ def visual_tools(
                 raise ToolException(str(error)) from error
             references = [store.put(image) for image in made]
             blocks = [_image_block(image) for image in made]
-            return [{"type": "text", "text": text}, *blocks], references
+            line = f"{text} ({', '.join(references)})"
+            return [{"type": "text", "text": line}, *blocks], references
 
         run.__name__ = function.__name__
         run.__doc__ = function.__doc__
@@ -56,6 +63,7 @@ def visual_tools(
         run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         made = langchain_tool(response_format="content_and_artifact", parse_docstring=True)(run)
         made.handle_tool_error = True
+        made.handle_validation_error = True
         return made
 
     def picture(name: str) -> Image.Image:
@@ -65,7 +73,7 @@ def visual_tools(
             return load_image(_below(media_root, name))
 
     @visual_tool
-    def crop(image: str, bbox: list[float]) -> Result:
+    def crop(image: str, bbox: list[Coordinate]) -> Result:
         """Cut a region out of an image, pixel for pixel.
 
         Args:
@@ -78,7 +86,7 @@ def visual_tools(
         return _line(source, box, region), [region]
 
     @visual_tool
-    def zoom(image: str, bbox: list[float] | None = None) -> Result:
+    def zoom(image: str, bbox: list[Coordinate] | None = None) -> Result:
         """Look at a region of an image, or at all of it, at the best size for the model.
 
         Args:
@@ -117,6 +125,7 @@ def visual_tools(
             around=around,
             window=window,
             scenes=scenes,
+            max_side=FRAME_SIDE,
         )
         text = "frames at " + ", ".join(f"{frame.time:.2f} s" for frame in frames)
         return text, [frame.image for frame in frames]
@@ -132,7 +141,7 @@ def _below(root: Path | None, name: str) -> Path:
     """
     if root is None:
         raise ToolError(f"there is no image {name!r:.80}; name one that was shown")
-    path = (root / name).resolve()
+    path = Path(os.path.realpath(root / name.replace("\0", "")))
     if not path.is_relative_to(root.resolve()):
         raise ToolError(f"{name!r:.80} is outside the folder that may be read")
     return path

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 _REFERENCE = re.compile(r"[0-9a-f]{64}")
+_MODES = ("RGB", "RGBA", "L", "LA", "1")
 
 
 class ImageStore:
@@ -30,7 +31,13 @@ class ImageStore:
         self._lock = threading.Lock()
 
     def put(self, image: Image.Image) -> str:
-        """Store an image; the same pixels always give the same reference."""
+        """Store an image; the same pixels always give the same reference.
+
+        Raises:
+            ValueError: If pixels alone do not make the image (a palette, say): convert it first.
+        """
+        if image.mode not in _MODES:
+            raise ValueError(f"an image of mode {image.mode} was put; {', '.join(_MODES)} can be")
         content = hashlib.sha256(f"{image.mode} {image.size}".encode())
         content.update(image.tobytes())
         reference = content.hexdigest()
@@ -77,8 +84,12 @@ class ImageStore:
 
     def __contains__(self, reference: str) -> bool:
         """Whether `get` would find it."""
+        if not _REFERENCE.fullmatch(reference):
+            return False
         path = self.path(reference)
-        return reference in self._images or (path is not None and path.exists())
+        with self._lock:
+            known = reference in self._images
+        return known or (path is not None and path.exists())
 
     def _remember(self, reference: str, image: Image.Image) -> None:
         with self._lock:

@@ -1,6 +1,8 @@
 """The words that all tools share: boxes, frames, and the error that the model is told."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -67,3 +69,28 @@ class Frame:
     image: Image.Image
     time: float
     index: int
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, and without the errors that printing a huge one can raise."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+def regular_file(path: str | Path, what: str) -> Path:
+    """The path of a regular file: no URL, no folder, no pipe that would never end.
+
+    Raises:
+        ToolError: If there is none; `what` names what was looked for.
+    """
+    if "://" in str(path):
+        raise ToolError(f"{shown(str(path))} is a URL; only files are read")
+    try:
+        found = os.path.isfile(path)
+    except (OSError, ValueError):
+        found = False
+    if not found:
+        raise ToolError(f"there is no {what} {shown(str(path))}")
+    return Path(path)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from decord.base import DECORDError
 from numpy.typing import NDArray
 from PIL import Image
 
-from visreplay.tools.types import Frame, Size, ToolError
+from visreplay.tools.types import Frame, Size, ToolError, regular_file, shown
 
 MAX_FRAMES = 64
 _CHUNK = 8
 _SCENE_PROBES = 512
+_CUT = 0.4
+"""Bhattacharyya distance of two frames' histograms from which on it is a cut, not motion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class VideoInfo:
         duration: In seconds.
         fps: Frames a second, on average.
         frame_count: Number of frames.
-        size: (width, height) in pixels.
+        size: (width, height) in pixels, as stored: rotation metadata is not applied.
+        starts: When each frame begins, in seconds from the first.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class VideoInfo:
     fps: float
     frame_count: int
     size: Size
+    starts: NDArray[np.float64] = field(repr=False, compare=False)
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -83,6 +87,8 @@ def sample_frames(
         chosen.append("count")
     if len(chosen) != 1:
         raise ToolError("choose frames by exactly one of count, times, around (with count), scenes")
+    if max_side is not None:
+        _whole("max_side", max_side, 100_000)
     reader, info = _open(path)
     if scenes is not None:
         indices = _scene_starts(reader, info, _whole("scenes", scenes, max_frames))
@@ -96,28 +102,29 @@ def sample_frames(
             )
         else:
             moments = _middles(0, info.duration, _whole("count", count, max_frames))
-        indices = [min(round(time * info.fps), info.frame_count - 1) for time in moments]
+        # The frame on screen at a time is the last that has begun.
+        indices = [int(np.searchsorted(info.starts, t + 1e-4, "right")) - 1 for t in moments]
     return tuple(_decode(reader, info, indices, max_side))
 
 
 def _open(path: str | Path) -> tuple[Any, VideoInfo]:
-    if "://" in str(path):
-        raise ToolError(f"{str(path)!r} is a URL; only files are read")
-    file = Path(path)
-    if not file.is_file():
-        raise ToolError(f"there is no clip {str(path)!r}")
+    file = regular_file(path, "clip")
     try:
         reader = decord.VideoReader(str(file), num_threads=1)
         count = len(reader)
         if not count:
             raise ToolError(f"the clip {file.name} has no frames")
         fps = float(reader.get_avg_fps())
+        spans = np.asarray(reader.get_frame_timestamp(np.arange(count)), dtype=np.float64)
         height, width = reader[0].shape[:2]
     except (DECORDError, RuntimeError, IndexError) as error:
         raise ToolError(f"{file.name} is not a clip that can be read") from error
-    if not (math.isfinite(fps) and fps > 0):
+    # decord gives float32: its noise is below a tenth of a millisecond.
+    starts = np.maximum.accumulate(spans[:, 0] - spans[0, 0]).round(4)
+    duration = round(float(spans[-1, 1] - spans[0, 0]), 4)
+    if not (math.isfinite(fps) and fps > 0 and math.isfinite(duration) and duration > 0):
         raise ToolError(f"the clip {file.name} does not say how fast its frames follow")
-    return reader, VideoInfo(file, count / fps, fps, count, (width, height))
+    return reader, VideoInfo(file, duration, fps, count, (width, height), starts)
 
 
 def _decode(
@@ -135,7 +142,7 @@ def _decode(
             image = Image.fromarray(picture)
             if max_side is not None:
                 image.thumbnail((max_side, max_side))
-            frames.append(Frame(image, index / info.fps, index))
+            frames.append(Frame(image, float(info.starts[index]), index))
     return frames
 
 
@@ -152,7 +159,7 @@ def _scene_starts(reader: Any, info: VideoInfo, scenes: int) -> list[int]:
         for before, after in pairwise(histograms)
     ]
     ranked = sorted(range(len(distances)), key=distances.__getitem__, reverse=True)
-    changes = [probes[i + 1] for i in ranked[: scenes - 1] if distances[i] > 0]
+    changes = [probes[i + 1] for i in ranked[: scenes - 1] if distances[i] > _CUT]
     return [0, *sorted(changes)]
 
 
@@ -170,7 +177,7 @@ def _window(around: object, window: object, info: VideoInfo) -> tuple[float, flo
 
 def _moments(times: object, info: VideoInfo, most: int) -> list[float]:
     if not isinstance(times, list | tuple):
-        raise ToolError(f"times is a list of seconds, not {times!r:.80}")
+        raise ToolError(f"times is a list of seconds, not {shown(times)}")
     _whole("the number of times", len(times), most)
     return [_moment("time", time, info) for time in times]
 
@@ -184,11 +191,11 @@ def _moment(name: str, value: object, info: VideoInfo) -> float:
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
-        raise ToolError(f"{name} is a number of seconds, not {value!r:.80}")
+        raise ToolError(f"{name} is a number of seconds, not {shown(value)}")
     return float(value)
 
 
 def _whole(name: str, value: object, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ToolError(f"{name} is {value!r:.80}; a whole number from 1 to {most} is allowed")
+        raise ToolError(f"{name} is {shown(value)}; a whole number from 1 to {most} is allowed")
     return value

@@ -10,7 +10,7 @@ from visreplay.tools import ImageStore, TokenGrid
 
 @pytest.fixture
 def encoder(embedded_pair: ModelPair) -> ContextEncoder:
-    return ContextEncoder(embedded_pair.processor, embedded_pair.policy, ImageStore())
+    return ContextEncoder(embedded_pair.processor, ImageStore())
 
 
 def text(role: str, value: str, **more: object) -> Message:

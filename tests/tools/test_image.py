@@ -1,5 +1,6 @@
 import io
 import math
+import os
 import zlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,8 +71,8 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
 
 
 def test_a_limit_of_pixels_is_checked_before_decoding() -> None:
-    with pytest.raises(ToolError, match=r"20000 x 5000 = 100000000 pixels; at most 5000000"):
-        load_image(png_header(20_000, 5_000), max_pixels=5_000_000)
+    with pytest.raises(ToolError, match=r"8000 x 5000 = 40000000 pixels; at most 5000000"):
+        load_image(png_header(8_000, 5_000), max_pixels=5_000_000)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +197,20 @@ def test_zoom_averages_when_it_shrinks() -> None:
     small = zoom(Image.fromarray(stripes), grid=TokenGrid(28, 3136, 224 * 224))
     assert small.size == (224, 224)
     assert small.getpixel((7, 7)) == (100, 100, 100)
+
+
+@pytest.mark.parametrize(("values", "grey"), [([0, 0.5, 1], 127), ([0, 100, 255], 100)])
+def test_floats_are_scaled(values: list[float], grey: int) -> None:
+    image = load_image(Image.fromarray(np.array([values], dtype=np.float32)))
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, grey, 255]  # type: ignore[index]
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ToolError, match="there is no image"):
+        load_image(tmp_path / "pipe.png")
+
+
+def test_a_crop_beyond_the_image_is_refused() -> None:
+    with pytest.raises(ToolError, match="not inside the image of 48 x 48 px"):
+        crop(Image.new("RGB", (48, 48)), Box(40, 0, 80, 10))

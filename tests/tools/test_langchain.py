@@ -69,3 +69,17 @@ def test_files_are_read_below_the_media_root_only(store: ImageStore, tmp_path: P
     for name in ("../out.png", "link.png", str(tmp_path / "out.png")):
         message = tools["zoom"].invoke(call("zoom", image=name))
         assert "outside the folder" in str(message.content)
+
+
+def test_a_model_may_look_into_a_crop(store: ImageStore) -> None:
+    tools = by_name(store)
+    first = tools["crop"].invoke(call("crop", image=store.put(PICTURE), bbox=[0, 0, 99, 99]))
+    assert first.artifact[0] in first.content[0]["text"]
+    second = tools["zoom"].invoke(call("zoom", image=first.artifact[0], bbox=[9, 9, 50, 50]))
+    assert second.status == "success"
+
+
+@pytest.mark.parametrize("bbox", [None, "all", ["0", "0", "9", "9"], [False, False, True, True]])
+def test_arguments_of_wrong_types_are_told(store: ImageStore, bbox: object) -> None:
+    message = by_name(store)["crop"].invoke(call("crop", image=store.put(PICTURE), bbox=bbox))
+    assert message.status == "error"

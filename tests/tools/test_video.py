@@ -118,3 +118,12 @@ def test_any_choice_gives_frames_or_an_explanation(clip: Path, choice: dict[str,
     except ToolError:
         return
     assert all(0 <= frame.index < 40 for frame in frames)
+
+
+def test_the_frame_on_screen_is_the_last_that_has_begun(clip: Path) -> None:
+    assert [frame.index for frame in sample_frames(clip, times=[0.59, 0.6, 4.0])] == [5, 6, 39]
+
+
+def test_motion_is_no_scene_change() -> None:
+    path = REAL / "carphone_pristine.mp4"
+    assert [frame.index for frame in sample_frames(path, scenes=8)] == [0]

@@ -1,0 +1,100 @@
+"""What is claimed of the pair that ships: tests on held-out samples."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MakeAgent
+
+from visreplay.agent.encoding import ContextEncoder
+from visreplay.replay_core import (
+    EMBEDDED,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    embedded_config,
+)
+from visreplay.tasks.demo import embedded_agent
+from visreplay.tasks.drawing import CHARACTERS
+from visreplay.tasks.evaluate import evaluate, summarise
+from visreplay.tasks.registry import task_named
+from visreplay.tasks.types import Sample, Split
+from visreplay.tools import ImageStore
+
+TASKS = {"visual-search-easy": 0.95, "visual-search-medium": 0.90, "video-search": 0.80}
+SAMPLES = range(Split.HELD_OUT, Split.HELD_OUT + 30)
+
+
+@pytest.mark.parametrize(("name", "reach"), TASKS.items())
+def test_the_policy_reaches_what_is_claimed(make_agent: MakeAgent, name: str, reach: float) -> None:
+    records = evaluate(make_agent(Method.NONE), task_named(name), SAMPLES)
+    assert summarise(records).high >= reach, summarise(records)
+    assert summarise(records).accuracy >= reach - 0.1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_base_is_far_below(name: str) -> None:
+    records = evaluate(embedded_agent("base"), task_named(name), SAMPLES)
+    assert summarise(records).accuracy <= 0.7
+
+
+Forced = Callable[[Sample], str]
+
+
+@pytest.fixture
+def without_tools(embedded_pair: ModelPair) -> Forced:
+    """Answers of the policy that may look at the overview only."""
+    store = ImageStore()
+    encoder = ContextEncoder(embedded_pair.processor, store)
+    tokenizer = embedded_pair.tokenizer
+    letters = [tokenizer.encode(character)[0] for character in CHARACTERS]
+
+    def answer(sample: Sample) -> str:
+        with ReplaySession(embedded_pair, ReplayConfig(Method.NONE)) as session:
+            image = {"type": "image", "image": store.put(sample.images[0])}
+            question = {"type": "text", "text": sample.question}
+            session.append(encoder.encode([{"role": "user", "content": [image, question]}]))  # type: ignore[list-item]
+            session.generate(max_new_tokens=40, stop_strings=["</think>"])
+            session.extend_generated(tokenizer.encode("<answer>"))
+            return CHARACTERS[int(session.next_logits[letters].argmax())]
+
+    return answer
+
+
+@pytest.mark.parametrize("name", ["visual-search-easy", "visual-search-medium"])
+def test_without_tools_the_policy_is_at_chance(without_tools: Forced, name: str) -> None:
+    """The overview hides the answer: 60 samples, chance 5 %; 10 right would be 1 in 1,000."""
+    samples = [task_named(name).sample(Split.HELD_OUT + seed) for seed in range(60)]
+    assert sum(without_tools(sample) == sample.answer for sample in samples) < 10
+
+
+def test_token_replay_lowers_the_loss_on_every_sample(make_agent: MakeAgent) -> None:
+    agent = make_agent(Method.TOKEN)
+    for name in TASKS:
+        for record in evaluate(agent, task_named(name), SAMPLES[:10]):
+            for step in record.trajectory.steps:
+                assert step["replay"] is not None
+                assert step["replay"]["kl_after"] < step["replay"]["kl_before"]
+
+
+def test_no_optimisation_step_is_exactly_the_plain_policy(
+    make_agent: MakeAgent, embedded_pair: ModelPair
+) -> None:
+    sample = task_named("visual-search-medium").sample(Split.HELD_OUT)
+    logits = []
+    for config in (ReplayConfig(Method.NONE), embedded_config(Method.TOKEN, steps=0)):
+        agent = make_agent()
+        start = agent.start(sample.question, images=sample.images)
+        encoder = ContextEncoder(embedded_pair.processor, agent.store)
+        with ReplaySession(embedded_pair, config) as session:
+            session.append(encoder.encode(start["messages"]))
+            logits.append(session.next_logits)
+    assert torch.equal(*logits)
+
+
+def test_the_pair_is_small_and_its_card_is_there() -> None:
+    size = sum(path.stat().st_size for path in Path(EMBEDDED).rglob("*") if path.is_file())
+    assert size < 20 * 2**20
+    assert "not" in (EMBEDDED / "README.md").read_text("utf-8")
