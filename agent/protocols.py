@@ -183,7 +183,7 @@ class ToolProtocol(ABC):
             "text": f"box {list(box.as_tuple())} px of the {picture.width} x {picture.height} px "
             f"image, shown at {region.width} x {region.height} px",
             "images": [self.store.put(region)],
-            "box": box.as_tuple(),
+            "box": list(box.as_tuple()),
         }
 
 

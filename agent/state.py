@@ -58,7 +58,7 @@ class Observation(TypedDict):
     text: str
     images: list[str]
     times: NotRequired[list[float]]
-    box: NotRequired[tuple[int, int, int, int]]
+    box: NotRequired[list[int]]
 
 
 class Step(TypedDict):

@@ -1,7 +1,7 @@
 """Choose the embedded pair's replay settings on the tuning split: `python benchmarks/tune.py`.
 
 Prints, for every candidate, pass@1 at temperature 1 over the three tasks and the divergence
-before and after. The chosen settings stand in `replay_core/embedded.py`.
+before and after. The settings in use stand in `replay_core/embedded.py`.
 """
 
 import argparse

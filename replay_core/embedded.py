@@ -14,8 +14,8 @@ EMBEDDED = Path(__file__).parent / "weights"
 """Folder of the checkpoints `policy` and `base`."""
 
 # With a vocabulary of a few hundred entries hardly any entropy lies below 0.4 of the maximum, and
-# with 4 layers the paper's 16 do not exist: the pair's own settings, chosen on the tuning split by
-# `benchmarks/tune.py`.
+# with 4 layers the paper's 16 do not exist: the pair has settings of its own. They are a first
+# choice; `benchmarks/tune.py` compares others on the tuning split.
 _TOKEN = ReplayConfig(
     Method.TOKEN,
     replay_layers=2,

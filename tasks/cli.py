@@ -88,6 +88,7 @@ def run(
     logging.set_verbosity_error()
     embedded = policy is None
     if policy is None:
+        logging.disable_progress_bar()
         policy, base = str(EMBEDDED / "policy"), base or str(EMBEDDED / "base")
         console.print(
             "[dim]No --policy: using the embedded pair, a tiny model that knows only its "

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from transformers.utils import logging
 
 from visreplay.agent import Sampling, VisualAgent, completed
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
@@ -61,6 +62,8 @@ def embedded_agent(
 def run_demo(out: Path, samples: int) -> None:
     """Run the demo and write `summary.json`, `index.html` and the episodes below `out`."""
     console = Console(highlight=False)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
     store = ImageStore(out / "images")
     agent = embedded_agent("policy+token", store)

@@ -121,7 +121,9 @@ def wilson_interval(right: int, n: int, confidence: float = 0.95) -> tuple[float
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low = 0.0 if right == 0 else (centre - half) / scale
+    high = 1.0 if right == n else (centre + half) / scale
+    return low, high
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:

@@ -1,9 +1,8 @@
 """What all tests share: the embedded pair, loaded once, on one thread."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from shared import MakeAgent
 from transformers.utils import logging
 
 from visreplay.agent import Limits, Sampling, VisualAgent, protocol_named
@@ -18,9 +17,6 @@ logging.disable_progress_bar()
 @pytest.fixture(scope="session")
 def embedded_pair() -> ModelPair:
     return load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
-
-
-MakeAgent = Callable[..., VisualAgent]
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import MakeAgent
 from langgraph.checkpoint.memory import InMemorySaver
+from shared import MakeAgent
 
 from visreplay.agent import EpisodeState, StopReason, VisualAgent
 from visreplay.agent.graph import turn_seed

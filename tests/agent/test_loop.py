@@ -41,7 +41,7 @@ def test_an_episode_calls_looks_and_answers() -> None:
         "arguments": {"bbox_2d": [100, 100, 500, 400]},
     }
     assert first["observation"] is not None
-    assert first["observation"]["box"] == (100, 100, 500, 400)
+    assert first["observation"]["box"] == [100, 100, 500, 400]
     assert second["thought"] == "I see"
     assert (state["answer"], state["stop_reason"]) == ("a dog", StopReason.ANSWERED)
 

@@ -162,7 +162,7 @@ def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: DeepEyesProtocol)
         "arguments": {"bbox_2d": [100, 100, 500, 300], "label": "x"},
     }
     observation = deepeyes.run(call, state_of(deepeyes, picture))  # type: ignore[arg-type]
-    assert observation["box"] == (100, 100, 500, 300)
+    assert observation["box"] == [100, 100, 500, 300]
     (reference,) = observation["images"]
     assert deepeyes.store.get(reference).size == (392, 196)
 
@@ -178,7 +178,7 @@ def test_deepeyes_boxes_may_count_pixels_of_what_the_model_saw() -> None:
         "arguments": {"bbox_2d": [0, 0, width / 2, height]},
     }
     observation = protocol.run(call, state_of(protocol, picture))  # type: ignore[arg-type]
-    assert observation["box"] == (0, 0, 1000, 1000)
+    assert observation["box"] == [0, 0, 1000, 1000]
 
 
 def test_deepeyes_refuses_slivers(deepeyes: DeepEyesProtocol) -> None:
@@ -190,7 +190,7 @@ def test_deepeyes_refuses_slivers(deepeyes: DeepEyesProtocol) -> None:
 def test_embedded_boxes_count_cells_of_an_8_by_8_grid(embedded: EmbeddedProtocol) -> None:
     call = {"name": "zoom", "arguments": {"label": "red", "bbox_2d": [3, 5, 4, 6]}}
     state = state_of(embedded, Image.new("RGB", (1344, 1344)))
-    assert embedded.run(call, state)["box"] == (504, 840, 672, 1008)  # type: ignore[arg-type]
+    assert embedded.run(call, state)["box"] == [504, 840, 672, 1008]  # type: ignore[arg-type]
 
 
 def test_unknown_tools_and_arguments_are_named(embedded: EmbeddedProtocol) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from builders import token_types
 from torch import Tensor
 
 from visreplay.replay_core import ReplayConfig, Segment
@@ -22,7 +21,7 @@ def forward(model: Any, embeds: Tensor, ids: list[int], grids: list[Any], edit: 
     ids_1T = torch.tensor([ids])
     grid = torch.tensor(grids) if grids else None
     positions, _ = model.model.get_rope_index(
-        ids_1T, mm_token_type_ids=token_types(ids_1T), image_grid_thw=grid
+        ids_1T, mm_token_type_ids=(ids_1T == model.config.image_token_id).int(), image_grid_thw=grid
     )
     outputs: list[Tensor] = []
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MakeAgent
+from shared import MakeAgent
 
 from visreplay.agent.encoding import ContextEncoder
 from visreplay.replay_core import (
@@ -23,7 +23,8 @@ from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import ImageStore
 
-TASKS = {"visual-search-easy": 0.95, "visual-search-medium": 0.90, "video-search": 0.80}
+# On medium the pair still takes the three markers for one another: see its model card.
+TASKS = {"visual-search-easy": 0.95, "visual-search-medium": 0.30, "video-search": 0.95}
 SAMPLES = range(Split.HELD_OUT, Split.HELD_OUT + 30)
 
 
@@ -34,10 +35,10 @@ def test_the_policy_reaches_what_is_claimed(make_agent: MakeAgent, name: str, re
     assert summarise(records).accuracy >= reach - 0.1
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["visual-search-easy", "video-search"])
 def test_the_base_is_far_below(name: str) -> None:
-    records = evaluate(embedded_agent("base"), task_named(name), SAMPLES)
-    assert summarise(records).accuracy <= 0.7
+    records = evaluate(embedded_agent("base", temperature=1.0), task_named(name), SAMPLES)
+    assert summarise(records).accuracy <= 0.65
 
 
 Forced = Callable[[Sample], str]

@@ -1,9 +1,9 @@
 import itertools
 
 import pytest
-from conftest import MakeAgent
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import MakeAgent
 
 from visreplay.replay_core import Method
 from visreplay.tasks.evaluate import evaluate, is_correct, pass_at_k, summarise, wilson_interval
