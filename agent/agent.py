@@ -103,7 +103,7 @@ class VisualAgent:
             ImageStore() if store is None else store,
             **(protocol_options or {}),
         )
-        return cls(pair, dialect, config, names=(policy, base), **options)
+        return cls(pair, dialect, config, **{"names": (policy, base), **options})
 
     def start(
         self,

@@ -12,7 +12,7 @@ Method: arXiv 2511.19972. This package knows nothing of agents, tools or tasks.
 from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 from visreplay.replay_core.context import BlockRecord
-from visreplay.replay_core.embedded import EMBEDDED, embedded_config
+from visreplay.replay_core.embedded import EMBEDDED, EMBEDDED_NAMES, embedded_config
 from visreplay.replay_core.errors import (
     ConfigError,
     ContextError,
@@ -30,6 +30,7 @@ from visreplay.replay_core.session import ReplayReport, ReplaySession
 
 __all__ = [
     "EMBEDDED",
+    "EMBEDDED_NAMES",
     "BlockRecord",
     "ConfigError",
     "ContextError",

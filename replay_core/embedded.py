@@ -13,6 +13,9 @@ from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 EMBEDDED = Path(__file__).parent / "weights"
 """Folder of the checkpoints `policy` and `base`."""
 
+EMBEDDED_NAMES = ("embedded policy", "embedded base")
+"""What records call them, wherever the package is installed."""
+
 # With a vocabulary of a few hundred entries hardly any entropy lies below 0.4 of the maximum, and
 # with 4 layers the paper's 16 do not exist: the pair has settings of its own. They are a first
 # choice; `benchmarks/tune.py` compares others on the tuning split.

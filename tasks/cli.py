@@ -13,6 +13,7 @@ from visreplay.agent import Limits, Sampling, Trajectory, VisualAgent, completed
 from visreplay.agent.protocols import PROTOCOLS
 from visreplay.replay_core import (
     EMBEDDED,
+    EMBEDDED_NAMES,
     Method,
     ReplayConfig,
     ReplayError,
@@ -122,6 +123,7 @@ def run(
             },
             sampling=Sampling(temperature, max_new_tokens=max_new_tokens),
             limits=Limits(max_steps),
+            **({"names": EMBEDDED_NAMES} if embedded else {}),
         )
         state = agent.start(
             question,

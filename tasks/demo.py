@@ -12,7 +12,7 @@ from rich.table import Table
 from transformers.utils import logging
 
 from visreplay.agent import Sampling, VisualAgent, completed
-from visreplay.replay_core import EMBEDDED, Method, embedded_config
+from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, embedded_config
 from visreplay.tasks.console import print_step
 from visreplay.tasks.evaluate import Record, Summary, evaluate, is_correct, summarise
 from visreplay.tasks.page import Shown, render_page
@@ -55,6 +55,7 @@ def embedded_agent(
         config=embedded_config(method, **changes),
         store=store,
         device="cpu",
+        names=(f"embedded {model}", None if method is Method.NONE else EMBEDDED_NAMES[1]),
         sampling=Sampling(temperature, max_new_tokens=128),
     )
 
