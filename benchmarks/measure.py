@@ -49,7 +49,8 @@ def measure(unit: tuple[str, str], samples: int, rollouts: int) -> dict[str, Any
             sampled.run(
                 sample.question, images=sample.images, video=sample.video, seed=number
             ).answer
-            for number in range(ROLLOUTS)
+            # Of its own for every sample: a shared seed draws the same habit for all of them.
+            for number in range(ROLLOUTS * seed, ROLLOUTS * (seed + 1))
         ]
         right.append(sum(is_correct(answer, sample.answer) for answer in answers))
     sampled.close()
@@ -160,14 +161,14 @@ def show(console: Console, results: list[dict[str, Any]], buckets: list[list[flo
         for key, value in (("greedy", "accuracy"), ("pass@1", "value"), ("pass@8", "value")):
             low, high = r[key]["interval"]
             cells.append(f"{r[key][value]:.3f} ({low:.3f} to {high:.3f}), n={r[key]['n']}")
-        moved = "-" if r["kl_before"] is None else f"{r['kl_before']:.3f} -> {r['kl_after']:.3f}"
+        moved = "-" if r["kl_before"] is None else f"{r['kl_before']:.5f} -> {r['kl_after']:.5f}"
         table.add_row(r["task"], r["system"], *cells, moved)
     console.print(table)
     layers = Table(title="KL(base || policy) in nats at visual tokens, by base entropy quartile")
     for heading in ("layer", "lowest", "second", "third", "highest"):
         layers.add_column(heading)
     for layer, row in enumerate(buckets):
-        layers.add_row(str(layer), *(f"{value:.3f}" for value in row))
+        layers.add_row(str(layer), *(f"{value:.5f}" for value in row))
     console.print(layers)
 
 

@@ -17,7 +17,7 @@ def print_step(console: Console, step: Step, paths: Sequence[Path] = ()) -> None
         step: A completed step.
         paths: Files of the observation's images.
     """
-    console.print(f"[bold]step {step['index'] + 1}[/]   {replay_line(step)}")
+    console.print(f"[bold]step {step['index'] + 1}[/]   {replay_line(step)}", soft_wrap=True)
     rows = [("thought", step["thought"] or "-")]
     if step["tool_call"]:
         call = step["tool_call"]
