@@ -192,7 +192,7 @@ class ModelAdapter(ABC):
             inputs = self.layer_inputs(hidden, positions_3T[:, rows], cache)
             layers = zip(self.language_model.layers, inputs, strict=False)
             for index, (layer, kwargs) in enumerate(layers):
-                kwargs["past_key_values"] = cache
+                kwargs["cache"] = cache
                 if recompute:
                     hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
                 else:

@@ -75,10 +75,7 @@ class Qwen2VLAdapter(ModelAdapter):
         }
         masks = {
             kind: makers[kind](
-                config=config,
-                inputs_embeds=hidden_1TD,
-                attention_mask=None,
-                past_key_values=cache,
+                config=config, inputs_embeds=hidden_1TD, attention_mask=None, cache=cache
             )
             for kind in set(kinds)
         }

@@ -64,7 +64,7 @@ def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
     model = builders.model(family)
     outputs = theirs(model, *PROMPT)
     more = [11, 12, 13]
-    expected = model(input_ids=torch.tensor([more]), past_key_values=outputs.past_key_values)
+    expected = model(input_ids=torch.tensor([more]), cache=outputs.cache)
     adapter = adapter_for(model)
     _, cache, position = walk(adapter, *PROMPT)
     hidden = adapter.run(
