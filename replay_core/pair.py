@@ -144,7 +144,8 @@ def load_pair(
         if processor is None:
             check_alike(picture_processing(chosen), picture_processing(base_processor))
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
+        device = next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
     kwargs = {"dtype": dtype, **model_kwargs}
     policy_model = _load(policy, policy_config, device, kwargs)
     base_model = None
