@@ -112,22 +112,15 @@ def divergence_by_entropy(samples: int = 60) -> list[list[float]]:
             ]
         )
         (block,) = segment.blocks
-        inputs = {
-            "input_ids": segment.token_ids[None],
-            "mm_token_type_ids": (segment.token_ids == encoder.tokens.image_token_id)[None].int(),
-            "image_grid_thw": torch.tensor([block.grid_thw]),
-            "pixel_values": block.pixel_values,
-        }
-        features = [feature.clone() for feature in pair.features(block)]
+        positions, _ = pair.policy.model.model.get_rope_index(
+            segment.token_ids[None],
+            mm_token_type_ids=(segment.token_ids == encoder.tokens.image_token_id)[None].int(),
+            image_grid_thw=torch.tensor([block.grid_thw]),
+        )
         read = []
-        for adapter, feature in zip((pair.policy, pair.base), features, strict=True):
+        for adapter, feature in zip((pair.policy, pair.base), pair.features(block), strict=True):
             embeds = adapter.embed(segment.token_ids)
             embeds[block.start : block.stop] = feature
-            positions, _ = pair.policy.model.model.get_rope_index(
-                inputs["input_ids"],
-                mm_token_type_ids=inputs["mm_token_type_ids"],
-                image_grid_thw=inputs["image_grid_thw"],
-            )
             out = adapter.language_model(
                 inputs_embeds=embeds[None], position_ids=positions, output_hidden_states=True
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from rollouts import Rollout, collate, play
-from supervised import log
+from supervised import log, save_checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from visreplay.agent.encoding import ContextEncoder
@@ -28,6 +28,7 @@ from visreplay.tasks.video_search import VideoSearch
 from visreplay.tasks.visual_search import EASY, MEDIUM, VisualSearch
 from visreplay.tools import ImageStore
 
+TASKS: tuple[Task, ...] = (VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch())
 PROMPTS = 18
 GROUP = 8
 LEARNING_RATE = 1e-4
@@ -73,13 +74,12 @@ def train(
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["update"]
-    tasks: list[Task] = [VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch()]
     for update in range(start, updates):
         began = time.monotonic()
         torch.manual_seed(update)
         arena = Arena(processor)
         samples = [
-            tasks[i % len(tasks)].sample(Split.TRAIN + 5_000_000 + update * PROMPTS + i)
+            TASKS[i % len(TASKS)].sample(Split.TRAIN + 5_000_000 + update * PROMPTS + i)
             for i in range(PROMPTS)
         ]
         model.eval()
@@ -94,7 +94,7 @@ def train(
         _step(model, arena, optimizer, rollouts, advantages)
         by_task = defaultdict(list)
         for i, mean in enumerate(rewards.mean(1).tolist()):
-            by_task[tasks[i % len(tasks)].name].append(mean)
+            by_task[TASKS[i % len(TASKS)].name].append(mean)
         log(
             folder,
             {
@@ -112,8 +112,7 @@ def train(
                 "optimizer": optimizer.state_dict(),
                 "update": update + 1,
             }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            save_checkpoint(checkpoint, state)
 
 
 def _step(
@@ -154,8 +153,7 @@ def evaluate(
 ) -> None:
     """Log the accuracy on the tuning split, greedy and at temperature 1."""
     model.eval()
-    tasks: list[Task] = [VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch()]
-    for task in tasks:
+    for task in TASKS:
         arena = Arena(processor)
         samples = [task.sample(Split.TUNING + i) for i in range(count)]
         starts = [arena.start(sample) for sample in samples]

@@ -161,8 +161,7 @@ def train(
                 "schedule": schedule.state_dict(),
                 "step": step,
             }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            save_checkpoint(checkpoint, state)
 
 
 def _loss(
@@ -178,6 +177,12 @@ def _loss(
     wrong = torch.zeros_like(learned)
     wrong[learned] = logits.argmax(-1) != targets[learned]
     return loss, list(zip(kinds, (~wrong.any(1)).float().tolist(), strict=True))
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
 
 
 def log(folder: Path, line: dict[str, object]) -> None:

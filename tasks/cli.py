@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from transformers.utils import logging
 
 from visreplay.agent import Limits, Sampling, Trajectory, VisualAgent, completed
@@ -137,7 +138,7 @@ def run(
             state = event
         trajectory = agent.trajectory(state)
     except (ToolError, ReplayError, OSError, ValueError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/] {error}", markup=True)
+        Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(str(error))}")
         raise typer.Exit(2) from error
     if save:
         path = trajectory.save(save, agent.store)
@@ -146,7 +147,7 @@ def run(
         print(json.dumps(public_record(trajectory), ensure_ascii=False))
     else:
         verdict = trajectory.answer if trajectory.answer is not None else "no answer"
-        console.print(f"[bold]{verdict}[/] [dim]({trajectory.stop_reason})[/]")
+        console.print(f"[bold]{escape(verdict)}[/] [dim]({trajectory.stop_reason})[/]")
 
 
 def choose_protocol(asked: str, policy: str, embedded: bool, is_video: bool) -> str:

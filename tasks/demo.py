@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers.utils import logging
@@ -103,7 +104,7 @@ def _play(console: Console, agent: VisualAgent, sample: Sample, folder: Path) ->
     trajectory.save(folder, agent.store)
     right = is_correct(trajectory.answer, sample.answer)
     verdict = "[green]right[/]" if right else f"[red]wrong[/], it is {sample.answer}"
-    console.print(f"[bold]answer   {trajectory.answer or 'none'}[/]  {verdict}\n")
+    console.print(f"[bold]answer   {escape(trajectory.answer or 'none')}[/]  {verdict}\n")
     return Shown(trajectory, sample.answer)
 
 
