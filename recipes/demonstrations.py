@@ -6,6 +6,8 @@ reads. The scenes are those of the tasks, shrunk and cropped as the tools do it;
 skip the video file (frames get JPEG noise instead), since encoding would cost more than training.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeVar
@@ -19,14 +21,14 @@ from transformers import Qwen2_5_VLProcessor
 from visreplay.agent.encoding import render, token_grid
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.state import Message, Part
-from visreplay.tasks.drawing import CHARACTERS, Pixels
+from visreplay.tasks.drawing import CHARACTERS, COLOURS, Pixels
 from visreplay.tasks.types import Split
 from visreplay.tasks.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, Clip
 from visreplay.tasks.visual_search import CELLS, EASY, MEDIUM, Level, Marker, VisualSearch
 from visreplay.tools import Box, ImageStore, zoom
 
 Habit = Literal["guess", "look anywhere", "look"]
-Kind = Literal["letter", "easy", "medium", "video"]
+Kind = Literal["recall", "letter", "easy", "medium", "video"]
 Name = TypeVar("Name", Habit, Kind)
 
 MIXED: dict[Habit, float] = {"guess": 0.52, "look anywhere": 0.18, "look": 0.30}
@@ -55,17 +57,19 @@ class Demonstration:
     kind: Kind
 
 
-def describe(markers: tuple[Marker, ...], target: Marker | None = None) -> str:
-    """The thought: the markers with column and row, in reading order, until the target is found.
+def describe(markers: Sequence[Marker], target: Marker) -> str:
+    """The thought: every marker with its column and row, in reading order, then the asked one.
 
-    Without a target it lists every marker. To stop at the asked colour is what a tiny model can
-    learn: the box is then the entry that it has just written. Finding the right entry in a whole
-    list was not learned in 1,600 steps, nor when the entry was named again after the list.
+    `red35 blue61 green24 so blue61`. The digits follow the colour at once, so that to name the
+    asked marker again is to copy what followed the same word: the one way in which a tiny model
+    learned to relate the question's colour to a place.
     """
-    if target is None:
-        return "; ".join(f"{m.colour} {m.column},{m.row}" for m in markers)
-    seen = markers[: markers.index(target) + 1]
-    return ";".join(f" {m.colour} {m.column},{m.row}" for m in seen)
+    seen = " ".join(map(_entry, markers))
+    return f"{seen} so {_entry(target)}"
+
+
+def _entry(marker: Marker) -> str:
+    return f"{marker.colour}{marker.column}{marker.row}"
 
 
 class Demonstrations(Dataset[Demonstration]):
@@ -75,7 +79,6 @@ class Demonstrations(Dataset[Demonstration]):
         processor: The pair's processor.
         kinds: Shares of the tasks.
         habits: Shares of the habits.
-        stops: Whether the thought ends at the marker that is asked for.
     """
 
     def __init__(
@@ -83,11 +86,10 @@ class Demonstrations(Dataset[Demonstration]):
         processor: Qwen2_5_VLProcessor,
         kinds: dict[Kind, float],
         habits: dict[Habit, float],
-        stops: bool,
     ) -> None:
         self.processor = processor
         self.protocol = EmbeddedProtocol(token_grid(processor), ImageStore())
-        self.kinds, self.habits, self.stops = kinds, habits, stops
+        self.kinds, self.habits = kinds, habits
         self._tokens = lru_cache(maxsize=100_000)(processor.tokenizer.encode)
         self._render = lru_cache(maxsize=10_000)(self._render_turn)
 
@@ -98,10 +100,25 @@ class Demonstrations(Dataset[Demonstration]):
         kind = _draw(self.kinds, rng)
         habit = _draw(self.habits, rng)
         seed = int(rng.integers(Split.TUNING))
+        if kind == "recall":
+            return self._recall(rng)
         if kind == "letter":
             return self._letter(seed, rng)
         write = self._video if kind == "video" else self._image
         return write(kind, habit, seed, rng)
+
+    def _recall(self, rng: np.random.Generator) -> Demonstration:
+        """A list of markers in words, and each again in another order: to learn to look up."""
+        colours = rng.permutation(list(COLOURS))[: rng.integers(2, len(COLOURS) + 1)]
+        markers = [
+            Marker(str(colour), *(int(place) for place in rng.integers(CELLS, size=2)), "", (0, 0))
+            for colour in colours
+        ]
+        asked = [markers[i] for i in rng.permutation(len(markers))]
+        seen = " ".join(map(_entry, markers))
+        again = " so ".join(map(_entry, asked))
+        turns = [[seen], f"<think>{again}</think>"]
+        return self._demonstration("recall", turns, [], None)
 
     def _letter(self, seed: int, rng: np.random.Generator) -> Demonstration:
         """Four tokens around a character, and what it is: reading without having to look for it."""
@@ -127,7 +144,7 @@ class Demonstrations(Dataset[Demonstration]):
         sample = VisualSearch(LEVELS[kind]).sample(seed)
         scene = sample.images[0]
         target, markers = sample.facts["target"], sample.facts["markers"]
-        thought = f"<think>{describe(markers, target if self.stops else None)}</think>"
+        thought = f"<think>{describe(markers, target)}</think>"
         overview = np.asarray(zoom(scene, grid=self.protocol.grid))
         opening = [("image", 64), sample.question]
         guess = CHARACTERS[rng.integers(len(CHARACTERS))]
@@ -211,11 +228,8 @@ class Demonstrations(Dataset[Demonstration]):
             end = self.processor.tokenizer.eos_token_id
             wrote = Message(role="assistant", content=[], token_ids=[end])
             text = render(self.processor, [Message(role="user", content=[]), wrote, shown], 2)
-        for part in parts:
-            if not isinstance(part, str):
-                pad = f"<|{part[0]}_pad|>"
-                text = text.replace(pad, "\0" * part[1], 1)
-        return text.replace("\0", pad)
+        lengths = iter(part[1] for part in parts if not isinstance(part, str))
+        return re.sub(r"<\|(image|video)_pad\|>", lambda pad: pad[0] * next(lengths), text)
 
 
 def read(character: str) -> str:
@@ -225,24 +239,23 @@ def read(character: str) -> str:
 
 def corpus() -> list[str]:
     """What the tokenizer learns its merges from."""
-    call = '{"name": "zoom", "arguments": {"label": "red", "bbox_2d": [3,5,4,6]}}'
+    call = '{"name": "zoom", "arguments": {"label": "", "bbox_2d": [3,5,4,6]}}'
     frames = '{"name": "sample_frames", "arguments": {"around": 1.5}}'
     texts = [
         call,
         frames,
         VIDEO_QUESTION,
+        "Which character is on the marker?",
         "user",
         "assistant",
         "system",
         "\n",
         "it shows",
         "lit at",
+        " so",
     ]
-    markers = (Marker("red", 3, 5, "A", (0, 0)), Marker("blue", 6, 1, "B", (0, 0)))
-    for colour in ("red", "green", "blue", "yellow", "purple", "orange"):
-        texts += [f"Which character is on the {colour} marker?", f"; {colour} 1,2", f"{colour} 1,2"]
-        texts += [f'"{colour}'] * 2
-    return [*texts, describe(markers)] * 10
+    # A colour alone, so that it is the same token wherever it stands: `red35`, ` red`, `"red"`.
+    return [*texts * 10, *list(COLOURS) * 30]
 
 
 def _draw(shares: dict[Name, float], rng: np.random.Generator) -> Name:

@@ -25,7 +25,6 @@ class Stage:
         steps: Optimiser steps.
         kinds: Shares of the tasks.
         habits: Shares of the habits.
-        stops: Whether the thoughts end at the marker that is asked for.
         learning_rate: Peak; warmed up over 100 steps, cosine down to a tenth.
         decay_steps: Length of the cosine, if the stage ends earlier.
         first_index: First demonstration index, so that stages see different ones.
@@ -35,7 +34,6 @@ class Stage:
     steps: int
     kinds: dict[Kind, float]
     habits: dict[Habit, float]
-    stops: bool = True
     learning_rate: float = 1e-3
     decay_steps: int | None = None
     batch: int = 32
@@ -123,7 +121,7 @@ def train(
         stage.first_index + start * stage.batch, stage.first_index + stage.steps * stage.batch
     )
     loader = DataLoader(
-        Demonstrations(processor, stage.kinds, stage.habits, stage.stops),
+        Demonstrations(processor, stage.kinds, stage.habits),
         batch_size=stage.batch,
         sampler=indices,
         num_workers=1,

@@ -1,8 +1,8 @@
 """Train the embedded pair: `python recipes/train.py --out runs/recipe`.
 
-Stages, each resumed where it was stopped: reading single characters, skilled demonstrations of
-all tasks, demonstrations of mixed habits (the result is the base), RLVR from there (the result is
-the policy). Seeded; progress on standard output and in `log.jsonl`.
+Stages, each resumed where it was stopped: looking up words in a list, reading single characters,
+skilled demonstrations of all tasks, demonstrations of mixed habits (the result is the base), RLVR
+from there (the result is the policy). Seeded; progress on standard output and in `log.jsonl`.
 """
 
 import argparse
@@ -15,23 +15,14 @@ from demonstrations import MIXED, SKILLED, corpus
 from supervised import Stage, train
 
 STAGES = (
-    Stage("read", 500, {"letter": 1.0}, SKILLED, batch=64),
+    Stage("recall", 300, {"recall": 1.0}, SKILLED, learning_rate=2e-3, batch=64),
+    Stage("read", 500, {"letter": 0.9, "recall": 0.1}, SKILLED, batch=64, first_index=1_000_000),
     Stage(
         "see",
         1600,
-        {"letter": 0.04, "easy": 0.24, "medium": 0.42, "video": 0.30},
+        {"recall": 0.04, "letter": 0.04, "easy": 0.22, "medium": 0.42, "video": 0.28},
         SKILLED,
-        stops=False,
-        decay_steps=2400,
-        first_index=1_000_000,
-    ),
-    Stage(
-        "bind",
-        400,
-        {"letter": 0.02, "easy": 0.18, "medium": 0.60, "video": 0.20},
-        SKILLED,
-        decay_steps=700,
-        first_index=3_000_000,
+        first_index=2_000_000,
     ),
     Stage(
         "habits",
@@ -39,7 +30,7 @@ STAGES = (
         {"easy": 0.3, "medium": 0.4, "video": 0.3},
         MIXED,
         learning_rate=3e-4,
-        first_index=2_000_000,
+        first_index=3_000_000,
     ),
 )
 UPDATES = 60
