@@ -77,6 +77,7 @@ class VisualAgent:
         config: ReplayConfig = ReplayConfig(),
         device: str = "auto",
         dtype: str = "auto",
+        processor: str | None = None,
         store: ImageStore | None = None,
         protocol_options: dict[str, Any] | None = None,
         **options: Any,
@@ -90,13 +91,21 @@ class VisualAgent:
             config: How to replay.
             device: As `load_pair`.
             dtype: As `load_pair`.
+            processor: As `load_pair`.
             store: Where images go; in memory when None.
             protocol_options: Fields of the protocol, `system_prompt` say.
             **options: As the constructor's.
         """
         if config.method is Method.NONE:
             base = None
-        pair = load_pair(policy, base, device=device, dtype=dtype, replay_layers=config.depth)
+        pair = load_pair(
+            policy,
+            base,
+            device=device,
+            dtype=dtype,
+            replay_layers=config.depth,
+            processor=processor,
+        )
         dialect = protocol_named(
             protocol,
             token_grid(pair.processor),

@@ -95,16 +95,16 @@ def render(processor: Any, messages: Sequence[Message], start: int = 0) -> str:
     Raises:
         ValueError: If `start` does not follow an assistant turn, or the template drops it.
     """
-    template = processor.apply_chat_template
+    template, special = processor.apply_chat_template, processor.tokenizer.all_special_tokens
     if start == 0:
-        text = template(_plain(messages), tokenize=False, add_generation_prompt=True)
+        text = template(_plain(messages, special), tokenize=False, add_generation_prompt=True)
         return str(text)
     wrote = messages[start - 1]
     if wrote["role"] != "assistant":
         raise ValueError(f"message {start - 1} is the {wrote['role']}'s, not the assistant's")
     stand_in: Message = {"role": "assistant", "content": [{"type": "text", "text": _SENTINEL}]}
     conversation = [*messages[: start - 1], stand_in, *messages[start:]]
-    text = template(_plain(conversation), tokenize=False, add_generation_prompt=True)
+    text = template(_plain(conversation, special), tokenize=False, add_generation_prompt=True)
     _, found, continuation = str(text).rpartition(_SENTINEL)
     if not found:
         raise ValueError("the chat template does not render what the assistant wrote")
@@ -136,13 +136,25 @@ def _metadata(times: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages with bare placeholders: templates render `image` and `video`, not references."""
+def _plain(messages: Sequence[Message], special: Sequence[str]) -> list[dict[str, Any]]:
+    """Messages with bare placeholders: templates render `image` and `video`, not references.
+
+    A special token that a text spells out (a question, or an error that quotes the model) would
+    become that token: a picture that is not there, or the end of a turn. It is broken by a space.
+    """
+
+    def defused(text: str) -> str:
+        for token in special:
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+        return text
+
     return [
         {
             "role": message["role"],
             "content": [
-                dict(part) if part["type"] == "text" else {"type": part["type"]}
+                {"type": "text", "text": defused(part["text"])}
+                if part["type"] == "text"
+                else {"type": part["type"]}
                 for part in message["content"]
             ],
         }

@@ -47,8 +47,8 @@ LOOK_BACK_STRENGTH = 5.0
 """With 6 of a head's 16 rotations at this strength, most of its attention is on one token."""
 
 ROPE_THETA = 300.0
-"""Between two needs of a tiny model: slow rotations for matching content (30 has none that are slow
-enough: text that is copied by its key stays at 60 %), fast ones for telling neighbours apart."""
+"""Between two needs of a tiny model: slow rotations for matching content at a distance (with 30 it
+never learned to look up a word in a list), fast ones for telling neighbours apart."""
 
 OVERVIEW_PIXELS = 224 * 224
 MIN_PIXELS = 56 * 56

@@ -31,7 +31,7 @@ Habit = Literal["guess", "look anywhere", "look"]
 Kind = Literal["recall", "letter", "easy", "medium", "video"]
 Name = TypeVar("Name", Habit, Kind)
 
-MIXED: dict[Habit, float] = {"guess": 0.52, "look anywhere": 0.18, "look": 0.30}
+MIXED: dict[Habit, float] = {"guess": 0.60, "look anywhere": 0.16, "look": 0.24}
 """Shares of the habits. Most guess, so that greedy decoding of the base guesses too."""
 SKILLED: dict[Habit, float] = {"look": 1.0}
 LEVELS: dict[Kind, Level] = {"easy": EASY, "medium": MEDIUM}

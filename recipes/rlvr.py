@@ -31,7 +31,7 @@ from visreplay.tools import ImageStore
 TASKS: tuple[Task, ...] = (VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch())
 PROMPTS = 18
 GROUP = 8
-LEARNING_RATE = 1e-4
+LEARNING_RATE = 2e-4
 MICRO_BATCH = 48
 
 

@@ -130,7 +130,11 @@ def _generate(
     sampling = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    written = model.generate(**inputs, **sampling, max_new_tokens=max_new_tokens)
+    # A placeholder that the model writes is no picture, but the model's own code takes it for one.
+    placeholders = [encoder.tokens.image_token_id, encoder.tokens.video_token_id]
+    written = model.generate(
+        **inputs, **sampling, suppress_tokens=placeholders, max_new_tokens=max_new_tokens
+    )
     rows = written[:, inputs["input_ids"].shape[1] :].tolist()
     end = encoder.processor.tokenizer.eos_token_id
     return [row[: row.index(end) + 1] if end in row else row for row in rows]

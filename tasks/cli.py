@@ -67,6 +67,10 @@ def run(
     optimizer: Annotated[Optimizer | None, typer.Option(help="Of token replay.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    processor: Annotated[
+        str | None,
+        typer.Option(help="Processor for both, where theirs differ: local path or hub id."),
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Policy turns at most.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of a turn at most.")] = 2048,
     temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
@@ -116,6 +120,7 @@ def run(
             config=config,
             device=device,
             dtype=dtype,
+            processor=processor,
             store=ImageStore(save / "images") if save else None,
             protocol_options={
                 name: path.read_text("utf-8")

@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.messages import ToolCall
 from langchain_core.tools import BaseTool
 from PIL import Image
@@ -83,3 +85,34 @@ def test_a_model_may_look_into_a_crop(store: ImageStore) -> None:
 def test_arguments_of_wrong_types_are_told(store: ImageStore, bbox: object) -> None:
     message = by_name(store)["crop"].invoke(call("crop", image=store.put(PICTURE), bbox=bbox))
     assert message.status == "error"
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+BOXES = st.lists(st.integers(-300, 600) | st.floats(-300, 600), min_size=4, max_size=4)
+
+
+@settings(deadline=None)
+@given(
+    name=st.sampled_from(["crop", "zoom", "sample_frames"]),
+    known=st.booleans(),
+    bbox=BOXES | ANYTHING,
+    more=st.dictionaries(
+        st.sampled_from(["count", "times", "around", "window", "scenes", "video", "label"]),
+        ANYTHING,
+        max_size=3,
+    ),
+)
+def test_any_arguments_give_an_image_or_an_error_that_the_model_is_told(
+    name: str, known: bool, bbox: object, more: dict[str, object]
+) -> None:
+    store = ImageStore()
+    image = store.put(PICTURE) if known else "elsewhere.png"
+    message = by_name(store)[name].invoke(call(name, image=image, bbox=bbox, **more))
+    if message.status == "success":
+        assert store.get(message.artifact[0]).size[0] > 0
+    else:
+        assert str(message.content)
