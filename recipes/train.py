@@ -33,7 +33,7 @@ STAGES = (
         first_index=3_000_000,
     ),
 )
-UPDATES = 80
+UPDATES = 60
 """Of RLVR."""
 
 

@@ -23,8 +23,7 @@ from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import ImageStore
 
-# On medium the pair still takes the three markers for one another: see its model card.
-TASKS = {"visual-search-easy": 0.95, "visual-search-medium": 0.30, "video-search": 0.95}
+TASKS = {"visual-search-easy": 0.95, "visual-search-medium": 0.90, "video-search": 0.95}
 SAMPLES = range(Split.HELD_OUT, Split.HELD_OUT + 30)
 
 
@@ -35,10 +34,11 @@ def test_the_policy_reaches_what_is_claimed(make_agent: MakeAgent, name: str, re
     assert summarise(records).accuracy >= reach - 0.1
 
 
-@pytest.mark.parametrize("name", ["visual-search-easy", "video-search"])
-def test_the_base_is_far_below(name: str) -> None:
-    records = evaluate(embedded_agent("base", temperature=1.0), task_named(name), SAMPLES)
-    assert summarise(records).accuracy <= 0.65
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", TASKS)
+def test_the_base_is_far_below(name: str, temperature: float) -> None:
+    records = evaluate(embedded_agent("base", temperature=temperature), task_named(name), SAMPLES)
+    assert summarise(records).accuracy <= 0.6
 
 
 Forced = Callable[[Sample], str]
