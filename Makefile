@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 FOLDERS := tools replay_core agent tasks
 
-.PHONY: demo test check pair measure clean
+.PHONY: demo test check pair measure bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/visreplay demo
@@ -28,6 +28,10 @@ pair: $(VENV)/installed
 # The README's numbers on the embedded pair.
 measure: $(VENV)/installed
 	$(BIN)/python benchmarks/measure.py
+
+# Speed and memory against the reference's algorithm.
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/speed.py
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,161 @@
+"""replay_core against the reference's algorithm: entropies, sets, losses and gradients to 1e-4."""
+
+from typing import Any
+
+import builders
+import pytest
+import torch
+from builders import segment
+from reference import Reading, Reference
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from visreplay.replay_core import (
+    EMBEDDED,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    Segment,
+    context,
+    embedded_config,
+)
+
+METHODS = [Method.TOKEN, Method.STATE]
+CROP = segment(3, ("image", (1, 4, 4), 2), 4)
+EPISODE = [segment(4, ("image", (1, 4, 8), 1), 3), segment(("image", (1, 8, 4), 3), 1), CROP]
+
+
+def settings(method: Method, **changes: Any) -> ReplayConfig:
+    """Plain descent, whose step is the gradient."""
+    chosen = {"threshold": "quantile", "tau": 0.6, "steps": 3, **changes}
+    return ReplayConfig(method, replay_layers=3, state_layers=3, **chosen)
+
+
+@pytest.fixture(scope="module")
+def random_pair() -> ModelPair:
+    return builders.pair()
+
+
+def tiny(config: ReplayConfig, **kwargs: Any) -> Reference:
+    policy, base = builders.model(noise=0.02), builders.model()
+    return Reference(policy.requires_grad_(False), base.requires_grad_(False), config, **kwargs)
+
+
+def embedded(config: ReplayConfig) -> Reference:
+    load = AutoModelForImageTextToText.from_pretrained
+    policy, base = (load(EMBEDDED / name).eval() for name in ("policy", "base"))
+    return Reference(policy.requires_grad_(False), base.requires_grad_(False), config)
+
+
+def photos(pair: ModelPair, *sizes: tuple[int, int]) -> list[Segment]:
+    """A question about one random image for each (height, width), as the processor makes it."""
+    generator = torch.Generator().manual_seed(0)
+    text = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n"
+    segments = []
+    for height, width in sizes:
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        batch = pair.processor(text=[text], images=[image], return_tensors="pt")
+        segments.append(Segment.from_processor(batch, pair.policy))
+    return segments
+
+
+def close(ours: Any, theirs: Any) -> None:
+    """Equal to 1e-4, relative to the largest entry."""
+    ours, theirs = (torch.as_tensor(value, dtype=torch.float32) for value in (ours, theirs))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+
+
+def assert_same(session: ReplaySession, reference: Reference, last_logits: Tensor) -> None:
+    """All that a session knows of its blocks, and what it would say next."""
+    base = reference.read(reference.base)
+    masks = reference.low_entropy(base)
+    with torch.no_grad():
+        plain = reference.losses(base, reference.forward(reference.policy)[1]).tolist()
+        after = reference.losses(base, reference.prefill()[1]).tolist()
+    for index, block in enumerate(session.blocks):
+        columns, layers = reference.columns()[index], int(masks[index].any(dim=1).sum())
+        close(block.entropy_LT, base.entropy_LN[:, columns])
+        assert torch.equal(block.low_entropy_LT, masks[index])
+        # The loss sums over layers and divides by the tokens; the record is a mean in nats.
+        scale = block.length / layers
+        close(block.kl_after, after[index] * scale)
+        path = torch.tensor(reference.images[index].losses or plain[index : index + 1]) * scale
+        close(block.kl_path or [block.kl_before], path)
+    close(session.next_logits, last_logits)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rule", [{}, {"threshold": "relative", "tau": 0.97}])
+def test_an_episode_on_a_random_pair(random_pair: ModelPair, method: Method, rule: Any) -> None:
+    config = settings(method, **rule)
+    reference = tiny(config)
+    with ReplaySession(random_pair, config) as session:
+        for part in EPISODE:
+            session.append(part)
+            assert_same(session, reference, reference.turn(part))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_episode_on_the_embedded_pair(embedded_pair: ModelPair, method: Method) -> None:
+    config = embedded_config(method, optimizer="sgd", learning_rate=1.0, steps=3)
+    reference = embedded(config)
+    with ReplaySession(embedded_pair, config) as session:
+        for part in photos(embedded_pair, (224, 224), (168, 112)):
+            session.append(part)
+            assert_same(session, reference, reference.turn(part))
+
+
+def test_limits_in_nats(random_pair: ModelPair) -> None:
+    config = settings(Method.STATE, threshold="absolute", theta=(5.0, 4.5, 4.0))
+    reference = tiny(config)
+    with ReplaySession(random_pair, config) as session:
+        session.append(CROP)
+        close(session.next_logits, reference.turn(CROP))
+
+
+@pytest.mark.parametrize("size", ["tiny", "embedded"])
+def test_gradients(
+    size: str, random_pair: ModelPair, embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step of plain descent, so long that the embedding is lost in it, is the gradient."""
+    changes: Any = {"steps": 1, "learning_rate": 1e6}
+    if size == "tiny":
+        pair, config, parts = random_pair, settings(Method.TOKEN, **changes), EPISODE
+        reference = tiny(config)
+    else:
+        pair, parts = embedded_pair, photos(embedded_pair, (112, 168))
+        config = embedded_config(Method.TOKEN, optimizer="sgd", **changes)
+        reference = embedded(config)
+    steps: list[Tensor] = []
+
+    def spy(policy: Any, divergence: Any, embeds_TD: Tensor, *rest: Any) -> Any:
+        edited_TD, path = token_replay(policy, divergence, embeds_TD, *rest)
+        steps.append(edited_TD - embeds_TD)
+        return embeds_TD, path  # frozen where it was: a second image sees a sane first one
+
+    token_replay = context.token_replay
+    monkeypatch.setattr(context, "token_replay", spy)
+    with ReplaySession(pair, config) as session:
+        for part in parts:
+            session.append(part)
+            for ids_T, block in part.pieces():
+                reference.extend(ids_T, block)
+                if block is not None:
+                    gradient_TD = reference.step(reference.read(reference.base))
+                    close(steps[-1], -config.learning_rate * gradient_TD)
+
+
+def test_holding_all_logits_at_once_changes_nothing() -> None:
+    each, at_once = tiny(settings(Method.TOKEN)), tiny(settings(Method.TOKEN), at_once=True)
+    assert torch.equal(each.turn(CROP), at_once.turn(CROP))
+
+
+def test_nothing_is_left_on_the_models() -> None:
+    reference = tiny(settings(Method.TOKEN))
+    reference.turn(CROP)
+    for model in (reference.policy, reference.base):
+        assert not any(module._forward_hooks for module in model.modules())
+        assert not any(module._forward_pre_hooks for module in model.modules())
+        assert all(weight.grad is None for weight in model.parameters())
+    assert isinstance(reference.read(reference.base), Reading)
