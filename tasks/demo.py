@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -64,6 +65,8 @@ def embedded_agent(
 def run_demo(out: Path, samples: int) -> None:
     """Run the demo and write `summary.json`, `index.html` and the episodes below `out`."""
     console = Console(highlight=False)
+    # The pair is so small that a second thread gains nothing; on a busy machine it costs minutes.
+    torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
