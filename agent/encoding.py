@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from visreplay.agent.state import Message
+from visreplay.agent.state import Message, Part
 from visreplay.replay_core import Segment
 from visreplay.tools import ImageStore, TokenGrid, zoom
 
@@ -95,17 +95,14 @@ def render(processor: Any, messages: Sequence[Message], start: int = 0) -> str:
     Raises:
         ValueError: If `start` does not follow an assistant turn, or the template drops it.
     """
-    template, special = processor.apply_chat_template, processor.tokenizer.all_special_tokens
     if start == 0:
-        text = template(_plain(messages, special), tokenize=False, add_generation_prompt=True)
-        return str(text)
+        return _fill_template(processor, messages)
     wrote = messages[start - 1]
     if wrote["role"] != "assistant":
         raise ValueError(f"message {start - 1} is the {wrote['role']}'s, not the assistant's")
     stand_in: Message = {"role": "assistant", "content": [{"type": "text", "text": _SENTINEL}]}
     conversation = [*messages[: start - 1], stand_in, *messages[start:]]
-    text = template(_plain(conversation, special), tokenize=False, add_generation_prompt=True)
-    _, found, continuation = str(text).rpartition(_SENTINEL)
+    _, found, continuation = _fill_template(processor, conversation).rpartition(_SENTINEL)
     if not found:
         raise ValueError("the chat template does not render what the assistant wrote")
     tokenizer = processor.tokenizer
@@ -136,27 +133,26 @@ def _metadata(times: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _plain(messages: Sequence[Message], special: Sequence[str]) -> list[dict[str, Any]]:
-    """Messages with bare placeholders: templates render `image` and `video`, not references.
+def _fill_template(processor: Any, messages: Sequence[Message]) -> str:
+    """The chat template's text of messages and of the assistant's opening.
 
-    A special token that a text spells out (a question, or an error that quotes the model) would
-    become that token: a picture that is not there, or the end of a turn. It is broken by a space.
+    Templates render bare `image` and `video` placeholders, not references. A special token that a
+    text spells out (a question, or an error that quotes the model) would become that token: a
+    picture that is not there, or the end of a turn. It is broken by a space.
     """
+    special = processor.tokenizer.all_special_tokens
 
-    def defused(text: str) -> str:
+    def plain(part: Part) -> dict[str, str]:
+        if part["type"] != "text":
+            return {"type": part["type"]}
+        text = part["text"]
         for token in special:
             text = text.replace(token, f"{token[:1]} {token[1:]}")
-        return text
+        return {"type": "text", "text": text}
 
-    return [
-        {
-            "role": message["role"],
-            "content": [
-                {"type": "text", "text": defused(part["text"])}
-                if part["type"] == "text"
-                else {"type": part["type"]}
-                for part in message["content"]
-            ],
-        }
+    conversation = [
+        {"role": message["role"], "content": [plain(part) for part in message["content"]]}
         for message in messages
     ]
+    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    return str(text)

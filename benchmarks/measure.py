@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers.utils import logging
 
 from visreplay.agent.encoding import ContextEncoder
 from visreplay.replay_core import EMBEDDED, load_pair
-from visreplay.tasks.demo import ROWS, TABLE, embedded_agent
+from visreplay.tasks.demo import ROWS, TABLE, embedded_agent, prepare_process
 from visreplay.tasks.evaluate import evaluate, is_correct, pass_at_k, summarise
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Split
@@ -35,7 +34,7 @@ OUT = Path(__file__).parent / "embedded_pair.json"
 def measure(unit: tuple[str, str], samples: int, rollouts: int) -> dict[str, Any]:
     """All numbers of one system on one task."""
     row, task_name = unit
-    _quiet()
+    prepare_process()
     task = task_named(task_name)
     seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
     greedy = embedded_agent(row)
@@ -138,12 +137,6 @@ def divergence_by_entropy(samples: int = 60) -> list[list[float]]:
     return table
 
 
-def _quiet() -> None:
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
 def show(console: Console, results: list[dict[str, Any]], buckets: list[list[float]]) -> None:
     """Print both tables."""
     table = Table(title="embedded pair, held-out samples (95 % intervals)")
@@ -172,7 +165,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=100, help="samples with 8 rollouts a cell")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    _quiet()
+    prepare_process()
     console = Console(highlight=False, width=150)
     units = [(row, task) for task, row in product(TABLE, ROWS)]
     sizes = ([arguments.samples] * len(units), [arguments.rollouts] * len(units))

@@ -332,7 +332,10 @@ class Bench:
             reference = Reference(self.policy, self.base, fast)
             prepare, once, prefill = self.reference_turn(reference, self.segment(0))
             ours, ours_longer = self.ours(fast), self.ours(longer)
-            unoptimised, plain = self.ours(replace(fast, steps=0)), self.ours(self.config(_NONE))
+            unoptimised, plain = (
+                self.ours(replace(fast, steps=0)),
+                self.ours(self.config(Method.NONE)),
+            )
             whole[0].append(prepare + REFERENCE_STEPS * once + prefill)
             whole[1].append(ours)
             step[0].append(once)
@@ -407,7 +410,12 @@ class Bench:
 
     def probe(self, name: str, steps: int) -> dict[str, float]:
         """Run `run_probe` in another process."""
-        arguments = [name, str(steps), str(self.dtype).removeprefix("torch."), *_sizes(self.sizes)]
+        arguments = [
+            name,
+            str(steps),
+            str(self.dtype).removeprefix("torch."),
+            json.dumps(vars(self.sizes)),
+        ]
         ran = subprocess.run(
             [sys.executable, __file__, "--probe", *arguments], stdout=subprocess.PIPE, check=True
         )
@@ -443,7 +451,7 @@ class Bench:
 
     def flops(self) -> Iterator[Row]:
         """State replay against a plain prefill at 7B proportions, behind 1,024 tokens."""
-        plain, state = self.prefill_flops(_NONE), self.prefill_flops(Method.STATE)
+        plain, state = self.prefill_flops(Method.NONE), self.prefill_flops(Method.STATE)
         ratio = state / plain
         note = f"{state / 1e12:.4g} / {plain / 1e12:.4g} TFLOP for 1,024 tokens"
         name = "state replay / plain prefill, FLOPs at 7B, exact"
@@ -477,8 +485,6 @@ class Bench:
         yield Row(name, ratio, ratio, ratio, 1.35, True, note)
 
 
-_NONE = Method.NONE
-
 PROBES: dict[str, Callable[[Bench, ReplayConfig], Callable[[], object]]] = {
     "reference": lambda bench, config: bench.probe_reference(config, at_once=True),
     "layerwise": lambda bench, config: bench.probe_reference(config, at_once=False),
@@ -507,10 +513,6 @@ def _twin(model: Any, shares: Callable[[Tensor], bool]) -> Any:
     """A second module tree; the weights that are to be shared are the same tensors."""
     shared = {id(weight): weight for weight in model.parameters() if shares(weight)}
     return copy.deepcopy(model, shared)
-
-
-def _sizes(sizes: Sizes) -> list[str]:
-    return [json.dumps(vars(sizes))]
 
 
 @cache

@@ -10,11 +10,9 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
-import torch
 from rich.console import Console
-from transformers.utils import logging
 
-from visreplay.tasks.demo import TABLE, embedded_agent
+from visreplay.tasks.demo import TABLE, embedded_agent, prepare_process
 from visreplay.tasks.evaluate import evaluate, summarise
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Split
@@ -32,9 +30,7 @@ STATE: list[dict[str, Any]] = [
 
 def score(row: str, changes: dict[str, Any], samples: int) -> dict[str, float]:
     """Accuracy at temperature 1 and mean divergences of one candidate."""
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    prepare_process()
     agent = embedded_agent(row, temperature=1.0, **changes)
     seeds = range(Split.TUNING, Split.TUNING + samples)
     records = [record for name in TABLE for record in evaluate(agent, task_named(name), seeds)]

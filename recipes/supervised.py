@@ -26,7 +26,6 @@ class Stage:
         kinds: Shares of the tasks.
         habits: Shares of the habits.
         learning_rate: Peak; warmed up over 100 steps, cosine down to a tenth.
-        decay_steps: Length of the cosine, if the stage ends earlier.
         first_index: First demonstration index, so that stages see different ones.
     """
 
@@ -35,7 +34,6 @@ class Stage:
     kinds: dict[Kind, float]
     habits: dict[Habit, float]
     learning_rate: float = 1e-3
-    decay_steps: int | None = None
     batch: int = 32
     first_index: int = 0
 
@@ -104,7 +102,7 @@ def train(
         [
             torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100),
             torch.optim.lr_scheduler.CosineAnnealingLR(
-                optimizer, (stage.decay_steps or stage.steps) - 100, stage.learning_rate / 10
+                optimizer, stage.steps - 100, stage.learning_rate / 10
             ),
         ],
         milestones=[100],

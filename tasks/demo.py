@@ -34,6 +34,16 @@ EPISODES = ("visual-search-medium", "video-search")
 TABLE = ("visual-search-easy", "visual-search-medium", "video-search")
 
 
+def prepare_process() -> None:
+    """Set a process up for the embedded pair: one thread, and no word from transformers.
+
+    The pair is so small that a second thread gains nothing; on a busy machine it costs minutes.
+    """
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def embedded_agent(
     row: str,
     store: ImageStore | None = None,
@@ -65,10 +75,7 @@ def embedded_agent(
 def run_demo(out: Path, samples: int) -> None:
     """Run the demo and write `summary.json`, `index.html` and the episodes below `out`."""
     console = Console(highlight=False)
-    # The pair is so small that a second thread gains nothing; on a busy machine it costs minutes.
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    prepare_process()
     out.mkdir(parents=True, exist_ok=True)
     store = ImageStore(out / "images")
     agent = embedded_agent("policy+token", store)

@@ -1,7 +1,8 @@
 """The method from scratch: whole contexts, transformers' own forward, full softmaxes, no caches.
 
 Written against method.md and not against the package, from which it takes only the settings and
-the segments. Positions come from transformers' `get_rope_index`, activations from hooks.
+the segments. Positions come from transformers' `get_rope_index`, activations from hooks, and the
+formulas of lens, limits and divergence from `benchmarks/reference.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from reference import lens, limits, top_kl
 from torch import Tensor
 
 from visreplay.replay_core import ReplayConfig, Segment
@@ -44,30 +46,10 @@ def unedited(layer: int, hidden: Tensor) -> Tensor:
     return hidden
 
 
-def lens(model: Any, hidden: Tensor) -> Tensor:
-    return model.lm_head(model.model.language_model.norm(hidden))
-
-
 def entropy(logits: Tensor) -> Tensor:
+    """In double precision, so that masks do not hang on the order of a sum."""
     log_p = logits.double().log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1).float()
-
-
-def limits(entropy_LT: Tensor, config: ReplayConfig) -> Tensor:
-    if config.threshold == "relative":
-        return config.tau * entropy_LT.max(dim=1, keepdim=True).values
-    if config.threshold == "quantile":
-        return torch.stack([torch.quantile(row, config.tau) for row in entropy_LT])[:, None]
-    assert config.theta is not None
-    return torch.tensor(config.theta[: len(entropy_LT)])[:, None]
-
-
-def kl(base_logits: Tensor, policy_logits: Tensor, top_k: int) -> Tensor:
-    """KL(base || policy) on the base's top entries, renormalised."""
-    ids = base_logits.topk(top_k, dim=-1).indices
-    log_p = base_logits.gather(-1, ids).log_softmax(-1)
-    log_q = policy_logits.gather(-1, ids).log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 @dataclass
@@ -135,7 +117,7 @@ class Oracle:
         for layer, chosen in enumerate(mask):
             if chosen.any():
                 logits = lens(self.policy, hidden[layer, chosen])
-                loss = loss + kl(base_logits[layer, chosen], logits, self.config.top_k).mean()
+                loss = loss + top_kl(base_logits[layer, chosen], logits, self.config.top_k).mean()
         return loss / mask.shape[1]
 
     def activations(self, model: Any, edit: Edit = unedited) -> Tensor:

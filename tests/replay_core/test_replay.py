@@ -8,7 +8,8 @@ import torch
 from builders import segment
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import Oracle, entropy, kl, lens
+from oracle import Oracle, entropy
+from reference import lens, top_kl
 
 from visreplay.replay_core import ModelPair, OptimisationError, ReplayConfig, ReplaySession
 from visreplay.replay_core.replay import entropy_limits, low_entropy
@@ -81,7 +82,7 @@ def test_divergence_before_is_the_plain_policys(pair: ModelPair) -> None:
     with torch.no_grad():
         base = lens(oracle.base, oracle.activations(oracle.base)[:3, rows])
         plain = lens(oracle.policy, oracle.activations(oracle.policy)[:3, rows])
-    divergence = kl(base, plain, 50)
+    divergence = top_kl(base, plain, 50)
     mask = entropy(base) <= entropy(base).quantile(0.6, dim=1, keepdim=True)
     expected = sum(divergence[layer, mask[layer]].mean() for layer in range(3)) / 3
     for method, steps in (("token", 0), ("token", 2), ("state", 0)):
