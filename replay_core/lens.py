@@ -4,16 +4,22 @@ Everything here takes raw activations (a decoder layer's output) and applies the
 itself, exactly once. (In `output_hidden_states` of transformers the last entry is already
 normed; this package never takes activations from there.)
 
-Logits over the whole vocabulary exist for a bounded number of rows only, and reductions are in
-float32. Axes: N rows (positions), D hidden size, V vocabulary, K the base's top entries.
+Logits exist for a bounded number of rows and of vocabulary entries at a time, and reductions are
+in float32. Axes: N rows (positions), D hidden size, V vocabulary, K the base's top entries.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_COLUMNS = 8192
+"""Entries of the vocabulary that are looked at together: few enough for a processor's cache."""
+
+_CELL_BYTES = 12
+"""Bytes per logit: the head's output, its float32 copy and the exponential live at once."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,56 @@ class Lens:
         Returns:
             Entropies `(N,)` in nats, and the targets for `restricted_kl`.
         """
-        entropies, targets = [], []
-        # Three of them live at once: the head's logits, their float32 copy, the probabilities.
-        for rows in self._chunks(len(hidden_ND), row_bytes=12 * self.head.out_features):
-            logits_NV = self.logits(hidden_ND[rows])
+        width = self._columns
+        parts = [
+            self._read(hidden_ND[rows], width, top_k)
+            for rows in self._chunks(len(hidden_ND), row_bytes=_CELL_BYTES * width)
+        ]
+        targets = [targets for _, targets in parts if targets is not None]
+        entropy_N = torch.cat([entropy_N for entropy_N, _ in parts])
+        return entropy_N, Targets.cat(targets) if targets else None
+
+    def _read(
+        self, hidden_ND: Tensor, width: int, top_k: int | None
+    ) -> tuple[Tensor, "Targets | None"]:
+        """One pass over the vocabulary, `width` entries at a time, with a running log-sum-exp.
+
+        With `p = exp(x - m) / Z`, the entropy is `log Z - sum p (x - m)`: of all that was seen,
+        only the maximum m, Z, and the sum have to be kept.
+        """
+        normed_ND = self.norm(hidden_ND).to(self.head.weight.device)
+        best: list[tuple[Tensor, Tensor]] = []
+        peak_N = total_N = sum_N = normed_ND.new_zeros(())
+        for start in range(0, self.head.out_features, width):
+            logits_NC = self._block(normed_ND, slice(start, start + width))
             if top_k is not None:
-                targets.append(Targets.of(logits_NV, min(top_k, logits_NV.shape[-1])))
-            # entr(p) = -p ln p, and 0 at p = 0.
-            entropies.append(torch.special.entr(logits_NV.softmax(-1)).sum(-1))
-        return torch.cat(entropies), Targets.cat(targets) if targets else None
+                values_NK, ids_NK = logits_NC.topk(min(top_k, logits_NC.shape[-1]), dim=-1)
+                best.append((values_NK, (ids_NK + start).int()))
+            if start:
+                higher_N = torch.maximum(peak_N, logits_NC.amax(-1))
+                gap_N = peak_N - higher_N
+                sum_N = gap_N.exp() * (sum_N + total_N * gap_N)
+                total_N, peak_N = gap_N.exp() * total_N, higher_N
+            else:
+                peak_N = logits_NC.amax(-1)
+            logits_NC -= peak_N[:, None]
+            weights_NC = logits_NC.exp()
+            total_N = total_N + weights_NC.sum(-1)
+            sum_N = sum_N + torch.linalg.vecdot(weights_NC, logits_NC)
+        # Rounding may leave a certain prediction a little below zero.
+        entropy_N = (total_N.log() - sum_N / total_N).clamp_min(0)
+        return entropy_N, None if top_k is None else Targets.of(best, top_k)
+
+    def _block(self, normed_ND: Tensor, columns: slice) -> Tensor:
+        """Logits of some entries of the vocabulary, in float32."""
+        bias = None if self.head.bias is None else self.head.bias[columns]
+        return nn.functional.linear(normed_ND, self.head.weight[columns], bias).float()
+
+    @property
+    def _columns(self) -> int:
+        """How many entries of the vocabulary to take at once."""
+        within = max(1, self.memory_bytes // _CELL_BYTES)
+        return min(self.head.out_features, _COLUMNS, within)
 
     def restricted_kl(self, hidden_ND: Tensor, targets: "Targets") -> Tensor:
         """KL(base || this model) on the base's top entries, renormalised on both sides.
@@ -88,10 +135,17 @@ class Targets:
     log_probs_NK: Tensor
 
     @classmethod
-    def of(cls, logits_NV: Tensor, top_k: int) -> "Targets":
-        """The `top_k` most probable entries of each row."""
-        values_NK, ids_NK = logits_NV.topk(top_k, dim=-1)
-        return cls(ids_NK.int(), values_NK.log_softmax(-1))
+    def of(cls, best: "Sequence[tuple[Tensor, Tensor]]", top_k: int) -> "Targets":
+        """The `top_k` most probable entries of each row, out of those of parts of the vocabulary.
+
+        Args:
+            best: Logits and entries of each part's most probable ones.
+            top_k: How many to keep.
+        """
+        values_NC = torch.cat([values for values, _ in best], dim=-1)
+        ids_NC = torch.cat([ids for _, ids in best], dim=-1)
+        values_NK, order_NK = values_NC.topk(min(top_k, values_NC.shape[-1]), dim=-1)
+        return cls(ids_NC.gather(-1, order_NK), values_NK.log_softmax(-1))
 
     @classmethod
     def cat(cls, parts: "list[Targets]") -> "Targets":
