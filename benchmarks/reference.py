@@ -96,7 +96,7 @@ class Reference:
     """A conversation that is computed anew, whole, whenever something is asked of it.
 
     Example:
-        >>> reference = Reference(policy, base, ReplayConfig(replay_layers=16))
+        >>> reference = Reference(policy, base, ReplayConfig.paper())
         >>> next_logits_V = reference.turn(segment)     # base pass, 25 steps, prefill
     """
 
@@ -135,7 +135,7 @@ class Reference:
         """Token replay of the newest image (steps 1 to 5)."""
         reading = self.read(self.base)
         for _ in range(self.config.steps):
-            self.images[-1].offset_TD -= self.config.learning_rate * self.step(reading)
+            self.images[-1].offset_TD -= self.config.rate * self.step(reading)
 
     def step(self, reading: Reading) -> Tensor:
         """One optimisation step's gradient `(T, D)` for the offset of the newest image."""

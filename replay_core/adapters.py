@@ -134,6 +134,11 @@ class ModelAdapter(ABC):
         """Patches per visual token along height and along width."""
         return int(self.model.config.vision_config.spatial_merge_size)
 
+    def token_grid(self, block: VisualBlock) -> tuple[int, int, int]:
+        """How a block's visual tokens lie in time, height and width."""
+        t, h, w = block.grid_thw
+        return t, h // self.merge_size, w // self.merge_size
+
     def keep_layers(self, count: int) -> None:
         """Free all decoder layers but the first `count`."""
         del self.language_model.layers[count:]

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal, Self
 
 from visreplay.replay_core.errors import ConfigError
 
@@ -38,6 +38,34 @@ class Threshold(StrEnum):
     """A fixed number of nats per layer, `theta`."""
 
 
+class Side(StrEnum):
+    """Which positions are replayed, by their entropy (all but `low` are the paper's ablations)."""
+
+    LOW = "low"
+    """Those up to the limit: the method."""
+    HIGH = "high"
+    """Those above the limit, instead."""
+    ALL = "all"
+    """Every position."""
+    RANDOM = "random"
+    """As many of a block as are low, drawn at random; the draw depends on the place alone."""
+
+
+class Teacher(StrEnum):
+    """Whose activations are replayed.
+
+    The last two are the paper's smoothing controls: they need no base model, and tell whether
+    whatever smooths the policy's activations would do as well as the base's.
+    """
+
+    BASE = "base"
+    """The base model's: the method."""
+    WINDOW = "window"
+    """The plain policy's own, averaged over 3 x 3 neighbouring visual tokens of a frame."""
+    JITTER = "jitter"
+    """The plain policy's own, on pictures and clips with other colours."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplayConfig:
     """Settings of a replay session (arXiv 2511.19972; steps refer to method.md).
@@ -51,10 +79,18 @@ class ReplayConfig:
         tau: Share of the maximum, or quantile, in (0, 1]; 1 takes every position of a block.
         theta: Limits in nats per layer for the absolute threshold. None means the published
             table of the 7B pairs, which has 7 layers.
+        side: Which side of the limit is replayed.
+        teacher: Whose activations are replayed.
+        swap_roles: The base answers, and the policy's activations are replayed on it. It needs a
+            pair whose base was kept whole.
+        entry_layer: Where token replay's offset enters: 0 is the input embedding, l the output
+            of decoder layer `l - 1`. Layers below it are not compared.
         top_k: Vocabulary entries of the base that the divergence is restricted to.
         steps: Gradient steps per visual block; 0 leaves the embeddings exactly as they are.
-        learning_rate: Step size. 10 is right for plain gradient descent only.
-        optimizer: "sgd" is the paper's plain gradient descent.
+        learning_rate: Of Adam, in units of the root mean square of the block's embeddings; of
+            plain gradient descent, its step size. None takes 0.01 and 10.
+        optimizer: "adam" gets further in fewer steps (`benchmarks/`); "sgd" is the paper's plain
+            gradient descent, see `ReplayConfig.paper`.
         recompute_activations: Forget each layer's inner activations in the optimisation and
             compute them again for the gradient: a third more time, and memory for one layer
             instead of `replay_layers`. For pictures of thousands of tokens.
@@ -71,32 +107,36 @@ class ReplayConfig:
     threshold: Threshold = Threshold.RELATIVE
     tau: float = 0.4
     theta: tuple[float, ...] | None = None
+    side: Side = Side.LOW
+    teacher: Teacher = Teacher.BASE
+    swap_roles: bool = False
+    entry_layer: int = 0
     top_k: int = 50
-    steps: int = 25
-    learning_rate: float = 10.0
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    steps: int = 10
+    learning_rate: float | None = None
+    optimizer: Literal["sgd", "adam"] = "adam"
     recompute_activations: bool = False
     memory_bytes: int = 256 * 2**20
     query_chunk: int = 2048
 
     def __post_init__(self) -> None:
-        """Check every setting; accept plain strings for the two enumerations.
+        """Check every setting; accept plain strings for the enumerations.
 
         Raises:
             ConfigError: names the value, the rule and the way out.
         """
         _coerce(self, "method", Method)
         _coerce(self, "threshold", Threshold)
+        _coerce(self, "side", Side)
+        _coerce(self, "teacher", Teacher)
         at_least_one = ("replay_layers", "state_layers", "top_k", "memory_bytes", "query_chunk")
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.steps < 0:
             raise ConfigError(f"steps is {self.steps}, but must be 0 (no optimisation) or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(
-                f"learning_rate is {self.learning_rate}, but must be positive and finite"
-            )
+        if not 0 < self.rate < math.inf:
+            raise ConfigError(f"learning_rate is {self.rate}, but must be positive and finite")
         if not 0 < self.tau <= 1:
             raise ConfigError(
                 f"tau is {self.tau}, but must lie in (0, 1]: it is a share of the highest entropy "
@@ -104,11 +144,39 @@ class ReplayConfig:
             )
         if self.optimizer not in ("sgd", "adam"):
             raise ConfigError(f"optimizer is {self.optimizer!r}, but must be 'sgd' or 'adam'")
+        if not 0 <= self.entry_layer < self.replay_layers:
+            raise ConfigError(
+                f"entry_layer is {self.entry_layer}, but must lie in 0 to "
+                f"{self.replay_layers - 1}: the offset must enter below the last of the "
+                f"{self.replay_layers} replay layers"
+            )
+        if self.entry_layer and self.method is Method.STATE:
+            raise ConfigError("entry_layer is a setting of token replay, but the method is 'state'")
+        if self.swap_roles and self.teacher is not Teacher.BASE:
+            raise ConfigError(
+                f"swap_roles needs the two models' activations, but the teacher is "
+                f"{str(self.teacher)!r}: use teacher='base'"
+            )
         if self.threshold is Threshold.ABSOLUTE and len(self.limits) < self.depth:
             raise ConfigError(
                 f"theta has {len(self.limits)} limits, but {self.method} replay looks at "
                 f"{self.depth} layers: give one limit per layer, or look at fewer layers"
             )
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """The paper's optimisation: 25 steps of plain gradient descent at rate 10.
+
+        Args:
+            **changes: Fields to set otherwise.
+        """
+        return cls(**{"optimizer": "sgd", "steps": 25, **changes})
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, with the optimiser's default filled in."""
+        default = 10.0 if self.optimizer == "sgd" else 0.01
+        return default if self.learning_rate is None else self.learning_rate
 
     @property
     def depth(self) -> int:

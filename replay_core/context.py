@@ -10,22 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.adapters import ModelAdapter, Visitor
-from visreplay.replay_core.cache import KVCache, Rows
-from visreplay.replay_core.config import Method, ReplayConfig, Threshold
+from visreplay.replay_core.adapters import Visitor
+from visreplay.replay_core.cache import Rows
+from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
 from visreplay.replay_core.errors import ContextError
-from visreplay.replay_core.lens import Lens
 from visreplay.replay_core.pair import ModelPair
-from visreplay.replay_core.replay import (
-    Divergence,
-    Reader,
-    StateReplay,
-    entropy_limits,
-    in_turn,
-    low_entropy,
-    token_replay,
-)
+from visreplay.replay_core.reading import Divergence, Reader, Surer, in_turn
+from visreplay.replay_core.replay import StateReplay, token_replay
+from visreplay.replay_core.run import Run
 from visreplay.replay_core.segment import Kind, VisualBlock
+from visreplay.replay_core.selection import choose, entropy_limits
+from visreplay.replay_core.teachers import jittered, window_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +34,8 @@ class BlockRecord:
         digest: Hash of its content.
         extent: Rotary positions that it takes up.
         entropy_LT: The base's entropies in nats; no layers under method "none".
-        low_entropy_LT: The low-entropy sets.
+        chosen_LT: Where replay acts: the low-entropy sets S, unless `config.side` says otherwise.
+            State replay takes of them those where the base is surer than the policy.
         kl_before: Mean divergence of the plain policy from the base on them, in nats; None where
             there is nothing to compare.
         kl_after: The same, of the policy after replay.
@@ -52,7 +48,7 @@ class BlockRecord:
     digest: str
     extent: int
     entropy_LT: Tensor
-    low_entropy_LT: Tensor
+    chosen_LT: Tensor
     kl_before: float | None = None
     kl_after: float | None = None
     kl_path: tuple[float, ...] = ()
@@ -61,36 +57,6 @@ class BlockRecord:
     def stop(self) -> int:
         """Index behind its last token."""
         return self.start + self.length
-
-
-class Run:
-    """One model on its way through the context, with the cache that it leaves behind."""
-
-    def __init__(self, adapter: ModelAdapter, depth: int, config: ReplayConfig) -> None:
-        """Start at the beginning.
-
-        Args:
-            adapter: The model.
-            depth: How many of its first layers run.
-            config: Chunk sizes.
-        """
-        self.adapter = adapter
-        self.lens = Lens(adapter.norm, adapter.head, config.memory_bytes)
-        self.cache = KVCache(depth)
-        self._config = config
-
-    def advance(
-        self, embeds_TD: Tensor, positions_3T: Tensor, visit: Visitor | None = None
-    ) -> Tensor:
-        """Run over new positions; returns what `ModelAdapter.run` does."""
-        chunk = self._config.query_chunk
-        return self.adapter.run(embeds_TD, positions_3T, self.cache, visit=visit, chunk=chunk)
-
-    def prefix(self, length: int) -> "Run":
-        """The run as it was after `length` positions, if it has come that far."""
-        run = Run(self.adapter, 0, self._config)
-        run.cache = self.cache.prefix(min(length, self.cache.length))
-        return run
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +94,8 @@ class Context:
         # Base and plain policy stop at the last layer that is compared; only state replay needs
         # the plain policy, and the method "none" neither.
         self._policy = Run(pair.policy, pair.policy.depth, config)
-        self._base = Run(pair.base or pair.policy, config.depth, config)
+        teacher = pair.base if config.teacher is Teacher.BASE else None
+        self._base = Run(teacher or pair.policy, config.depth, config)
         self._plain = Run(pair.policy, config.depth, config)
         # What the policy's last layer put out, so that logits can be had at any length.
         self._final = Rows(axis=0)
@@ -193,25 +160,28 @@ class Context:
         return self._record(piece.block, torch.zeros(0, len(piece.policy_TD)))
 
     def _append_with_token_replay(self, piece: _Piece) -> BlockRecord | None:
+        config = self._config
         self._catch_up(self._base)
         if piece.block is None:
             self._base.advance(piece.base_TD, piece.positions_3T)
             self._prefill(piece.policy_TD, piece.positions_3T)
             return None
-        base = Reader(self._base.lens, self._config.depth, top_k=self._config.top_k)
-        self._base.advance(piece.base_TD, piece.positions_3T, base)
-        after = Divergence(
-            self._policy.lens, base.targets, low_entropy(base.entropy_LT, self._config)
-        )
-        edited_TD, kl_path = token_replay(
+        base = self._read_base(piece, top_k=config.top_k)
+        limits_L = entropy_limits(base.entropy_LT, config)
+        chosen_LT = choose(base.entropy_LT, limits_L, config, len(self.ids))
+        # What lies below the offset's entry does not depend on it.
+        chosen_LT[: config.entry_layer] = False
+        after = Divergence(self._policy.lens, base.targets(chosen_LT), chosen_LT)
+        offset, kl_path = token_replay(
             self._policy.adapter,
             after,
             piece.policy_TD,
             piece.positions_3T,
             self._policy.cache,
-            self._config,
+            config,
         )
-        self._prefill(edited_TD, piece.positions_3T, after)
+        edited_TD = offset.on_embeddings(piece.policy_TD)
+        self._prefill(edited_TD, piece.positions_3T, in_turn(offset.visitor, after))
         kl_before = kl_path[0] if kl_path else after.mean()
         return self._record(piece.block, base.entropy_LT, after, kl_before, kl_path)
 
@@ -220,22 +190,40 @@ class Context:
         self._catch_up(self._base)
         self._catch_up(self._plain)
         top_k = None if piece.block is None else config.top_k
-        base = Reader(self._base.lens, config.depth, top_k=top_k, keep_hidden=True)
-        self._base.advance(piece.base_TD, piece.positions_3T, base)
-        plain = Reader(lens, config.depth)
+        base = self._read_base(piece, top_k=top_k, keep_hidden=True)
+        chosen_LT = self._state_choice(piece.block, base.entropy_LT)
         before = after = None
         if piece.block is not None:
-            before = Divergence(lens, base.targets, low_entropy(base.entropy_LT, config))
+            before = Divergence(lens, base.targets(chosen_LT), chosen_LT)
             after = before.fresh()
-        self._plain.advance(piece.policy_TD, piece.positions_3T, in_turn(plain, before))
-        edit = StateReplay.of(base, plain, self._state_limits(piece.block, base.entropy_LT))
+        surer = Surer(lens, base, chosen_LT, self._pair.sketch)
+        self._plain.advance(piece.policy_TD, piece.positions_3T, in_turn(surer, before))
+        edit = StateReplay(base.hidden, surer.mask_LT)
         self._prefill(piece.policy_TD, piece.positions_3T, in_turn(edit, after))
         if before is None or after is None:
             return None
         return self._record(piece.block, base.entropy_LT, after, before.mean())
 
-    def _state_limits(self, block: VisualBlock | None, entropy_LT: Tensor) -> Tensor | None:
-        """Limits of state replay for new positions, in nats; None replaces nothing.
+    def _read_base(self, piece: _Piece, *, top_k: int | None, keep_hidden: bool = False) -> Reader:
+        """Run the teacher over new positions and read its first layers."""
+        config, sketch, view = self._config, self._pair.sketch, None
+        if config.teacher is Teacher.WINDOW and piece.block is not None:
+            view = window_mean(self._pair.policy.token_grid(piece.block))
+        base = Reader(
+            self._base.lens,
+            config.depth,
+            top_k=top_k,
+            keep_hidden=keep_hidden,
+            sketch=sketch.base if sketch else None,
+            view=view,
+        )
+        # A window reaches beyond a chunk's edge.
+        self._base.advance(piece.base_TD, piece.positions_3T, base, whole=view is not None)
+        base.settle(lambda entropy_LT: self._limits(piece.block, entropy_LT))
+        return base
+
+    def _limits(self, block: VisualBlock | None, entropy_LT: Tensor) -> Tensor:
+        """Entropy limits of new positions, in nats; minus infinity where nothing counts as low.
 
         One limit per layer holds for text and visual positions alike, as in the published table.
         A limit that is taken from a visual block holds for the text behind it, up to the next
@@ -245,17 +233,42 @@ class Context:
         if block is not None or self._config.threshold is Threshold.ABSOLUTE:
             return entropy_limits(entropy_LT, self._config)
         if self.records:
-            return entropy_limits(self.records[-1].entropy_LT, self._config)
-        return None
+            return entropy_limits(self.records[-1].entropy_LT, self._config).to(entropy_LT)
+        return entropy_LT.new_full((len(entropy_LT),), -torch.inf)
+
+    def _state_choice(self, block: VisualBlock | None, entropy_LT: Tensor) -> Tensor:
+        """Which of the new positions state replay may edit."""
+        config = self._config
+        share_L = None
+        if block is None:
+            last = self.records[-1].chosen_LT if self.records else entropy_LT.new_zeros(0)
+            share_L = last.float().mean(dim=1) if len(last) else entropy_LT.new_zeros(config.depth)
+            if not self.records and config.threshold is not Threshold.ABSOLUTE:
+                everything = config.side is Side.ALL
+                return torch.full_like(entropy_LT, everything, dtype=torch.bool)
+        limits_L = self._limits(block, entropy_LT)
+        return choose(entropy_LT, limits_L, config, len(self.ids), share_L)
 
     def _embed(self, ids_T: Tensor, block: VisualBlock | None) -> _Piece:
         """Input embeddings and positions of what comes next."""
         policy, start = self._pair.policy, self.position()
         if block is not None:
-            policy_TD, base_TD = self._pair.features(block)
+            policy_TD, base_TD = self._features(block)
             return _Piece(block, policy_TD, base_TD, policy.block_positions(block, start))
         embeds = (policy.embed(ids_T), self._base.adapter.embed(ids_T))
         return _Piece(None, *embeds, policy.text_positions(len(ids_T), start))
+
+    def _features(self, block: VisualBlock) -> tuple[Tensor, Tensor]:
+        """Visual features for the policy and for the teacher."""
+        match self._config.teacher:
+            case Teacher.BASE:
+                return self._pair.features(block)
+            case Teacher.WINDOW:
+                features_TD = self._pair.policy.features(block)
+                return features_TD, features_TD
+            case Teacher.JITTER:
+                policy = self._pair.policy
+                return policy.features(block), policy.features(jittered(block))
 
     def _catch_up(self, run: Run) -> None:
         """Let a run see the tokens that were generated since it was needed last."""
@@ -292,7 +305,7 @@ class Context:
             digest=block.digest,
             extent=self._pair.policy.extent(block),
             entropy_LT=entropy_LT.cpu(),
-            low_entropy_LT=(after.low_LT if after else entropy_LT.bool()).cpu(),
+            chosen_LT=(after.chosen_LT if after else entropy_LT.bool()).cpu(),
             kl_before=kl_before,
             kl_after=after.mean() if after else None,
             kl_path=tuple(kl_path),

@@ -25,9 +25,6 @@ _TOKEN = ReplayConfig(
     replay_layers=2,
     threshold=Threshold.QUANTILE,
     tau=0.5,
-    optimizer="adam",
-    learning_rate=0.03,
-    steps=10,
 )
 _STATE = ReplayConfig(Method.STATE, state_layers=2, threshold=Threshold.QUANTILE, tau=0.5)
 

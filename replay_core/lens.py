@@ -54,7 +54,7 @@ class Lens:
         width = self._columns
         parts = [
             self._read(hidden_ND[rows], width, top_k)
-            for rows in self._chunks(len(hidden_ND), row_bytes=_CELL_BYTES * width)
+            for rows in self.chunks(len(hidden_ND), row_bytes=_CELL_BYTES * width)
         ]
         targets = [targets for _, targets in parts if targets is not None]
         entropy_N = torch.cat([entropy_N for entropy_N, _ in parts])
@@ -117,9 +117,10 @@ class Lens:
         kl_N: Tensor = _RestrictedKL.apply(normed_ND, targets.to(device), self)
         return kl_N
 
-    def _chunks(self, rows: int, row_bytes: int) -> Iterator[slice]:
+    def chunks(self, rows: int, row_bytes: int) -> Iterator[slice]:
+        """Parts of so many rows that each takes at most `memory_bytes`."""
         step = max(1, self.memory_bytes // row_bytes)
-        return (slice(start, start + step) for start in range(0, rows, step))
+        return (slice(start, start + step) for start in range(0, max(1, rows), step))
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class _RestrictedKL(torch.autograd.Function):
         kl_N = normed_ND.new_empty(count, dtype=torch.float32)
         gradient_ND = torch.empty_like(normed_ND)
         top_k = targets.ids_NK.shape[-1]
-        for rows in lens._chunks(count, row_bytes=top_k * width * head.weight.element_size()):
+        for rows in lens.chunks(count, row_bytes=top_k * width * head.weight.element_size()):
             ids_NK, log_p_NK = targets.ids_NK[rows], targets.log_probs_NK[rows]
             rows_NKD = head.weight[ids_NK]
             logits_NK = (rows_NKD @ normed_ND[rows, :, None])[..., 0].float()

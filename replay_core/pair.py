@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -16,9 +16,14 @@ from transformers import (
 )
 
 from visreplay.replay_core.adapters import ModelAdapter
-from visreplay.replay_core.errors import PairMismatchError, UnsupportedModelError
+from visreplay.replay_core.errors import (
+    ConfigError,
+    PairMismatchError,
+    UnsupportedModelError,
+)
 from visreplay.replay_core.families import adapter_for
 from visreplay.replay_core.segment import VisualBlock
+from visreplay.replay_core.sketch import Sketch
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +40,14 @@ class ModelPair:
         base: The model whose activations are replayed; None for the plain policy alone.
         processor: Makes the inputs of both.
         shares_vision: Whether both have the same visual features, so that they are computed once.
+        sketch: Makes entropies cheap; None computes them all exactly. See `sketched`.
     """
 
     policy: ModelAdapter
     base: ModelAdapter | None
     processor: Any
     shares_vision: bool
+    sketch: Sketch | None = None
 
     @classmethod
     def of(
@@ -98,10 +105,25 @@ class ModelPair:
 
     def features(self, block: VisualBlock) -> tuple[Tensor, Tensor]:
         """Input embeddings `(T, D)` of a visual block, for the policy and for the base."""
-        policy_TD = self.policy.features(block)
         if self.base is None or self.shares_vision:
-            return policy_TD, policy_TD
-        return policy_TD, self.base.features(block)
+            owner = self.policy if self.base is None or self.policy.vision else self.base
+            features_TD = owner.features(block)
+            return features_TD, features_TD
+        return self.policy.features(block), self.base.features(block)
+
+    def swapped(self) -> Self:
+        """The pair in which the base answers, and the policy is replayed on it.
+
+        Raises:
+            ConfigError: there is no base, or it was cut down and cannot answer.
+        """
+        if self.base is None or self.base.depth < self.policy.depth:
+            left = self.base.depth if self.base else 0
+            raise ConfigError(
+                f"to swap roles the base must answer, but of its {self.policy.depth} layers the "
+                f"pair kept {left}: load it with replay_layers=None"
+            )
+        return replace(self, policy=self.base, base=self.policy, sketch=None)
 
 
 def load_pair(

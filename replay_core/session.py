@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -10,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.config import Method, ReplayConfig
+from visreplay.replay_core.config import Method, ReplayConfig, Teacher
 from visreplay.replay_core.context import BlockRecord, Context
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
 from visreplay.replay_core.generation import (
@@ -71,19 +72,26 @@ class ReplaySession:
             ConfigError: the method needs a base model that the pair lacks, or more layers than a
                 model has.
         """
+        if config.swap_roles:
+            pair = pair.swapped()
         if config.method is not Method.NONE:
-            if pair.base is None:
+            if pair.base is None and config.teacher is Teacher.BASE:
                 raise ConfigError(
                     f"method {str(config.method)!r} needs a base model, but the pair has none: "
                     "load it with a base, or use method 'none'"
                 )
             for name, model in (("policy", pair.policy), ("base", pair.base)):
-                if config.depth > model.depth:
+                if model is not None and config.depth > model.depth:
                     setting = f"{config.method}".replace("token", "replay") + "_layers"
                     raise ConfigError(
                         f"{setting} is {config.depth}, but the {name} has {model.depth} decoder "
                         f"layers: choose {setting}={model.depth} or less"
                     )
+            if pair.sketch is not None and config.depth > pair.sketch.depth:
+                raise ConfigError(
+                    f"the pair's sketch was fitted for {pair.sketch.depth} layers, but "
+                    f"{config.method} replay looks at {config.depth}: fit it for as many"
+                )
         self.pair = pair
         self.config = config
         self._context: Context | None = Context(pair, config)
@@ -219,7 +227,7 @@ class ReplaySession:
 
     def fork(self) -> Self:
         """A second session in the same state, which goes its own way from here."""
-        twin = type(self)(self.pair, self.config)
+        twin = copy(self)
         twin._context = self._open().prefix()
         return twin
 

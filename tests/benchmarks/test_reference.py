@@ -1,5 +1,6 @@
 """replay_core against the reference's algorithm: entropies, sets, losses and gradients to 1e-4."""
 
+from dataclasses import replace
 from typing import Any
 
 import builders
@@ -30,7 +31,7 @@ EPISODE = [segment(4, ("image", (1, 4, 8), 1), 3), segment(("image", (1, 8, 4), 
 def settings(method: Method, **changes: Any) -> ReplayConfig:
     """Plain descent, whose step is the gradient."""
     chosen = {"threshold": "quantile", "tau": 0.6, "steps": 3, **changes}
-    return ReplayConfig(method, replay_layers=3, state_layers=3, **chosen)
+    return ReplayConfig.paper(method=method, replay_layers=3, state_layers=3, **chosen)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def assert_same(session: ReplaySession, reference: Reference, last_logits: Tenso
     for index, block in enumerate(session.blocks):
         columns, layers = reference.columns()[index], int(masks[index].any(dim=1).sum())
         close(block.entropy_LT, base.entropy_LN[:, columns])
-        assert torch.equal(block.low_entropy_LT, masks[index])
+        assert torch.equal(block.chosen_LT, masks[index])
         # The loss sums over layers and divides by the tokens; the record is a mean in nats.
         scale = block.length / layers
         close(block.kl_after, after[index] * scale)
@@ -119,8 +120,8 @@ def test_limits_in_nats(random_pair: ModelPair) -> None:
 def test_gradients(
     size: str, random_pair: ModelPair, embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One step of plain descent, so long that the embedding is lost in it, is the gradient."""
-    changes: Any = {"steps": 1, "learning_rate": 1e6}
+    """One step of plain descent is the gradient."""
+    changes: Any = {"steps": 1, "learning_rate": 1.0}
     if size == "tiny":
         pair, config, parts = random_pair, settings(Method.TOKEN, **changes), EPISODE
         reference = tiny(config)
@@ -131,9 +132,10 @@ def test_gradients(
     steps: list[Tensor] = []
 
     def spy(policy: Any, divergence: Any, embeds_TD: Tensor, *rest: Any) -> Any:
-        edited_TD, path = token_replay(policy, divergence, embeds_TD, *rest)
-        steps.append(edited_TD - embeds_TD)
-        return embeds_TD, path  # frozen where it was: a second image sees a sane first one
+        offset, path = token_replay(policy, divergence, embeds_TD, *rest)
+        steps.append(offset.delta_TD)
+        # Frozen where it was: a second image sees a sane first one.
+        return replace(offset, delta_TD=torch.zeros_like(offset.delta_TD)), path
 
     monkeypatch.setattr(context, "token_replay", spy)
     with ReplaySession(pair, config) as session:
@@ -143,7 +145,7 @@ def test_gradients(
                 reference.extend(ids_T, block)
                 if block is not None:
                     gradient_TD = reference.step(reference.read(reference.base))
-                    close(steps[-1], -config.learning_rate * gradient_TD)
+                    close(steps[-1], -config.rate * gradient_TD)
 
 
 def test_holding_all_logits_at_once_changes_nothing() -> None:

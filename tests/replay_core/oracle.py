@@ -108,7 +108,7 @@ class Oracle:
             with torch.enable_grad():
                 self.policy_embeds[-1] = features + delta
                 (gradient,) = torch.autograd.grad(self.loss(rows, base_logits, mask), delta)
-            delta = delta.detach() - self.config.learning_rate * gradient
+            delta = delta.detach() - self.config.rate * gradient
         return features + delta
 
     def loss(self, rows: slice, base_logits: Tensor, mask: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ CONFIGS = {
 
 
 def config(name: str, **changes: Any) -> ReplayConfig:
-    defaults = {"replay_layers": 3, "state_layers": 3, "steps": 4, "learning_rate": 10.0}
-    return ReplayConfig(**{**defaults, "top_k": 20, **CONFIGS[name], **changes})
+    defaults = {"replay_layers": 3, "state_layers": 3, "steps": 4}
+    return ReplayConfig.paper(**{**defaults, "top_k": 20, **CONFIGS[name], **changes})
 
 
 def oracle(family: Any, chosen: ReplayConfig) -> Oracle:
@@ -46,7 +46,7 @@ def assert_same(session: ReplaySession, expected: Oracle) -> None:
     ):
         if session.config.method != "none":
             torch.testing.assert_close(block.entropy_LT, entropy, atol=1e-4, rtol=0)
-            assert torch.equal(block.low_entropy_LT, mask)
+            assert torch.equal(block.chosen_LT, mask)
     torch.testing.assert_close(session.next_logits, expected.next_logits(), atol=1e-4, rtol=0)
     final = session._context._final.data  # type: ignore[union-attr]
     torch.testing.assert_close(final, expected.policy_activations()[-1], atol=1e-4, rtol=0)
@@ -73,7 +73,7 @@ def test_the_settings_make_a_difference(pair: ModelPair, name: str) -> None:
             session.append(part)
             plain.append(part)
         assert (session.next_logits - plain.next_logits).abs().max() > 1e-2
-        masks = torch.cat([block.low_entropy_LT for block in session.blocks], dim=1)
+        masks = torch.cat([block.chosen_LT for block in session.blocks], dim=1)
         assert (masks.any(dim=1) & ~masks.all(dim=1)).all()
 
 
@@ -199,5 +199,5 @@ def assert_sessions_equal(first: ReplaySession, second: ReplaySession) -> None:
     assert first.token_ids == second.token_ids
     for ours, theirs in zip(first.blocks, second.blocks, strict=True):
         torch.testing.assert_close(ours.entropy_LT, theirs.entropy_LT, atol=1e-4, rtol=0)
-        assert torch.equal(ours.low_entropy_LT, theirs.low_entropy_LT)
+        assert torch.equal(ours.chosen_LT, theirs.chosen_LT)
     torch.testing.assert_close(first.next_logits, second.next_logits, atol=1e-4, rtol=0)

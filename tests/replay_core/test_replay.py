@@ -10,16 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle, entropy
 from reference import lens, top_kl
+from torch import Tensor
 
 from visreplay.replay_core import ModelPair, OptimisationError, ReplayConfig, ReplaySession
-from visreplay.replay_core.replay import entropy_limits, low_entropy
+from visreplay.replay_core.selection import choose, entropy_limits
+
+
+def low_entropy(entropy_LT: Tensor, config: ReplayConfig) -> Tensor:
+    return choose(entropy_LT, entropy_limits(entropy_LT, config), config, start=0)
+
 
 IMAGE = segment(4, ("image", (1, 4, 8), 1), 3)
 
 
 def config(**changes: Any) -> ReplayConfig:
     settings = {"replay_layers": 3, "state_layers": 3, "threshold": "quantile", "tau": 0.6}
-    return ReplayConfig(**{**settings, **changes})
+    return ReplayConfig.paper(**{**settings, **changes})
 
 
 @given(
@@ -61,7 +67,7 @@ def test_replay_lowers_the_divergence(any_pair: ModelPair) -> None:
 
 
 def test_adam_lowers_it_too(pair: ModelPair) -> None:
-    with ReplaySession(pair, config(optimizer="adam", learning_rate=0.02)) as session:
+    with ReplaySession(pair, config(optimizer="adam")) as session:
         report = session.append(IMAGE)
     assert report.kl_after < report.kl_before / 2  # type: ignore[operator]
 

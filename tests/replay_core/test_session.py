@@ -274,7 +274,7 @@ def test_settings_of_generate(pair: ModelPair, changes: Any, message: str) -> No
 
 def test_clips_are_blocks_too(pair: ModelPair) -> None:
     clip = segment(3, ("video", (3, 4, 4), 5), 2, ("image", (1, 4, 4), 1), 2, seconds=0.7)
-    with ReplaySession(pair, config("token", steps=8, learning_rate=10.0)) as session:
+    with ReplaySession(pair, config("token", steps=8)) as session:
         report = session.append(clip)
         assert [block.kind for block in session.blocks] == ["video", "image"]
         assert report.new_visual_tokens == 16 and report.optimisation_steps == 16

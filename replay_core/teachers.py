@@ -1,0 +1,48 @@
+"""The paper's smoothing controls: teachers made of the policy alone.
+
+The paper names them (a local window, a globally colour-jittered picture) without their sizes:
+those here are ours.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from visreplay.replay_core.segment import VisualBlock
+
+CONTRAST, BRIGHTNESS = 0.2, 0.2
+"""Half-widths of the jitter of each colour channel, the second in standard deviations."""
+
+
+def jittered(block: VisualBlock) -> VisualBlock:
+    """The same block with other colours: contrast and brightness of each channel are drawn.
+
+    The draw depends on nothing, so that every picture of an episode is changed in the same way.
+    """
+    generator = torch.Generator().manual_seed(0)
+    contrast_3, brightness_3 = 2 * torch.rand(2, 3, generator=generator) - 1
+    pixels = block.pixel_values
+    # Channels come first within a patch, as they do within a picture.
+    channels = pixels.reshape(len(pixels), 3, -1)
+    scale = (1 + CONTRAST * contrast_3).to(pixels)[:, None]
+    changed = channels * scale + BRIGHTNESS * brightness_3.to(pixels)[:, None]
+    return replace(block, pixel_values=changed.reshape(pixels.shape))
+
+
+def window_mean(grid_thw: tuple[int, int, int]) -> Callable[[Tensor], Tensor]:
+    """A function that averages activations `(T, D)` over 3 x 3 neighbours within a frame.
+
+    Args:
+        grid_thw: Visual tokens in time, height and width.
+    """
+
+    def smooth(hidden_TD: Tensor) -> Tensor:
+        maps_TDHW = hidden_TD.float().reshape(*grid_thw, -1).permute(0, 3, 1, 2)
+        mean_TDHW = torch.nn.functional.avg_pool2d(
+            maps_TDHW, kernel_size=3, stride=1, padding=1, count_include_pad=False
+        )
+        return mean_TDHW.permute(0, 2, 3, 1).reshape(hidden_TD.shape).to(hidden_TD.dtype)
+
+    return smooth
