@@ -1,7 +1,7 @@
 """A policy and the base model that it was trained from: load, compare, share memory."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -16,13 +16,16 @@ from transformers import (
 )
 
 from visreplay.replay_core.adapters import ModelAdapter
+from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import (
     ConfigError,
     PairMismatchError,
     UnsupportedModelError,
 )
 from visreplay.replay_core.families import adapter_for
-from visreplay.replay_core.segment import VisualBlock
+from visreplay.replay_core.lens import Lens
+from visreplay.replay_core.run import visual_activations
+from visreplay.replay_core.segment import Segment, VisualBlock
 from visreplay.replay_core.sketch import Sketch
 
 logger = logging.getLogger(__name__)
@@ -110,6 +113,34 @@ class ModelPair:
             features_TD = owner.features(block)
             return features_TD, features_TD
         return self.policy.features(block), self.base.features(block)
+
+    def sketched(
+        self, segments: Sequence[Segment], *, layers: int, rank: int, config: ReplayConfig
+    ) -> Self:
+        """The same pair with entropies that are estimated first, and read exactly where needed.
+
+        Args:
+            segments: Sample contexts to fit the sketch on, a few pictures such as will come.
+            layers: Layers that will be compared.
+            rank: Of the sketch; an eighth of the hidden size serves well. Each of the two models
+                takes `rank` numbers more per vocabulary entry.
+            config: Chunk sizes.
+
+        Raises:
+            ConfigError: there is no base, or the samples are too few for the rank.
+        """
+        if self.base is None:
+            raise ConfigError("a sketch is of base and policy, but the pair has no base")
+        policy, base = self.policy, self.base
+        base_features = policy.features if self.shares_vision else base.features
+        sketch = Sketch.fit(
+            Lens(base.norm, base.head, config.memory_bytes),
+            Lens(policy.norm, policy.head, config.memory_bytes),
+            visual_activations(base, segments, base_features, layers, config),
+            visual_activations(policy, segments, policy.features, layers, config),
+            rank,
+        )
+        return replace(self, sketch=sketch)
 
     def swapped(self) -> Self:
         """The pair in which the base answers, and the policy is replayed on it.

@@ -49,6 +49,7 @@ class Reader:
         self._targets: list[list[Targets]] = [[] for _ in range(depth)]
         self._hidden: list[list[Tensor]] = [[] for _ in range(depth)]
         self._joined: Tensor | None = None
+        self._estimated: Tensor | None = None
 
     def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
         """Read one layer for one chunk of positions."""
@@ -102,6 +103,7 @@ class Reader:
         if self._sketch is None:
             return
         entropy_LT = self.entropy_LT
+        self._estimated = entropy_LT.clone()
         margin_L1 = self._sketch.margin_L[: len(entropy_LT), None].to(entropy_LT)
         # The highest one makes the limit of the paper's rule, and is not left to an estimate.
         top_L1 = entropy_LT.amax(dim=1, keepdim=True)
@@ -109,6 +111,11 @@ class Reader:
         doubt_LT |= entropy_LT == top_L1
         for layer, doubt_T in enumerate(doubt_LT):
             self.reread(layer, doubt_T.nonzero().flatten())
+
+    def estimate(self, layer: int, places: Tensor) -> Tensor:
+        """What the sketch said of one layer at some positions, in nats, exact reading aside."""
+        assert self._estimated is not None
+        return self._estimated[layer, places]
 
     def reread(self, layer: int, places: Tensor) -> None:
         """Replace the sketch's estimates by exact entropies, at some positions."""
@@ -157,10 +164,9 @@ class Surer:
         self, sketch: Sketch, layer: int, places: Tensor, start: int, hidden_TD: Tensor
     ) -> Tensor:
         """Decide where the sketch can; returns where it cannot, exactly read of the base."""
-        base_N = sketch.base.entropy(layer, self._base.hidden_at(layer, places))
         policy_ND = hidden_TD[(places - start).to(hidden_TD.device)]
+        base_N = self._base.estimate(layer, places)
         gap_N = base_N - sketch.policy.entropy(layer, policy_ND).to(base_N.device)
-        gap_N = gap_N.to(places.device)
         self.mask_LT[layer, places] = gap_N < 0
         doubtful = places[gap_N.abs() <= float(sketch.gap_margin_L[layer])]
         self._base.reread(layer, doubtful)

@@ -70,6 +70,7 @@ class Sketch:
         return len(self.gap_margin_L)
 
     @classmethod
+    @torch.no_grad()
     def fit(
         cls,
         base: Lens,
@@ -100,12 +101,12 @@ class Sketch:
             )
         normed_ND = torch.cat([base.norm(hidden_ND[0::2]) for hidden_ND in base_hidden])
         project_DR, restore_DR = _directions(normed_ND, _entropy_gradients(base, normed_ND), rank)
-        cheap_base = _reduced(base, project_DR, restore_DR)
-        same = policy.head.weight is base.head.weight
-        cheap_policy = (
-            replace(cheap_base, norm=_Projected(policy.norm, project_DR))
-            if same
-            else _reduced(policy, project_DR, restore_DR)
+        cheap_base = cheap_policy = _reduced(base, project_DR, restore_DR)
+        if policy.head.weight is not base.head.weight:
+            cheap_policy = _reduced(policy, project_DR, restore_DR)
+        # The heads may be one, and the final norms still two.
+        cheap_policy = replace(
+            cheap_policy, norm=_Projected(policy.norm, project_DR.to(policy.head.weight))
         )
         lines, margins, gaps = [], [], []
         for base_ND, policy_ND in zip(base_hidden, policy_hidden, strict=True):

@@ -1,0 +1,91 @@
+"""Sketched entropies: the same masks as exact ones, at a part of the cost."""
+
+from typing import Any
+
+import builders
+import pytest
+import torch
+from builders import segment
+
+from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig, ReplaySession
+
+SAMPLES = [segment(3, ("image", (1, 8, 8), seed), 2) for seed in range(20, 28)]
+IMAGE = segment(4, ("image", (1, 8, 8), 1), 3)
+
+
+def config(method: Any = "state", **changes: Any) -> ReplayConfig:
+    settings = {"threshold": "quantile", "tau": 0.5, "replay_layers": 3, "state_layers": 3}
+    return ReplayConfig(method=method, **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def sketched(pair: ModelPair) -> ModelPair:
+    return pair.sketched(SAMPLES, layers=3, rank=16, config=config())
+
+
+def masks(pair: ModelPair, settings: ReplayConfig) -> torch.Tensor:
+    with ReplaySession(pair, settings) as session:
+        session.append(IMAGE)
+        return session.blocks[0].chosen_LT
+
+
+@pytest.mark.parametrize("method", ["token", "state"])
+@pytest.mark.parametrize("rule", [{}, {"threshold": "relative", "tau": 0.97}])
+def test_masks_agree(pair: ModelPair, sketched: ModelPair, method: str, rule: Any) -> None:
+    settings = config(method, **rule)
+    assert (masks(sketched, settings) == masks(pair, settings)).float().mean() > 0.95
+
+
+def test_a_full_rank_is_exact(pair: ModelPair) -> None:
+    exact = pair.sketched(SAMPLES, layers=3, rank=32, config=config())
+    logits = []
+    for each in (pair, exact):
+        with ReplaySession(each, config()) as session:
+            session.append(IMAGE)
+            session.append(segment(6, ("image", (1, 4, 4), 3), 2))
+            logits.append(session.next_logits)
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
+
+
+def test_a_bad_sketch_costs_time_and_not_correctness(pair: ModelPair) -> None:
+    """With one direction of 32 nearly every position is in doubt, and so is read exactly."""
+    bad = pair.sketched(SAMPLES, layers=3, rank=1, config=config())
+    assert (masks(bad, config()) == masks(pair, config())).float().mean() > 0.95
+    assert bad.sketch is not None and bad.sketch.base.margin_L.min() > 0.02
+
+
+def test_the_cheap_head_is_narrow_and_shared_where_the_heads_are(sketched: ModelPair) -> None:
+    sketch = sketched.sketch
+    assert sketch is not None and sketch.depth == 3
+    assert sketch.base.lens.head.weight.shape == (builders.VOCABULARY, 16)
+    assert sketch.policy.lens.head is not sketch.base.lens.head  # this policy's head differs
+    same = builders.pair(noise=0.0).sketched(SAMPLES, layers=3, rank=16, config=config())
+    assert same.sketch is not None
+    assert same.sketch.policy.lens.head is same.sketch.base.lens.head
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 0}, "rank is 0, but must lie in 1 to the hidden size, 32"),
+        ({"rank": 33}, "rank is 33"),
+        ({"segments": SAMPLES[:1]}, "16 activations a layer are too few for rank 16"),
+    ],
+)
+def test_what_cannot_be_fitted(pair: ModelPair, changes: Any, message: str) -> None:
+    settings = {"segments": SAMPLES, "layers": 3, "rank": 16, "config": config(), **changes}
+    with pytest.raises(ConfigError, match=message):
+        pair.sketched(**settings)
+
+
+def test_more_layers_than_were_fitted(pair: ModelPair) -> None:
+    two = pair.sketched(SAMPLES, layers=2, rank=16, config=config())
+    with pytest.raises(ConfigError, match="fitted for 2 layers, but state replay looks at 3"):
+        ReplaySession(two, config())
+    ReplaySession(two, ReplayConfig(Method.NONE))
+
+
+def test_a_pair_without_a_base_has_none() -> None:
+    alone = ModelPair.of(builders.model(), None, builders.Processor())
+    with pytest.raises(ConfigError, match="no base"):
+        alone.sketched(SAMPLES, layers=3, rank=16, config=config())
