@@ -1,5 +1,6 @@
 """The agent as a user meets it: load a pair, ask about a picture or a clip, get the record."""
 
+import json
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -12,13 +13,13 @@ from langgraph.types import Checkpointer
 from PIL import Image
 
 from visreplay.agent.encoding import token_grid
-from visreplay.agent.graph import build_graph
-from visreplay.agent.loop import Limits, Loop
+from visreplay.agent.graph import build_graph, turn_seed
+from visreplay.agent.loop import Limits, Loop, apply
 from visreplay.agent.policy import ReplayPolicy, Sampling
 from visreplay.agent.protocols import ToolProtocol, protocol_named
 from visreplay.agent.state import EpisodeState
 from visreplay.agent.trajectory import Trajectory
-from visreplay.replay_core import Method, ModelPair, ReplayConfig, load_pair
+from visreplay.replay_core import Method, ModelPair, ReplayConfig, Teacher, load_pair
 from visreplay.tools import ImageStore, load_image
 
 Picture = Image.Image | str | Path | bytes
@@ -96,14 +97,14 @@ class VisualAgent:
             protocol_options: Fields of the protocol, `system_prompt` say.
             **options: As the constructor's.
         """
-        if config.method is Method.NONE:
+        if config.method is Method.NONE or config.teacher is not Teacher.BASE:
             base = None
         pair = load_pair(
             policy,
             base,
             device=device,
             dtype=dtype,
-            replay_layers=config.depth,
+            replay_layers=None if config.swap_roles else config.depth,
             processor=processor,
         )
         dialect = protocol_named(
@@ -162,6 +163,33 @@ class VisualAgent:
         start = self.start(question, images=images, video=video, seed=seed)
         *_, end = self.stream(start)
         return self.trajectory(end)
+
+    def rollouts(
+        self,
+        question: str,
+        seeds: Sequence[int],
+        *,
+        images: Sequence[Picture] = (),
+        video: str | Path | None = None,
+    ) -> list[Trajectory]:
+        """Play an episode once for each seed: what `run` would play one by one.
+
+        As long as episodes are the same word for word, they are read and replayed once, and their
+        next turns decoded as a batch.
+        """
+        states = [self.start(question, images=images, video=video, seed=seed) for seed in seeds]
+        while open_states := [i for i, state in enumerate(states) if not state["stop_reason"]]:
+            alike: dict[str, list[int]] = {}
+            for i in open_states:
+                alike.setdefault(json.dumps(states[i]["messages"]), []).append(i)
+            for group in alike.values():
+                turn_seeds = [turn_seed(states[i]["seed"], len(states[i]["steps"])) for i in group]
+                turns = self.policy.act_together(states[group[0]]["messages"], turn_seeds)
+                for i, turn in zip(group, turns, strict=True):
+                    states[i] = apply(states[i], self.loop.after_turn(states[i], turn))
+                    if not states[i]["stop_reason"]:
+                        states[i] = apply(states[i], self.loop.after_call(states[i]))
+        return [self.trajectory(state) for state in states]
 
     def trajectory(self, state: EpisodeState) -> Trajectory:
         """The record of a finished state."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from visreplay.agent.encoding import ContextEncoder
 from visreplay.agent.state import Message
-from visreplay.replay_core import ModelPair, ReplayConfig, ReplayReport, ReplaySession
+from visreplay.replay_core import Generation, ModelPair, ReplayConfig, ReplayReport, ReplaySession
 from visreplay.tools import ImageStore
 
 
@@ -101,21 +101,45 @@ class ReplayPolicy:
     def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
         """Read what is new in the conversation and write the next turn."""
         began = time.perf_counter()
-        keys = tuple(json.dumps(message, sort_keys=True) for message in messages)
+        keys = _keys(messages)
         session, report = self._read(messages, keys)
-        generated = session.generate(
-            max_new_tokens=self.sampling.max_new_tokens,
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            stop_strings=self.stop_strings,
-            seed=seed,
-        )
+        generated = session.generate(seed=seed, **self._decoding)
+        return self._turn(keys, session, report, generated, began)
+
+    def act_together(self, messages: Sequence[Message], seeds: Sequence[int]) -> list[PolicyTurn]:
+        """Write the next turn once for each seed, as a batch: what `act` would write one by one.
+
+        The conversation is read and replayed once. The seconds of a turn are those of the batch.
+        """
+        began = time.perf_counter()
+        keys = _keys(messages)
+        # Each of them is to go on from its own point, and not to be read again from the start.
+        self.max_sessions = max(self.max_sessions, 2 * len(seeds))
+        session, report = self._read(messages, keys)
+        return [
+            self._turn(keys, branch, report, generated, began)
+            for branch, generated in session.branch(seeds, **self._decoding)
+        ]
+
+    @property
+    def _decoding(self) -> dict[str, Any]:
+        return {**asdict(self.sampling), "stop_strings": self.stop_strings}
+
+    def _turn(
+        self,
+        keys: tuple[str, ...],
+        session: ReplaySession,
+        report: ReplayReport,
+        generated: Generation,
+        began: float,
+    ) -> PolicyTurn:
+        """Keep the session for the next turn, and tell of this one."""
         message: Message = {
             "role": "assistant",
             "content": [{"type": "text", "text": generated.text}],
             "token_ids": list(generated.token_ids),
         }
-        self._keep((*keys, json.dumps(message, sort_keys=True)), session, report)
+        self._keep((*keys, *_keys([message])), session, report)
         return PolicyTurn(
             text=generated.text,
             message=message,
@@ -188,6 +212,10 @@ class ScriptedPolicy:
         text = self.turns[number]
         message: Message = {"role": "assistant", "content": [{"type": "text", "text": text}]}
         return PolicyTurn(text, message, "stop", None, 0.0)
+
+
+def _keys(messages: Sequence[Message]) -> tuple[str, ...]:
+    return tuple(json.dumps(message, sort_keys=True) for message in messages)
 
 
 def _plain(report: ReplayReport) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Method: arXiv 2511.19972. This package knows nothing of agents, tools or tasks.
 """
 
 from visreplay.replay_core.adapters import ModelAdapter
-from visreplay.replay_core.config import Method, ReplayConfig, Threshold
+from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
 from visreplay.replay_core.context import BlockRecord
 from visreplay.replay_core.embedded import EMBEDDED, EMBEDDED_NAMES, embedded_config
 from visreplay.replay_core.errors import (
@@ -27,6 +27,7 @@ from visreplay.replay_core.generation import Generation
 from visreplay.replay_core.pair import ModelPair, load_pair
 from visreplay.replay_core.segment import Segment, VisualBlock
 from visreplay.replay_core.session import ReplayReport, ReplaySession
+from visreplay.replay_core.sketch import Sketch
 
 __all__ = [
     "EMBEDDED",
@@ -46,6 +47,9 @@ __all__ = [
     "ReplaySession",
     "Segment",
     "SessionClosedError",
+    "Side",
+    "Sketch",
+    "Teacher",
     "Threshold",
     "UnsupportedModelError",
     "VisualBlock",

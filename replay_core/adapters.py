@@ -207,3 +207,21 @@ class ModelAdapter(ABC):
                     hidden = replaced[None]
             outputs.append(hidden[0])
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    def decode(self, embeds_KD: Tensor, positions_31: Tensor, cache: KVCache) -> Tensor:
+        """Run all layers over one new token of each of K contexts of the same length.
+
+        Args:
+            embeds_KD: Input embeddings.
+            positions_31: The rotary position of all of them.
+            cache: Of the batch; it is appended to.
+
+        Returns:
+            The output of the last layer, `(K, D)`, before the final norm.
+        """
+        hidden_K1D = embeds_KD[:, None]
+        inputs = self.layer_inputs(hidden_K1D, positions_31, cache)
+        for layer, kwargs in zip(self.language_model.layers, inputs, strict=False):
+            hidden_K1D = layer(hidden_K1D, **{**kwargs, "cache": cache})
+        decoded_KD: Tensor = hidden_K1D[:, 0]
+        return decoded_KD

@@ -134,6 +134,21 @@ class _KVLayer(CacheLayerMixin):
     def prefix(self, length: int) -> "_KVLayer":
         return _KVLayer(self.key_rows.prefix(length), self.value_rows.prefix(length))
 
+    def repeated(self, count: int) -> "_KVLayer":
+        layer = _KVLayer()
+        layer.update(*(rows.data.expand(count, -1, -1, -1) for rows in self._rows))
+        return layer
+
+    def extended(self, other: "_KVLayer", index: int, length: int) -> "_KVLayer":
+        layer = self.prefix(len(self.key_rows))
+        new = slice(len(self.key_rows), length)
+        layer.update(*(rows.data[index : index + 1, :, new] for rows in other._rows))
+        return layer
+
+    @property
+    def _rows(self) -> tuple[Rows, Rows]:
+        return self.key_rows, self.value_rows
+
 
 class _FrozenLayer(_KVLayer):
     """A layer that attention reads but does not write."""
@@ -180,6 +195,21 @@ class KVCache(Cache):
         Both may go on growing, independently of each other.
         """
         return KVCache([layer.prefix(length) for layer in self._own_layers])
+
+    def repeated(self, count: int) -> "KVCache":
+        """The same `count` times over, in memory of its own, for a batch that goes on from here."""
+        return KVCache([layer.repeated(count) for layer in self._own_layers])
+
+    def extended(self, batch: "KVCache", index: int, length: int) -> "KVCache":
+        """A cache that goes on from here as one of a batch did, up to `length` positions.
+
+        Args:
+            batch: What became of `repeated`.
+            index: Which of the batch.
+            length: Positions in all.
+        """
+        layers = zip(self._own_layers, batch._own_layers, strict=True)
+        return KVCache([layer.extended(other, index, length) for layer, other in layers])
 
     def frozen(self, depth: int) -> "KVCache":
         """A read-only view of the first `depth` layers: a forward pass leaves it as it is."""

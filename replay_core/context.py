@@ -135,6 +135,11 @@ class Context:
         self._catch_up(self._policy)
         return self._policy.lens.logits(self._final.data[-1:])[0]
 
+    def branches(self, count: int) -> "Branches":
+        """Continuations of this context that are decoded together."""
+        self._catch_up(self._policy)
+        return Branches(self, self._policy, self._final, count)
+
     def append(self, ids_T: Tensor, block: VisualBlock | None = None) -> BlockRecord | None:
         """Append a stretch of text or one visual block, with replay.
 
@@ -310,3 +315,44 @@ class Context:
             kl_after=after.mean() if after else None,
             kl_path=tuple(kl_path),
         )
+
+
+class Branches:
+    """K continuations of one context, a token each at a time, as one batch.
+
+    The context was read and replayed once; the batch holds its keys and values K times.
+    """
+
+    def __init__(self, trunk: Context, policy: Run, final: Rows, count: int) -> None:
+        """Stand at the end of the trunk; see `Context.branches`."""
+        self._trunk = trunk
+        self._policy = policy
+        self._cache = policy.cache.repeated(count)
+        # Of all tokens but each branch's last, what the policy's last layer put out.
+        self._outputs: list[Tensor] = [final.data[-1:].expand(count, -1)]
+        self._ids: list[list[int]] = [[] for _ in range(count)]
+
+    def next_logits(self) -> Tensor:
+        """Logits `(K, V)` of the next token of each, in float32."""
+        return self._policy.lens.logits(self._outputs[-1])
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Give each its next token."""
+        adapter = self._policy.adapter
+        position = self._trunk.position() + len(self._ids[0])
+        for branch, token_id in zip(self._ids, ids, strict=True):
+            branch.append(token_id)
+        embeds_KD = adapter.embed(torch.tensor(ids))
+        positions_31 = adapter.text_positions(1, position)
+        self._outputs.append(adapter.decode(embeds_KD, positions_31, self._cache))
+
+    def context(self, index: int, length: int) -> Context:
+        """One of them as a context of its own, with its first `length` new tokens."""
+        context = self._trunk.prefix()
+        context.ids += self._ids[index][:length]
+        seen = len(self._trunk.ids) + length
+        context._policy.cache = self._policy.cache.extended(self._cache, index, seen)
+        new = [output_KD[index : index + 1] for output_KD in self._outputs[1 : length + 1]]
+        if new:
+            context._final.append(torch.cat(new))
+        return context

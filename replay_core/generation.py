@@ -99,6 +99,36 @@ class StopRule:
         return any(stop in tail for stop in self._stop_strings)
 
 
+class Writer:
+    """One continuation while it is being written.
+
+    Attributes:
+        ids: Its tokens so far.
+    """
+
+    def __init__(self, sample: Sampler, ends: StopRule) -> None:
+        """Start with nothing."""
+        self.ids: list[int] = []
+        self._sample, self._ends = sample, ends
+        self._finish: FinishReason = "length"
+
+    def goes_on(self, limit: int) -> bool:
+        """Whether another token follows, of at most `limit`."""
+        return self._finish == "length" and len(self.ids) < limit
+
+    def write(self, logits_V: Tensor) -> int:
+        """Draw the next token."""
+        self.ids.append(self._sample(logits_V))
+        if self._ends(self.ids):
+            self._finish = "stop"
+        return self.ids[-1]
+
+    def generation(self, tokenizer: Any) -> Generation:
+        """What was written."""
+        text = tokenizer.decode(self.ids, skip_special_tokens=True)
+        return Generation(tuple(self.ids), text, self._finish)
+
+
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """The end-of-turn tokens of a model's generation config and of its tokenizer."""
     named = [model.generation_config.eos_token_id, tokenizer.eos_token_id]

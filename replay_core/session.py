@@ -15,10 +15,10 @@ from visreplay.replay_core.config import Method, ReplayConfig, Teacher
 from visreplay.replay_core.context import BlockRecord, Context
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
 from visreplay.replay_core.generation import (
-    FinishReason,
     Generation,
     Sampler,
     StopRule,
+    Writer,
     eos_ids,
 )
 from visreplay.replay_core.pair import ModelPair
@@ -167,24 +167,54 @@ class ReplaySession:
             ConfigError: a sampling setting is out of range.
             ContextError: the context is empty.
         """
-        if max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
-        tokenizer = self.pair.tokenizer
-        sample = Sampler(temperature, top_p, seed)
-        ends = StopRule(tokenizer, eos_ids(self.pair.policy.model, tokenizer), stop_strings)
-        finish: FinishReason = "length"
-        new_ids: list[int] = []
-        with self._work() as context:
-            if not context.ids:
-                raise ContextError("there is nothing to continue: append a segment first")
-            while len(new_ids) < max_new_tokens and context.position() < self._max_position:
-                new_ids.append(sample(context.next_logits()))
-                context.ids.append(new_ids[-1])
-                if ends(new_ids):
-                    finish = "stop"
-                    break
-        text = tokenizer.decode(new_ids, skip_special_tokens=True)
-        return Generation(tuple(new_ids), text, finish)
+        with self._writing(max_new_tokens) as (context, limit):
+            writer = self._writer(stop_strings, temperature, top_p, seed)
+            while writer.goes_on(limit):
+                context.ids.append(writer.write(context.next_logits()))
+        return writer.generation(self.pair.tokenizer)
+
+    def branch(
+        self,
+        seeds: Sequence[int | None],
+        *,
+        max_new_tokens: int,
+        stop_strings: Sequence[str] = (),
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> list[tuple[Self, Generation]]:
+        """Let the policy write several continuations as a batch: rollouts of one question.
+
+        What was appended has been read and replayed once. Each continuation is what `generate`
+        would write with its seed, and comes with a session of its own; this one stays.
+
+        Args:
+            seeds: One for each continuation.
+            max_new_tokens: As in `generate`, and so are the others.
+            stop_strings: See there.
+            temperature: See there.
+            top_p: See there.
+
+        Raises:
+            ConfigError: a sampling setting is out of range.
+            ContextError: the context is empty.
+        """
+        with self._writing(max_new_tokens) as (trunk, limit):
+            writers = [self._writer(stop_strings, temperature, top_p, seed) for seed in seeds]
+            batch = trunk.branches(len(writers))
+            while any(writer.goes_on(limit) for writer in writers):
+                logits_KV = batch.next_logits()
+                # One that has ended is fed its last token again, and what follows is dropped.
+                batch.extend(
+                    [
+                        writer.write(logits_V) if writer.goes_on(limit) else writer.ids[-1]
+                        for writer, logits_V in zip(writers, logits_KV, strict=True)
+                    ]
+                )
+            twins = [copy(self) for _ in writers]
+            for index, (twin, writer) in enumerate(zip(twins, writers, strict=True)):
+                twin._context = batch.context(index, len(writer.ids))
+        generations = [writer.generation(self.pair.tokenizer) for writer in writers]
+        return list(zip(twins, generations, strict=True))
 
     def extend_generated(self, ids: Sequence[int]) -> None:
         """Append tokens as if `generate` had written them now: to resume, or to force words.
@@ -261,6 +291,23 @@ class ReplaySession:
         with torch.inference_mode(False), torch.no_grad():
             yield context
         self._context = context
+
+    @contextmanager
+    def _writing(self, max_new_tokens: int) -> Iterator[tuple[Context, int]]:
+        """A fork of the context to write on, and how many tokens there is room for."""
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
+        with self._work() as context:
+            if not context.ids:
+                raise ContextError("there is nothing to continue: append a segment first")
+            yield context, min(max_new_tokens, self._max_position - context.position())
+
+    def _writer(
+        self, stop_strings: Sequence[str], temperature: float, top_p: float, seed: int | None
+    ) -> Writer:
+        tokenizer = self.pair.tokenizer
+        ends = StopRule(tokenizer, eos_ids(self.pair.policy.model, tokenizer), stop_strings)
+        return Writer(Sampler(temperature, top_p, seed), ends)
 
     @property
     def _max_position(self) -> int:

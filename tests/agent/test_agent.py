@@ -62,6 +62,18 @@ def test_a_policy_that_was_never_there_before_goes_on_in_the_same_way(
         assert stranger.act(state["messages"][:before], seed=seed).text == step["text"]
 
 
+@pytest.mark.parametrize("method", [Method.TOKEN, Method.STATE])
+def test_rollouts_together_equal_rollouts_one_by_one(make_agent: MakeAgent, method: Method) -> None:
+    agent = make_agent(method, temperature=1.3)
+    together = agent.rollouts(SEARCH.question, range(6), images=SEARCH.images)
+    assert len({json.dumps([step["text"] for step in t.steps]) for t in together}) > 1
+    for seed, trajectory in enumerate(together):
+        alone = make_agent(method, store=agent.store, temperature=1.3)
+        assert told(play(alone, seed=seed)) == [
+            (step["text"], step["observation"]) for step in trajectory.steps
+        ]
+
+
 def test_an_episode_stopped_after_any_step_goes_on(make_agent: MakeAgent) -> None:
     whole = play(make_agent())
     saver = InMemorySaver()

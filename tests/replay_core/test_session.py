@@ -148,10 +148,36 @@ def test_works_inside_a_callers_inference_mode(pair: ModelPair, method: str) -> 
         session.append(segment(("image", (1, 4, 4), 2)))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_of_rollouts_equals_single_ones(pair: ModelPair, method: str) -> None:
+    """In what they write, whatever their lengths, and in how they go on by themselves."""
+    stops = [builders.letter(i) for i in range(0, 200, 8)]
+    with ReplaySession(pair, config(method)) as session:
+        session.append(IMAGE)
+        session.generate(max_new_tokens=2)
+        settings: Any = {"max_new_tokens": 12, "stop_strings": stops, "temperature": 1.5}
+        seeds = [1, 2, 3, 4, 5, 6]
+        together = session.branch(seeds, **settings)
+        assert session.length == 17
+        assert len({len(generation.token_ids) for _, generation in together}) > 2
+        for seed, (branch, generation) in zip(seeds, together, strict=True):
+            alone = session.fork()
+            assert alone.generate(seed=seed, **settings) == generation
+            for each in (alone, branch):
+                each.append(segment(2, ("image", (1, 4, 4), 2), 1))
+            assert branch.token_ids == alone.token_ids
+            torch.testing.assert_close(branch.next_logits, alone.next_logits, atol=1e-4, rtol=0)
+        greedy = session.branch([None, None], max_new_tokens=5, temperature=0)
+        expected = session.fork().generate(max_new_tokens=5)
+        assert [generation for _, generation in greedy] == [expected, expected]
+
+
 def test_nothing_to_continue(pair: ModelPair) -> None:
     with ReplaySession(pair, config("none")) as session:
         with pytest.raises(ContextError, match="append a segment"):
             session.generate(max_new_tokens=1)
+        with pytest.raises(ContextError, match="append a segment"):
+            session.branch([1, 2], max_new_tokens=1)
         with pytest.raises(ContextError, match="empty context"):
             _ = session.next_logits
 
