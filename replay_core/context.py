@@ -245,6 +245,9 @@ class Context:
         """Which of the new positions state replay may edit."""
         config = self._config
         share_L = None
+        if block is None and config.teacher is Teacher.WINDOW:
+            # Text has no neighbours: this teacher says of it what the plain policy says.
+            return torch.zeros_like(entropy_LT, dtype=torch.bool)
         if block is None:
             last = self.records[-1].chosen_LT if self.records else entropy_LT.new_zeros(0)
             share_L = last.float().mean(dim=1) if len(last) else entropy_LT.new_zeros(config.depth)
