@@ -35,9 +35,10 @@ class BlockRecord:
         extent: Rotary positions that it takes up.
         entropy_LT: The base's entropies in nats; no layers under method "none".
         chosen_LT: Where replay acts: the low-entropy sets S, unless `config.side` says otherwise.
-            State replay takes of them those where the base is surer than the policy.
-        kl_before: Mean divergence of the plain policy from the base on them, in nats; None where
-            there is nothing to compare.
+        replaced_LT: Of these, where state replay put the base's activations: where the base is
+            surer than the plain policy. None under the other methods.
+        kl_before: Mean divergence of the plain policy from the base on `chosen_LT`, in nats; None
+            where there is nothing to compare.
         kl_after: The same, of the policy after replay.
         kl_path: The same before every step of token replay.
     """
@@ -49,6 +50,7 @@ class BlockRecord:
     extent: int
     entropy_LT: Tensor
     chosen_LT: Tensor
+    replaced_LT: Tensor | None = None
     kl_before: float | None = None
     kl_after: float | None = None
     kl_path: tuple[float, ...] = ()
@@ -207,7 +209,9 @@ class Context:
         self._prefill(piece.policy_TD, piece.positions_3T, in_turn(edit, after))
         if before is None or after is None:
             return None
-        return self._record(piece.block, base.entropy_LT, after, before.mean())
+        return self._record(
+            piece.block, base.entropy_LT, after, before.mean(), replaced_LT=surer.mask_LT
+        )
 
     def _read_base(self, piece: _Piece, *, top_k: int | None, keep_hidden: bool = False) -> Reader:
         """Run the teacher over new positions and read its first layers."""
@@ -303,6 +307,7 @@ class Context:
         after: Divergence | None = None,
         kl_before: float | None = None,
         kl_path: Sequence[float] = (),
+        replaced_LT: Tensor | None = None,
     ) -> BlockRecord | None:
         if block is None:
             return None
@@ -314,6 +319,7 @@ class Context:
             extent=self._pair.policy.extent(block),
             entropy_LT=entropy_LT.cpu(),
             chosen_LT=(after.chosen_LT if after else entropy_LT.bool()).cpu(),
+            replaced_LT=None if replaced_LT is None else replaced_LT.cpu(),
             kl_before=kl_before,
             kl_after=after.mean() if after else None,
             kl_path=tuple(kl_path),
