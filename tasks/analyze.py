@@ -185,7 +185,7 @@ def _table(report: Mapping[str, Any]) -> Table:
                 str(layer),
                 f"{lowest:.5f}",
                 f"{highest:.5f}",
-                f"{mean:.5f} ({low:.5f} to {high:.5f})",
+                f"{mean:.5f} ({low:.5f}, {high:.5f})",
                 f"{100 * system['changed_of_all']['mean'][layer]:.1f} %",
             )
         table.add_section()

@@ -155,6 +155,10 @@ def entropies(report: Report) -> Figure:
                 label=_label(name),
             )
         axes.set(title=f"layer {layer}")
+    # Few entropies lie near 0: show the part of the axis where any do.
+    shares = [report["base"], *report["systems"].values()]
+    filled = np.flatnonzero(np.sum([each["histogram"] for each in shares], axis=(0, 1)))
+    panels[0, 0].set_xlim(edges[filled[0]], edges[filled[-1] + 1])
     for axes in panels[-1]:
         axes.set_xlabel("entropy in nats")
     for axes in panels[:, 0]:
