@@ -17,6 +17,7 @@ from rich.table import Table
 
 from visreplay.agent.agent import versions
 from visreplay.replay_core import Method, ReplayConfig, load_pair
+from visreplay.tasks.console import progress_bar
 from visreplay.tasks.demo import prepare_process
 from visreplay.tasks.journal import Journal
 from visreplay.tasks.opening import Opening
@@ -38,7 +39,6 @@ from visreplay.tasks.options import (
     ThetaOption,
     ThresholdOption,
     mistakes_told,
-    progress_bar,
 )
 from visreplay.tasks.registry import TASKS, task_named
 from visreplay.tasks.shifts import PLAIN, measure, summarise, verdict
@@ -70,7 +70,8 @@ def analyze(
     processor: ProcessorOption = None,
     samples: Annotated[int, typer.Option(min=1, help="Held-out samples.")] = 100,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="To show on pictures. Default: the last replayed.")
+        int | None,
+        typer.Option(min=0, help="To show on pictures. Default: the last replayed, or 0."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results. Default: runs/analyze/TASK.")
@@ -120,7 +121,7 @@ def analyze(
         pair = load_pair(names.policy, names.base, device=device, dtype=dtype, processor=processor)
         depth = min(pair.policy.depth, pair.base.depth if pair.base else 0)
         if layer is None:
-            layer = max(config.depth - 1 for config in configs.values())
+            layer = min(max(config.depth for config in configs.values()) or 1, depth) - 1
         if not 0 <= layer < depth:
             raise ValueError(f"--layer is {layer}, but the pair has layers 0 to {depth - 1}")
 

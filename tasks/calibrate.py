@@ -12,6 +12,7 @@ from rich.table import Table
 
 from visreplay import replay_core
 from visreplay.replay_core import Calibration, Method, load_pair
+from visreplay.tasks.console import progress_bar
 from visreplay.tasks.opening import Opening
 from visreplay.tasks.options import (
     VIDEO_SUFFIXES,
@@ -23,7 +24,6 @@ from visreplay.tasks.options import (
     ProtocolOption,
     Protocols,
     mistakes_told,
-    progress_bar,
 )
 from visreplay.tasks.registry import TASKS, task_named
 from visreplay.tasks.types import Sample, Split

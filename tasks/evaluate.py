@@ -151,7 +151,7 @@ def bootstrap_interval(
     """95 % percentile intervals of means over samples, drawn with replacement.
 
     Args:
-        values: One row a sample, of any shape; NaN where a sample has no value.
+        values: One row a sample, of any shape.
         draws: Sets of samples to draw.
 
     Returns:
@@ -159,10 +159,7 @@ def bootstrap_interval(
     """
     samples = len(values)
     drawn = np.random.default_rng(0).integers(samples, size=(draws, samples))
-    weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=samples).astype(np.float64)
-    rows = values.reshape(samples, -1)
-    known = ~np.isnan(rows)
-    with np.errstate(invalid="ignore"):
-        means = (weights @ np.where(known, rows, 0.0)) / (weights @ known)
-    low, high = np.nanquantile(means, [0.025, 0.975], axis=0).reshape(2, *values.shape[1:])
+    times_drawn = np.apply_along_axis(np.bincount, 1, drawn, minlength=samples)
+    means = times_drawn @ values.reshape(samples, -1) / samples
+    low, high = np.quantile(means, [0.025, 0.975], axis=0).reshape(2, *values.shape[1:])
     return low, high

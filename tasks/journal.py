@@ -29,26 +29,22 @@ class Journal:
             ValueError: the file was made under other settings, or a line of it is none of ours.
         """
         self.path = path
-        self.results: dict[str, Any] = {}
-        settings = json.loads(json.dumps(settings))  # as they will be read back
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._settings = json.loads(json.dumps(settings))  # as they will be read back
         content = path.read_bytes() if path.exists() else b""
         # A line without an end was being written when the run was stopped.
         whole = content[: content.rfind(b"\n") + 1]
-        if not whole:
-            self._write({"settings": settings}, "w")
-            return
-        first, *rest = (self._parse(n, line) for n, line in enumerate(whole.splitlines(), 1))
-        self._check(first.get("settings"), settings)
-        for number, line in enumerate(rest, 2):
-            if line.keys() != {"key", "result"}:
-                raise self._foreign(number)
-            self.results[line["key"]] = line["result"]
-        if len(whole) < len(content):
-            path.write_bytes(whole)
+        lines = [self._parse(n, line) for n, line in enumerate(whole.splitlines(), 1)]
+        self.results: dict[str, Any] = {line["key"]: line["result"] for line in lines[1:]}
+        if self.results:
+            self._check(lines[0]["settings"])
+            if len(whole) < len(content):
+                path.write_bytes(whole)
 
     def add(self, key: str, result: Any) -> None:
-        """Append a result; it is on the disk when this returns."""
+        """Append a result; it is in the file when this returns."""
+        if not self.results:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._write({"settings": self._settings}, "w")
         self._write({"key": key, "result": result}, "a")
         self.results[key] = result
 
@@ -57,11 +53,12 @@ class Journal:
             file.write(json.dumps(line) + "\n")
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        keys = {"settings"} if number == 1 else {"key", "result"}
         try:
             value = json.loads(line)
         except ValueError as error:
             raise self._foreign(number) from error
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or value.keys() != keys:
             raise self._foreign(number)
         return value
 
@@ -71,11 +68,9 @@ class Journal:
             "to start anew, or choose another --out"
         )
 
-    def _check(self, theirs: Any, ours: dict[str, Any]) -> None:
+    def _check(self, theirs: dict[str, Any]) -> None:
         """Refuse to go on under other settings, and name the first that differ."""
-        if not isinstance(theirs, dict):
-            raise self._foreign(1)
-        before, now = _flat(theirs), _flat(ours)
+        before, now = _flat(theirs), _flat(self._settings)
         different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if different:
             shown = "; ".join(

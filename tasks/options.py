@@ -10,7 +10,6 @@ from typing import Annotated, Any, Self
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers.utils import logging
 
 from visreplay.agent.protocols import PROTOCOLS
@@ -144,14 +143,3 @@ def mistakes_told() -> Iterator[None]:
     except (ToolError, ReplayError, OSError, ValueError, ImportError) as error:
         Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(str(error))}")
         raise typer.Exit(2) from error
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar with counts and the time that remains."""
-    return Progress(
-        TextColumn("{task.description:34}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )

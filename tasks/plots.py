@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -92,8 +92,13 @@ def divergence(report: Report) -> Figure:
             axes.fill_between(
                 layers, estimate["low"], estimate["high"], color=shades[group], alpha=0.2, lw=0
             )
-        axes.set(title=_label(name), yscale="log")
+        axes.set(title=_label(name))
         _layer_axis(axes, report)
+    if np.max(systems[PLAIN]["kl"]["mean"]) > 0:  # not so if both are one model
+        panels[0].set(yscale="log")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[0].yaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("KL(base || policy) in nats")
     _legend(figure, "tokens by base entropy")
     figure.suptitle(
@@ -176,7 +181,7 @@ def overlay(report: Report, maps: Sequence[Map], layer: int) -> Figure:
         np.concatenate([_small(pictures[step]) for step in steps], axis=1)
         for (pictures, _), steps in zip(maps, shown, strict=True)
     ]
-    heights = [0.2 + 1.5 * strip.shape[0] / strip.shape[1] for strip in strips]
+    heights = [0.2 + 1.5 * min(strip.shape[0] / strip.shape[1], 2) for strip in strips]
     figure = Figure(figsize=(WIDTH, 0.8 + sum(heights)))
     panels = figure.subplots(len(maps), 4, squeeze=False, height_ratios=heights)
     for row, (_, found), steps, strip in zip(panels, maps, shown, strips, strict=True):
@@ -225,7 +230,9 @@ def _outline(axes: Axes, inside: NDArray[np.bool_], extent: tuple[float, ...]) -
     edges = [((x, y), (x + 1, y)) for y, x in across] + [((x, y), (x, y + 1)) for y, x in down]
     scale = np.array([extent[1], extent[2]]) / inside.shape[::-1]
     lines = np.array(edges, dtype=float).reshape(-1, 2, 2) * scale
-    axes.add_collection(LineCollection(list(lines), colors="white", linewidths=1.2))
+    axes.add_collection(
+        LineCollection(list(lines), colors="white", linewidths=min(1.2, 20 / max(inside.shape)))
+    )
 
 
 def _evenly(count: int, most: int) -> NDArray[np.int64]:

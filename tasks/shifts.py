@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from visreplay.replay_core import ModelPair, ReplayConfig, Shift, compare_runs
 from visreplay.tasks.evaluate import bootstrap_interval
@@ -47,14 +46,14 @@ def measure(
     result: dict[str, Any] = {
         "visual_tokens": sum(block.length for block in opening.segment.blocks),
         "base": {
-            "entropy": _listed(shifts[0].base_entropy_LQ),
-            "histogram": _listed(shifts[0].base_entropy_LB),
+            "entropy": shifts[0].base_entropy_LQ.tolist(),
+            "histogram": shifts[0].base_entropy_LB.tolist(),
         },
         "systems": {
             name: {
-                "kl": _listed(shift.kl_LQ),
-                "changed": _listed(shift.changed_LQ),
-                "histogram": _listed(shift.entropy_LB),
+                "kl": shift.kl_LQ.tolist(),
+                "changed": shift.changed_LQ.tolist(),
+                "histogram": shift.entropy_LB.tolist(),
             }
             for name, shift in zip(configs, shifts, strict=True)
         },
@@ -64,8 +63,8 @@ def measure(
         result["maps"] = [
             {
                 "grid": [block.grid_thw[0], *(side // merge for side in block.grid_thw[1:])],
-                "entropy": _listed(comparison.base_entropy),
-                "kl": _listed(comparison.kl),
+                "entropy": comparison.base_entropy.tolist(),
+                "kl": comparison.kl.tolist(),
             }
             for block, comparison in zip(opening.segment.blocks, found[0], strict=True)
         ]
@@ -87,7 +86,7 @@ def summarise(results: Sequence[Mapping[str, Any]], vocabulary: int) -> dict[str
             for name in path:
                 value = value[name]
             rows.append(value)
-        return np.array(rows, dtype=np.float64)  # None becomes NaN
+        return np.array(rows, dtype=np.float64)
 
     systems = {}
     for name in results[0]["systems"]:
@@ -95,10 +94,10 @@ def summarise(results: Sequence[Mapping[str, Any]], vocabulary: int) -> dict[str
         changed_SLQ = stacked("systems", name, "changed")
         systems[name] = {
             "kl": _estimate(kl_SLQ),
-            "kl_of_all": _estimate(np.nanmean(kl_SLQ, axis=2)),
+            "kl_of_all": _estimate(kl_SLQ.mean(axis=2)),
             "kl_lowest_minus_highest": _estimate(kl_SLQ[:, :, 0] - kl_SLQ[:, :, -1]),
             "changed": _estimate(changed_SLQ),
-            "changed_of_all": _estimate(np.nanmean(changed_SLQ, axis=2)),
+            "changed_of_all": _estimate(changed_SLQ.mean(axis=2)),
             "histogram": _shares(stacked("systems", name, "histogram")),
         }
     layers = len(results[0]["base"]["entropy"])
@@ -131,17 +130,11 @@ def verdict(report: Mapping[str, Any]) -> str:
 
 
 def _estimate(values: Floats) -> dict[str, Any]:
-    low, high = bootstrap_interval(values)
-    mean = np.nanmean(values, axis=0)
+    low, high = bootstrap_interval(values, draws=2000)
+    mean = values.mean(axis=0)
     return {"mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
 
 
 def _shares(counts_SLB: Floats) -> Any:
     """Mean over samples of the share of tokens in every bin, `(L, B)`."""
     return (counts_SLB / counts_SLB.sum(axis=2, keepdims=True)).mean(axis=0).tolist()
-
-
-def _listed(values: Tensor) -> Any:
-    """Nested lists; JSON has no NaN, so None stands for it."""
-    nested: Any = values.tolist()
-    return [[None if value != value else value for value in row] for row in nested]

@@ -106,7 +106,9 @@ def test_limits_from_a_file_are_used(pair: ModelPair, tmp_path: Path) -> None:
     path.write_text(json.dumps({"theta": measured.theta, "quantile": 0.5}))
     theta = load_theta(path)
     assert theta == measured.theta
-    session = ReplaySession(pair, ReplayConfig("state", state_layers=3, threshold="absolute", theta=theta))
+    session = ReplaySession(
+        pair, ReplayConfig("state", state_layers=3, threshold="absolute", theta=theta)
+    )
     session.append(SEGMENTS[0])
     low = torch.cat([record.low_entropy_LT for record in session.blocks], dim=1)
     assert 0.2 < low.float().mean() < 0.8
