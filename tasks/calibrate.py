@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from visreplay import replay_core
 from visreplay.replay_core import Calibration, Method, load_pair
+from visreplay.replay_core import calibrate as measure
 from visreplay.tasks.console import progress_bar
+from visreplay.tasks.demo import prepare_process
 from visreplay.tasks.opening import Opening
 from visreplay.tasks.options import (
     VIDEO_SUFFIXES,
@@ -41,7 +42,8 @@ def calibrate(
     base: BaseOption = None,
     protocol: ProtocolOption = Protocols["auto"],
     layers: Annotated[
-        int | None, typer.Option(help="Layers of state replay: 7, or 2 of the embedded pair.")
+        int | None,
+        typer.Option(min=1, help="Layers of state replay: 7, or 2 of the embedded pair."),
     ] = None,
     quantile: Annotated[
         float, typer.Option(help="Share of the visual tokens below the limits, in (0, 1].")
@@ -62,6 +64,8 @@ def calibrate(
         if policy is not None and base is None:
             raise ValueError("the base is what is measured: name it with --base")
         names = Checkpoints.of(policy or base, base, console)
+        if names.embedded:
+            prepare_process()
         count = sum(1 if is_file(name) else samples for name in inputs)
         pair = load_pair(
             names.base or names.policy,
@@ -79,14 +83,15 @@ def calibrate(
                 ).segment
                 for sample in bar
             )
-            measured = replay_core.calibrate(pair, segments, layers=layers, quantile=quantile)
+            measured = measure(pair, segments, layers=layers, quantile=quantile)
         content = {
             **asdict(measured),
             "layers": layers,
             "positions": "visual tokens",
-            "policy": policy and names.names[0],
+            "policy": names.names[0] if names.embedded else policy,
             "base": names.names[1],
             "protocol": protocol.value,
+            "dtype": dtype,
             "inputs": inputs,
             "samples": count,
         }
