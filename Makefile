@@ -28,6 +28,7 @@ pair: $(VENV)/installed
 # The README's numbers on the embedded pair.
 measure: $(VENV)/installed
 	$(BIN)/python benchmarks/measure.py
+	$(BIN)/visreplay analyze visual-search-medium
 
 # Speed and memory against the reference's algorithm.
 bench: $(VENV)/installed

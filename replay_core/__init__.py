@@ -10,6 +10,8 @@ Method: arXiv 2511.19972. This package knows nothing of agents, tools or tasks.
 """
 
 from visreplay.replay_core.adapters import ModelAdapter
+from visreplay.replay_core.analysis import Shift, compare_runs
+from visreplay.replay_core.calibration import Calibration, calibrate, load_theta
 from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
 from visreplay.replay_core.context import BlockRecord
 from visreplay.replay_core.embedded import EMBEDDED, EMBEDDED_NAMES, embedded_config
@@ -24,6 +26,7 @@ from visreplay.replay_core.errors import (
 )
 from visreplay.replay_core.families import adapter_for
 from visreplay.replay_core.generation import Generation
+from visreplay.replay_core.lens import Comparison
 from visreplay.replay_core.pair import ModelPair, load_pair
 from visreplay.replay_core.segment import Segment, VisualBlock
 from visreplay.replay_core.session import ReplayReport, ReplaySession
@@ -33,6 +36,8 @@ __all__ = [
     "EMBEDDED",
     "EMBEDDED_NAMES",
     "BlockRecord",
+    "Calibration",
+    "Comparison",
     "ConfigError",
     "ContextError",
     "Generation",
@@ -47,6 +52,7 @@ __all__ = [
     "ReplaySession",
     "Segment",
     "SessionClosedError",
+    "Shift",
     "Side",
     "Sketch",
     "Teacher",
@@ -54,6 +60,9 @@ __all__ = [
     "UnsupportedModelError",
     "VisualBlock",
     "adapter_for",
+    "calibrate",
+    "compare_runs",
     "embedded_config",
     "load_pair",
+    "load_theta",
 ]

@@ -101,6 +101,7 @@ class Context:
         self._plain = Run(pair.policy, config.depth, config)
         # What the policy's last layer put out, so that logits can be had at any length.
         self._final = Rows(axis=0)
+        self._watch: Visitor | None = None
 
     def prefix(self, length: int | None = None) -> "Context":
         """The first `length` tokens (default: all) as a context of their own, without a copy.
@@ -142,13 +143,21 @@ class Context:
         self._catch_up(self._policy)
         return Branches(self, self._policy, self._final, count)
 
-    def append(self, ids_T: Tensor, block: VisualBlock | None = None) -> BlockRecord | None:
+    def append(
+        self, ids_T: Tensor, block: VisualBlock | None = None, watch: Visitor | None = None
+    ) -> BlockRecord | None:
         """Append a stretch of text or one visual block, with replay.
+
+        Args:
+            ids_T: Its tokens.
+            block: The visual block, if it is one.
+            watch: Sees the policy's activations at the new tokens, after replay.
 
         Returns:
             What happened on the block; None for text.
         """
         self._catch_up(self._policy)
+        self._watch = watch
         piece = self._embed(ids_T, block)
         match self._config.method:
             case Method.NONE:
@@ -157,6 +166,7 @@ class Context:
                 record = self._append_with_token_replay(piece)
             case Method.STATE:
                 record = self._append_with_state_replay(piece)
+        self._watch = None
         self.ids.extend(ids_T.tolist())
         if record is not None:
             self.records.append(record)
@@ -298,6 +308,7 @@ class Context:
         self, embeds_TD: Tensor, positions_3T: Tensor, visit: Visitor | None = None
     ) -> None:
         """Run the policy itself, all layers, over new positions."""
+        visit = in_turn(visit, self._watch)
         self._final.append(self._policy.advance(embeds_TD, positions_3T, visit))
 
     def _record(

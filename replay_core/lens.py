@@ -9,7 +9,7 @@ in float32. Axes: N rows (positions), D hidden size, V vocabulary, K the base's 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -117,10 +117,65 @@ class Lens:
         kl_N: Tensor = _RestrictedKL.apply(normed_ND, targets.to(device), self)
         return kl_N
 
+    def compare(self, hidden_ND: Tensor, base: "Lens", base_ND: Tensor) -> "Comparison":
+        """This model's lens beside the base's, over the whole vocabulary.
+
+        Args:
+            hidden_ND: This model's activations.
+            base: The base's lens.
+            base_ND: The base's activations at the same positions and layer.
+
+        Returns:
+            Vectors `(N,)` on the CPU.
+        """
+        parts = []
+        # Five of them live at once: both models' log-probabilities and probabilities, and a term
+        # of the sum.
+        for rows in self.chunks(len(hidden_ND), row_bytes=20 * self.head.out_features):
+            log_q_NV = self.logits(hidden_ND[rows]).log_softmax(-1)
+            log_p_NV = base.logits(base_ND[rows]).to(log_q_NV.device).log_softmax(-1)
+            p_NV = log_p_NV.exp()
+            parts.append(
+                Comparison(
+                    kl=(p_NV * (log_p_NV - log_q_NV)).sum(-1).cpu(),
+                    base_entropy=torch.special.entr(p_NV).sum(-1).cpu(),
+                    entropy=torch.special.entr(log_q_NV.exp()).sum(-1).cpu(),
+                    changed=(log_p_NV.argmax(-1) != log_q_NV.argmax(-1)).cpu(),
+                )
+            )
+        return Comparison.join(parts)
+
     def chunks(self, rows: int, row_bytes: int) -> Iterator[slice]:
         """Parts of so many rows that each takes at most `memory_bytes`."""
         step = max(1, self.memory_bytes // row_bytes)
         return (slice(start, start + step) for start in range(0, max(1, rows), step))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two models' lenses at the same activations: tensors of one shape, `(N,)` or `(L, T)`.
+
+    Attributes:
+        kl: KL(base || model) over the whole vocabulary, in nats.
+        base_entropy: The base's entropy in nats.
+        entropy: The model's entropy in nats.
+        changed: Whether the model's most probable entry is another one than the base's.
+    """
+
+    kl: Tensor
+    base_entropy: Tensor
+    entropy: Tensor
+    changed: Tensor
+
+    @classmethod
+    def join(
+        cls,
+        parts: "Sequence[Comparison]",
+        how: Callable[[list[Tensor]], Tensor] = torch.cat,
+    ) -> "Comparison":
+        """Several as one, by `torch.cat` (chunks of rows) or `torch.stack` (layers)."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: how([getattr(part, name) for part in parts]) for name in names})
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from visreplay.replay_core.adapters import Visitor
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher
 from visreplay.replay_core.context import BlockRecord, Context
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
@@ -119,11 +120,16 @@ class ReplaySession:
                 raise ContextError("there is no next token in an empty context: append first")
             return context.next_logits()
 
-    def append(self, segment: Segment) -> ReplayReport:
+    def append(self, segment: Segment, *, watch: Visitor | None = None) -> ReplayReport:
         """Append tokens and replay on the new ones.
 
         Visual blocks are taken one by one, each with all earlier ones frozen: one append of two
         pictures equals two appends of one.
+
+        Args:
+            segment: What to append.
+            watch: Sees the output of every layer of the policy, after replay, for each stretch of
+                text and each visual block in turn; its `rows` count from their beginning.
 
         Raises:
             ContextError: ids outside the vocabulary, or more positions than the model has.
@@ -133,7 +139,7 @@ class ReplaySession:
         records = []
         with self._work() as context:
             for ids_T, block in segment.pieces():
-                record = context.append(ids_T, block)
+                record = context.append(ids_T, block, watch)
                 if record is not None:
                     records.append(record)
         return ReplayReport(

@@ -1,10 +1,11 @@
-"""How a step looks in a terminal."""
+"""How a step, and how progress, look in a terminal."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from visreplay.agent import Step
 
@@ -47,3 +48,14 @@ def replay_line(step: Step) -> str:
     if replay["optimisation_steps"]:
         line += f" in {replay['optimisation_steps']} steps"
     return f"{line}, {replay['seconds']:.2f} s of {took}"
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with counts and the time that remains."""
+    return Progress(
+        TextColumn("{task.description:34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers.utils import logging
 
 from visreplay.agent import Sampling, VisualAgent, completed
 from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, embedded_config
-from visreplay.tasks.console import print_step
+from visreplay.tasks.console import print_step, progress_bar
 from visreplay.tasks.evaluate import Record, Summary, evaluate, is_correct, summarise
 from visreplay.tasks.page import Shown, render_page
 from visreplay.tasks.registry import task_named
@@ -121,13 +120,7 @@ def _play(console: Console, agent: VisualAgent, sample: Sample, folder: Path) ->
 def _rows(console: Console, task_name: str, samples: int) -> Iterator[tuple[str, Summary]]:
     """Evaluate every row of the table on one task, with a progress bar."""
     seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
-    columns = (
-        TextColumn("{task.description:34}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with progress_bar(console) as progress:
         task = task_named(task_name)
         for row in ROWS:
             bar = progress.add_task(f"{task_name}  {row}", total=samples)

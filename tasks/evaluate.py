@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from time import perf_counter
 
+import numpy as np
+from numpy.typing import NDArray
+
 from visreplay.agent import Trajectory, VisualAgent
 from visreplay.tasks.types import Sample, Task
 
@@ -140,3 +143,23 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     if not 0 <= right <= n or not 1 <= k <= n:
         raise ValueError(f"pass@{k} needs at least {k} rollouts; there are {n}, {right} right")
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def bootstrap_interval(
+    values: NDArray[np.float64], draws: int = 10_000
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % percentile intervals of means over samples, drawn with replacement.
+
+    Args:
+        values: One row a sample, of any shape.
+        draws: Sets of samples to draw.
+
+    Returns:
+        Lower and upper ends, of the shape of a row.
+    """
+    samples = len(values)
+    drawn = np.random.default_rng(0).integers(samples, size=(draws, samples))
+    times_drawn = np.apply_along_axis(np.bincount, 1, drawn, minlength=samples)
+    means = times_drawn @ values.reshape(samples, -1) / samples
+    low, high = np.quantile(means, [0.025, 0.975], axis=0).reshape(2, *values.shape[1:])
+    return low, high

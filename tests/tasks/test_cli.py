@@ -7,7 +7,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from visreplay.replay_core import EMBEDDED
-from visreplay.tasks.cli import app, choose_protocol
+from visreplay.tasks.cli import app
+from visreplay.tasks.options import choose_protocol
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Split
 

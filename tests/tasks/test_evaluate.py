@@ -1,12 +1,20 @@
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import MakeAgent
 
 from visreplay.replay_core import Method
-from visreplay.tasks.evaluate import evaluate, is_correct, pass_at_k, summarise, wilson_interval
+from visreplay.tasks.evaluate import (
+    bootstrap_interval,
+    evaluate,
+    is_correct,
+    pass_at_k,
+    summarise,
+    wilson_interval,
+)
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Split
 
@@ -53,3 +61,13 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n: int, right: int, k:
         return
     draws = list(itertools.combinations([True] * right + [False] * (n - right), k))
     assert pass_at_k(n, right, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_bootstrap_intervals_of_normal_samples_are_as_wide_as_theory_says() -> None:
+    values = np.random.default_rng(1).normal(3, 2, size=(400, 2, 5))
+    low, high = bootstrap_interval(values)
+    error = values.std(axis=0) / 20
+    np.testing.assert_allclose(high - low, 2 * 1.96 * error, rtol=0.05)
+    np.testing.assert_allclose((low + high) / 2, values.mean(axis=0), atol=0.02)
+    low, high = bootstrap_interval(np.array([0.0, 1.0, 1.0]))
+    assert (low.shape, high.shape) == ((), ())

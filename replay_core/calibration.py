@@ -1,0 +1,216 @@
+"""Entropy limits for state replay's absolute threshold, measured on sample inputs.
+
+Only visual tokens are measured, as the other two threshold rules take their limits from them too.
+State replay applies a limit to text as well, but the entropies of text depend on the wording of
+prompts: with them, a longer system prompt would move the limit of the pictures.
+
+Axes: L the measured layers, T positions, B bins.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from visreplay.replay_core.adapters import Visitor
+from visreplay.replay_core.config import ReplayConfig
+from visreplay.replay_core.errors import ConfigError, ContextError
+from visreplay.replay_core.pair import ModelPair
+from visreplay.replay_core.reading import Reader
+from visreplay.replay_core.run import Run
+from visreplay.replay_core.segment import Segment
+
+
+class BaseRun:
+    """The base alone on its way through one context, without a policy.
+
+    Attributes:
+        run: Its first layers, and their cache.
+    """
+
+    def __init__(self, pair: ModelPair, depth: int, config: ReplayConfig) -> None:
+        """Start with an empty context.
+
+        Args:
+            pair: Of whose base; a pair without one is taken as a base alone.
+            depth: How many of its first layers run.
+            config: Chunk sizes.
+        """
+        self.run = Run(pair.base or pair.policy, depth, config)
+        self._pair = pair
+        self._position = 0
+
+    @torch.no_grad()
+    def append(self, segment: Segment, visit: Visitor) -> None:
+        """Run over new tokens, and show the activations of the visual ones to a visitor."""
+        base = self.run.adapter
+        for ids_T, block in segment.pieces():
+            if block is None:
+                positions_3T = base.text_positions(len(ids_T), self._position)
+                self.run.advance(base.embed(ids_T), positions_3T)
+                self._position += len(ids_T)
+            else:
+                _, embeds_TD = self._pair.features(block)
+                positions_3T = base.block_positions(block, self._position)
+                self.run.advance(embeds_TD, positions_3T, visit)
+                self._position += base.extent(block)
+
+
+def histogram(entropy_LT: Tensor, bins: int, vocabulary: int) -> Tensor:
+    """Counts `(L, B)` in bins of equal width from 0 to the highest entropy, ln V."""
+    scale = bins / math.log(vocabulary)
+    bin_LT = (entropy_LT * scale).long().clamp(0, bins - 1)
+    counts_LB = torch.zeros(len(entropy_LT), bins, dtype=torch.long)
+    return counts_LB.scatter_add_(1, bin_LT, torch.ones_like(bin_LT))
+
+
+class EntropyStatistics:
+    """Entropies of several layers over any number of positions, in a fixed amount of memory.
+
+    They are counted in bins of ln V / 65536 (0.0002 nats for 150,000 vocabulary entries), which
+    bounds the error of a quantile. Count, mean and extremes are exact.
+
+    Attributes:
+        count: Positions so far.
+    """
+
+    BINS = 2**16
+
+    def __init__(self, layers: int, vocabulary: int) -> None:
+        """Start with none."""
+        self.count = 0
+        self.min_L = torch.full((layers,), math.inf)
+        self.max_L = torch.full((layers,), -math.inf)
+        self._sum_L = torch.zeros(layers, dtype=torch.float64)
+        self._counts_LB = torch.zeros(layers, self.BINS, dtype=torch.long)
+        self._vocabulary = vocabulary
+
+    def add(self, entropy_LT: Tensor) -> None:
+        """Count further positions."""
+        entropy_LT = entropy_LT.cpu()
+        self.count += entropy_LT.shape[1]
+        self.min_L = self.min_L.minimum(entropy_LT.amin(1))
+        self.max_L = self.max_L.maximum(entropy_LT.amax(1))
+        self._sum_L += entropy_LT.double().sum(1)
+        self._counts_LB += histogram(entropy_LT, self.BINS, self._vocabulary)
+
+    @property
+    def mean_L(self) -> Tensor:
+        """Mean of each layer in nats."""
+        return (self._sum_L / self.count).float()
+
+    def quantile(self, q: float) -> Tensor:
+        """The `q`-quantile of each layer `(L,)` in nats, linear between two positions."""
+        place = q * (self.count - 1)
+        below, share = int(place), place - int(place)
+        ranks = torch.tensor([below + 1, min(below + 2, self.count)])
+        ranks_L2 = ranks.expand(len(self._counts_LB), 2).contiguous()
+        bin_L2 = torch.searchsorted(self._counts_LB.cumsum(1), ranks_L2)
+        value_L2 = (bin_L2 + 0.5) * (math.log(self._vocabulary) / self.BINS)
+        value_L = value_L2[:, 0].lerp(value_L2[:, 1], share)
+        return value_L.clamp(self.min_L, self.max_L)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Limits for `ReplayConfig(threshold="absolute", theta=...)`, and where they come from.
+
+    Attributes:
+        theta: Limit of each layer in nats.
+        quantile: Share of the measured positions that lie below it.
+        count: Visual tokens that were measured.
+        statistics: For every layer minimum, quartiles, maximum and mean in nats, by name.
+    """
+
+    theta: tuple[float, ...]
+    quantile: float
+    count: int
+    statistics: tuple[dict[str, float], ...]
+
+
+def calibrate(
+    pair: ModelPair,
+    segments: Iterable[Segment],
+    *,
+    layers: int = 7,
+    quantile: float = 0.4,
+    config: ReplayConfig | None = None,
+) -> Calibration:
+    """Measure the base's entropies at visual tokens, and take a quantile of each layer.
+
+    Args:
+        pair: Of whose base; a pair without one is taken as a base alone.
+        segments: Whole contexts, each with something visual. They are taken one by one.
+        layers: How many of the first layers.
+        quantile: In (0, 1]: which share of the visual tokens is to count as low in entropy.
+        config: Chunk sizes and the bound of memory, those of `ReplayConfig()` by default.
+
+    Raises:
+        ConfigError: `layers` or `quantile` is out of range.
+        ContextError: there is no visual token in any segment.
+    """
+    base = pair.base or pair.policy
+    if not 1 <= layers <= base.depth:
+        raise ConfigError(
+            f"layers is {layers}, but the base has {base.depth} decoder layers: choose 1 to "
+            f"{base.depth}"
+        )
+    if not 0 < quantile <= 1:
+        raise ConfigError(f"quantile is {quantile}, but must lie in (0, 1]")
+    statistics = EntropyStatistics(layers, base.head.out_features)
+    for segment in segments:
+        run = BaseRun(pair, layers, config or ReplayConfig())
+        if segment.blocks:
+            reader = Reader(run.run.lens, layers)
+            run.append(segment, reader)
+            statistics.add(reader.entropy_LT)
+    if not statistics.count:
+        raise ContextError(
+            "no segment holds a visual token: calibrate on inputs with a picture or a clip"
+        )
+    columns = {
+        "min": statistics.min_L,
+        "q25": statistics.quantile(0.25),
+        "median": statistics.quantile(0.5),
+        "q75": statistics.quantile(0.75),
+        "max": statistics.max_L,
+        "mean": statistics.mean_L,
+    }
+    return Calibration(
+        theta=tuple(statistics.quantile(quantile).tolist()),
+        quantile=quantile,
+        count=statistics.count,
+        statistics=tuple(
+            {name: float(column_L[layer]) for name, column_L in columns.items()}
+            for layer in range(layers)
+        ),
+    )
+
+
+def load_theta(path: str | Path) -> tuple[float, ...]:
+    """The limits of a file that `visreplay calibrate` wrote, in nats, layer by layer.
+
+    Raises:
+        ConfigError: there is no such file, or no limits are in it; says what is.
+    """
+    hint = "make one with `visreplay calibrate`"
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"theta cannot be read from {path} ({error.strerror}): {hint}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}): {hint}") from error
+    theta = content.get("theta") if isinstance(content, dict) else None
+    if not isinstance(theta, list) or not theta:
+        raise ConfigError(f'{path} has no list "theta" of one limit in nats per layer: {hint}')
+    for layer, limit in enumerate(theta):
+        number = isinstance(limit, int | float) and not isinstance(limit, bool)
+        if not number or not 0 <= limit < math.inf:
+            raise ConfigError(
+                f"theta[{layer}] in {path} is {limit!r}, but must be a number of nats, 0 or more"
+            )
+    return tuple(float(limit) for limit in theta)

@@ -1,0 +1,193 @@
+"""The command `visreplay analyze`: what RLVR did to the visual tokens, before and after replay.
+
+One result a sample goes into `records.jsonl`; `report.json` and the pictures are made of them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from visreplay.agent.agent import versions
+from visreplay.replay_core import Method, ReplayConfig, load_pair
+from visreplay.tasks.console import progress_bar
+from visreplay.tasks.demo import prepare_process
+from visreplay.tasks.journal import Journal
+from visreplay.tasks.opening import Opening
+from visreplay.tasks.options import (
+    BaseOption,
+    Checkpoints,
+    DeviceOption,
+    DtypeOption,
+    LearningRateOption,
+    OptimizerOption,
+    PolicyOption,
+    ProcessorOption,
+    ProtocolOption,
+    Protocols,
+    ReplayLayersOption,
+    StateLayersOption,
+    StepsOption,
+    TauOption,
+    ThetaOption,
+    ThresholdOption,
+    mistakes_told,
+)
+from visreplay.tasks.registry import TASKS, task_named
+from visreplay.tasks.shifts import PLAIN, measure, summarise, verdict
+from visreplay.tasks.types import Split
+
+MAPS = 3
+"""The first so many samples are shown as pictures."""
+
+
+def analyze(
+    task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
+    policy: PolicyOption = None,
+    base: BaseOption = None,
+    protocol: ProtocolOption = Protocols["auto"],
+    method: Annotated[
+        list[Method] | None,
+        typer.Option(help="How to replay; may be given twice. Default: token and state."),
+    ] = None,
+    replay_layers: ReplayLayersOption = None,
+    state_layers: StateLayersOption = None,
+    threshold: ThresholdOption = None,
+    tau: TauOption = None,
+    theta: ThetaOption = None,
+    steps: StepsOption = None,
+    learning_rate: LearningRateOption = None,
+    optimizer: OptimizerOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    processor: ProcessorOption = None,
+    samples: Annotated[int, typer.Option(min=1, help="Held-out samples.")] = 100,
+    layer: Annotated[
+        int | None,
+        typer.Option(min=0, help="To show on pictures. Default: the last replayed, or 0."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results. Default: runs/analyze/TASK.")
+    ] = None,
+) -> None:
+    """Measure KL(base || policy) by layer and base entropy, before and after replay.
+
+    What is looked at are the visual tokens of the first turn's context. A run that was stopped
+    goes on where it was.
+    """
+    console = Console(highlight=False)
+    with mistakes_told():
+        plots = _plots()
+        source = task_named(task)
+        names = Checkpoints.of(policy, base, console)
+        if names.base is None:
+            raise ValueError("the policy is compared with its base: name it with --base")
+        if names.embedded:
+            prepare_process()
+        configs = {PLAIN: ReplayConfig(Method.NONE)}
+        for each in method or (Method.TOKEN, Method.STATE):
+            if each is not Method.NONE:
+                configs[f"{PLAIN}+{each}"] = names.config(
+                    each,
+                    theta,
+                    replay_layers=replay_layers,
+                    state_layers=state_layers,
+                    threshold=threshold,
+                    tau=tau,
+                    steps=steps,
+                    learning_rate=learning_rate,
+                    optimizer=optimizer,
+                )
+        out = out or Path("runs/analyze") / task
+        # Neither the device nor the number of samples: a run may be moved, and lengthened.
+        settings = {
+            "task": task,
+            "policy": names.names[0],
+            "base": names.names[1],
+            "processor": processor,
+            "protocol": protocol.value,
+            "dtype": dtype,
+            "replay": {name: asdict(config) for name, config in configs.items()},
+            "versions": versions(),
+        }
+        journal = Journal(out / "records.jsonl", settings)
+        pair = load_pair(names.policy, names.base, device=device, dtype=dtype, processor=processor)
+        depth = min(pair.policy.depth, pair.base.depth if pair.base else 0)
+        if layer is None:
+            layer = min(max(config.depth for config in configs.values()) or 1, depth) - 1
+        if not 0 <= layer < depth:
+            raise ValueError(f"--layer is {layer}, but the pair has layers 0 to {depth - 1}")
+
+        def opening(seed: int) -> Opening:
+            sample = source.sample(seed)
+            dialect = names.protocol(protocol, sample.video is not None)
+            return Opening.of(sample, dialect, pair.processor)
+
+        seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
+        with progress_bar(console) as progress:
+            for number, seed in enumerate(progress.track(seeds, description=task)):
+                if str(seed) not in journal.results:
+                    result = measure(pair, opening(seed), configs, maps=number < MAPS)
+                    journal.add(str(seed), result)
+        results = [journal.results[str(seed)] for seed in seeds]
+        report = {"settings": settings, **summarise(results, pair.policy.head.out_features)}
+        (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+        maps = [
+            (opening(seed).pictures[0], result["maps"][0])
+            for seed, result in zip(seeds[:MAPS], results, strict=False)
+        ]
+        files = plots.draw(report, maps, layer, out)
+    console.print(_table(report))
+    console.print(verdict(report))
+    for path in (out / "report.json", *files):
+        console.print(str(path), soft_wrap=True)
+
+
+def _plots() -> ModuleType:
+    """The module that draws.
+
+    Raises:
+        ImportError: matplotlib is not installed; says how to.
+    """
+    try:
+        from visreplay.tasks import plots
+    except ImportError as error:
+        raise ImportError(
+            f"the plots need matplotlib ({error}): pip install 'visreplay[analysis]'"
+        ) from error
+    return plots
+
+
+def _table(report: Mapping[str, Any]) -> Table:
+    table = Table(
+        title=f"KL(base || policy) in nats at {report['visual_tokens']} visual tokens of "
+        f"{report['n']} samples (95 % intervals)\nlowest and highest: quarters by base entropy; "
+        "changed: another top entry than the base's",
+        box=box.SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("system", "layer", "lowest", "highest", "lowest - highest", "changed"):
+        table.add_column(heading)
+    for name, system in report["systems"].items():
+        difference = system["kl_lowest_minus_highest"]
+        for layer in range(report["layers"]):
+            lowest, *_, highest = system["kl"]["mean"][layer]
+            mean, low, high = (difference[key][layer] for key in ("mean", "low", "high"))
+            table.add_row(
+                name,
+                str(layer),
+                f"{lowest:.5f}",
+                f"{highest:.5f}",
+                f"{mean:.5f} ({low:.5f}, {high:.5f})",
+                f"{100 * system['changed_of_all']['mean'][layer]:.1f} %",
+            )
+        table.add_section()
+    return table

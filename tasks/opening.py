@@ -1,0 +1,57 @@
+"""What a policy reads before its first turn: the tokens of a sample, and the pictures behind them.
+
+protocol -> messages -> segment, whose visual blocks show the pictures of the messages in order
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from visreplay.agent import protocol_named
+from visreplay.agent.encoding import ContextEncoder, token_grid
+from visreplay.replay_core import Segment
+from visreplay.tasks.types import Sample
+from visreplay.tools import ImageStore, zoom
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """The context of a first turn.
+
+    Attributes:
+        segment: Its tokens and visual blocks.
+        pictures: For every block, the picture at each of its steps in time, as the model sees it.
+    """
+
+    segment: Segment
+    pictures: list[list[Image.Image]]
+
+    @classmethod
+    def of(cls, sample: Sample, protocol: str, processor: Any) -> "Opening":
+        """Encode a sample as an agent of that protocol would, with the checkpoint's processor.
+
+        Raises:
+            ToolError: the media cannot be read, or do not suit the protocol.
+        """
+        # A store of its own: one in memory never forgets, and a run may go over many samples.
+        store = ImageStore()
+        grid = token_grid(processor)
+        messages = protocol_named(protocol, grid, store).open(
+            sample.question,
+            [store.put(image) for image in sample.images],
+            None if sample.video is None else str(sample.video),
+        )
+        segment = ContextEncoder(processor, store).encode(messages)
+        shown = []
+        for message in messages:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    shown.append([zoom(store.get(part["image"]), grid=grid)])
+                elif part["type"] == "video":
+                    shown.append([store.get(frame) for frame in part["frames"]])
+        pictures = []
+        for block, frames in zip(segment.blocks, shown, strict=True):
+            steps = block.grid_thw[0]
+            pictures.append([frames[step * len(frames) // steps] for step in range(steps)])
+        return cls(segment, pictures)
