@@ -114,12 +114,12 @@ def divergence_by_entropy(samples: int = 60) -> list[list[float]]:
         positions, _ = pair.policy.model.model.get_rope_index(
             segment.token_ids[None],
             mm_token_type_ids=(segment.token_ids == encoder.tokens.image_token_id)[None].int(),
-            image_grid_thw=torch.tensor([block.grid_thw]),
+            image_grid_thw=block.inputs["image_grid_thw"],
         )
         read = []
         for adapter, feature in zip((pair.policy, pair.base), pair.features(block), strict=True):
             embeds = adapter.embed(segment.token_ids)
-            embeds[block.start : block.stop] = feature
+            embeds[block.start : block.stop] = feature.embeds_TD
             out = adapter.language_model(
                 inputs_embeds=embeds[None], position_ids=positions, output_hidden_states=True
             )

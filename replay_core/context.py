@@ -80,11 +80,21 @@ class Run:
         self._config = config
 
     def advance(
-        self, embeds_TD: Tensor, positions_3T: Tensor, visit: Visitor | None = None
+        self,
+        embeds_TD: Tensor,
+        positions_3T: Tensor,
+        visit: Visitor | None = None,
+        deep: Sequence[Tensor] = (),
     ) -> Tensor:
         """Run over new positions; returns what `ModelAdapter.run` does."""
-        chunk = self._config.query_chunk
-        return self.adapter.run(embeds_TD, positions_3T, self.cache, visit=visit, chunk=chunk)
+        return self.adapter.run(
+            embeds_TD,
+            positions_3T,
+            self.cache,
+            deep=deep,
+            visit=visit,
+            chunk=self._config.query_chunk,
+        )
 
     def prefix(self, length: int) -> "Run":
         """The run as it was after `length` positions, if it has come that far."""
@@ -102,12 +112,16 @@ class _Piece:
         policy_TD: The policy's input embeddings, before any replay.
         base_TD: The base's.
         positions_3T: The rotary positions of both.
+        policy_deep: What enters the policy behind its first layers (`Features.deep`).
+        base_deep: The same of the base.
     """
 
     block: VisualBlock | None
     policy_TD: Tensor
     base_TD: Tensor
     positions_3T: Tensor
+    policy_deep: Sequence[Tensor] = ()
+    base_deep: Sequence[Tensor] = ()
 
 
 class Context:
@@ -189,7 +203,7 @@ class Context:
         return record
 
     def _append_plainly(self, piece: _Piece) -> BlockRecord | None:
-        self._prefill(piece.policy_TD, piece.positions_3T)
+        self._prefill(piece.policy_TD, piece.positions_3T, deep=piece.policy_deep)
         return self._record(piece.block, torch.zeros(0, len(piece.policy_TD)))
 
     def _append_with_token_replay(self, piece: _Piece) -> BlockRecord | None:
@@ -199,7 +213,7 @@ class Context:
             self._prefill(piece.policy_TD, piece.positions_3T)
             return None
         base = Reader(self._base.lens, self._config.depth, top_k=self._config.top_k)
-        self._base.advance(piece.base_TD, piece.positions_3T, base)
+        self._base.advance(piece.base_TD, piece.positions_3T, base, piece.base_deep)
         after = Divergence(
             self._policy.lens, base.targets, low_entropy(base.entropy_LT, self._config)
         )
@@ -210,8 +224,9 @@ class Context:
             piece.positions_3T,
             self._policy.cache,
             self._config,
+            piece.policy_deep,
         )
-        self._prefill(edited_TD, piece.positions_3T, after)
+        self._prefill(edited_TD, piece.positions_3T, after, piece.policy_deep)
         kl_before = kl_path[0] if kl_path else after.mean()
         return self._record(piece.block, base.entropy_LT, after, kl_before, kl_path)
 
@@ -221,15 +236,16 @@ class Context:
         self._catch_up(self._plain)
         top_k = None if piece.block is None else config.top_k
         base = Reader(self._base.lens, config.depth, top_k=top_k, keep_hidden=True)
-        self._base.advance(piece.base_TD, piece.positions_3T, base)
+        self._base.advance(piece.base_TD, piece.positions_3T, base, piece.base_deep)
         plain = Reader(lens, config.depth)
         before = after = None
         if piece.block is not None:
             before = Divergence(lens, base.targets, low_entropy(base.entropy_LT, config))
             after = before.fresh()
-        self._plain.advance(piece.policy_TD, piece.positions_3T, in_turn(plain, before))
+        inputs, deep = (piece.policy_TD, piece.positions_3T), piece.policy_deep
+        self._plain.advance(*inputs, in_turn(plain, before), deep)
         edit = StateReplay.of(base, plain, self._state_limits(piece.block, base.entropy_LT))
-        self._prefill(piece.policy_TD, piece.positions_3T, in_turn(edit, after))
+        self._prefill(*inputs, in_turn(edit, after), deep)
         if before is None or after is None:
             return None
         return self._record(piece.block, base.entropy_LT, after, before.mean())
@@ -252,8 +268,10 @@ class Context:
         """Input embeddings and positions of what comes next."""
         policy, start = self._pair.policy, self.position()
         if block is not None:
-            policy_TD, base_TD = self._pair.features(block)
-            return _Piece(block, policy_TD, base_TD, policy.block_positions(block, start))
+            ours, theirs = self._pair.features(block)
+            positions_3T = policy.block_positions(block, start)
+            embeds = (ours.embeds_TD, theirs.embeds_TD)
+            return _Piece(block, *embeds, positions_3T, ours.deep, theirs.deep)
         embeds = (policy.embed(ids_T), self._base.adapter.embed(ids_T))
         return _Piece(None, *embeds, policy.text_positions(len(ids_T), start))
 
@@ -270,10 +288,14 @@ class Context:
             run.advance(embeds_TD, positions_3T)
 
     def _prefill(
-        self, embeds_TD: Tensor, positions_3T: Tensor, visit: Visitor | None = None
+        self,
+        embeds_TD: Tensor,
+        positions_3T: Tensor,
+        visit: Visitor | None = None,
+        deep: Sequence[Tensor] = (),
     ) -> None:
         """Run the policy itself, all layers, over new positions."""
-        self._final.append(self._policy.advance(embeds_TD, positions_3T, visit))
+        self._final.append(self._policy.advance(embeds_TD, positions_3T, visit, deep))
 
     def _record(
         self,

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from visreplay.replay_core.adapters import ModelAdapter
+from visreplay.replay_core.adapters import Features, ModelAdapter
 from visreplay.replay_core.errors import PairMismatchError, UnsupportedModelError
 from visreplay.replay_core.families import adapter_for
 from visreplay.replay_core.segment import VisualBlock
@@ -96,12 +96,12 @@ class ModelPair:
         """The tokenizer of both."""
         return self.processor.tokenizer
 
-    def features(self, block: VisualBlock) -> tuple[Tensor, Tensor]:
-        """Input embeddings `(T, D)` of a visual block, for the policy and for the base."""
-        policy_TD = self.policy.features(block)
+    def features(self, block: VisualBlock) -> tuple[Features, Features]:
+        """What a visual block feeds into the policy and into the base."""
+        ours = self.policy.features(block)
         if self.base is None or self.shares_vision:
-            return policy_TD, policy_TD
-        return policy_TD, self.base.features(block)
+            return ours, ours
+        return ours, self.base.features(block)
 
 
 def load_pair(
@@ -191,7 +191,8 @@ def keep_layers(config: Any, count: int) -> None:
     """Let a model that is built from this configuration have only `count` decoder layers."""
     text = config.get_text_config()
     text.num_hidden_layers = min(count, text.num_hidden_layers)
-    text.layer_types = text.layer_types[:count]
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:count]
 
 
 def architecture(config: Any) -> Facts:
@@ -267,13 +268,14 @@ def share_tensors(policy: nn.Module, base: nn.Module) -> int:
     return sum(freed.values())
 
 
-def _equal(first: nn.Module | None, second: nn.Module | None) -> bool:
-    """Whether two modules hold the same parameters, bit for bit, on whatever device."""
-    if first is None or second is None:
-        return False
-    ours, theirs = dict(first.named_parameters()), dict(second.named_parameters())
-    return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == theirs[name].dtype
-        and torch.equal(ours[name], theirs[name].to(ours[name].device))
-        for name in ours
+def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    """Whether two models hold the same weights, bit for bit, on whatever device."""
+    return (
+        bool(ours)
+        and ours.keys() == theirs.keys()
+        and all(
+            ours[name].dtype == theirs[name].dtype
+            and torch.equal(ours[name], theirs[name].to(ours[name].device))
+            for name in ours
+        )
     )

@@ -138,6 +138,7 @@ def token_replay(
     positions_3T: Tensor,
     context: KVCache,
     config: ReplayConfig,
+    deep: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[float]]:
     """Optimise an offset on one visual block's input embeddings (method A, steps 3 to 5).
 
@@ -151,6 +152,7 @@ def token_replay(
         context: The policy's cache of everything before the block, earlier offsets included. It
             is read only: earlier offsets are frozen.
         config: Steps, step size and optimiser.
+        deep: The block's features for deeper layers, which stay as they are.
 
     Returns:
         The edited embeddings `(T, D)`, and the mean divergence in nats before every step.
@@ -176,6 +178,7 @@ def token_replay(
                 edited_TD,
                 positions_3T,
                 context,
+                deep=deep,
                 visit=divergence,
                 recompute=config.recompute_activations,
             )

@@ -5,13 +5,14 @@ from typing import Any
 import builders
 import pytest
 import torch
-from builders import batch, segment, token_types
+from builders import FAMILIES, segment
 from torch import Tensor, nn
 
 from visreplay.replay_core import ModelPair, UnsupportedModelError, adapter_for
 from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.cache import KVCache
 
+QWEN = [family for family in FAMILIES if family.startswith("qwen")]
 PROMPT = (5, ("image", (1, 4, 8), 1), 3, ("image", (1, 6, 4), 2), ("image", (1, 4, 4), 3), 6)
 
 
@@ -22,15 +23,18 @@ def walk(adapter: ModelAdapter, *parts: Any, chunk: int | None = None, **kwargs:
         Logits `(T, V)`, the cache, and the position of the next token.
     """
     cache, position, hidden = KVCache(adapter.depth), 0, []
+    kwargs.setdefault("family", adapter.model.config.model_type)
     for ids_T, block in segment(*parts, **kwargs).pieces():
+        deep: tuple[Tensor, ...] = ()
         if block is None:
             embeds, positions = adapter.embed(ids_T), adapter.text_positions(len(ids_T), position)
             position += len(ids_T)
         else:
-            embeds = adapter.features(block)
+            features = adapter.features(block)
+            embeds, deep = features.embeds_TD, features.deep
             positions = adapter.block_positions(block, position)
             position += adapter.extent(block)
-        hidden.append(adapter.run(embeds, positions, cache, chunk=chunk))
+        hidden.append(adapter.run(embeds, positions, cache, deep=deep, chunk=chunk))
     return adapter.head(adapter.norm(torch.cat(hidden))), cache, position
 
 
@@ -40,14 +44,12 @@ def ours(*args: Any, **kwargs: Any) -> Tensor:
 
 
 def theirs(model: Any, *parts: Any, **kwargs: Any) -> Any:
-    inputs = batch(*parts, **kwargs)
-    if model.config.model_type == "qwen2_vl":
-        inputs.pop("second_per_grid_ts", None)
-    return model(**inputs, mm_token_type_ids=token_types(inputs["input_ids"]), use_cache=True)
+    inputs = builders.inputs(*parts, family=model.config.model_type, **kwargs)
+    return model(**inputs, use_cache=True)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_logits_equal_the_models_own(family: Any, attention: str) -> None:
     model = builders.model(family, attention=attention)
@@ -58,7 +60,7 @@ def test_logits_equal_the_models_own(family: Any, attention: str) -> None:
         )
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
     model = builders.model(family)
@@ -74,8 +76,17 @@ def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
     torch.testing.assert_close(logits, expected.logits[0], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_clips_among_images(family: Any) -> None:
+    model = builders.model(family)
+    parts = (4, ("image", (1, 4, 4), 1), 2, ("video", (2, 4, 6), 2), 3, ("image", (1, 4, 8), 3), 2)
+    expected = theirs(model, *parts).logits[0]
+    torch.testing.assert_close(ours(adapter_for(model), *parts), expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("seconds", [0.25, 1 / 3, 0.7, 1.0, 2.0])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", QWEN)
 @torch.no_grad()
 def test_clips_follow_their_seconds(family: Any, seconds: float) -> None:
     model = builders.model(family)
@@ -142,7 +153,7 @@ def test_recomputing_changes_no_gradient(pair: ModelPair) -> None:
 def test_unknown_family_is_told_what_to_provide() -> None:
     model = builders.model()
     model.config.model_type = "other_vl"
-    with pytest.raises(UnsupportedModelError, match=r"'other_vl' .*qwen2_5_vl.*block_positions"):
+    with pytest.raises(UnsupportedModelError, match=r"'other_vl' .*qwen2_5_vl.*split"):
         adapter_for(model)
 
 
