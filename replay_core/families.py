@@ -4,9 +4,17 @@ from transformers import PreTrainedModel
 
 from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.errors import UnsupportedModelError
+from visreplay.replay_core.internvl import InternVLAdapter
+from visreplay.replay_core.llava_onevision import LlavaOnevisionAdapter
 from visreplay.replay_core.qwen import Qwen2VLAdapter, Qwen3VLAdapter, Qwen25VLAdapter
 
-ADAPTERS: list[type[ModelAdapter]] = [Qwen2VLAdapter, Qwen25VLAdapter, Qwen3VLAdapter]
+ADAPTERS: list[type[ModelAdapter]] = [
+    Qwen2VLAdapter,
+    Qwen25VLAdapter,
+    Qwen3VLAdapter,
+    InternVLAdapter,
+    LlavaOnevisionAdapter,
+]
 """The families that `adapter_for` knows; append your own."""
 
 
