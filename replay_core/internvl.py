@@ -28,8 +28,8 @@ class InternVLAdapter(ModelAdapter):
         tiles = [length // config.image_seq_length for length in stretches]
         if sum(stretches) != len(pixels) * config.image_seq_length or len(pixels) != sum(tiles):
             raise ContextError(
-                f"pixel_values holds {len(pixels)} tiles of {config.image_seq_length} visual "
-                f"tokens, but the images have {stretches} placeholders"
+                f"pixel_values holds {len(pixels)} tiles, {config.image_seq_length} visual tokens "
+                f"each, but the images have {stretches} placeholders"
             )
         parts = pixels.split(tiles)
         return [(n, {"pixel_values": part}) for n, part in zip(stretches, parts, strict=True)]

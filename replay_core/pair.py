@@ -1,7 +1,7 @@
 """A policy and the base model that it was trained from: load, compare, share memory."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,6 +24,16 @@ logger = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
 """What must agree between two models, by name."""
+
+FEATURE_FACTS = (
+    "image_seq_length",
+    "downsample_ratio",
+    "image_grid_pinpoints",
+    "vision_aspect_ratio",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+)
+"""What decides, in families that cut pictures into tiles, how many visual tokens there are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,29 +207,34 @@ def keep_layers(config: Any, count: int) -> None:
 
 def architecture(config: Any) -> Facts:
     """What must agree so that activations of two models can stand for each other."""
-    top = ("model_type", "image_token_id", "video_token_id")
+    top = ("model_type", "image_token_id", "video_token_id", *FEATURE_FACTS)
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    grid = ("patch_size", "temporal_patch_size", "spatial_merge_size", "tokens_per_second")
+    grid = ("image_size", "patch_size", "temporal_patch_size", "spatial_merge_size")
     text, vision = config.get_text_config(), getattr(config, "vision_config", None)
     rope = getattr(text, "rope_parameters", None) or {}
     return {
-        **{name: getattr(config, name, None) for name in top},
-        **{name: getattr(text, name, None) for name in (*sizes, "vocab_size")},
+        **_facts("", config, top),
+        **_facts("", text, (*sizes, "vocab_size")),
         **{name: rope.get(name) for name in ("rope_theta", "mrope_section")},
-        **{f"vision {name}": getattr(vision, name, None) for name in grid},
+        **_facts("vision ", vision, (*grid, "tokens_per_second", "deepstack_visual_indexes")),
     }
 
 
 def picture_processing(processor: Any) -> Facts:
     """How a processor turns pictures and clips into patches, its pixel budget included."""
     grid = ("patch_size", "temporal_patch_size", "merge_size", "size", "do_resize")
+    tiles = ("crop_to_patches", "min_patches", "max_patches", "image_grid_pinpoints", "do_pad")
     colour = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-    parts = {"image": processor.image_processor, "video": processor.video_processor}
+    image, video = (getattr(processor, f"{kind}_processor", None) for kind in ("image", "video"))
     return {
-        f"{kind} {name}": _plain(getattr(part, name, None))
-        for kind, part in parts.items()
-        for name in grid + colour
+        **_facts("image ", image, grid + tiles + colour),
+        **_facts("video ", video, grid + colour),
+        **_facts("", processor, ("num_image_tokens", *FEATURE_FACTS)),
     }
+
+
+def _facts(prefix: str, holder: Any, names: Sequence[str]) -> Facts:
+    return {f"{prefix}{name}": _plain(getattr(holder, name, None)) for name in names}
 
 
 def _plain(value: Any) -> Any:

@@ -142,7 +142,7 @@ class Segment:
             if used[kind] == len(parts[kind]):
                 raise ContextError(
                     f"the {kind} placeholder at token {start} has no {kind}: "
-                    f"{len(parts[kind])} were given"
+                    f"{len(parts[kind])} {kind} block(s) were given"
                 )
             length, inputs = parts[kind][used[kind]]
             used[kind] += 1
@@ -157,8 +157,8 @@ class Segment:
         for kind, count in used.items():
             if count < len(parts[kind]):
                 raise ContextError(
-                    f"{len(parts[kind])} {kind}s were given, but the tokens have placeholders "
-                    f"for {count}"
+                    f"{len(parts[kind])} {kind} block(s) were given, but the tokens have "
+                    f"placeholders for {count}"
                 )
         return cls(ids, tuple(blocks))
 

@@ -36,6 +36,12 @@ CLASSES: dict[Family, tuple[Any, Any]] = {
 
 VOCABULARY = 220
 EOS, VISION_START, VISION_END, IMAGE, VIDEO = 210, 211, 212, 213, 214
+SPECIAL = {
+    VISION_START: "<|vision_start|>",
+    VISION_END: "<|vision_end|>",
+    IMAGE: "<|image_pad|>",
+    VIDEO: "<|video_pad|>",
+}
 LAYERS = 4
 
 QWEN_VISION = {"depth": 2, "num_heads": 2, "patch_size": 2, "initializer_range": 0.2}
@@ -139,18 +145,23 @@ def model(
 
 def letter(token: int) -> str:
     """How a token is written."""
-    return {IMAGE: "<|image_pad|>", VIDEO: "<|video_pad|>"}.get(token, chr(0x100 + token))
+    return SPECIAL.get(token, chr(0x100 + token))
 
 
 class Processor:
     """The part of a processor that sessions use: a tokenizer of one letter per token."""
 
-    def __init__(self) -> None:
+    def __init__(self, **special: str) -> None:
         vocabulary = {letter(i): i for i in range(VOCABULARY)}
         tokens = Tokenizer(models.WordLevel(vocabulary, unk_token=letter(0)))
         tokens.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        tokens.add_special_tokens([letter(IMAGE), letter(VIDEO)])
-        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=letter(EOS))
+        tokens.add_special_tokens(list(SPECIAL.values()))
+        self.tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tokens,
+            unk_token=letter(0),
+            eos_token=letter(EOS),
+            extra_special_tokens=special,
+        )
 
 
 def pair(
@@ -224,17 +235,14 @@ def _picture(
     if kind == "video":
         frames = torch.randn(1, t, 3, 6, 6, generator=generator)
         return {"pixel_values_videos": frames}, [4 * t + 1]
-    # Two of the four grids: 6 x 12 pixels for 1 : 2, else 12 x 12; and the whole picture.
-    tiles, rows = (2, 3) if w == 2 * h else (4, 6)
+    # 6 x 6 pixels, or 6 x 12 if it is twice as wide as high; and the whole picture before them.
+    tiles = 2 if w == 2 * h else 1
     inputs = {
         "pixel_values": torch.randn(1, tiles + 1, 3, 6, 6, generator=generator),
-        "image_sizes": torch.tensor([[2 * h, 2 * w]]),
+        "image_sizes": torch.tensor([[h, w]]),
         "batch_num_images": torch.tensor([1]),
     }
-    # A row that is mostly padding is cut, above and below alike, or left and right.
-    kept = {1 / 2: (3, 6), 2 / 3: (4, 6), 1: (6, 6), 3 / 2: (6, 4)}[h / w]
-    assert rows >= kept[0]
-    return inputs, [9 + kept[0] * (kept[1] + 1)]
+    return inputs, [9 + 3 * (3 * tiles + 1)]
 
 
 def _padded(tensors: list[Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 from builders import FAMILIES, segment
 from torch import Tensor, nn
 
-from visreplay.replay_core import ModelPair, UnsupportedModelError, adapter_for
+from visreplay.replay_core import ModelPair, Segment, UnsupportedModelError, adapter_for
 from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.cache import KVCache
 
@@ -16,15 +16,14 @@ QWEN = [family for family in FAMILIES if family.startswith("qwen")]
 PROMPT = (5, ("image", (1, 4, 8), 1), 3, ("image", (1, 6, 4), 2), ("image", (1, 4, 4), 3), 6)
 
 
-def walk(adapter: ModelAdapter, *parts: Any, chunk: int | None = None, **kwargs: Any) -> Any:
+def walk(adapter: ModelAdapter, whole: Segment, chunk: int | None = None) -> Any:
     """Run a prompt through our own loop, piece by piece.
 
     Returns:
         Logits `(T, V)`, the cache, and the position of the next token.
     """
     cache, position, hidden = KVCache(adapter.depth), 0, []
-    kwargs.setdefault("family", adapter.model.config.model_type)
-    for ids_T, block in segment(*parts, **kwargs).pieces():
+    for ids_T, block in whole.pieces():
         deep: tuple[Tensor, ...] = ()
         if block is None:
             embeds, positions = adapter.embed(ids_T), adapter.text_positions(len(ids_T), position)
@@ -38,8 +37,9 @@ def walk(adapter: ModelAdapter, *parts: Any, chunk: int | None = None, **kwargs:
     return adapter.head(adapter.norm(torch.cat(hidden))), cache, position
 
 
-def ours(*args: Any, **kwargs: Any) -> Tensor:
-    logits: Tensor = walk(*args, **kwargs)[0]
+def ours(adapter: ModelAdapter, *parts: Any, chunk: int | None = None, **kwargs: Any) -> Tensor:
+    whole = segment(*parts, family=adapter.model.config.model_type, **kwargs)
+    logits: Tensor = walk(adapter, whole, chunk)[0]
     return logits
 
 
@@ -68,7 +68,7 @@ def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
     more = [11, 12, 13]
     expected = model(input_ids=torch.tensor([more]), cache=outputs.cache)
     adapter = adapter_for(model)
-    _, cache, position = walk(adapter, *PROMPT)
+    _, cache, position = walk(adapter, segment(*PROMPT, family=family))
     hidden = adapter.run(
         adapter.embed(torch.tensor(more)), adapter.text_positions(3, position), cache
     )

@@ -64,16 +64,38 @@ def assert_same(session: ReplaySession, expected: Oracle) -> None:
     torch.testing.assert_close(final, expected.policy_activations()[-1], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("chunks", [{}, {"query_chunk": 4, "memory_bytes": 12 * 220 * 3}])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_an_episode_equals_the_recomputation(any_pair: ModelPair, name: str, chunks: Any) -> None:
-    chosen = config(name, **chunks)
-    expected = oracle(family_of(any_pair), chosen)
-    with ReplaySession(any_pair, chosen) as session:
-        for part in episode(any_pair):
+def assert_an_episode_equals_the_recomputation(pair: ModelPair, chosen: ReplayConfig) -> None:
+    expected = oracle(family_of(pair), chosen)
+    with ReplaySession(pair, chosen) as session:
+        for part in episode(pair):
             session.append(part)
             expected.append(part)
             assert session.generate(max_new_tokens=4).token_ids == expected.generate(4)
+        assert_same(session, expected)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_episode_equals_the_recomputation(any_pair: ModelPair, name: str) -> None:
+    assert_an_episode_equals_the_recomputation(any_pair, config(name))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_chunks_change_nothing(pair: ModelPair, name: str) -> None:
+    chosen = config(name, query_chunk=4, memory_bytes=12 * 220 * 3)
+    assert_an_episode_equals_the_recomputation(pair, chosen)
+
+
+@pytest.mark.parametrize("name", ["token", "state quantile"])
+@pytest.mark.parametrize("family", builders.FAMILIES)
+def test_a_vision_tower_for_each_model(family: Any, name: str) -> None:
+    """Features for deeper layers, too, are each model's own."""
+    pair, chosen = builders.pair(family, vision_noise=0.02), config(name)
+    expected = oracle(family, chosen, vision_noise=0.02)
+    assert not pair.shares_vision
+    with ReplaySession(pair, chosen) as session:
+        for part in episode(pair)[::3]:
+            session.append(part)
+            expected.append(part)
         assert_same(session, expected)
 
 

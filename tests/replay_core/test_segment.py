@@ -73,10 +73,13 @@ def grow_grid(inputs: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (drop_grid, "image placeholder at token 24 has no image: 1 were given"),
+        (drop_grid, "image placeholder at token 24 has no image: 1 image block.s. were given"),
         (grow_grid, "image at token 4 is 9 visual tokens, but 6 placeholders"),
         (lambda i: i.update(pixel_values=i["pixel_values"][1:]), "40 patches, but .* have 39"),
-        (lambda i: i.update(input_ids=i["input_ids"][:, :12]), "2 images were given, but .* 1"),
+        (
+            lambda i: i.update(input_ids=i["input_ids"][:, :12]),
+            "2 image block.s. were given, but .* 1",
+        ),
         (lambda i: i.update(second_per_grid_ts=[1.0, 2.0]), "2 entries for 1 videos"),
         (lambda i: i.update(input_ids=i["input_ids"].repeat(2, 1)), "one prompt .* holds 2"),
     ],
