@@ -39,10 +39,10 @@ class LlavaOnevisionAdapter(ModelAdapter):
                 f"pixel_values holds {len(pixels)} images, but image_sizes {len(sizes)} and "
                 f"batch_num_images {int(counts.sum())}"
             )
+        # Only an image that was given alone has tiles. What follows them is filling, up to the
+        # number of the image that has the most.
+        pinpoints, tile = config.image_grid_pinpoints, config.vision_config.image_size
         for tiles, size, count in zip(pixels, sizes, counts.repeat_interleave(counts), strict=True):
-            # Only an image that was given alone is cut into tiles. Behind them is filling, up to
-            # the number of the image that has the most.
-            pinpoints, tile = config.image_grid_pinpoints, config.vision_config.image_size
             used = image_size_to_num_patches(size, pinpoints, tile) if count == 1 else 1
             (packed,), _ = core.pack_image_features(
                 [torch.empty(used, side**2, 1, device="meta")],
@@ -51,5 +51,6 @@ class LlavaOnevisionAdapter(ModelAdapter):
                 vision_aspect_ratio=config.vision_aspect_ratio,
             )
             inputs = {"pixel_values": tiles[None, :used], "image_sizes": size[None]}
-            parts.append((len(packed), {**inputs, "batch_num_images": count[None]}))
+            # 2 stands for any number of companions: it is all the same to this image.
+            parts.append((len(packed), {**inputs, "batch_num_images": count.clamp(max=2)[None]}))
         return parts

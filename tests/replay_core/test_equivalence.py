@@ -100,10 +100,13 @@ def test_a_vision_tower_for_each_model(family: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "none"])
-def test_the_settings_make_a_difference(pair: ModelPair, name: str) -> None:
+def test_the_settings_make_a_difference(any_pair: ModelPair, name: str) -> None:
     """What is compared above must not be the plain policy, nor everything or nothing masked."""
-    with ReplaySession(pair, config(name)) as session, ReplaySession(pair, config("none")) as plain:
-        for part in episode(pair):
+    with (
+        ReplaySession(any_pair, config(name)) as session,
+        ReplaySession(any_pair, config("none")) as plain,
+    ):
+        for part in episode(any_pair):
             session.append(part)
             plain.append(part)
         assert (session.next_logits - plain.next_logits).abs().max() > 1e-2

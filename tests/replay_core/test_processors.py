@@ -119,6 +119,11 @@ def test_images_that_llava_takes_together_have_no_tiles() -> None:
     made = process("llava_onevision", text, images=together, videos=None)
     whole = assert_equal_to_forward("llava_onevision", made)
     assert [(block.start, block.length) for block in whole.blocks] == [(1, 10), (11, 10)]
+    more = process(
+        "llava_onevision", PICTURE * 3, images=[[*together[0], noise(8, 8)]], videos=None
+    )
+    tokens = builders.tokens("llava_onevision")
+    assert Segment.from_processor(more, tokens).blocks[:2] == whole.blocks
 
 
 @pytest.mark.parametrize("family", FAMILIES)
