@@ -5,7 +5,8 @@ embed, run decoder layers over a cache, normalise, read out. It installs no hook
 weights; the loop over the decoder layers is its own, so that an activation can be read or
 replaced between two of them.
 
-Axes of tensors: T positions, D hidden size, 3 rotary axes (time, height, width).
+Axes of tensors: T positions, D hidden size, 3 rotary axes (time, height, width;
+the first alone counts where a family has one).
 """
 
 from abc import ABC, abstractmethod

@@ -87,13 +87,9 @@ class Run:
         deep: Sequence[Tensor] = (),
     ) -> Tensor:
         """Run over new positions; returns what `ModelAdapter.run` does."""
+        chunk = self._config.query_chunk
         return self.adapter.run(
-            embeds_TD,
-            positions_3T,
-            self.cache,
-            deep=deep,
-            visit=visit,
-            chunk=self._config.query_chunk,
+            embeds_TD, positions_3T, self.cache, deep=deep, visit=visit, chunk=chunk
         )
 
     def prefix(self, length: int) -> "Run":

@@ -105,10 +105,11 @@ def test_text_goes_on_behind_the_last_second_of_a_clip() -> None:
     assert adapter.extent(image) == 3
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
 @torch.no_grad()
-def test_sliding_window_layers() -> None:
+def test_sliding_window_layers(family: Any) -> None:
     model = builders.model(
-        use_sliding_window=True, sliding_window=6, max_window_layers=2, attention="eager"
+        family, use_sliding_window=True, sliding_window=6, max_window_layers=2, attention="eager"
     )
     assert set(model.config.text_config.layer_types) == {"full_attention", "sliding_attention"}
     expected = theirs(model, *PROMPT).logits[0]
