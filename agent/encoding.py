@@ -7,25 +7,15 @@ the ids that the policy generated stay as they are.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from visreplay.agent.state import Message, Part
-from visreplay.replay_core import Segment
+from visreplay.replay_core import QwenTokens, Segment
 from visreplay.tools import ImageStore, TokenGrid, zoom
 
 _SENTINEL = "\u241eassistant turn\u241e"
-
-
-@dataclass(frozen=True, slots=True)
-class Placeholders:
-    """How a processor writes visual tokens: their ids, and the patches per token along a side."""
-
-    image_token_id: int
-    video_token_id: int
-    merge_size: int
 
 
 class ContextEncoder:
@@ -38,7 +28,7 @@ class ContextEncoder:
 
     def __init__(self, processor: Any, store: ImageStore) -> None:
         self.processor = processor
-        self.tokens = Placeholders(
+        self.tokens = QwenTokens(
             processor.image_token_id,
             processor.video_token_id,
             processor.image_processor.merge_size,

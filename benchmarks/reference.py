@@ -250,9 +250,8 @@ class Reference:
             "mm_token_type_ids": (ids_1T == model.config.image_token_id).int(),
         }
         if self.images:
-            blocks = [image.block for image in self.images]
-            inputs["pixel_values"] = torch.cat([block.pixel_values for block in blocks])
-            inputs["image_grid_thw"] = torch.tensor([block.grid_thw for block in blocks])
+            for name in ("pixel_values", "image_grid_thw"):
+                inputs[name] = torch.cat([image.block.inputs[name] for image in self.images])
         with self._watched(model, offsets, edit) as outputs:
             logits_TV = model(**inputs, use_cache=False).logits[0]
         return logits_TV, outputs

@@ -270,8 +270,10 @@ class Bench:
             start=16,
             length=side * side,
             kind="image",
-            grid_thw=(1, 2 * side, 2 * side),
-            pixel_values=pixels.to(self.dtype),
+            inputs={
+                "pixel_values": pixels.to(self.dtype),
+                "image_grid_thw": torch.tensor([[1, 2 * side, 2 * side]]),
+            },
         )
         return Segment(torch.cat([text_T[:16], image_T, text_T[16:]]), (block,))
 

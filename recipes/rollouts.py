@@ -107,14 +107,8 @@ def collate(
         + 2 * (input_ids == encoder.tokens.video_token_id).int(),
     }
     blocks = [block for rollout in rollouts for block in rollout.blocks]
-    for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
-        shown = [block for block in blocks if block.kind == kind]
-        if shown:
-            inputs[pixels] = torch.cat([block.pixel_values for block in shown])
-            inputs[f"{kind}_grid_thw"] = torch.tensor([block.grid_thw for block in shown])
-    clips = [block.seconds_per_grid for block in blocks if block.kind == "video"]
-    if clips:
-        inputs["second_per_grid_ts"] = torch.tensor(clips)
+    for name in {name for block in blocks for name in block.inputs}:
+        inputs[name] = torch.cat([block.inputs[name] for block in blocks if name in block.inputs])
     return inputs
 
 

@@ -28,6 +28,7 @@ from visreplay.replay_core.families import adapter_for
 from visreplay.replay_core.generation import Generation
 from visreplay.replay_core.lens import Comparison
 from visreplay.replay_core.pair import ModelPair, load_pair
+from visreplay.replay_core.qwen import QwenTokens
 from visreplay.replay_core.segment import Segment, VisualBlock
 from visreplay.replay_core.session import ReplayReport, ReplaySession
 from visreplay.replay_core.sketch import Sketch
@@ -46,6 +47,7 @@ __all__ = [
     "ModelPair",
     "OptimisationError",
     "PairMismatchError",
+    "QwenTokens",
     "ReplayConfig",
     "ReplayError",
     "ReplayReport",

@@ -5,39 +5,73 @@ embed, run decoder layers over a cache, normalise, read out. It installs no hook
 weights; the loop over the decoder layers is its own, so that an activation can be read or
 replaced between two of them.
 
-Axes of tensors: T positions, D hidden size, 3 rotary axes (time, height, width).
+Axes of tensors: T positions, D hidden size, 3 rotary axes (time, height, width;
+the first alone counts where a family has one).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.errors import UnsupportedModelError
-from visreplay.replay_core.segment import VisualBlock
+from visreplay.replay_core.segment import Kind, Part, VisualBlock
 
 Visitor = Callable[[int, slice, Tensor], Tensor | None]
 """`visit(layer, rows, hidden_TD)` gets the output of each decoder layer for the positions `rows`
 of a run; a tensor that it returns takes the activation's place."""
 
 
+MASKS: dict[str, Callable[..., Any]] = {
+    "full_attention": create_causal_mask,
+    "sliding_attention": create_sliding_window_causal_mask,
+}
+"""How to make the attention mask of each kind of decoder layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What new positions feed into the decoder.
+
+    Attributes:
+        embeds_TD: Their input embeddings.
+        deep: What is added to the outputs of the first decoder layers, `(T, D)` each; nothing for
+            text and in most families. Replay leaves it alone.
+    """
+
+    embeds_TD: Tensor
+    deep: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of positions."""
+        return len(self.embeds_TD)
+
+
 class ModelAdapter(ABC):
     """One vision-language model, seen as a stack of decoder layers.
 
-    Another family needs a subclass that lists its `config.model_type` in `model_types` and
-    implements the abstract members; `families.py` lists them.
+    What is implemented here fits a causal decoder of the Qwen or Llama kind (`layers`, `norm`,
+    `rotary_emb`) behind a vision tower that `get_image_features` and `get_video_features` run.
+    Another family needs a subclass that sets the class attributes, implements `split`, and
+    overrides what else is different; `families.py` lists them.
 
     Attributes:
         model: The wrapped model, frozen and in evaluation mode.
         model_types: Values of `config.model_type` that the class handles.
+        vision_parts: Members of `model.model` that visual features depend on.
+        rotary_axes: 1, or 3 if image tokens have positions in time, height and width of their own.
     """
 
     model_types: ClassVar[frozenset[str]] = frozenset()
+    vision_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
+    rotary_axes: ClassVar[int] = 1
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Wrap and freeze a model.
@@ -61,41 +95,35 @@ class ModelAdapter(ABC):
 
     # What differs between families.
 
-    @property
     @abstractmethod
-    def language_model(self) -> Any:
-        """The module that holds the decoder (`layers`) and the final norm (`norm`)."""
+    def split(self, kind: Kind, batch: Mapping[str, Any]) -> Sequence[Part]:
+        """All blocks of one kind in the output of the family's processor, in order.
 
-    @property
-    @abstractmethod
-    def vision(self) -> nn.Module | None:
-        """The vision tower with its projector; None once it was dropped."""
-
-    @abstractmethod
-    def drop_vision(self) -> None:
-        """Free the vision tower; `features` cannot be called any more."""
-
-    @abstractmethod
-    def features(self, block: VisualBlock) -> Tensor:
-        """Input embeddings `(T, D)` of a visual block."""
-
-    @abstractmethod
-    def block_positions(self, block: VisualBlock, start: int) -> Tensor:
-        """Rotary positions `(3, T)` of a visual block that begins at position `start`."""
-
-    @abstractmethod
-    def layer_inputs(
-        self, hidden_1TD: Tensor, positions_3T: Tensor, cache: KVCache
-    ) -> list[dict[str, Any]]:
-        """Keyword arguments of each decoder layer of the cache: mask and rotary embedding.
-
-        Args:
-            hidden_1TD: Input embeddings of new positions, behind those in the cache.
-            positions_3T: Their rotary positions.
-            cache: The keys and values so far.
+        Raises:
+            ContextError: the output contradicts itself; names both counts.
         """
 
-    # What follows from it.
+    @property
+    def placeholders(self) -> dict[int, Kind]:
+        """The placeholder ids of visual tokens, and what each stands for."""
+        kinds: tuple[Kind, ...] = ("image", "video")
+        ids = {kind: getattr(self.model.config, f"{kind}_token_id", None) for kind in kinds}
+        return {token_id: kind for kind, token_id in ids.items() if token_id is not None}
+
+    def vision_inputs(self, block: VisualBlock) -> Mapping[str, Tensor]:
+        """Arguments of `get_image_features` or `get_video_features` for a block."""
+        return block.inputs
+
+    def block_positions(self, block: VisualBlock, start: int) -> Tensor:
+        """Rotary positions `(3, T)` of a visual block that begins at position `start`."""
+        return self.text_positions(block.length, start)
+
+    # The language model.
+
+    @property
+    def language_model(self) -> Any:
+        """The module that holds the decoder (`layers`) and the final norm (`norm`)."""
+        return self.model.model.language_model
 
     @property
     def text_config(self) -> Any:
@@ -119,35 +147,85 @@ class ModelAdapter(ABC):
         head: nn.Linear = self.model.get_output_embeddings()
         return head
 
-    @property
-    def image_token_id(self) -> int:
-        """Placeholder id of an image's tokens."""
-        return int(self.model.config.image_token_id)
-
-    @property
-    def video_token_id(self) -> int:
-        """Placeholder id of a video's tokens."""
-        return int(self.model.config.video_token_id)
-
-    @property
-    def merge_size(self) -> int:
-        """Patches per visual token along height and along width."""
-        return int(self.model.config.vision_config.spatial_merge_size)
-
-    def token_grid(self, block: VisualBlock) -> tuple[int, int, int]:
-        """How a block's visual tokens lie in time, height and width."""
-        t, h, w = block.grid_thw
-        return t, h // self.merge_size, w // self.merge_size
-
     def keep_layers(self, count: int) -> None:
         """Free all decoder layers but the first `count`."""
         del self.language_model.layers[count:]
 
-    def embed(self, ids_T: Tensor) -> Tensor:
-        """Input embeddings `(T, D)` of text tokens."""
+    def embed(self, ids_T: Tensor) -> Features:
+        """What text tokens feed into the decoder."""
         table: nn.Embedding = self.model.get_input_embeddings()
-        embeds: Tensor = table(ids_T.to(table.weight.device))
-        return embeds
+        return Features(table(ids_T.to(table.weight.device)))
+
+    def layer_inputs(
+        self, hidden_1TD: Tensor, positions_3T: Tensor, cache: KVCache
+    ) -> list[dict[str, Any]]:
+        """Keyword arguments of each decoder layer of the cache: mask and rotary embedding.
+
+        Args:
+            hidden_1TD: Input embeddings of new positions, behind those in the cache.
+            positions_3T: Their rotary positions.
+            cache: The keys and values so far.
+        """
+        config = self.text_config
+        # Families that never slide a window do not tell the kinds of their layers.
+        kinds = getattr(config, "layer_types", None) or ["full_attention"] * self.depth
+        kinds = kinds[: cache.depth]
+        masks = {
+            kind: MASKS[kind](
+                config=config, inputs_embeds=hidden_1TD, attention_mask=None, cache=cache
+            )
+            for kind in set(kinds)
+        }
+        positions_3T = positions_3T.to(hidden_1TD.device)
+        positions = positions_3T[:1] if self.rotary_axes == 1 else positions_3T[:, None]
+        rotary = self.language_model.rotary_emb(hidden_1TD, positions)
+        return [{"attention_mask": masks[kind], "position_embeddings": rotary} for kind in kinds]
+
+    # The vision tower.
+
+    def token_grid(self, block: VisualBlock) -> tuple[int, int, int]:
+        """How a block's visual tokens lie in time, height and width.
+
+        Raises:
+            UnsupportedModelError: in this family they do not form a grid.
+        """
+        raise UnsupportedModelError(
+            f"the visual tokens of a {self.model.config.model_type} model do not form a grid, "
+            "which the window teacher averages over: use another teacher"
+        )
+
+    @property
+    def vision(self) -> dict[str, Tensor]:
+        """All weights that visual features depend on; none once they were dropped."""
+        weights = self.model.model.named_parameters()
+        return {name: w for name, w in weights if name.split(".")[0] in self.vision_parts}
+
+    def drop_vision(self) -> None:
+        """Free the vision tower; `features` cannot be called any more."""
+        for name in self.vision_parts:
+            setattr(self.model.model, name, None)
+
+    def features(self, block: VisualBlock) -> Features:
+        """Run the vision tower over one block.
+
+        Raises:
+            UnsupportedModelError: the vision tower was dropped.
+        """
+        weights = list(self.vision.values())
+        if not weights:
+            raise UnsupportedModelError("this model's vision tower was dropped")
+        encode = getattr(self.model, f"get_{block.kind}_features")
+        inputs = self.vision_inputs(block).items()
+        output = encode(**{name: x.to(weights[0].device) for name, x in inputs}, return_dict=True)
+        table = self.model.get_input_embeddings().weight
+        # Features come for all images at once, or for each image, or for each tile.
+        embeds_TD, *deep = (
+            torch.cat(list(features)).to(table.device, table.dtype)
+            for features in (output.pooler_output, *getattr(output, "deepstack_features", ()))
+        )
+        return Features(embeds_TD, tuple(deep))
+
+    # Positions, and the way through the layers.
 
     def text_positions(self, length: int, start: int) -> Tensor:
         """Rotary positions `(3, T)` of text: one further at every token, on all axes alike."""
@@ -166,7 +244,7 @@ class ModelAdapter(ABC):
 
     def run(
         self,
-        embeds_TD: Tensor,
+        features: Features,
         positions_3T: Tensor,
         cache: KVCache,
         *,
@@ -177,7 +255,7 @@ class ModelAdapter(ABC):
         """Run as many decoder layers as the cache has, for positions behind those in the cache.
 
         Args:
-            embeds_TD: Input embeddings of the new positions.
+            features: What the new positions feed in.
             positions_3T: Their rotary positions.
             cache: Keys and values of the context; those of the new positions are appended.
             visit: Sees, and may replace, the output of every layer.
@@ -188,11 +266,11 @@ class ModelAdapter(ABC):
         Returns:
             The output of the last layer, `(T, D)`, before the final norm.
         """
-        total = embeds_TD.shape[0]
+        total, deep = len(features), features.deep
         outputs = []
         for start in range(0, total, chunk or total):
             rows = slice(start, min(start + (chunk or total), total))
-            hidden = embeds_TD[None, rows]
+            hidden = features.embeds_TD[None, rows]
             # All of them before the first layer runs: each one's update lengthens the cache.
             inputs = self.layer_inputs(hidden, positions_3T[:, rows], cache)
             layers = zip(self.language_model.layers, inputs, strict=False)
@@ -202,25 +280,27 @@ class ModelAdapter(ABC):
                     hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
                 else:
                     hidden = layer(hidden, **kwargs)
+                if index < len(deep):
+                    hidden = hidden + deep[index][rows].to(hidden)
                 replaced = visit(index, rows, hidden[0]) if visit else None
                 if replaced is not None:
                     hidden = replaced[None]
             outputs.append(hidden[0])
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
-    def decode(self, embeds_KD: Tensor, positions_31: Tensor, cache: KVCache) -> Tensor:
-        """Run all layers over one new token of each of K contexts of the same length.
+    def decode(self, ids_K: Tensor, position: int, cache: KVCache) -> Tensor:
+        """Run all layers over one new text token of each of K contexts of the same length.
 
         Args:
-            embeds_KD: Input embeddings.
-            positions_31: The rotary position of all of them.
+            ids_K: The tokens.
+            position: The rotary position of all of them.
             cache: Of the batch; it is appended to.
 
         Returns:
             The output of the last layer, `(K, D)`, before the final norm.
         """
-        hidden_K1D = embeds_KD[:, None]
-        inputs = self.layer_inputs(hidden_K1D, positions_31, cache)
+        hidden_K1D = self.embed(ids_K).embeds_TD[:, None]
+        inputs = self.layer_inputs(hidden_K1D, self.text_positions(1, position), cache)
         for layer, kwargs in zip(self.language_model.layers, inputs, strict=False):
             hidden_K1D = layer(hidden_K1D, **{**kwargs, "cache": cache})
         decoded_KD: Tensor = hidden_K1D[:, 0]

@@ -14,30 +14,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.calibration import BaseRun, histogram
+from visreplay.replay_core.calibration import histogram
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import ConfigError, ContextError
 from visreplay.replay_core.lens import Comparison, Lens
 from visreplay.replay_core.pair import ModelPair
+from visreplay.replay_core.run import Kept, SoloRun
 from visreplay.replay_core.segment import Segment
 from visreplay.replay_core.session import ReplaySession
-
-
-class Kept:
-    """A visitor that keeps the activations of every layer."""
-
-    def __init__(self, depth: int) -> None:
-        """Prepare for a number of layers."""
-        self._chunks: list[list[Tensor]] = [[] for _ in range(depth)]
-
-    def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
-        """Keep one layer's activations for one chunk of positions."""
-        self._chunks[layer].append(hidden_TD)
-
-    @property
-    def hidden(self) -> list[Tensor]:
-        """Activations `(T, D)`, layer by layer."""
-        return [torch.cat(chunks) for chunks in self._chunks]
 
 
 class Beside:
@@ -96,7 +80,7 @@ def compare_runs(
     depth = min(pair.base.depth, pair.policy.depth)
     sessions = [ReplaySession(pair, config) for config in configs]
     found: list[list[Comparison]] = [[] for _ in configs]
-    base = BaseRun(pair, depth, configs[0])
+    base = SoloRun(pair.base, pair.base_features, depth, configs[0])
     for ids_T, block in segment.pieces():
         piece = Segment(ids_T, () if block is None else (replace(block, start=0),))
         kept = Kept(depth)
@@ -106,7 +90,7 @@ def compare_runs(
                 session.append(piece)
                 continue
             lens = Lens(pair.policy.norm, pair.policy.head, session.config.memory_bytes)
-            beside = Beside(lens, base.run.lens, kept.hidden)
+            beside = Beside(lens, base.lens, kept.hidden)
             session.append(piece, watch=beside)
             comparisons.append(beside.comparison)
     return found

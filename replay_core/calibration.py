@@ -16,48 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.adapters import Visitor
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import ConfigError, ContextError
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.reading import Reader
-from visreplay.replay_core.run import Run
+from visreplay.replay_core.run import SoloRun
 from visreplay.replay_core.segment import Segment
-
-
-class BaseRun:
-    """The base alone on its way through one context, without a policy.
-
-    Attributes:
-        run: Its first layers, and their cache.
-    """
-
-    def __init__(self, pair: ModelPair, depth: int, config: ReplayConfig) -> None:
-        """Start with an empty context.
-
-        Args:
-            pair: Of whose base; a pair without one is taken as a base alone.
-            depth: How many of its first layers run.
-            config: Chunk sizes.
-        """
-        self.run = Run(pair.base or pair.policy, depth, config)
-        self._pair = pair
-        self._position = 0
-
-    @torch.no_grad()
-    def append(self, segment: Segment, visit: Visitor) -> None:
-        """Run over new tokens, and show the activations of the visual ones to a visitor."""
-        base = self.run.adapter
-        for ids_T, block in segment.pieces():
-            if block is None:
-                positions_3T = base.text_positions(len(ids_T), self._position)
-                self.run.advance(base.embed(ids_T), positions_3T)
-                self._position += len(ids_T)
-            else:
-                _, embeds_TD = self._pair.features(block)
-                positions_3T = base.block_positions(block, self._position)
-                self.run.advance(embeds_TD, positions_3T, visit)
-                self._position += base.extent(block)
 
 
 def histogram(entropy_LT: Tensor, bins: int, vocabulary: int) -> Tensor:
@@ -163,9 +127,9 @@ def calibrate(
         raise ConfigError(f"quantile is {quantile}, but must lie in (0, 1]")
     statistics = EntropyStatistics(layers, base.head.out_features)
     for segment in segments:
-        run = BaseRun(pair, layers, config or ReplayConfig())
+        run = SoloRun(base, pair.base_features, layers, config or ReplayConfig())
         if segment.blocks:
-            reader = Reader(run.run.lens, layers)
+            reader = Reader(run.lens, layers)
             run.append(segment, reader)
             statistics.add(reader.entropy_LT)
     if not statistics.count:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.adapters import Visitor
+from visreplay.replay_core.adapters import Features, Visitor
 from visreplay.replay_core.cache import Rows
 from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
 from visreplay.replay_core.errors import ContextError
@@ -67,14 +67,14 @@ class _Piece:
 
     Attributes:
         block: The visual block; None for text.
-        policy_TD: The policy's input embeddings, before any replay.
-        base_TD: The base's.
+        policy: What they feed into the policy, before any replay.
+        base: What they feed into the base.
         positions_3T: The rotary positions of both.
     """
 
     block: VisualBlock | None
-    policy_TD: Tensor
-    base_TD: Tensor
+    policy: Features
+    base: Features
     positions_3T: Tensor
 
 
@@ -173,15 +173,15 @@ class Context:
         return record
 
     def _append_plainly(self, piece: _Piece) -> BlockRecord | None:
-        self._prefill(piece.policy_TD, piece.positions_3T)
-        return self._record(piece.block, torch.zeros(0, len(piece.policy_TD)))
+        self._prefill(piece.policy, piece.positions_3T)
+        return self._record(piece.block, torch.zeros(0, len(piece.policy)))
 
     def _append_with_token_replay(self, piece: _Piece) -> BlockRecord | None:
         config = self._config
         self._catch_up(self._base)
         if piece.block is None:
-            self._base.advance(piece.base_TD, piece.positions_3T)
-            self._prefill(piece.policy_TD, piece.positions_3T)
+            self._base.advance(piece.base, piece.positions_3T)
+            self._prefill(piece.policy, piece.positions_3T)
             return None
         base = self._read_base(piece, top_k=config.top_k)
         limits_L = entropy_limits(base.entropy_LT, config)
@@ -192,13 +192,13 @@ class Context:
         offset, kl_path = token_replay(
             self._policy.adapter,
             after,
-            piece.policy_TD,
+            piece.policy,
             piece.positions_3T,
             self._policy.cache,
             config,
         )
-        edited_TD = offset.on_embeddings(piece.policy_TD)
-        self._prefill(edited_TD, piece.positions_3T, in_turn(offset.visitor, after))
+        visit = in_turn(offset.visitor, after)
+        self._prefill(offset.on(piece.policy), piece.positions_3T, visit)
         kl_before = kl_path[0] if kl_path else after.mean()
         return self._record(piece.block, base.entropy_LT, after, kl_before, kl_path)
 
@@ -214,9 +214,9 @@ class Context:
             before = Divergence(lens, base.targets(chosen_LT), chosen_LT)
             after = before.fresh()
         surer = Surer(lens, base, chosen_LT, self._pair.sketch)
-        self._plain.advance(piece.policy_TD, piece.positions_3T, in_turn(surer, before))
+        self._plain.advance(piece.policy, piece.positions_3T, in_turn(surer, before))
         edit = StateReplay(base.hidden, surer.mask_LT)
-        self._prefill(piece.policy_TD, piece.positions_3T, in_turn(edit, after))
+        self._prefill(piece.policy, piece.positions_3T, in_turn(edit, after))
         if before is None or after is None:
             return None
         return self._record(
@@ -237,7 +237,7 @@ class Context:
             view=view,
         )
         # A window reaches beyond a chunk's edge.
-        self._base.advance(piece.base_TD, piece.positions_3T, base, whole=view is not None)
+        self._base.advance(piece.base, piece.positions_3T, base, whole=view is not None)
         base.settle(lambda entropy_LT: self._limits(piece.block, entropy_LT))
         return base
 
@@ -272,22 +272,21 @@ class Context:
         return choose(entropy_LT, limits_L, config, len(self.ids), share_L)
 
     def _embed(self, ids_T: Tensor, block: VisualBlock | None) -> _Piece:
-        """Input embeddings and positions of what comes next."""
+        """What comes next, as both models take it in."""
         policy, start = self._pair.policy, self.position()
         if block is not None:
-            policy_TD, base_TD = self._features(block)
-            return _Piece(block, policy_TD, base_TD, policy.block_positions(block, start))
-        embeds = (policy.embed(ids_T), self._base.adapter.embed(ids_T))
-        return _Piece(None, *embeds, policy.text_positions(len(ids_T), start))
+            return _Piece(block, *self._features(block), policy.block_positions(block, start))
+        texts = (policy.embed(ids_T), self._base.adapter.embed(ids_T))
+        return _Piece(None, *texts, policy.text_positions(len(ids_T), start))
 
-    def _features(self, block: VisualBlock) -> tuple[Tensor, Tensor]:
+    def _features(self, block: VisualBlock) -> tuple[Features, Features]:
         """Visual features for the policy and for the teacher."""
         match self._config.teacher:
             case Teacher.BASE:
                 return self._pair.features(block)
             case Teacher.WINDOW:
-                features_TD = self._pair.policy.features(block)
-                return features_TD, features_TD
+                features = self._pair.policy.features(block)
+                return features, features
             case Teacher.JITTER:
                 policy = self._pair.policy
                 return policy.features(block), policy.features(jittered(block))
@@ -297,19 +296,19 @@ class Context:
         seen = run.cache.length
         if seen == len(self.ids):
             return
-        embeds_TD = run.adapter.embed(torch.tensor(self.ids[seen:]))
-        positions_3T = run.adapter.text_positions(len(embeds_TD), self.position(seen))
+        features = run.adapter.embed(torch.tensor(self.ids[seen:]))
+        positions_3T = run.adapter.text_positions(len(features), self.position(seen))
         if run is self._policy:
-            self._prefill(embeds_TD, positions_3T)
+            self._prefill(features, positions_3T)
         else:
-            run.advance(embeds_TD, positions_3T)
+            run.advance(features, positions_3T)
 
     def _prefill(
-        self, embeds_TD: Tensor, positions_3T: Tensor, visit: Visitor | None = None
+        self, features: Features, positions_3T: Tensor, visit: Visitor | None = None
     ) -> None:
         """Run the policy itself, all layers, over new positions."""
         visit = in_turn(visit, self._watch)
-        self._final.append(self._policy.advance(embeds_TD, positions_3T, visit))
+        self._final.append(self._policy.advance(features, positions_3T, visit))
 
     def _record(
         self,
@@ -362,9 +361,7 @@ class Branches:
         position = self._trunk.position() + len(self._ids[0])
         for branch, token_id in zip(self._ids, ids, strict=True):
             branch.append(token_id)
-        embeds_KD = adapter.embed(torch.tensor(ids))
-        positions_31 = adapter.text_positions(1, position)
-        self._outputs.append(adapter.decode(embeds_KD, positions_31, self._cache))
+        self._outputs.append(adapter.decode(torch.tensor(ids), position, self._cache))
 
     def context(self, index: int, length: int) -> Context:
         """One of them as a context of its own, with its first `length` new tokens."""

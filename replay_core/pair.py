@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from visreplay.replay_core.adapters import ModelAdapter
+from visreplay.replay_core.adapters import Features, ModelAdapter
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import (
     ConfigError,
@@ -32,6 +32,16 @@ logger = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
 """What must agree between two models, by name."""
+
+FEATURE_FACTS = (
+    "image_seq_length",
+    "downsample_ratio",
+    "image_grid_pinpoints",
+    "vision_aspect_ratio",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+)
+"""What decides, in families that cut pictures into tiles, how many visual tokens there are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +116,18 @@ class ModelPair:
         """The tokenizer of both."""
         return self.processor.tokenizer
 
-    def features(self, block: VisualBlock) -> tuple[Tensor, Tensor]:
-        """Input embeddings `(T, D)` of a visual block, for the policy and for the base."""
+    def features(self, block: VisualBlock) -> tuple[Features, Features]:
+        """What a visual block feeds into the policy and into the base."""
+        theirs = self.base_features(block)
         if self.base is None or self.shares_vision:
-            owner = self.policy if self.base is None or self.policy.vision else self.base
-            features_TD = owner.features(block)
-            return features_TD, features_TD
-        return self.policy.features(block), self.base.features(block)
+            return theirs, theirs
+        return self.policy.features(block), theirs
+
+    def base_features(self, block: VisualBlock) -> Features:
+        """What a visual block feeds into the base, or into a policy without one."""
+        if self.base is None or (self.shares_vision and self.policy.vision):
+            return self.policy.features(block)
+        return self.base.features(block)
 
     def sketched(
         self, segments: Sequence[Segment], *, layers: int, rank: int, config: ReplayConfig
@@ -132,11 +147,10 @@ class ModelPair:
         if self.base is None:
             raise ConfigError("a sketch is of base and policy, but the pair has no base")
         policy, base = self.policy, self.base
-        base_features = policy.features if self.shares_vision else base.features
         sketch = Sketch.fit(
             Lens(base.norm, base.head, config.memory_bytes),
             Lens(policy.norm, policy.head, config.memory_bytes),
-            visual_activations(base, segments, base_features, layers, config),
+            visual_activations(base, segments, self.base_features, layers, config),
             visual_activations(policy, segments, policy.features, layers, config),
             rank,
         )
@@ -244,34 +258,40 @@ def keep_layers(config: Any, count: int) -> None:
     """Let a model that is built from this configuration have only `count` decoder layers."""
     text = config.get_text_config()
     text.num_hidden_layers = min(count, text.num_hidden_layers)
-    text.layer_types = text.layer_types[:count]
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:count]
 
 
 def architecture(config: Any) -> Facts:
     """What must agree so that activations of two models can stand for each other."""
-    top = ("model_type", "image_token_id", "video_token_id")
+    top = ("model_type", "image_token_id", "video_token_id", *FEATURE_FACTS)
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    grid = ("patch_size", "temporal_patch_size", "spatial_merge_size", "tokens_per_second")
+    grid = ("image_size", "patch_size", "temporal_patch_size", "spatial_merge_size")
     text, vision = config.get_text_config(), getattr(config, "vision_config", None)
     rope = getattr(text, "rope_parameters", None) or {}
     return {
-        **{name: getattr(config, name, None) for name in top},
-        **{name: getattr(text, name, None) for name in (*sizes, "vocab_size")},
+        **_facts("", config, top),
+        **_facts("", text, (*sizes, "vocab_size")),
         **{name: rope.get(name) for name in ("rope_theta", "mrope_section")},
-        **{f"vision {name}": getattr(vision, name, None) for name in grid},
+        **_facts("vision ", vision, (*grid, "tokens_per_second", "deepstack_visual_indexes")),
     }
 
 
 def picture_processing(processor: Any) -> Facts:
     """How a processor turns pictures and clips into patches, its pixel budget included."""
     grid = ("patch_size", "temporal_patch_size", "merge_size", "size", "do_resize")
+    tiles = ("crop_to_patches", "min_patches", "max_patches", "image_grid_pinpoints", "do_pad")
     colour = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-    parts = {"image": processor.image_processor, "video": processor.video_processor}
+    image, video = (getattr(processor, f"{kind}_processor", None) for kind in ("image", "video"))
     return {
-        f"{kind} {name}": _plain(getattr(part, name, None))
-        for kind, part in parts.items()
-        for name in grid + colour
+        **_facts("image ", image, grid + tiles + colour),
+        **_facts("video ", video, grid + colour),
+        **_facts("", processor, ("num_image_tokens", *FEATURE_FACTS)),
     }
+
+
+def _facts(prefix: str, holder: Any, names: Sequence[str]) -> Facts:
+    return {f"{prefix}{name}": _plain(getattr(holder, name, None)) for name in names}
 
 
 def _plain(value: Any) -> Any:
@@ -320,13 +340,14 @@ def share_tensors(policy: nn.Module, base: nn.Module) -> int:
     return sum(freed.values())
 
 
-def _equal(first: nn.Module | None, second: nn.Module | None) -> bool:
-    """Whether two modules hold the same parameters, bit for bit, on whatever device."""
-    if first is None or second is None:
-        return False
-    ours, theirs = dict(first.named_parameters()), dict(second.named_parameters())
-    return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == theirs[name].dtype
-        and torch.equal(ours[name], theirs[name].to(ours[name].device))
-        for name in ours
+def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    """Whether two models hold the same weights, bit for bit, on whatever device."""
+    return (
+        bool(ours)
+        and ours.keys() == theirs.keys()
+        and all(
+            ours[name].dtype == theirs[name].dtype
+            and torch.equal(ours[name], theirs[name].to(ours[name].device))
+            for name in ours
+        )
     )

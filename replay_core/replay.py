@@ -5,12 +5,12 @@ size, 3 rotary axes. Layer `l` always means the *output* of decoder layer `l`, o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.adapters import ModelAdapter, Visitor
+from visreplay.replay_core.adapters import Features, ModelAdapter, Visitor
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import OptimisationError
@@ -29,9 +29,11 @@ class Offset:
     delta_TD: Tensor
     layer: int
 
-    def on_embeddings(self, embeds_TD: Tensor) -> Tensor:
-        """The input embeddings to run with."""
-        return embeds_TD if self.layer else _add(embeds_TD, self.delta_TD)
+    def on(self, features: Features) -> Features:
+        """What to run with, in place of the block's own features."""
+        if self.layer:
+            return features
+        return replace(features, embeds_TD=_add(features.embeds_TD, self.delta_TD))
 
     @property
     def visitor(self) -> Visitor | None:
@@ -47,7 +49,7 @@ class Offset:
 def token_replay(
     policy: ModelAdapter,
     divergence: Divergence,
-    embeds_TD: Tensor,
+    features: Features,
     positions_3T: Tensor,
     context: KVCache,
     config: ReplayConfig,
@@ -59,7 +61,7 @@ def token_replay(
     Args:
         policy: The policy.
         divergence: From the base on its low-entropy sets; what is to become smaller.
-        embeds_TD: The block's visual features.
+        features: What the block feeds into the policy.
         positions_3T: Its rotary positions.
         context: The policy's cache of everything before the block, earlier offsets included. It
             is read only: earlier offsets are frozen.
@@ -73,20 +75,20 @@ def token_replay(
         OptimisationError: the steps were too large, and led out of the finite numbers.
     """
     # In float32 whatever the model's dtype: in bfloat16 most small steps would round away.
-    delta_TD = torch.zeros_like(embeds_TD, dtype=torch.float32)
+    delta_TD = torch.zeros_like(features.embeds_TD, dtype=torch.float32)
     nonempty = divergence.chosen_LT.any(dim=1).nonzero().flatten()
     if config.steps == 0 or not len(nonempty):
         return Offset(delta_TD, config.entry_layer), []
     # Layers above the last nonempty set have no part in the loss.
     context = context.frozen(int(nonempty[-1]) + 1)
     offset = Offset(delta_TD.requires_grad_(), config.entry_layer)
-    optimizer = _optimizer(offset, embeds_TD, config)
+    optimizer = _optimizer(offset, features.embeds_TD, config)
     path = []
     with torch.enable_grad():
         for _ in range(config.steps):
             divergence = divergence.fresh()
             policy.run(
-                offset.on_embeddings(embeds_TD),
+                offset.on(features),
                 positions_3T,
                 context,
                 visit=in_turn(offset.visitor, divergence),
@@ -94,7 +96,7 @@ def token_replay(
             )
             means = divergence.means()
             optimizer.zero_grad()
-            torch.autograd.backward(means.sum() / len(embeds_TD))
+            torch.autograd.backward(means.sum() / len(features))
             optimizer.step()
             path.append(means.detach().mean())
     delta_TD.requires_grad_(False)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.adapters import ModelAdapter, Visitor
+from visreplay.replay_core.adapters import Features, ModelAdapter, Visitor
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.lens import Lens
@@ -36,7 +36,7 @@ class Run:
 
     def advance(
         self,
-        embeds_TD: Tensor,
+        features: Features,
         positions_3T: Tensor,
         visit: Visitor | None = None,
         *,
@@ -45,13 +45,13 @@ class Run:
         """Run over new positions; returns what `ModelAdapter.run` does.
 
         Args:
-            embeds_TD: Their input embeddings.
+            features: What they feed in.
             positions_3T: Their rotary positions.
             visit: Sees, and may replace, every layer's output.
             whole: Take them at once, whatever `query_chunk` says.
         """
         chunk = None if whole else self._config.query_chunk
-        return self.adapter.run(embeds_TD, positions_3T, self.cache, visit=visit, chunk=chunk)
+        return self.adapter.run(features, positions_3T, self.cache, visit=visit, chunk=chunk)
 
     def prefix(self, length: int) -> "Run":
         """The run as it was after `length` positions, if it has come that far."""
@@ -60,37 +60,63 @@ class Run:
         return run
 
 
-@torch.no_grad()
-def visit_blocks(
-    run: Run,
-    segments: Iterable[Segment],
-    features: Callable[[VisualBlock], Tensor],
-    visit: Visitor,
-) -> None:
-    """Let a fresh run of one model alone see segments, and show its visual blocks to a visitor.
+class Kept:
+    """A visitor that keeps the activations of every layer."""
 
-    Args:
-        run: Of the model; it need not be the one of a session.
-        segments: One context.
-        features: Input embeddings `(T, D)` of a block.
-        visit: Sees every layer's output at the visual tokens.
-    """
-    adapter, position = run.adapter, 0
-    for ids_T, block in (piece for segment in segments for piece in segment.pieces()):
-        if block is None:
-            positions_3T = adapter.text_positions(len(ids_T), position)
-            run.advance(adapter.embed(ids_T), positions_3T)
-            position += len(ids_T)
-        else:
-            positions_3T = adapter.block_positions(block, position)
-            run.advance(features(block), positions_3T, visit)
-            position += adapter.extent(block)
+    def __init__(self, depth: int) -> None:
+        """Prepare for a number of layers."""
+        self._chunks: list[list[Tensor]] = [[] for _ in range(depth)]
+
+    def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
+        """Keep one layer's activations for one chunk of positions."""
+        self._chunks[layer].append(hidden_TD)
+
+    @property
+    def hidden(self) -> list[Tensor]:
+        """Activations `(T, D)`, layer by layer."""
+        return [torch.cat(chunks) for chunks in self._chunks]
+
+
+class SoloRun(Run):
+    """A model alone on its way through whole segments: no other model, no replay."""
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        features: Callable[[VisualBlock], Features],
+        depth: int,
+        config: ReplayConfig,
+    ) -> None:
+        """Start at the beginning.
+
+        Args:
+            adapter: The model.
+            features: What a visual block feeds into it: its own tower may have been dropped.
+            depth: How many of its first layers run.
+            config: Chunk sizes.
+        """
+        super().__init__(adapter, depth, config)
+        self._features = features
+        self._position = 0
+
+    @torch.no_grad()
+    def append(self, segment: Segment, visit: Visitor) -> None:
+        """Run over new tokens, and show the activations of the visual ones to a visitor."""
+        for ids_T, block in segment.pieces():
+            if block is None:
+                positions_3T = self.adapter.text_positions(len(ids_T), self._position)
+                self.advance(self.adapter.embed(ids_T), positions_3T)
+                self._position += len(ids_T)
+            else:
+                positions_3T = self.adapter.block_positions(block, self._position)
+                self.advance(self._features(block), positions_3T, visit)
+                self._position += self.adapter.extent(block)
 
 
 def visual_activations(
     adapter: ModelAdapter,
     segments: Iterable[Segment],
-    features: Callable[[VisualBlock], Tensor],
+    features: Callable[[VisualBlock], Features],
     layers: int,
     config: ReplayConfig,
 ) -> list[Tensor]:
@@ -99,15 +125,11 @@ def visual_activations(
     Args:
         adapter: The model.
         segments: Each is a context of its own.
-        features: Input embeddings of a block.
+        features: What a block feeds into it.
         layers: How many layers.
         config: Chunk sizes.
     """
-    kept: list[list[Tensor]] = [[] for _ in range(layers)]
-
-    def keep(layer: int, rows: slice, hidden_TD: Tensor) -> None:
-        kept[layer].append(hidden_TD)
-
+    kept = Kept(layers)
     for segment in segments:
-        visit_blocks(Run(adapter, layers, config), [segment], features, keep)
-    return [torch.cat(chunks) for chunks in kept]
+        SoloRun(adapter, features, layers, config).append(segment, kept)
+    return kept.hidden

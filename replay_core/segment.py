@@ -12,52 +12,56 @@ from visreplay.replay_core.errors import ContextError
 
 Kind = Literal["image", "video"]
 
+Part = tuple[int, Mapping[str, Tensor]]
+"""Number of visual tokens of one block, and its `VisualBlock.inputs`."""
+
 
 class VisualTokens(Protocol):
     """How a model family writes visual tokens (a `ModelAdapter` is one)."""
 
     @property
-    def image_token_id(self) -> int:
-        """The placeholder id of an image's tokens."""
+    def placeholders(self) -> Mapping[int, Kind]:
+        """The placeholder ids, and what each stands for."""
 
-    @property
-    def video_token_id(self) -> int:
-        """The placeholder id of a video's tokens."""
+    def split(self, kind: Kind, batch: Mapping[str, Any]) -> Sequence[Part]:
+        """All blocks of one kind in a processor's output, in order.
 
-    @property
-    def merge_size(self) -> int:
-        """Patches per visual token along each side."""
+        Raises:
+            ContextError: the output contradicts itself.
+        """
 
 
 @dataclass(frozen=True)
 class VisualBlock:
     """One image or one video clip among the tokens of a segment.
 
+    It is the unit of replay, and a stretch of placeholders without a gap. A family that writes a
+    clip as several stretches has a block for each of them (`families.py`).
+
     Two blocks are equal if they show the same, wherever they stand.
 
     Attributes:
         start: Index of its first token in the segment.
         length: Number of its visual tokens.
-        kind: "image" or "video".
-        grid_thw: Patches in time, height and width.
-        pixel_values: The processor's patches, `(t * h * w, patch values)`.
-        seconds_per_grid: Seconds between two steps in time; of no meaning for images.
+        kind: "image" or "video"; where a family writes frames as images, they are images.
+        inputs: What the processor returned for it, under the processor's own names
+            (`pixel_values`, `image_grid_thw`, ...), as if there were nothing else.
         digest: Hash of the content.
     """
 
     start: int = field(compare=False)
     length: int
     kind: Kind
-    grid_thw: tuple[int, int, int]
-    pixel_values: Tensor = field(compare=False, repr=False)
-    seconds_per_grid: float = 1.0
+    inputs: Mapping[str, Tensor] = field(compare=False, repr=False)
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Hash the content."""
-        pixels = self.pixel_values.detach().cpu().contiguous().view(torch.uint8)
-        content = hashlib.blake2b(pixels.numpy().data, digest_size=16)
-        content.update(repr((self.kind, self.grid_thw, self.seconds_per_grid)).encode())
+        content = hashlib.blake2b(self.kind.encode(), digest_size=16)
+        for name, tensor in sorted(self.inputs.items()):
+            content.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+            values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            content.update(values.numpy().data)
         object.__setattr__(self, "digest", content.hexdigest())
 
     @property
@@ -113,42 +117,49 @@ class Segment:
         """Split the output of a Hugging Face processor for one prompt into blocks.
 
         Args:
-            batch: `input_ids` (1, T) and, as far as there is something visual, `pixel_values`
-                and `image_grid_thw`, `pixel_values_videos`, `video_grid_thw` and
-                `second_per_grid_ts`.
-            tokens: The model family's placeholder ids and merge size (the policy's adapter).
+            batch: `input_ids` (1, T) and, as far as there is something visual, what the family's
+                processor returns along with them (`pixel_values`, `image_grid_thw`, ...).
+            tokens: How the model family writes visual tokens (the policy's adapter).
 
         Raises:
-            ContextError: several prompts at once, or placeholders, grids and pixels that do not
+            ContextError: several prompts at once, or placeholders, sizes and pixels that do not
                 match each other; names both counts.
         """
         input_ids = torch.as_tensor(batch["input_ids"])
         if input_ids.ndim == 2 and input_ids.shape[0] != 1:
             raise ContextError(f"one prompt is expected, but input_ids holds {input_ids.shape[0]}")
         ids = input_ids.reshape(-1)
-        supplies = {
-            tokens.image_token_id: _Supply("image", batch, tokens.merge_size),
-            tokens.video_token_id: _Supply("video", batch, tokens.merge_size),
-        }
-        visual = (ids == tokens.image_token_id) | (ids == tokens.video_token_id)
+        kinds = tokens.placeholders
+        parts = {kind: tokens.split(kind, batch) for kind in kinds.values()}
+        used = dict.fromkeys(parts, 0)
         blocks: list[VisualBlock] = []
         end = 0
-        for start in visual.nonzero().flatten().tolist():
+        for start in torch.isin(ids, torch.tensor(list(kinds))).nonzero().flatten().tolist():
+            # Two blocks may touch, so the content says where a block ends, not the next text token.
             if start < end:
                 continue
-            token_id = int(ids[start])
-            block = supplies[token_id].take(start)
-            end = block.stop
-            # Two blocks may touch, so the grid says where a block ends, not the next text token.
-            if end > len(ids) or bool((ids[start:end] != token_id).any()):
-                run = int((ids[start:end] == token_id).sum())
+            kind = kinds[int(ids[start])]
+            if used[kind] == len(parts[kind]):
                 raise ContextError(
-                    f"the {block.kind} at token {start} has a grid of {block.grid_thw}, which is "
-                    f"{block.length} tokens, but {run} placeholders"
+                    f"the {kind} placeholder at token {start} has no {kind}: "
+                    f"{len(parts[kind])} {kind} block(s) were given"
                 )
-            blocks.append(block)
-        for supply in supplies.values():
-            supply.check_used_up()
+            length, inputs = parts[kind][used[kind]]
+            used[kind] += 1
+            end = start + length
+            placeholders = int((ids[start:end] == ids[start]).sum())
+            if placeholders < length:
+                raise ContextError(
+                    f"the {kind} at token {start} is {length} visual tokens, but {placeholders} "
+                    "placeholders: processor and model must belong to one checkpoint"
+                )
+            blocks.append(VisualBlock(start, length, kind, inputs))
+        for kind, count in used.items():
+            if count < len(parts[kind]):
+                raise ContextError(
+                    f"{len(parts[kind])} {kind} block(s) were given, but the tokens have "
+                    f"placeholders for {count}"
+                )
         return cls(ids, tuple(blocks))
 
     def after(self, length: int) -> "Segment":
@@ -179,58 +190,3 @@ class Segment:
             end = block.stop
         if end < len(self):
             yield self.token_ids[end:], None
-
-
-class _Supply:
-    """Hands out the images, or the videos, of a processor's output one by one."""
-
-    def __init__(self, kind: Kind, batch: Mapping[str, Any], merge_size: int) -> None:
-        self.kind: Kind = kind
-        self.merge_size = merge_size
-        grids = batch.get(f"{kind}_grid_thw")
-        self.grids = [] if grids is None else torch.as_tensor(grids).tolist()
-        self.pixels = batch.get("pixel_values" if kind == "image" else "pixel_values_videos")
-        seconds = batch.get("second_per_grid_ts") if kind == "video" else None
-        self.seconds = (
-            [1.0] * len(self.grids) if seconds is None else torch.as_tensor(seconds).tolist()
-        )
-        if len(self.seconds) != len(self.grids):
-            raise ContextError(
-                f"second_per_grid_ts has {len(self.seconds)} entries for {len(self.grids)} videos"
-            )
-        patches = sum(t * h * w for t, h, w in self.grids)
-        rows = 0 if self.pixels is None else len(self.pixels)
-        if patches != rows:
-            raise ContextError(
-                f"{kind}_grid_thw speaks of {patches} patches, but the pixel values have {rows}"
-            )
-        self.used = 0
-        self.row = 0
-
-    def take(self, start: int) -> VisualBlock:
-        """The next one, as a block whose first token is `start`."""
-        if self.used == len(self.grids):
-            raise ContextError(
-                f"the {self.kind} placeholder at token {start} has no {self.kind}: "
-                f"{len(self.grids)} were given"
-            )
-        t, h, w = self.grids[self.used]
-        rows = slice(self.row, self.row + t * h * w)
-        seconds = self.seconds[self.used]
-        self.used, self.row = self.used + 1, rows.stop
-        return VisualBlock(
-            start=start,
-            length=t * h * w // self.merge_size**2,
-            kind=self.kind,
-            grid_thw=(t, h, w),
-            pixel_values=torch.as_tensor(self.pixels)[rows],
-            seconds_per_grid=seconds,
-        )
-
-    def check_used_up(self) -> None:
-        """Refuse images or videos without a placeholder."""
-        if self.used < len(self.grids):
-            raise ContextError(
-                f"{len(self.grids)} {self.kind}s were given, but the tokens have placeholders "
-                f"for {self.used}"
-            )

@@ -23,12 +23,18 @@ def jittered(block: VisualBlock) -> VisualBlock:
     """
     generator = torch.Generator().manual_seed(0)
     contrast_3, brightness_3 = 2 * torch.rand(2, 3, generator=generator) - 1
-    pixels = block.pixel_values
-    # Channels come first within a patch, as they do within a picture.
-    channels = pixels.reshape(len(pixels), 3, -1)
-    scale = (1 + CONTRAST * contrast_3).to(pixels)[:, None]
-    changed = channels * scale + BRIGHTNESS * brightness_3.to(pixels)[:, None]
-    return replace(block, pixel_values=changed.reshape(pixels.shape))
+    inputs = dict(block.inputs)
+    for name, pixels in inputs.items():
+        if name.startswith("pixel_values"):
+            inputs[name] = _recoloured(pixels, 1 + CONTRAST * contrast_3, BRIGHTNESS * brightness_3)
+    return replace(block, inputs=inputs)
+
+
+def _recoloured(pixels: Tensor, scale_3: Tensor, shift_3: Tensor) -> Tensor:
+    # Pictures are (..., 3, height, width); the rows of flat patches begin with the channels too.
+    flat = pixels.reshape(len(pixels), 3, -1) if pixels.ndim == 2 else pixels.flatten(-2)
+    changed = flat * scale_3.to(pixels)[:, None] + shift_3.to(pixels)[:, None]
+    return changed.reshape(pixels.shape)
 
 
 def window_mean(grid_thw: tuple[int, int, int]) -> Callable[[Tensor], Tensor]:

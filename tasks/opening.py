@@ -52,6 +52,6 @@ class Opening:
                     shown.append([store.get(frame) for frame in part["frames"]])
         pictures = []
         for block, frames in zip(segment.blocks, shown, strict=True):
-            steps = block.grid_thw[0]
+            steps = int(block.inputs[f"{block.kind}_grid_thw"][0, 0])
             pictures.append([frames[step * len(frames) // steps] for step in range(steps)])
         return cls(segment, pictures)

@@ -59,10 +59,9 @@ def measure(
         },
     }
     if maps:
-        merge = pair.policy.merge_size
         result["maps"] = [
             {
-                "grid": [block.grid_thw[0], *(side // merge for side in block.grid_thw[1:])],
+                "grid": pair.policy.token_grid(block),
                 "entropy": comparison.base_entropy.tolist(),
                 "kl": comparison.kl.tolist(),
             }

@@ -29,7 +29,9 @@ def test_an_image_becomes_a_block_of_its_tokens(encoder: ContextEncoder) -> None
     }
     segment = encoder.encode([message])
     (block,) = segment.blocks
-    assert block.grid_thw == (1, 10, 22)  # 5 x 11 visual tokens: at most 64
+    assert block.inputs["image_grid_thw"].tolist() == [
+        [1, 10, 22]
+    ]  # 5 x 11 visual tokens: at most 64
     ids = segment.token_ids[block.start : block.stop]
     assert set(ids.tolist()) == {encoder.tokens.image_token_id}
 
@@ -53,8 +55,8 @@ def test_frames_keep_their_pace(encoder: ContextEncoder) -> None:
         "content": [{"type": "video", "frames": frames, "times": [0.25 + i / 2 for i in range(8)]}],
     }
     (block,) = encoder.encode([message]).blocks
-    assert block.grid_thw == (4, 8, 8)
-    assert block.seconds_per_grid == pytest.approx(1.0)
+    assert block.inputs["video_grid_thw"].tolist() == [[4, 8, 8]]
+    assert block.inputs["second_per_grid_ts"].tolist() == pytest.approx([1.0])
 
 
 def test_parts_of_a_conversation_are_its_whole(encoder: ContextEncoder) -> None:
@@ -94,4 +96,4 @@ def test_images_that_fit_are_not_resampled(encoder: ContextEncoder) -> None:
     reference = encoder.store.put(Image.fromarray(noise))
     message: Message = {"role": "user", "content": [{"type": "image", "image": reference}]}
     (block,) = encoder.encode([message]).blocks
-    assert block.grid_thw == (1, 4, 6)
+    assert block.inputs["image_grid_thw"].tolist() == [[1, 4, 6]]

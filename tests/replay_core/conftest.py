@@ -21,6 +21,6 @@ def pair() -> ModelPair:
     return builders.pair()
 
 
-@pytest.fixture(scope="session", params=["qwen2_5_vl", "qwen2_vl"])
+@pytest.fixture(scope="session", params=builders.FAMILIES)
 def any_pair(request: pytest.FixtureRequest) -> ModelPair:
     return builders.pair(request.param)

@@ -1,8 +1,9 @@
 """The method from scratch: whole contexts, transformers' own forward, full softmaxes, no caches.
 
 Written against method.md and not against the package, from which it takes only the settings and
-the segments. Positions come from transformers' `get_rope_index`, activations from hooks, and the
-formulas of lens, limits and divergence from `benchmarks/reference.py`.
+the segments. Visual features come from the model's own `get_image_features`, positions from its
+`get_rope_index`, activations from hooks on its own decoder, and the formulas of lens, limits and
+divergence from `benchmarks/reference.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,33 +14,57 @@ import torch
 from reference import lens, limits, top_kl
 from torch import Tensor
 
-from visreplay.replay_core import ReplayConfig, Segment
+from visreplay.replay_core import ReplayConfig, Segment, VisualBlock
 
 Edit = Callable[[int, Tensor], Tensor]
+GRIDS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
-def forward(model: Any, embeds: Tensor, ids: list[int], grids: list[Any], edit: Edit) -> Tensor:
-    """Outputs of all decoder layers `(layers, T, D)`, before the final norm."""
-    ids_1T = torch.tensor([ids])
-    grid = torch.tensor(grids) if grids else None
-    positions, _ = model.model.get_rope_index(
-        ids_1T, mm_token_type_ids=(ids_1T == model.config.image_token_id).int(), image_grid_thw=grid
-    )
-    outputs: list[Tensor] = []
+@dataclass
+class Side:
+    """What one of the two models reads: its input embeddings, and features for deeper layers."""
 
-    def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-        outputs.append(edit(len(outputs), output[0]))
-        return outputs[-1][None]
+    model: Any
+    embeds: list[Tensor] = field(default_factory=list)
+    deep: list[list[Tensor]] = field(default_factory=list)
 
-    handles = [layer.register_forward_hook(hook) for layer in model.model.language_model.layers]
-    try:
-        model.model.language_model(
-            inputs_embeds=embeds[None], position_ids=positions, use_cache=False
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack(outputs)
+    def look(self, block: VisualBlock) -> None:
+        inputs = {n: x for n, x in block.inputs.items() if n != "second_per_grid_ts"}
+        output = getattr(self.model, f"get_{block.kind}_features")(**inputs)
+        self.embeds.append(torch.cat(list(output.pooler_output)))
+        self.deep.append([each for (each,) in getattr(output, "deepstack_features", ())])
+
+    def forward(
+        self, ids: list[int], types: Tensor, blocks: list[VisualBlock], edit: Edit
+    ) -> Tensor:
+        """Outputs of all decoder layers `(layers, T, D)`, before the final norm."""
+        decoder, ids_1T = self.model.model.language_model, torch.tensor([ids])
+        inputs: dict[str, Any] = {}
+        if hasattr(self.model.model, "get_rope_index"):
+            shown = {n: [b.inputs[n] for b in blocks if n in b.inputs] for n in GRIDS}
+            inputs["position_ids"], _ = self.model.model.get_rope_index(
+                ids_1T,
+                mm_token_type_ids=types[None],
+                **{name: torch.cat(each) for name, each in shown.items() if each},
+            )
+        if any(self.deep):
+            inputs["visual_pos_masks"] = types[None].bool()
+            inputs["deepstack_visual_embeds"] = [torch.cat(x) for x in zip(*self.deep, strict=True)]
+        outputs: list[Tensor] = []
+
+        def hook(module: Any, args: Any) -> Any:
+            outputs.append(edit(len(outputs), args[0][0]))
+            return outputs[-1][None], *args[1:]
+
+        # What enters the next layer is all that left the last one, features for it included.
+        after = [*decoder.layers[1:], decoder.norm]
+        handles = [module.register_forward_pre_hook(hook) for module in after]
+        try:
+            decoder(inputs_embeds=torch.cat(self.embeds)[None], use_cache=False, **inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack(outputs)
 
 
 def unedited(layer: int, hidden: Tensor) -> Tensor:
@@ -56,17 +81,19 @@ def entropy(logits: Tensor) -> Tensor:
 class Oracle:
     """A context that is computed anew whenever something is asked of it."""
 
-    policy: Any
-    base: Any
+    policy: Side
+    base: Side
     config: ReplayConfig
     ids: list[int] = field(default_factory=list)
-    grids: list[Any] = field(default_factory=list)
-    policy_embeds: list[Tensor] = field(default_factory=list)
-    base_embeds: list[Tensor] = field(default_factory=list)
+    blocks: list[VisualBlock] = field(default_factory=list)
     # For every token: index of its visual block, -1 for appended text, None if generated.
     source: list[int | None] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     entropies: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, policy: Any, base: Any, config: ReplayConfig) -> "Oracle":
+        return cls(Side(policy), Side(base), config)
 
     def append(self, segment: Segment) -> None:
         end = 0
@@ -80,33 +107,34 @@ class Oracle:
     def text(self, ids: Sequence[int], source: int | None) -> None:
         self.ids += ids
         self.source += [source] * len(ids)
-        for embeds, model in ((self.policy_embeds, self.policy), (self.base_embeds, self.base)):
-            embeds.append(model.get_input_embeddings()(torch.tensor(list(ids), dtype=torch.long)))
+        for side in (self.policy, self.base):
+            table = side.model.get_input_embeddings()
+            side.embeds.append(table(torch.tensor(list(ids), dtype=torch.long)))
 
     @torch.no_grad()
-    def block(self, ids: list[int], block: Any) -> None:
+    def block(self, ids: list[int], block: VisualBlock) -> None:
         rows = slice(len(self.ids), len(self.ids) + len(ids))
-        self.source += [len(self.grids)] * len(ids)
+        self.source += [len(self.blocks)] * len(ids)
         self.ids += ids
-        self.grids.append(block.grid_thw)
-        grid = torch.tensor([block.grid_thw])
-        for embeds, model in ((self.policy_embeds, self.policy), (self.base_embeds, self.base)):
-            (features,) = model.get_image_features(block.pixel_values, grid).pooler_output
-            embeds.append(features)
+        self.blocks.append(block)
+        self.policy.look(block)
+        self.base.look(block)
         depth = self.config.depth
-        base_logits = lens(self.base, self.activations(self.base)[:depth, rows])
+        base_logits = lens(self.base.model, self.activations(self.base)[:depth, rows])
         self.entropies.append(entropy(base_logits))
-        self.masks.append(self.entropies[-1] <= limits(self.entropies[-1], self.config))
+        limit = limits(self.entropies[-1], self.config)
+        strict = self.config.method == "state"
+        self.masks.append(self.entropies[-1] < limit if strict else self.entropies[-1] <= limit)
         if self.config.method == "token":
-            self.policy_embeds[-1] = self.optimised(rows, base_logits, self.masks[-1])
+            self.policy.embeds[-1] = self.optimised(rows, base_logits, self.masks[-1])
 
     def optimised(self, rows: slice, base_logits: Tensor, mask: Tensor) -> Tensor:
-        features = self.policy_embeds[-1]
+        features = self.policy.embeds[-1]
         delta = torch.zeros_like(features)
         for _ in range(self.config.steps):
             delta.requires_grad_()
             with torch.enable_grad():
-                self.policy_embeds[-1] = features + delta
+                self.policy.embeds[-1] = features + delta
                 (gradient,) = torch.autograd.grad(self.loss(rows, base_logits, mask), delta)
             delta = delta.detach() - self.config.rate * gradient
         return features + delta
@@ -116,13 +144,18 @@ class Oracle:
         loss = torch.zeros(())
         for layer, chosen in enumerate(mask):
             if chosen.any():
-                logits = lens(self.policy, hidden[layer, chosen])
+                logits = lens(self.policy.model, hidden[layer, chosen])
                 loss = loss + top_kl(base_logits[layer, chosen], logits, self.config.top_k).mean()
         return loss / mask.shape[1]
 
-    def activations(self, model: Any, edit: Edit = unedited) -> Tensor:
-        embeds = self.policy_embeds if model is self.policy else self.base_embeds
-        return forward(model, torch.cat(embeds), self.ids, self.grids, edit)
+    def activations(self, side: Side, edit: Edit = unedited) -> Tensor:
+        # By where a token comes from: a random model may write placeholders.
+        kinds = {"image": 1, "video": 2}
+        types = [
+            0 if source is None or source < 0 else kinds[self.blocks[source].kind]
+            for source in self.source
+        ]
+        return side.forward(self.ids, torch.tensor(types), self.blocks, edit)
 
     @torch.no_grad()
     def policy_activations(self) -> Tensor:
@@ -131,8 +164,8 @@ class Oracle:
             return self.activations(self.policy)
         depth = self.config.depth
         base = self.activations(self.base)[:depth]
-        base_entropy = entropy(lens(self.base, base))
-        plain_entropy = entropy(lens(self.policy, self.activations(self.policy)[:depth]))
+        base_entropy = entropy(lens(self.base.model, base))
+        plain_entropy = entropy(lens(self.policy.model, self.activations(self.policy)[:depth]))
         replace = (base_entropy < self.state_limits()) & (base_entropy < plain_entropy)
         return self.activations(
             self.policy,
@@ -157,7 +190,7 @@ class Oracle:
         return torch.cat(columns, dim=1)
 
     def next_logits(self) -> Tensor:
-        return lens(self.policy, self.policy_activations()[-1, -1])
+        return lens(self.policy.model, self.policy_activations()[-1, -1])
 
     def generate(self, count: int) -> tuple[int, ...]:
         new = []

@@ -9,7 +9,14 @@ import torch
 from builders import segment
 from torch import Tensor
 
-from visreplay.replay_core import ConfigError, ModelPair, ReplayConfig, ReplaySession, Segment
+from visreplay.replay_core import (
+    ConfigError,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    Segment,
+    UnsupportedModelError,
+)
 from visreplay.replay_core.lens import Lens
 from visreplay.replay_core.run import visual_activations
 from visreplay.replay_core.teachers import jittered, window_mean
@@ -106,10 +113,6 @@ def test_a_base_that_was_cut_down_cannot_answer(pair: ModelPair) -> None:
         ReplaySession(pair, config(swap_roles=True))
 
 
-def block_of(part: Segment) -> Any:
-    return part.blocks[0]
-
-
 def test_the_window_teacher_reads_averaged_activations(pair: ModelPair) -> None:
     policy = pair.policy
     alone = ModelPair.of(policy.model, None, pair.processor)
@@ -141,11 +144,8 @@ def test_a_window_stays_within_a_frame() -> None:
 
 def test_the_jitter_teacher_sees_other_colours(pair: ModelPair) -> None:
     policy = pair.policy
-    block = block_of(IMAGE)
-    other = jittered(block)
-    assert other.digest != block.digest and torch.equal(
-        other.pixel_values, jittered(block).pixel_values
-    )
+    (block,) = IMAGE.blocks
+    assert jittered(block).digest == jittered(block).digest != block.digest
     alone = ModelPair.of(policy.model, None, pair.processor)
     settings = config(teacher="jitter")
     hidden = visual_activations(
@@ -159,6 +159,16 @@ def test_the_jitter_teacher_sees_other_colours(pair: ModelPair) -> None:
         expected = torch.stack([lens.read(hidden_TD)[0] for hidden_TD in hidden])
         torch.testing.assert_close(record.entropy_LT, expected, atol=1e-4, rtol=0)
         assert report.kl_after < report.kl_before  # type: ignore[operator]
+
+
+def test_families_whose_tokens_form_no_grid_have_no_window() -> None:
+    ragged = builders.pair("llava_onevision")
+    picture = segment(2, ("image", (1, 8, 8), 1), family="llava_onevision")
+    with ReplaySession(ragged, config(teacher="window")) as session:
+        with pytest.raises(UnsupportedModelError, match="llava_onevision .* do not form a grid"):
+            session.append(picture)
+    with ReplaySession(ragged, config(teacher="jitter")) as session:
+        assert session.append(picture).kl_before
 
 
 OPTIONS = [

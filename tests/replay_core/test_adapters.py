@@ -5,49 +5,49 @@ from typing import Any
 import builders
 import pytest
 import torch
-from builders import batch, segment, token_types
+from builders import FAMILIES, segment
 from torch import Tensor, nn
 
-from visreplay.replay_core import ModelPair, UnsupportedModelError, adapter_for
+from visreplay.replay_core import ModelPair, Segment, UnsupportedModelError, adapter_for
 from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.cache import KVCache
 
+QWEN = [family for family in FAMILIES if family.startswith("qwen")]
 PROMPT = (5, ("image", (1, 4, 8), 1), 3, ("image", (1, 6, 4), 2), ("image", (1, 4, 4), 3), 6)
 
 
-def walk(adapter: ModelAdapter, *parts: Any, chunk: int | None = None, **kwargs: Any) -> Any:
+def walk(adapter: ModelAdapter, whole: Segment, chunk: int | None = None) -> Any:
     """Run a prompt through our own loop, piece by piece.
 
     Returns:
         Logits `(T, V)`, the cache, and the position of the next token.
     """
     cache, position, hidden = KVCache(adapter.depth), 0, []
-    for ids_T, block in segment(*parts, **kwargs).pieces():
+    for ids_T, block in whole.pieces():
         if block is None:
-            embeds, positions = adapter.embed(ids_T), adapter.text_positions(len(ids_T), position)
+            features, positions = adapter.embed(ids_T), adapter.text_positions(len(ids_T), position)
             position += len(ids_T)
         else:
-            embeds = adapter.features(block)
+            features = adapter.features(block)
             positions = adapter.block_positions(block, position)
             position += adapter.extent(block)
-        hidden.append(adapter.run(embeds, positions, cache, chunk=chunk))
+        hidden.append(adapter.run(features, positions, cache, chunk=chunk))
     return adapter.head(adapter.norm(torch.cat(hidden))), cache, position
 
 
-def ours(*args: Any, **kwargs: Any) -> Tensor:
-    logits: Tensor = walk(*args, **kwargs)[0]
+def ours(adapter: ModelAdapter, *parts: Any, chunk: int | None = None, **kwargs: Any) -> Tensor:
+    whole = segment(*parts, family=adapter.model.config.model_type, **kwargs)
+    logits: Tensor = walk(adapter, whole, chunk)[0]
     return logits
 
 
 def theirs(model: Any, *parts: Any, **kwargs: Any) -> Any:
-    inputs = batch(*parts, **kwargs)
-    if model.config.model_type == "qwen2_vl":
-        inputs.pop("second_per_grid_ts", None)
-    return model(**inputs, mm_token_type_ids=token_types(inputs["input_ids"]), use_cache=True)
+    inputs = builders.inputs(*parts, family=model.config.model_type, **kwargs)
+    return model(**inputs, use_cache=True)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_logits_equal_the_models_own(family: Any, attention: str) -> None:
     model = builders.model(family, attention=attention)
@@ -58,7 +58,7 @@ def test_logits_equal_the_models_own(family: Any, attention: str) -> None:
         )
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
     model = builders.model(family)
@@ -66,7 +66,7 @@ def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
     more = [11, 12, 13]
     expected = model(input_ids=torch.tensor([more]), cache=outputs.cache)
     adapter = adapter_for(model)
-    _, cache, position = walk(adapter, *PROMPT)
+    _, cache, position = walk(adapter, segment(*PROMPT, family=family))
     hidden = adapter.run(
         adapter.embed(torch.tensor(more)), adapter.text_positions(3, position), cache
     )
@@ -74,8 +74,17 @@ def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
     torch.testing.assert_close(logits, expected.logits[0], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_clips_among_images(family: Any) -> None:
+    model = builders.model(family)
+    parts = (4, ("image", (1, 4, 4), 1), 2, ("video", (2, 4, 6), 2), 3, ("image", (1, 4, 8), 3), 2)
+    expected = theirs(model, *parts).logits[0]
+    torch.testing.assert_close(ours(adapter_for(model), *parts), expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("seconds", [0.25, 1 / 3, 0.7, 1.0, 2.0])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", QWEN)
 @torch.no_grad()
 def test_clips_follow_their_seconds(family: Any, seconds: float) -> None:
     model = builders.model(family)
@@ -94,10 +103,11 @@ def test_text_goes_on_behind_the_last_second_of_a_clip() -> None:
     assert adapter.extent(image) == 3
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
 @torch.no_grad()
-def test_sliding_window_layers() -> None:
+def test_sliding_window_layers(family: Any) -> None:
     model = builders.model(
-        use_sliding_window=True, sliding_window=6, max_window_layers=2, attention="eager"
+        family, use_sliding_window=True, sliding_window=6, max_window_layers=2, attention="eager"
     )
     assert set(model.config.text_config.layer_types) == {"full_attention", "sliding_attention"}
     expected = theirs(model, *PROMPT).logits[0]
@@ -127,9 +137,10 @@ def test_a_visitor_sees_and_replaces_every_layer(pair: ModelPair) -> None:
 def test_recomputing_changes_no_gradient(pair: ModelPair) -> None:
     gradients = []
     for recompute in (False, True):
-        embeds = pair.policy.embed(torch.arange(5)).requires_grad_()
+        features = pair.policy.embed(torch.arange(5))
+        embeds = features.embeds_TD.requires_grad_()
         hidden = pair.policy.run(
-            embeds,
+            features,
             pair.policy.text_positions(5, 0),
             KVCache(4).frozen(4),
             recompute=recompute,
@@ -142,7 +153,7 @@ def test_recomputing_changes_no_gradient(pair: ModelPair) -> None:
 def test_unknown_family_is_told_what_to_provide() -> None:
     model = builders.model()
     model.config.model_type = "other_vl"
-    with pytest.raises(UnsupportedModelError, match=r"'other_vl' .*qwen2_5_vl.*block_positions"):
+    with pytest.raises(UnsupportedModelError, match=r"'other_vl' .*qwen2_5_vl.*split"):
         adapter_for(model)
 
 

@@ -17,7 +17,7 @@ from visreplay.replay_core import (
     Shift,
     compare_runs,
 )
-from visreplay.replay_core.adapters import ModelAdapter
+from visreplay.replay_core.adapters import Features, ModelAdapter
 from visreplay.replay_core.analysis import entropy_groups
 from visreplay.replay_core.lens import Comparison
 
@@ -35,16 +35,16 @@ def whole(request: pytest.FixtureRequest) -> ModelPair:
 
 
 @torch.no_grad()
-def log_probs(adapter: ModelAdapter, segment: Segment, features: list[Tensor]) -> list[Tensor]:
+def log_probs(adapter: ModelAdapter, segment: Segment, features: list[Features]) -> list[Tensor]:
     """Log-probabilities `(T, V)` of every layer, from transformers' own forward."""
-    embeds = adapter.embed(segment.token_ids)
+    embeds = adapter.embed(segment.token_ids).embeds_TD
     for block, block_features in zip(segment.blocks, features, strict=True):
-        embeds[block.start : block.stop] = block_features
+        embeds[block.start : block.stop] = block_features.embeds_TD
     ids_1T = segment.token_ids[None]
     positions, _ = adapter.model.model.get_rope_index(
         ids_1T,
-        mm_token_type_ids=builders.token_types(ids_1T),
-        image_grid_thw=torch.tensor([block.grid_thw for block in segment.blocks]),
+        mm_token_type_ids=(ids_1T == builders.IMAGE).int(),
+        image_grid_thw=torch.cat([block.inputs["image_grid_thw"] for block in segment.blocks]),
     )
     out = adapter.language_model(
         inputs_embeds=embeds[None], position_ids=positions, output_hidden_states=True

@@ -37,9 +37,9 @@ def entropies(pair: ModelPair) -> torch.Tensor:
     return torch.cat(found, dim=1)
 
 
-def test_limits_are_quantiles_of_the_base_at_visual_tokens(any_pair: ModelPair) -> None:
-    entropy_LT = entropies(any_pair)
-    measured = calibrate(any_pair, iter(SEGMENTS), layers=3, quantile=0.3)
+def test_limits_are_quantiles_of_the_base_at_visual_tokens(pair: ModelPair) -> None:
+    entropy_LT = entropies(pair)
+    measured = calibrate(pair, iter(SEGMENTS), layers=3, quantile=0.3)
     assert measured.count == entropy_LT.shape[1] == 16 + 16 + 12
     torch.testing.assert_close(
         torch.tensor(measured.theta), entropy_LT.quantile(0.3, dim=1), atol=1e-4, rtol=0

@@ -39,7 +39,7 @@ def test_an_episode_of_three_images_equals_the_recomputation(
         for name in ("policy", "base")
     )
     config = embedded_config(method, optimizer="sgd", learning_rate=1.0, steps=3)
-    expected = Oracle(policy, base, config)
+    expected = Oracle.of(policy, base, config)
     with ReplaySession(embedded_pair, config) as session:
         for segment in images(embedded_pair, (224, 224), (168, 112), (112, 280)):
             session.append(segment)

@@ -68,7 +68,7 @@ def test_the_processors_pictures_fit(folders: tuple[str, str]) -> None:
     text = " ".join(builders.letter(i) for i in (3, builders.IMAGE, 4, builders.IMAGE, 5))
     inputs = pair.processor(text=[text], images=[image, image], return_tensors="pt")
     built = Segment.from_processor(inputs, pair.policy)
-    assert [block.grid_thw for block in built.blocks] == [(1, 6, 10)] * 2
+    assert [block.inputs["image_grid_thw"].tolist() for block in built.blocks] == [[[1, 6, 10]]] * 2
     with ReplaySession(pair, ReplayConfig(method="none")) as session:  # type: ignore[arg-type]
         assert session.append(built).new_visual_tokens == 30
 
@@ -88,7 +88,7 @@ def test_shrinking_shares_memory_and_changes_nothing() -> None:
     full = ModelPair.of(policy, builders.model(), builders.Processor())
     small = ModelPair.of(policy, base, builders.Processor(), replay_layers=2)
     assert small.base is not None and small.shares_vision
-    assert small.base.depth == 2 and small.base.vision is None
+    assert small.base.depth == 2 and not small.base.vision
     ours = dict(policy.named_parameters())
     apart = {name for name, weight in base.named_parameters() if weight is not ours[name]}
     assert apart == {"model.language_model.layers.1.mlp.up_proj.weight"}
@@ -111,11 +111,10 @@ def test_vision_towers_that_differ_are_both_kept() -> None:
     assert not pair.shares_vision
     (block,) = segment(("image", (1, 4, 6), 1)).blocks
     with torch.no_grad():
-        policy_TD, base_TD = pair.features(block)
-        grid = torch.tensor([block.grid_thw])
-        (expected,) = builders.model().get_image_features(block.pixel_values, grid).pooler_output
-    torch.testing.assert_close(base_TD, expected)
-    assert (policy_TD - base_TD).abs().max() > 1e-3
+        ours, theirs = pair.features(block)
+        (expected,) = builders.model().get_image_features(**block.inputs).pooler_output
+    torch.testing.assert_close(theirs.embeds_TD, expected)
+    assert (ours.embeds_TD - theirs.embeds_TD).abs().max() > 1e-3
     with pytest.raises(UnsupportedModelError, match="dropped"):
         builders.pair().base.features(block)  # type: ignore[union-attr]
 

@@ -56,11 +56,12 @@ def test_the_other_rules() -> None:
 
 
 def test_replay_lowers_the_divergence(any_pair: ModelPair) -> None:
+    family = any_pair.policy.model.config.model_type
     with ReplaySession(any_pair, config(steps=25)) as session:
-        report = session.append(IMAGE)
+        report = session.append(segment(4, ("image", (1, 4, 8), 1), 3, family=family))
         (block,) = session.blocks
     assert report.kl_before is not None and report.kl_after is not None
-    assert report.kl_after < 0.6 * report.kl_before
+    assert report.kl_after < 0.75 * report.kl_before
     assert report.optimisation_steps == len(block.kl_path) == 25
     assert block.kl_path[0] == report.kl_before
     assert list(block.kl_path) == sorted(block.kl_path, reverse=True)
@@ -81,13 +82,13 @@ def test_state_replay_lowers_the_divergence(pair: ModelPair) -> None:
 
 def test_divergence_before_is_the_plain_policys(pair: ModelPair) -> None:
     """Both methods report the same number, and it is the one by definition."""
-    oracle = Oracle(builders.model(noise=0.02), builders.model(), config(steps=0))
+    oracle = Oracle.of(builders.model(noise=0.02), builders.model(), config(steps=0))
     oracle.append(IMAGE)
     (block,) = IMAGE.blocks
     rows = slice(block.start, block.stop)
     with torch.no_grad():
-        base = lens(oracle.base, oracle.activations(oracle.base)[:3, rows])
-        plain = lens(oracle.policy, oracle.activations(oracle.policy)[:3, rows])
+        base = lens(oracle.base.model, oracle.activations(oracle.base)[:3, rows])
+        plain = lens(oracle.policy.model, oracle.activations(oracle.policy)[:3, rows])
     divergence = top_kl(base, plain, 50)
     mask = entropy(base) <= entropy(base).quantile(0.6, dim=1, keepdim=True)
     expected = sum(divergence[layer, mask[layer]].mean() for layer in range(3)) / 3
@@ -110,7 +111,7 @@ def test_chunks_do_not_change_the_report(pair: ModelPair, method: str) -> None:
 def test_one_step_equals_the_naive_gradient(pair: ModelPair, recompute: bool) -> None:
     """The path of the loss, and where it leads, against whole forwards and full logits."""
     settings = config(steps=3, recompute_activations=recompute)
-    oracle = Oracle(builders.model(noise=0.02), builders.model(), settings)
+    oracle = Oracle.of(builders.model(noise=0.02), builders.model(), settings)
     oracle.append(IMAGE)
     with ReplaySession(pair, settings) as session:
         session.append(IMAGE)

@@ -14,13 +14,16 @@ PARTS = (3, ("image", (1, 4, 6), 1), 2, ("video", (2, 4, 4), 2), ("image", (1, 4
 
 def test_blocks_and_pieces() -> None:
     whole = segment(*PARTS, seconds=0.4)
-    assert [(b.kind, b.start, b.length, b.grid_thw) for b in whole.blocks] == [
-        ("image", 4, 6, (1, 4, 6)),
-        ("video", 14, 8, (2, 4, 4)),
-        ("image", 24, 4, (1, 4, 4)),
+    assert [(b.kind, b.start, b.length) for b in whole.blocks] == [
+        ("image", 4, 6),
+        ("video", 14, 8),
+        ("image", 24, 4),
     ]
-    assert whole.blocks[1].seconds_per_grid == pytest.approx(0.4)
-    assert torch.equal(whole.blocks[2].pixel_values, builders.visual("image", (1, 4, 4), 3))
+    assert whole.blocks[1].inputs["video_grid_thw"].tolist() == [[2, 4, 4]]
+    assert whole.blocks[1].inputs["second_per_grid_ts"].tolist() == pytest.approx([0.4])
+    assert torch.equal(
+        whole.blocks[2].inputs["pixel_values"], builders.visual("image", (1, 4, 4), 3)
+    )
     pieces = list(whole.pieces())
     assert torch.equal(torch.cat([ids for ids, _ in pieces]), whole.token_ids)
     assert [block for _, block in pieces if block] == list(whole.blocks)
@@ -31,7 +34,7 @@ def test_blocks_may_touch() -> None:
     inputs = batch(("image", (1, 4, 4), 1), ("image", (1, 4, 6), 2))
     ids = inputs["input_ids"][0]
     inputs["input_ids"] = ids[ids == IMAGE][None]
-    touching = Segment.from_processor(inputs, builders.Tokens())
+    touching = Segment.from_processor(inputs, builders.tokens())
     assert [(block.start, block.length) for block in touching.blocks] == [(0, 4), (4, 6)]
 
 
@@ -70,10 +73,13 @@ def grow_grid(inputs: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (drop_grid, "image placeholder at token 24 has no image: 1 were given"),
-        (grow_grid, "grid of .1, 6, 6., which is 9 tokens, but 6 placeholders"),
+        (drop_grid, "image placeholder at token 24 has no image: 1 image block.s. were given"),
+        (grow_grid, "image at token 4 is 9 visual tokens, but 6 placeholders"),
         (lambda i: i.update(pixel_values=i["pixel_values"][1:]), "40 patches, but .* have 39"),
-        (lambda i: i.update(input_ids=i["input_ids"][:, :12]), "2 images were given, but .* 1"),
+        (
+            lambda i: i.update(input_ids=i["input_ids"][:, :12]),
+            "2 image block.s. were given, but .* 1",
+        ),
         (lambda i: i.update(second_per_grid_ts=[1.0, 2.0]), "2 entries for 1 videos"),
         (lambda i: i.update(input_ids=i["input_ids"].repeat(2, 1)), "one prompt .* holds 2"),
     ],
@@ -82,7 +88,7 @@ def test_what_does_not_match_is_named(spoil: Any, message: str) -> None:
     inputs = batch(*PARTS)
     spoil(inputs)
     with pytest.raises(ContextError, match=message):
-        Segment.from_processor(inputs, builders.Tokens())
+        Segment.from_processor(inputs, builders.tokens())
 
 
 def test_layout_is_checked() -> None:
@@ -90,7 +96,7 @@ def test_layout_is_checked() -> None:
         Segment(torch.zeros(2, 2, dtype=torch.long))
     with pytest.raises(ContextError, match="vector of integers"):
         Segment(torch.zeros(2))
-    block = VisualBlock(1, 4, "image", (1, 4, 4), torch.zeros(16, 24))
+    block = VisualBlock(1, 4, "image", {"pixel_values": torch.zeros(16, 24)})
     with pytest.raises(ContextError, match="covers tokens 1 to 4"):
         Segment(torch.arange(3), (block,))
     with pytest.raises(ContextError, match="must start at 5 or later"):

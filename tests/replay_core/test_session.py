@@ -48,17 +48,14 @@ def test_models_are_left_as_they_were(pair: ModelPair, method: str) -> None:
         assert not (module._forward_hooks or module._forward_pre_hooks or module.training)
 
 
-def test_the_plain_policy_equals_transformers_generate(pair: ModelPair) -> None:
-    inputs = builders.batch(4, ("image", (1, 4, 6), 1), 3)
-    expected = pair.policy.model.generate(
-        **inputs,
-        mm_token_type_ids=builders.token_types(inputs["input_ids"]),
-        max_new_tokens=6,
-        do_sample=False,
-        pad_token_id=0,
-    )[0, inputs["input_ids"].shape[1] :]
-    with ReplaySession(pair, config("none")) as session:
-        session.append(IMAGE)
+def test_the_plain_policy_equals_transformers_generate(any_pair: ModelPair) -> None:
+    model = any_pair.policy.model
+    parts = (4, ("image", (1, 4, 6), 1), 3, ("video", (2, 4, 6), 2), 2)
+    inputs = builders.inputs(*parts, family=model.config.model_type)
+    asked = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(**inputs, **asked)[0, inputs["input_ids"].shape[1] :]
+    with ReplaySession(any_pair, config("none")) as session:
+        session.append(segment(*parts, family=model.config.model_type))
         assert session.generate(max_new_tokens=6).token_ids == tuple(expected.tolist())
 
 
