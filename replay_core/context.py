@@ -38,7 +38,7 @@ class BlockRecord:
         replaced_LT: Of these, where state replay put the base's activations: where the base is
             surer than the plain policy. None under the other methods.
         kl_before: Mean divergence of the plain policy from the base on `chosen_LT`, in nats; None
-            where there is nothing to compare.
+            where there is nothing to compare, and under state replay with a sketch.
         kl_after: The same, of the policy after replay.
         kl_path: The same before every step of token replay.
     """
@@ -174,7 +174,8 @@ class Context:
 
     def _append_plainly(self, piece: _Piece) -> BlockRecord | None:
         self._prefill(piece.policy, piece.positions_3T)
-        return self._record(piece.block, torch.zeros(0, len(piece.policy)))
+        nothing_LT = torch.zeros(0, len(piece.policy))
+        return self._record(piece.block, nothing_LT, nothing_LT.bool())
 
     def _append_with_token_replay(self, piece: _Piece) -> BlockRecord | None:
         config = self._config
@@ -200,27 +201,27 @@ class Context:
         visit = in_turn(offset.visitor, after)
         self._prefill(offset.on(piece.policy), piece.positions_3T, visit)
         kl_before = kl_path[0] if kl_path else after.mean()
-        return self._record(piece.block, base.entropy_LT, after, kl_before, kl_path)
+        return self._record(piece.block, base.entropy_LT, chosen_LT, after, kl_before, kl_path)
 
     def _append_with_state_replay(self, piece: _Piece) -> BlockRecord | None:
         config, lens = self._config, self._policy.lens
         self._catch_up(self._base)
         self._catch_up(self._plain)
-        top_k = None if piece.block is None else config.top_k
-        base = self._read_base(piece, top_k=top_k, keep_hidden=True)
+        # For the report only. A sketch saves the reading that a report would need.
+        reports = piece.block is not None and self._pair.sketch is None
+        base = self._read_base(piece, top_k=config.top_k if reports else None, keep_hidden=True)
         chosen_LT = self._state_choice(piece.block, base.entropy_LT)
         before = after = None
-        if piece.block is not None:
+        if reports:
             before = Divergence(lens, base.targets(chosen_LT), chosen_LT)
             after = before.fresh()
         surer = Surer(lens, base, chosen_LT, self._pair.sketch)
         self._plain.advance(piece.policy, piece.positions_3T, in_turn(surer, before))
         edit = StateReplay(base.hidden, surer.mask_LT)
         self._prefill(piece.policy, piece.positions_3T, in_turn(edit, after))
-        if before is None or after is None:
-            return None
+        kl_before = before.mean() if before else None
         return self._record(
-            piece.block, base.entropy_LT, after, before.mean(), replaced_LT=surer.mask_LT
+            piece.block, base.entropy_LT, chosen_LT, after, kl_before, replaced_LT=surer.mask_LT
         )
 
     def _read_base(self, piece: _Piece, *, top_k: int | None, keep_hidden: bool = False) -> Reader:
@@ -314,6 +315,7 @@ class Context:
         self,
         block: VisualBlock | None,
         entropy_LT: Tensor,
+        chosen_LT: Tensor,
         after: Divergence | None = None,
         kl_before: float | None = None,
         kl_path: Sequence[float] = (),
@@ -328,7 +330,7 @@ class Context:
             digest=block.digest,
             extent=self._pair.policy.extent(block),
             entropy_LT=entropy_LT.cpu(),
-            chosen_LT=(after.chosen_LT if after else entropy_LT.bool()).cpu(),
+            chosen_LT=chosen_LT.cpu(),
             replaced_LT=None if replaced_LT is None else replaced_LT.cpu(),
             kl_before=kl_before,
             kl_after=after.mean() if after else None,

@@ -35,7 +35,8 @@ class ReplayReport:
         new_visual_tokens: Visual tokens among the appended ones.
         kl_before: Mean divergence KL(base || plain policy) in nats over the compared layers and
             the low-entropy sets of the new visual tokens, restricted to the base's top entries.
-            Several blocks are weighted by their length. None if there was nothing to compare.
+            Several blocks are weighted by their length. None if there was nothing to compare, and
+            under state replay with a sketch, which saves the reading that it takes.
         kl_after: The same, of the policy after replay.
         optimisation_steps: Gradient steps over all new blocks.
         seconds: Wall-clock time of the call.

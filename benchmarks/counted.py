@@ -1,0 +1,193 @@
+"""What is counted instead of timed: FLOPs and bytes at 7B proportions, on the meta device.
+
+How many entropies state replay reads depends on the data. By the quantile rule at tau = 0.4, four
+positions in ten are low. With a sketch, what is read a second time is measured on the embedded
+pair, and so is how often the masks agree.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from rows import Row
+from sizes import SEVEN_B, meta_pair
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from visreplay.replay_core import (
+    EMBEDDED,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    embedded_config,
+    load_pair,
+)
+from visreplay.replay_core.lens import Lens
+from visreplay.replay_core.run import Run
+from visreplay.tasks.evaluate import bootstrap_interval
+from visreplay.tasks.opening import Opening
+from visreplay.tasks.registry import task_named
+from visreplay.tasks.types import Split
+
+LAYERS, TOKENS = 7, 1024
+TAU = 0.4
+RANK_SHARE = 8
+"""The sketch's rank is the hidden size divided by this."""
+
+
+def weights() -> Iterator[Row]:
+    """What policy and base take, if they have no language weights in common."""
+    pair = meta_pair(SEVEN_B)
+    assert pair.base is not None
+    pair.base.keep_layers(LAYERS)
+    pair.base.drop_vision()
+    policy, base = (
+        sum(weight.nbytes for weight in adapter.model.parameters())
+        for adapter in (pair.policy, pair.base)
+    )
+    ratio = (policy + base) / policy
+    note = f"({policy / 1e9:.3g} + {base / 1e9:.3g}) GB / {policy / 1e9:.3g} GB in bfloat16"
+    name = "resident weights, policy + base / policy, 7 of 28 layers"
+    yield Row(name, ratio, ratio, ratio, 1.35, True, note)
+
+
+@dataclass(frozen=True)
+class Sketched:
+    """A sketch on the embedded pair, beside exact reading.
+
+    Attributes:
+        agreement: Share of positions and layers with the same mask, for each picture.
+        base_doubt: Share of positions whose base entropy was read a second time.
+        gap_doubt: Share of the low ones where both entropies were.
+    """
+
+    agreement: list[float]
+    base_doubt: float
+    gap_doubt: float
+
+
+@cache
+def sketched(samples: int = 100) -> Sketched:
+    """State replay of held-out pictures of the embedded pair, exactly and with a sketch."""
+    pair = load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
+    task = task_named("visual-search-medium")
+
+    def segment(seed: int) -> Any:
+        return Opening.of(task.sample(seed), "embedded", pair.processor).segment
+
+    config = embedded_config(Method.STATE, tau=TAU)
+    width = pair.policy.head.in_features
+    samples_to_fit = [segment(Split.TUNING + i) for i in range(8)]
+    fitted = pair.sketched(
+        samples_to_fit, layers=config.depth, rank=width // RANK_SHARE, config=config
+    )
+    agreement, read = [], Counter[str]()
+    for seed in range(Split.HELD_OUT, Split.HELD_OUT + samples):
+        part = segment(seed)
+        exact = replaced(pair, config, part)
+        with rows_read(pair) as rows:
+            ours = replaced(fitted, config, part)
+        agreement.append(float((exact == ours).float().mean()))
+        # The cheap head reads every position of the base, and of the policy the low ones.
+        everything = config.depth * len(part)
+        read["base"] += everything
+        read["low"] += rows["cheap"] - everything
+        read["exact"] += rows["base"] + rows["policy"]
+        read["gap"] += rows["policy"]
+    return Sketched(
+        agreement,
+        base_doubt=(read["exact"] - 2 * read["gap"]) / read["base"],
+        gap_doubt=read["gap"] / read["low"],
+    )
+
+
+def replaced(pair: ModelPair, config: ReplayConfig, segment: Any) -> Tensor:
+    """Where state replay put the base's activations, on the picture."""
+    with ReplaySession(pair, config) as session:
+        session.append(segment)
+        mask_LT = session.blocks[0].replaced_LT
+    assert mask_LT is not None
+    return mask_LT
+
+
+@contextmanager
+def rows_read(pair: ModelPair) -> Iterator[Counter[str]]:
+    """Counts the positions that every lens reads: the cheap ones, the base's, the policy's."""
+    rows: Counter[str] = Counter()
+    read: Callable[..., Any] = Lens.read
+
+    def counting(lens: Lens, hidden_ND: Tensor, top_k: int | None = None) -> Any:
+        exact = "policy" if lens.head is pair.policy.head else "base"
+        cheap = lens.head.in_features < pair.policy.head.in_features
+        rows["cheap" if cheap else exact] += len(hidden_ND)
+        return read(lens, hidden_ND, top_k)
+
+    with patch.object(Lens, "read", counting):
+        yield rows
+
+
+def agreement() -> Iterator[Row]:
+    """How often a sketched mask of state replay is the exact one."""
+    found = sketched()
+    low, high = (float(end) for end in bootstrap_interval(np.array(found.agreement)))
+    note = (
+        f"n = {len(found.agreement)} pictures; {found.base_doubt:.1%} of the base's entropies and "
+        f"{found.gap_doubt:.1%} of the differences were read again"
+    )
+    name = "sketched masks that agree with exact ones, embedded pair"
+    yield Row(name, fmean(found.agreement), low, high, 0.99, note=note)
+
+
+def flops() -> Iterator[Row]:
+    """State replay against a plain prefill, behind as many tokens, to the next token's logits."""
+    plain = _layers(policy=True)
+    backbones = plain + 2 * _layers(policy=False)
+    exact = backbones + LAYERS * (_read(TOKENS) + _read(TAU * TOKENS))
+    name = "state replay / plain prefill, FLOPs at 7B"
+    yield _flop_row(f"{name}, exact", exact, plain, 3)
+    found, low = sketched(), TAU * TOKENS
+    cheap = _read(TOKENS, cheap=True) + _read(low, cheap=True)
+    again = _read(found.base_doubt * TOKENS) + 2 * _read(found.gap_doubt * low)
+    yield _flop_row(f"{name}, sketched", backbones + LAYERS * (cheap + again), plain, 1.8)
+
+
+def _flop_row(name: str, ours: float, plain: float, target: float) -> Row:
+    note = f"{ours / 1e12:.4g} / {plain / 1e12:.4g} TFLOP for {TOKENS:,} tokens"
+    return Row(name, ours / plain, ours / plain, ours / plain, target, True, note)
+
+
+@torch.no_grad()
+def _layers(*, policy: bool) -> float:
+    """FLOPs of the whole policy up to the next token's logits, or of the first layers alone."""
+    adapter = meta_pair(SEVEN_B).policy
+    run = Run(adapter, adapter.depth if policy else LAYERS, ReplayConfig())
+    tokens_T = torch.zeros(TOKENS, dtype=torch.long)
+    for start in (0, TOKENS):
+        with FlopCounterMode(display=False) as counter:
+            positions_3T = adapter.text_positions(TOKENS, start)
+            hidden_TD = run.advance(adapter.embed(tokens_T), positions_3T)
+            if policy:
+                run.lens.logits(hidden_TD[-1:])
+    return float(counter.get_total_flops())
+
+
+@torch.no_grad()
+def _read(rows: float, *, cheap: bool = False) -> float:
+    """FLOPs of reading one layer's entropies at some positions."""
+    width = SEVEN_B.hidden // RANK_SHARE if cheap else SEVEN_B.hidden
+    head = nn.Linear(width, SEVEN_B.vocabulary, bias=False, device="meta")
+    project = (
+        nn.Linear(SEVEN_B.hidden, width, bias=False, device="meta") if cheap else nn.Identity()
+    )
+    hidden_ND = torch.empty(round(rows), SEVEN_B.hidden, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        Lens(norm, head, 2**28).read(hidden_ND)
+    return float(counter.get_total_flops())
