@@ -1,10 +1,10 @@
 """A policy and the base model that it was trained from: load, compare, share memory."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,17 @@ from transformers import (
     PreTrainedModel,
 )
 
+from visreplay.replay_core import lora
 from visreplay.replay_core.adapters import ModelAdapter
-from visreplay.replay_core.errors import PairMismatchError, UnsupportedModelError
+from visreplay.replay_core.alike import architecture, check_alike, picture_processing
+from visreplay.replay_core.errors import UnsupportedModelError
 from visreplay.replay_core.families import adapter_for
 from visreplay.replay_core.segment import VisualBlock
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from peft import PeftModel
 
-Facts = dict[str, Any]
-"""What must agree between two models, by name."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,27 @@ class ModelPair:
         return cls._shrunk(policy, base, processor, replay_layers)
 
     @classmethod
+    def from_peft(
+        cls, adapted: "PeftModel", processor: Any, replay_layers: int | None = None
+    ) -> Self:
+        """Pair a model under a LoRA adapter with the same model without it.
+
+        There is one set of weights, and the adapter's own: the two models share every tensor of
+        the base. The peft model is frozen, and otherwise left alone; enabling or disabling its
+        adapter makes no difference to the pair.
+
+        Args:
+            adapted: The policy.
+            processor: Of the policy.
+            replay_layers: As in `of`.
+
+        Raises:
+            UnsupportedModelError: no adapter knows the model, or what is beneath the LoRA is not
+                the base.
+        """
+        return cls._shrunk(*lora.split(adapted), processor, replay_layers)
+
+    @classmethod
     def _shrunk(
         cls,
         policy: PreTrainedModel,
@@ -87,8 +110,8 @@ class ModelPair:
         shares_vision = _equal(policy_adapter.vision, base_adapter.vision)
         if shares_vision:
             base_adapter.drop_vision()
-        shared = share_tensors(policy, base)
-        logger.info("policy and base share %.1f MiB of tensors", shared / 2**20)
+        freed = share_tensors(policy, base)
+        logger.info("freed %.1f MiB of the base that equal the policy's", freed / 2**20)
         return cls(policy_adapter, base_adapter, processor, shares_vision)
 
     @property
@@ -117,24 +140,34 @@ def load_pair(
     """Load a policy and its base, from folders or from the Hugging Face hub.
 
     What can be compared without weights is compared first, and of the base only the layers that
-    will be needed are read.
+    will be needed are read. A policy that is a LoRA adapter is put onto its base, which is read
+    once and serves as both (`ModelPair.from_peft`).
 
     Args:
-        policy: Folder or hub id of the model that answers.
-        base: The same of the model that it was trained from; None for the plain policy.
+        policy: Folder or hub id of the model that answers, or of a LoRA adapter.
+        base: The same of the model that it was trained from; None for the plain policy, or for
+            the base that an adapter names.
         dtype: Of the weights; "auto" takes the checkpoint's.
         device: "auto" takes a GPU if there is one. Not used if there is a `device_map`.
         replay_layers: How many of the base's layers will be needed; None keeps all.
         processor: Folder or hub id of the processor to use for both. By default it is the
-            policy's, and the base's must prepare pictures in the same way.
+            policy's, and the base's must prepare pictures in the same way. An adapter without a
+            processor takes the base's.
         **model_kwargs: For `from_pretrained`: `device_map`, `attn_implementation`, ...
 
     Raises:
         PairMismatchError: architecture, vocabulary or picture processing differ.
-        UnsupportedModelError: no adapter knows the models, or weights are missing.
+        UnsupportedModelError: no adapter knows the models, weights are missing, or a LoRA cannot
+            be taken apart from its base, or takes peft to load.
     """
+    adapted = lora.is_adapter(policy)
+    weights = policy
+    if adapted:
+        base = weights = base or lora.base_of(policy)
+        if not lora.has_processor(policy):
+            processor = processor or base
     chosen = AutoProcessor.from_pretrained(processor or policy)
-    policy_config = AutoConfig.from_pretrained(policy)
+    policy_config = AutoConfig.from_pretrained(weights)
     base_config = None
     if base is not None:
         base_config = AutoConfig.from_pretrained(base)
@@ -147,7 +180,9 @@ def load_pair(
         accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
         device = next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
     kwargs = {"dtype": dtype, **model_kwargs}
-    policy_model = _load(policy, policy_config, device, kwargs)
+    policy_model = _load(weights, policy_config, device, kwargs)
+    if adapted:
+        return ModelPair.from_peft(lora.attach(policy_model, policy), chosen, replay_layers)
     base_model = None
     if base is not None:
         if replay_layers is not None:
@@ -156,7 +191,7 @@ def load_pair(
     return ModelPair._shrunk(policy_model, base_model, chosen, replay_layers)
 
 
-def _load(name: str, config: Any, device: str, kwargs: Facts) -> PreTrainedModel:
+def _load(name: str, config: Any, device: str, kwargs: dict[str, Any]) -> PreTrainedModel:
     with _quiet("transformers.modeling_utils"):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name, config=config, output_loading_info=True, **kwargs
@@ -192,58 +227,6 @@ def keep_layers(config: Any, count: int) -> None:
     text = config.get_text_config()
     text.num_hidden_layers = min(count, text.num_hidden_layers)
     text.layer_types = text.layer_types[:count]
-
-
-def architecture(config: Any) -> Facts:
-    """What must agree so that activations of two models can stand for each other."""
-    top = ("model_type", "image_token_id", "video_token_id")
-    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    grid = ("patch_size", "temporal_patch_size", "spatial_merge_size", "tokens_per_second")
-    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
-    rope = getattr(text, "rope_parameters", None) or {}
-    return {
-        **{name: getattr(config, name, None) for name in top},
-        **{name: getattr(text, name, None) for name in (*sizes, "vocab_size")},
-        **{name: rope.get(name) for name in ("rope_theta", "mrope_section")},
-        **{f"vision {name}": getattr(vision, name, None) for name in grid},
-    }
-
-
-def picture_processing(processor: Any) -> Facts:
-    """How a processor turns pictures and clips into patches, its pixel budget included."""
-    grid = ("patch_size", "temporal_patch_size", "merge_size", "size", "do_resize")
-    colour = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-    parts = {"image": processor.image_processor, "video": processor.video_processor}
-    return {
-        f"{kind} {name}": _plain(getattr(part, name, None))
-        for kind, part in parts.items()
-        for name in grid + colour
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Sequences and mappings of whatever class as tuples and dicts, so that they compare."""
-    if isinstance(value, Mapping) or hasattr(value, "items"):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    return tuple(value) if isinstance(value, list | tuple) else value
-
-
-def check_alike(policy: Facts, base: Facts) -> None:
-    """Compare two sets of facts.
-
-    Raises:
-        PairMismatchError: names up to three differences, with both values.
-    """
-    names = [name for name in {**policy, **base} if policy.get(name) != base.get(name)]
-    if names:
-        shown = "; ".join(
-            f"{name} is {policy.get(name)} in the policy and {base.get(name)} in the base"
-            for name in names[:3]
-        )
-        raise PairMismatchError(
-            f"policy and base differ in {len(names)} place(s): {shown}. The base must be the "
-            "model that the policy was trained from"
-        )
 
 
 def share_tensors(policy: nn.Module, base: nn.Module) -> int:
