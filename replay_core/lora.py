@@ -164,6 +164,8 @@ def attach(model: PreTrainedModel, name: str) -> "PeftModel":
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Found missing adapter keys")
+        # peft 0.21 still asks transformers 5.24 by the old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         try:
             # In the base's dtype: only training gains by adapters in float32.
             return PeftModel.from_pretrained(model, name, autocast_adapter_dtype=False)
@@ -177,5 +179,6 @@ def attach(model: PreTrainedModel, name: str) -> "PeftModel":
 def has_processor(name: str) -> bool:
     """Whether a checkpoint, folder or hub id, comes with a processor of its own."""
     files = (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME)
-    options = {"_raise_exceptions_for_missing_entries": False}
+    quiet = ("missing_entries", "connection_errors")
+    options = {f"_raise_exceptions_for_{reason}": False for reason in quiet}
     return any(cached_file(name, file, **options) is not None for file in files)

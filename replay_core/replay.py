@@ -181,7 +181,7 @@ def token_replay(
             )
             means = divergence.means()
             optimizer.zero_grad()
-            torch.autograd.backward(means.sum() / len(embeds_TD))
+            torch.autograd.backward(means.sum() / len(embeds_TD), inputs=[delta_TD])
             optimizer.step()
             path.append(means.detach().mean())
     edited_TD = (embeds_TD.float() + delta_TD.detach()).to(embeds_TD.dtype)
