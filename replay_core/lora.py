@@ -114,6 +114,11 @@ def _check_config(config: "LoraConfig") -> None:
             f"the adapter has init_lora_weights={start!r}, which changes the weights beneath it: "
             f"convert it (peft's path_initial_model_for_weight_conversion), {WAY_OUT}"
         )
+    if config.target_parameters:
+        raise UnsupportedModelError(
+            f"the adapter has target_parameters={config.target_parameters}, which peft swaps in "
+            f"and out at every call: use target_modules, {WAY_OUT}"
+        )
     if config.alora_invocation_tokens:
         raise UnsupportedModelError(
             "the adapter is an activated LoRA, which is the policy only behind its "

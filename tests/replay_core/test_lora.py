@@ -242,6 +242,7 @@ def test_without_peft_it_is_told_how_to_get_it(
         ({"target_modules": ["q_proj", "lm_head"]}, "LM head has a LoRA .* out of target_modules"),
         ({"target_modules": ["q_proj"], "bias": "all"}, "bias='all'"),
         ({"target_modules": ["q_proj"], "init_lora_weights": "olora"}, "'olora', which changes"),
+        ({"target_parameters": ["mlp.up_proj.weight"]}, "target_parameters=.* swaps in and out"),
         (
             {
                 "target_modules": ["q_proj"],
