@@ -183,6 +183,8 @@ class ModelAdapter(ABC):
         Returns:
             The output of the last layer, `(T, D)`, before the final norm.
         """
+        # The base may be fed the policy's features, from another device.
+        embeds_TD = embeds_TD.to(self.model.get_input_embeddings().weight.device)
         total = embeds_TD.shape[0]
         outputs = []
         for start in range(0, total, chunk or total):

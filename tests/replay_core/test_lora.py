@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -44,14 +45,17 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def adapted(*, seed: int = 5, family: Any = "qwen2_5_vl", **settings: Any) -> PeftModel:
+def adapted(
+    place: Callable[[Any], Any] = lambda model: model, family: Any = "qwen2_5_vl", **settings: Any
+) -> PeftModel:
     """A random base under an adapter whose weights are all random, as after training."""
-    peft_model = get_peft_model(builders.model(family), LoraConfig(r=4, lora_alpha=4, **settings))
-    generator = torch.Generator().manual_seed(seed)
+    model = place(builders.model(family))
+    torch.manual_seed(5)
+    peft_model = get_peft_model(model, LoraConfig(r=4, lora_alpha=4, **settings))
     with torch.no_grad():
         for weight in peft_model.parameters():
             if weight.requires_grad:
-                weight += 0.05 * torch.randn(weight.shape, generator=generator)
+                weight += 0.05 * torch.randn_like(weight)
     assert isinstance(peft_model, PeftModel)
     return peft_model
 
