@@ -133,6 +133,7 @@ def load_pair(
     *,
     dtype: torch.dtype | str = "auto",
     device: str = "auto",
+    base_device: str | None = None,
     replay_layers: int | None = None,
     processor: str | None = None,
     **model_kwargs: Any,
@@ -149,6 +150,8 @@ def load_pair(
             the base that an adapter names.
         dtype: Of the weights; "auto" takes the checkpoint's.
         device: "auto" takes a GPU if there is one. Not used if there is a `device_map`.
+        base_device: Where to put the base, if not where the policy goes. Models that are apart
+            share no tensors. Not used for an adapter, whose base is the policy's.
         replay_layers: How many of the base's layers will be needed; None keeps all.
         processor: Folder or hub id of the processor to use for both. By default it is the
             policy's, and the base's must prepare pictures in the same way. An adapter without a
@@ -187,7 +190,9 @@ def load_pair(
     if base is not None:
         if replay_layers is not None:
             keep_layers(base_config, replay_layers)
-        base_model = _load(base, base_config, device, kwargs)
+        if base_device is not None:
+            kwargs.pop("device_map", None)
+        base_model = _load(base, base_config, base_device or device, kwargs)
     return ModelPair._shrunk(policy_model, base_model, chosen, replay_layers)
 
 

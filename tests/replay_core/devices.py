@@ -31,6 +31,8 @@ def place_of(tensor: Tensor) -> torch.device:
 
 
 def put(tensor: Tensor, place: torch.device) -> Tensor:
+    if place != CPU and tensor.dtype == torch.float64:
+        raise DeviceError("a tensor in float64, which MPS has not")
     tensor.__dict__["place"] = place
     return tensor
 
