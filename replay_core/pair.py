@@ -214,17 +214,17 @@ def _load(name: str, config: Any, device: str, kwargs: dict[str, Any]) -> PreTra
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Hide a logger's warnings: here, a table of all the layers that were left out on purpose.
+    """Silence a logger: here, a table of all the layers that were left out on purpose.
 
-    What else could be in it is an error of ours (`missing_keys`) or of transformers' own.
+    What else could be in it is an error of ours (`missing_keys`) or of transformers' own. The
+    logger keeps its level, since transformers takes a higher one as a wish for another table.
     """
     noisy = logging.getLogger(name)
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
+    before, noisy.disabled = noisy.disabled, True
     try:
         yield
     finally:
-        noisy.setLevel(level)
+        noisy.disabled = before
 
 
 def keep_layers(config: Any, count: int) -> None:
