@@ -24,6 +24,7 @@ from visreplay.replay_core.errors import (
 )
 from visreplay.replay_core.families import adapter_for
 from visreplay.replay_core.generation import Generation
+from visreplay.replay_core.lora import is_adapter
 from visreplay.replay_core.pair import ModelPair, load_pair
 from visreplay.replay_core.segment import Segment, VisualBlock
 from visreplay.replay_core.session import ReplayReport, ReplaySession
@@ -51,5 +52,6 @@ __all__ = [
     "VisualBlock",
     "adapter_for",
     "embedded_config",
+    "is_adapter",
     "load_pair",
 ]

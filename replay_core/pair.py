@@ -129,7 +129,7 @@ class ModelPair:
 
 def load_pair(
     policy: str,
-    base: str | None,
+    base: str | None = None,
     *,
     dtype: torch.dtype | str = "auto",
     device: str = "auto",
