@@ -63,7 +63,8 @@ def _trained(module: Any) -> Any:
 
     if isinstance(module, ModulesToSaveWrapper):
         trained = dict(module.modules_to_save.items())
-        return trained.get(module.active_adapters[0], module.original_module)
+        active = (trained[name] for name in module.active_adapters if name in trained)
+        return next(active, module.original_module)
     return module
 
 

@@ -66,8 +66,13 @@ class ModelPair:
 
         Raises:
             PairMismatchError: the architectures differ.
-            UnsupportedModelError: no adapter knows the models.
+            UnsupportedModelError: no adapter knows the models, or the policy is a peft model.
         """
+        if not isinstance(policy, PreTrainedModel):
+            raise UnsupportedModelError(
+                f"the policy is a {type(policy).__name__}, no model of transformers: if it is a "
+                "LoRA by peft, use ModelPair.from_peft, which needs no second model"
+            )
         if base is not None:
             check_alike(architecture(policy.config), architecture(base.config))
         return cls._shrunk(policy, base, processor, replay_layers)

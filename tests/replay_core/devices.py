@@ -106,7 +106,10 @@ def _meeting_place(func: Any, args: Any, kwargs: Any) -> torch.device:
     if func is Tensor.__getitem__:  # an index may also come from the CPU
         index = [tensor for tensor in operands[1:] if place_of(tensor) != CPU]
         return meet([*index, args[0]]) if index else place_of(args[0])
-    return meet(operands)
+    place, generator = meet(operands), kwargs.get("generator")
+    if generator is not None and place != generator.device:
+        raise DeviceError(f"a generator on {generator.device} for tensors on {place}")
+    return place
 
 
 def _target(args: Any, kwargs: Any) -> torch.device:

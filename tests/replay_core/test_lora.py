@@ -38,10 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "modules_to_save": ["lm_head", "embed_tokens"],
     },
     "LoRA on the embedding": {"target_modules": rf"{LANGUAGE}|.*embed_tokens"},
-    "LoRA inside a trained module": {
-        "target_modules": rf"{LANGUAGE}|.*merger\.mlp\.0",
-        "modules_to_save": ["merger"],
-    },
+    "trained merger": {"target_modules": LANGUAGE, "modules_to_save": ["merger"]},
 }
 
 
@@ -121,6 +118,21 @@ def test_all_memory_is_the_bases_and_the_adapters(kind: str) -> None:
         assert torch.equal(weight, plain[name]) and weight.data_ptr() in before
     buffers = {b.data_ptr() for b in pair.base.model.buffers()}
     assert buffers <= {b.data_ptr() for b in pair.policy.model.buffers()}
+
+
+def test_the_base_is_found_beneath_several_adapters() -> None:
+    """One has a LoRA within what another one trains whole."""
+    peft_model = adapted(target_modules=r".*merger\.mlp\.0")
+    more = LoraConfig(target_modules=LANGUAGE, modules_to_save=["merger"], init_lora_weights=False)
+    peft_model.add_adapter("more", more)
+    expected = {name: weight for name, weight in builders.model().named_parameters()}
+    for active in ("default", "more"):
+        peft_model.set_adapter(active)
+        base = one_model(peft_model).base
+        assert base is not None
+        found = dict(base.model.named_parameters())
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 @pytest.mark.parametrize("kind", ["language", "vision"])
@@ -276,3 +288,8 @@ def test_a_merged_or_disabled_adapter_is_refused() -> None:
     peft_model.unmerge_adapter()
     with peft_model.disable_adapter(), pytest.raises(UnsupportedModelError, match="enabled: False"):
         one_model(peft_model)
+
+
+def test_a_peft_model_is_told_where_to_go() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"use ModelPair\.from_peft"):
+        ModelPair.of(adapted(**KINDS["language"]), None, builders.Processor())  # type: ignore[arg-type]
