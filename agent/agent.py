@@ -19,7 +19,7 @@ from visreplay.agent.policy import ReplayPolicy, Sampling
 from visreplay.agent.protocols import ToolProtocol, protocol_named
 from visreplay.agent.state import EpisodeState
 from visreplay.agent.trajectory import Trajectory
-from visreplay.replay_core import Method, ModelPair, ReplayConfig, Teacher, load_pair
+from visreplay.replay_core import Method, ModelPair, ReplayConfig, Teacher, is_adapter, load_pair
 from visreplay.tools import ImageStore, load_image
 
 Picture = Image.Image | str | Path | bytes
@@ -87,7 +87,8 @@ class VisualAgent:
 
         Args:
             policy: The RLVR-trained model.
-            base: The model that it was trained from; not loaded for method "none".
+            base: The model that it was trained from; not loaded for method "none", unless the
+                policy is an adapter on it.
             protocol: A key of `PROTOCOLS`.
             config: How to replay.
             device: As `load_pair`.
@@ -97,7 +98,8 @@ class VisualAgent:
             protocol_options: Fields of the protocol, `system_prompt` say.
             **options: As the constructor's.
         """
-        if config.method is Method.NONE or config.teacher is not Teacher.BASE:
+        plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
+        if plain and not is_adapter(policy):
             base = None
         pair = load_pair(
             policy,

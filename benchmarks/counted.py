@@ -184,9 +184,7 @@ def _read(rows: float, *, cheap: bool = False) -> float:
     """FLOPs of reading one layer's entropies at some positions."""
     width = SEVEN_B.hidden // RANK_SHARE if cheap else SEVEN_B.hidden
     head = nn.Linear(width, SEVEN_B.vocabulary, bias=False, device="meta")
-    project = (
-        nn.Linear(SEVEN_B.hidden, width, bias=False, device="meta") if cheap else nn.Identity()
-    )
+    norm = nn.Linear(SEVEN_B.hidden, width, bias=False, device="meta") if cheap else nn.Identity()
     hidden_ND = torch.empty(round(rows), SEVEN_B.hidden, device="meta")
     with FlopCounterMode(display=False) as counter:
         Lens(norm, head, 2**28).read(hidden_ND)

@@ -13,7 +13,6 @@ from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.analysis import Shift, compare_runs
 from visreplay.replay_core.calibration import Calibration, calibrate, load_theta
 from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
-from visreplay.replay_core.context import BlockRecord
 from visreplay.replay_core.embedded import EMBEDDED, EMBEDDED_NAMES, embedded_config
 from visreplay.replay_core.errors import (
     ConfigError,
@@ -27,10 +26,13 @@ from visreplay.replay_core.errors import (
 from visreplay.replay_core.families import adapter_for
 from visreplay.replay_core.generation import Generation
 from visreplay.replay_core.lens import Comparison
-from visreplay.replay_core.pair import ModelPair, load_pair
+from visreplay.replay_core.loading import load_pair
+from visreplay.replay_core.lora import is_adapter
+from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.qwen import QwenTokens
+from visreplay.replay_core.records import BlockRecord, ReplayReport
 from visreplay.replay_core.segment import Segment, VisualBlock
-from visreplay.replay_core.session import ReplayReport, ReplaySession
+from visreplay.replay_core.session import ReplaySession
 from visreplay.replay_core.sketch import Sketch
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "calibrate",
     "compare_runs",
     "embedded_config",
+    "is_adapter",
     "load_pair",
     "load_theta",
 ]

@@ -266,11 +266,13 @@ class ModelAdapter(ABC):
         Returns:
             The output of the last layer, `(T, D)`, before the final norm.
         """
+        # The base may be fed the policy's features, from another device.
+        embeds_TD = features.embeds_TD.to(self.model.get_input_embeddings().weight.device)
         total, deep = len(features), features.deep
         outputs = []
         for start in range(0, total, chunk or total):
             rows = slice(start, min(start + (chunk or total), total))
-            hidden = features.embeds_TD[None, rows]
+            hidden = embeds_TD[None, rows]
             # All of them before the first layer runs: each one's update lengthens the cache.
             inputs = self.layer_inputs(hidden, positions_3T[:, rows], cache)
             layers = zip(self.language_model.layers, inputs, strict=False)

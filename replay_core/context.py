@@ -11,54 +11,17 @@ import torch
 from torch import Tensor
 
 from visreplay.replay_core.adapters import Features, Visitor
-from visreplay.replay_core.cache import Rows
+from visreplay.replay_core.cache import KVCache, Rows
 from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
 from visreplay.replay_core.errors import ContextError
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.reading import Divergence, Reader, Surer, in_turn
+from visreplay.replay_core.records import BlockRecord
 from visreplay.replay_core.replay import StateReplay, token_replay
 from visreplay.replay_core.run import Run
-from visreplay.replay_core.segment import Kind, VisualBlock
+from visreplay.replay_core.segment import VisualBlock
 from visreplay.replay_core.selection import choose, entropy_limits
 from visreplay.replay_core.teachers import jittered, window_mean
-
-
-@dataclass(frozen=True, eq=False)
-class BlockRecord:
-    """What replay saw and did on one visual block.
-
-    Attributes:
-        start: Index of its first token in the context.
-        length: Number of its visual tokens.
-        kind: "image" or "video".
-        digest: Hash of its content.
-        extent: Rotary positions that it takes up.
-        entropy_LT: The base's entropies in nats; no layers under method "none".
-        chosen_LT: Where replay acts: the low-entropy sets S, unless `config.side` says otherwise.
-        replaced_LT: Of these, where state replay put the base's activations: where the base is
-            surer than the plain policy. None under the other methods.
-        kl_before: Mean divergence of the plain policy from the base on `chosen_LT`, in nats; None
-            where there is nothing to compare, and under state replay with a sketch.
-        kl_after: The same, of the policy after replay.
-        kl_path: The same before every step of token replay.
-    """
-
-    start: int
-    length: int
-    kind: Kind
-    digest: str
-    extent: int
-    entropy_LT: Tensor
-    chosen_LT: Tensor
-    replaced_LT: Tensor | None = None
-    kl_before: float | None = None
-    kl_after: float | None = None
-    kl_path: tuple[float, ...] = ()
-
-    @property
-    def stop(self) -> int:
-        """Index behind its last token."""
-        return self.start + self.length
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +98,28 @@ class Context:
 
     def next_logits(self) -> Tensor:
         """Logits `(V,)` of the next token, in float32."""
-        self._catch_up(self._policy)
-        return self._policy.lens.logits(self._final.data[-1:])[0]
+        run, last_1D = self.policy_end()
+        return run.lens.logits(last_1D)[0]
 
-    def branches(self, count: int) -> "Branches":
-        """Continuations of this context that are decoded together."""
+    def policy_end(self) -> tuple[Run, Tensor]:
+        """The policy's run over all tokens, and its last output `(1, D)`, not normed."""
         self._catch_up(self._policy)
-        return Branches(self, self._policy, self._final, count)
+        return self._policy, self._final.data[-1:]
+
+    def continued(self, ids: Sequence[int], cache: KVCache, outputs: Sequence[Tensor]) -> "Context":
+        """This context and generated tokens that the policy has seen elsewhere.
+
+        Args:
+            ids: The tokens.
+            cache: Of the policy, with them.
+            outputs: What its last layer put out of each, `(1, D)`.
+        """
+        other = self.prefix()
+        other.ids += ids
+        other._policy.cache = cache
+        if outputs:
+            other._final.append(torch.cat(list(outputs)))
+        return other
 
     def append(
         self, ids_T: Tensor, block: VisualBlock | None = None, watch: Visitor | None = None
@@ -336,42 +314,3 @@ class Context:
             kl_after=after.mean() if after else None,
             kl_path=tuple(kl_path),
         )
-
-
-class Branches:
-    """K continuations of one context, a token each at a time, as one batch.
-
-    The context was read and replayed once; the batch holds its keys and values K times.
-    """
-
-    def __init__(self, trunk: Context, policy: Run, final: Rows, count: int) -> None:
-        """Stand at the end of the trunk; see `Context.branches`."""
-        self._trunk = trunk
-        self._policy = policy
-        self._cache = policy.cache.repeated(count)
-        # Of all tokens but each branch's last, what the policy's last layer put out.
-        self._outputs: list[Tensor] = [final.data[-1:].expand(count, -1)]
-        self._ids: list[list[int]] = [[] for _ in range(count)]
-
-    def next_logits(self) -> Tensor:
-        """Logits `(K, V)` of the next token of each, in float32."""
-        return self._policy.lens.logits(self._outputs[-1])
-
-    def extend(self, ids: Sequence[int]) -> None:
-        """Give each its next token."""
-        adapter = self._policy.adapter
-        position = self._trunk.position() + len(self._ids[0])
-        for branch, token_id in zip(self._ids, ids, strict=True):
-            branch.append(token_id)
-        self._outputs.append(adapter.decode(torch.tensor(ids), position, self._cache))
-
-    def context(self, index: int, length: int) -> Context:
-        """One of them as a context of its own, with its first `length` new tokens."""
-        context = self._trunk.prefix()
-        context.ids += self._ids[index][:length]
-        seen = len(self._trunk.ids) + length
-        context._policy.cache = self._policy.cache.extended(self._cache, index, seen)
-        new = [output_KD[index : index + 1] for output_KD in self._outputs[1 : length + 1]]
-        if new:
-            context._final.append(torch.cat(new))
-        return context

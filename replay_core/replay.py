@@ -96,7 +96,7 @@ def token_replay(
             )
             means = divergence.means()
             optimizer.zero_grad()
-            torch.autograd.backward(means.sum() / len(features))
+            torch.autograd.backward(means.sum() / len(features), inputs=[delta_TD])
             optimizer.step()
             path.append(means.detach().mean())
     delta_TD.requires_grad_(False)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 
 from visreplay.replay_core.adapters import Visitor
+from visreplay.replay_core.branches import Branches
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher
-from visreplay.replay_core.context import BlockRecord, Context
+from visreplay.replay_core.context import Context
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
 from visreplay.replay_core.generation import (
     Generation,
@@ -23,31 +23,8 @@ from visreplay.replay_core.generation import (
     eos_ids,
 )
 from visreplay.replay_core.pair import ModelPair
+from visreplay.replay_core.records import BlockRecord, ReplayReport
 from visreplay.replay_core.segment import Segment, VisualBlock
-
-
-@dataclass(frozen=True)
-class ReplayReport:
-    """What one `append` did.
-
-    Attributes:
-        method: The session's method.
-        new_visual_tokens: Visual tokens among the appended ones.
-        kl_before: Mean divergence KL(base || plain policy) in nats over the compared layers and
-            the low-entropy sets of the new visual tokens, restricted to the base's top entries.
-            Several blocks are weighted by their length. None if there was nothing to compare, and
-            under state replay with a sketch, which saves the reading that it takes.
-        kl_after: The same, of the policy after replay.
-        optimisation_steps: Gradient steps over all new blocks.
-        seconds: Wall-clock time of the call.
-    """
-
-    method: Method
-    new_visual_tokens: int
-    kl_before: float | None
-    kl_after: float | None
-    optimisation_steps: int
-    seconds: float
 
 
 class ReplaySession:
@@ -143,14 +120,7 @@ class ReplaySession:
                 record = context.append(ids_T, block, watch)
                 if record is not None:
                     records.append(record)
-        return ReplayReport(
-            method=self.config.method,
-            new_visual_tokens=sum(record.length for record in records),
-            kl_before=_mean([(record.kl_before, record.length) for record in records]),
-            kl_after=_mean([(record.kl_after, record.length) for record in records]),
-            optimisation_steps=sum(len(record.kl_path) for record in records),
-            seconds=time.perf_counter() - start,
-        )
+        return ReplayReport.of(self.config.method, records, time.perf_counter() - start)
 
     def generate(
         self,
@@ -207,7 +177,7 @@ class ReplaySession:
         """
         with self._writing(max_new_tokens) as (trunk, limit):
             writers = [self._writer(stop_strings, temperature, top_p, seed) for seed in seeds]
-            batch = trunk.branches(len(writers))
+            batch = Branches(trunk, len(writers))
             while any(writer.goes_on(limit) for writer in writers):
                 logits_KV = batch.next_logits()
                 # One that has ended is fed its last token again, and what follows is dropped.
@@ -333,10 +303,3 @@ class ReplaySession:
                 f"the context would take {end} positions, but the model has {self._max_position}: "
                 "crop it, or use smaller pictures"
             )
-
-
-def _mean(weighted: Sequence[tuple[float | None, int]]) -> float | None:
-    """Weighted mean of what is not None."""
-    known = [(value, weight) for value, weight in weighted if value is not None]
-    total = sum(weight for _, weight in known)
-    return sum(value * weight for value, weight in known) / total if total else None

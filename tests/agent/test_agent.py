@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from peft import LoraConfig, get_peft_model
 from shared import MakeAgent
+from transformers import AutoModelForImageTextToText
 
-from visreplay.agent import EpisodeState, StopReason, VisualAgent
+from visreplay.agent import EpisodeState, Limits, Sampling, StopReason, VisualAgent
 from visreplay.agent.graph import turn_seed
-from visreplay.replay_core import Method
+from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import ToolError
@@ -171,3 +173,27 @@ def test_unreadable_media_are_refused_before_the_model_runs(make_agent: MakeAgen
         agent.run("?", images=["nowhere.png"])
     with pytest.raises(ToolError, match="no clip"):
         agent.run("?", video="nowhere.mp4")
+
+
+# peft 0.21 still asks transformers 5.24 by the old name.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("method", list(Method))
+def test_a_lora_policy(method: Method, tmp_path: Path) -> None:
+    """The named base is gone, as when an adapter comes from another machine."""
+    base = EMBEDDED / "base"
+    adapted = get_peft_model(
+        AutoModelForImageTextToText.from_pretrained(base),
+        LoraConfig(target_modules=["q_proj"], init_lora_weights=False),
+    )
+    adapted.peft_config["default"].base_model_name_or_path = "/nowhere"
+    adapted.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    agent = VisualAgent.from_pretrained(
+        str(tmp_path),
+        str(base),
+        protocol="embedded",
+        config=embedded_config(method),
+        sampling=Sampling(max_new_tokens=8),
+        limits=Limits(max_steps=1),
+        device="cpu",
+    )
+    assert play(agent)["steps"][0]["text"]

@@ -1,0 +1,77 @@
+"""What must agree between a policy and its base, as far as it shows without weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from visreplay.replay_core.errors import PairMismatchError
+
+Facts = dict[str, Any]
+"""What must agree between two models, by name."""
+
+
+FEATURE_FACTS = (
+    "image_seq_length",
+    "downsample_ratio",
+    "image_grid_pinpoints",
+    "vision_aspect_ratio",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+)
+"""What decides, in families that cut pictures into tiles, how many visual tokens there are."""
+
+
+def architecture(config: Any) -> Facts:
+    """What must agree so that activations of two models can stand for each other."""
+    top = ("model_type", "image_token_id", "video_token_id", *FEATURE_FACTS)
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    grid = ("image_size", "patch_size", "temporal_patch_size", "spatial_merge_size")
+    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    return {
+        **_facts("", config, top),
+        **_facts("", text, (*sizes, "vocab_size")),
+        **{name: rope.get(name) for name in ("rope_theta", "mrope_section")},
+        **_facts("vision ", vision, (*grid, "tokens_per_second", "deepstack_visual_indexes")),
+    }
+
+
+def picture_processing(processor: Any) -> Facts:
+    """How a processor turns pictures and clips into patches, its pixel budget included."""
+    grid = ("patch_size", "temporal_patch_size", "merge_size", "size", "do_resize")
+    tiles = ("crop_to_patches", "min_patches", "max_patches", "image_grid_pinpoints", "do_pad")
+    colour = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    image, video = (getattr(processor, f"{kind}_processor", None) for kind in ("image", "video"))
+    return {
+        **_facts("image ", image, grid + tiles + colour),
+        **_facts("video ", video, grid + colour),
+        **_facts("", processor, ("num_image_tokens", *FEATURE_FACTS)),
+    }
+
+
+def _facts(prefix: str, holder: Any, names: Sequence[str]) -> Facts:
+    return {f"{prefix}{name}": _plain(getattr(holder, name, None)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    """Sequences and mappings of whatever class as tuples and dicts, so that they compare."""
+    if isinstance(value, Mapping) or hasattr(value, "items"):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def check_alike(policy: Facts, base: Facts) -> None:
+    """Compare two sets of facts.
+
+    Raises:
+        PairMismatchError: names up to three differences, with both values.
+    """
+    names = [name for name in {**policy, **base} if policy.get(name) != base.get(name)]
+    if names:
+        shown = "; ".join(
+            f"{name} is {policy.get(name)} in the policy and {base.get(name)} in the base"
+            for name in names[:3]
+        )
+        raise PairMismatchError(
+            f"policy and base differ in {len(names)} place(s): {shown}. The base must be the "
+            "model that the policy was trained from"
+        )

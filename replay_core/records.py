@@ -1,0 +1,91 @@
+"""What a session tells of its work: a record for every visual block, a report for every append."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from visreplay.replay_core.config import Method
+from visreplay.replay_core.segment import Kind
+
+
+@dataclass(frozen=True, eq=False)
+class BlockRecord:
+    """What replay saw and did on one visual block.
+
+    Attributes:
+        start: Index of its first token in the context.
+        length: Number of its visual tokens.
+        kind: "image" or "video".
+        digest: Hash of its content.
+        extent: Rotary positions that it takes up.
+        entropy_LT: The base's entropies in nats; no layers under method "none".
+        chosen_LT: Where replay acts: the low-entropy sets S, unless `config.side` says otherwise.
+        replaced_LT: Of these, where state replay put the base's activations: where the base is
+            surer than the plain policy. None under the other methods.
+        kl_before: Mean divergence of the plain policy from the base on `chosen_LT`, in nats; None
+            where there is nothing to compare, and under state replay with a sketch.
+        kl_after: The same, of the policy after replay.
+        kl_path: The same before every step of token replay.
+    """
+
+    start: int
+    length: int
+    kind: Kind
+    digest: str
+    extent: int
+    entropy_LT: Tensor
+    chosen_LT: Tensor
+    replaced_LT: Tensor | None = None
+    kl_before: float | None = None
+    kl_after: float | None = None
+    kl_path: tuple[float, ...] = ()
+
+    @property
+    def stop(self) -> int:
+        """Index behind its last token."""
+        return self.start + self.length
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """What one `append` did.
+
+    Attributes:
+        method: The session's method.
+        new_visual_tokens: Visual tokens among the appended ones.
+        kl_before: Mean divergence KL(base || plain policy) in nats over the compared layers and
+            the low-entropy sets of the new visual tokens, restricted to the base's top entries.
+            Several blocks are weighted by their length. None if there was nothing to compare, and
+            under state replay with a sketch, which saves the reading that it takes.
+        kl_after: The same, of the policy after replay.
+        optimisation_steps: Gradient steps over all new blocks.
+        seconds: Wall-clock time of the call.
+    """
+
+    method: Method
+    new_visual_tokens: int
+    kl_before: float | None
+    kl_after: float | None
+    optimisation_steps: int
+    seconds: float
+
+    @classmethod
+    def of(cls, method: Method, records: Sequence[BlockRecord], seconds: float) -> Self:
+        """The report on some new blocks."""
+        return cls(
+            method=method,
+            new_visual_tokens=sum(record.length for record in records),
+            kl_before=_mean([(record.kl_before, record.length) for record in records]),
+            kl_after=_mean([(record.kl_after, record.length) for record in records]),
+            optimisation_steps=sum(len(record.kl_path) for record in records),
+            seconds=seconds,
+        )
+
+
+def _mean(weighted: Sequence[tuple[float | None, int]]) -> float | None:
+    """Weighted mean of what is not None."""
+    known = [(value, weight) for value, weight in weighted if value is not None]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else None
