@@ -28,11 +28,13 @@ pair: $(VENV)/installed
 # The README's numbers on the embedded pair.
 measure: $(VENV)/installed
 	$(BIN)/python benchmarks/measure.py
+	$(BIN)/python benchmarks/report.py
 	$(BIN)/visreplay analyze visual-search-medium
 
 # Speed and memory against the reference's algorithm.
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/report.py
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -77,6 +77,7 @@ class VisualAgent:
         protocol: str,
         config: ReplayConfig = ReplayConfig(),
         device: str = "auto",
+        base_device: str | None = None,
         dtype: str = "auto",
         processor: str | None = None,
         store: ImageStore | None = None,
@@ -92,6 +93,7 @@ class VisualAgent:
             protocol: A key of `PROTOCOLS`.
             config: How to replay.
             device: As `load_pair`.
+            base_device: As `load_pair`.
             dtype: As `load_pair`.
             processor: As `load_pair`.
             store: Where images go; in memory when None.
@@ -105,6 +107,7 @@ class VisualAgent:
             policy,
             base,
             device=device,
+            base_device=base_device,
             dtype=dtype,
             replay_layers=None if config.swap_roles else config.depth,
             processor=processor,

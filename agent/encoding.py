@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from visreplay.agent.state import Message, Part
-from visreplay.replay_core import QwenTokens, Segment
+from visreplay.replay_core import QwenTokens, Segment, VisualTokens
 from visreplay.tools import ImageStore, TokenGrid, zoom
 
 _SENTINEL = "\u241eassistant turn\u241e"
@@ -24,11 +24,15 @@ class ContextEncoder:
     Args:
         processor: The checkpoint's processor (tokenizer, image and video processor, template).
         store: Resolves the messages' image references.
+        tokens: How the model family writes visual tokens (the policy's adapter); None takes
+            Qwen2-VL's and Qwen2.5-VL's way.
     """
 
-    def __init__(self, processor: Any, store: ImageStore) -> None:
+    def __init__(
+        self, processor: Any, store: ImageStore, tokens: VisualTokens | None = None
+    ) -> None:
         self.processor = processor
-        self.tokens = QwenTokens(
+        self.tokens = tokens or QwenTokens(
             processor.image_token_id,
             processor.video_token_id,
             processor.image_processor.merge_size,

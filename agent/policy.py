@@ -94,7 +94,7 @@ class ReplayPolicy:
         self.sampling = sampling
         self.stop_strings = stop_strings
         self.max_sessions = max_sessions
-        self._encoder = ContextEncoder(pair.processor, store)
+        self._encoder = ContextEncoder(pair.processor, store, pair.policy)
         self._sessions: OrderedDict[tuple[str, ...], tuple[ReplaySession, ReplayReport]]
         self._sessions = OrderedDict()
 

@@ -1,13 +1,17 @@
 """The README's numbers on the embedded pair: `python benchmarks/measure.py`.
 
-For base, policy, and policy with each replay method, on held-out samples of the generated tasks:
-accuracy with greedy decoding (Wilson interval), and pass@1 and pass@8 at temperature 1 from 8
-rollouts a sample (bootstrap interval over samples). Writes `benchmarks/embedded_pair.json`.
+Systems: base, policy, policy with each replay method, and the paper's ablations. On held-out
+samples of the generated tasks: greedy accuracy (Wilson interval), pass@1 and pass@8 at temperature
+1 from 8 rollouts a sample, and the difference from the plain policy on the same samples (bootstrap
+intervals over samples). Writes `benchmarks/embedded_pair.json`; what is done is kept in
+`runs/measure`, so that a stopped run goes on.
 """
 
 import argparse
 import json
-from concurrent.futures import ProcessPoolExecutor
+import re
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -17,98 +21,172 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from visreplay.replay_core import embedded_config
 from visreplay.tasks.demo import ROWS, TABLE, embedded_agent, prepare_process
-from visreplay.tasks.evaluate import bootstrap_interval, evaluate, is_correct, pass_at_k, summarise
+from visreplay.tasks.evaluate import (
+    bootstrap_interval,
+    evaluate,
+    is_correct,
+    pass_at_k,
+    wilson_interval,
+)
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Split
 
 ROLLOUTS = 8
 OUT = Path(__file__).parent / "embedded_pair.json"
+HARD = "visual-search-hard"
+"""Harder than anything that the pair was trained on: here there is room above the policy."""
+
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "token, high entropy": ("policy+token", {"side": "high"}),
+    "token, all tokens": ("policy+token", {"side": "all"}),
+    "token, random tokens": ("policy+token", {"side": "random"}),
+    "token, enters at layer 1": ("policy+token", {"entry_layer": 1}),
+    "token, window teacher": ("policy+token", {"teacher": "window"}),
+    "token, jitter teacher": ("policy+token", {"teacher": "jitter"}),
+    "token, plain descent": ("policy+token", {"optimizer": "sgd", "steps": 25}),
+    "state, high entropy": ("policy+state", {"side": "high"}),
+    "state, all positions": ("policy+state", {"side": "all"}),
+    "state, random positions": ("policy+state", {"side": "random"}),
+    "token, roles swapped": ("policy+token", {"swap_roles": True}),
+}
+"""Row of the demo's table, and settings of `ReplayConfig` that are otherwise."""
+
+SYSTEMS = {**{row: (row, {}) for row in ROWS}, **ABLATIONS}
+UNITS = [
+    *product((*TABLE, HARD), ROWS),
+    *product(("visual-search-medium", HARD), ABLATIONS),
+]
 
 
-def measure(unit: tuple[str, str], samples: int, rollouts: int) -> dict[str, Any]:
-    """All numbers of one system on one task."""
-    row, task_name = unit
+def measure(task_name: str, system: str, samples: int) -> dict[str, Any]:
+    """What one system did on one task, sample by sample."""
     prepare_process()
+    row, changes = SYSTEMS[system]
     task = task_named(task_name)
     seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
-    greedy = embedded_agent(row)
+    greedy = embedded_agent(row, **changes)
     records = evaluate(greedy, task, seeds)
     greedy.close()
-    sampled = embedded_agent(row, temperature=1.0)
-    right = []
-    for seed in seeds[:rollouts]:
+    sampled, right = embedded_agent(row, temperature=1.0, **changes), []
+    for seed in seeds:
         sample = task.sample(seed)
-        answers = [
-            sampled.run(
-                sample.question, images=sample.images, video=sample.video, seed=number
-            ).answer
-            # Of its own for every sample: a shared seed draws the same habit for all of them.
-            for number in range(ROLLOUTS * seed, ROLLOUTS * (seed + 1))
-        ]
-        right.append(sum(is_correct(answer, sample.answer) for answer in answers))
+        # Of its own for every sample: a shared seed draws the same habit for all of them.
+        numbers = range(ROLLOUTS * seed, ROLLOUTS * (seed + 1))
+        played = sampled.rollouts(
+            sample.question, numbers, images=sample.images, video=sample.video
+        )
+        right.append(sum(is_correct(each.answer, sample.answer) for each in played))
     sampled.close()
-    summary = summarise(records)
     replays = [
         step["replay"] for record in records for step in record.trajectory.steps if step["replay"]
     ]
+    known = [replay for replay in replays if replay["kl_before"] is not None]
     return {
-        "system": row,
         "task": task_name,
-        "greedy": {
-            "accuracy": summary.accuracy,
-            "interval": [summary.low, summary.high],
-            "n": summary.n,
-        },
-        "pass@1": _passes(right, 1),
-        "pass@8": _passes(right, ROLLOUTS),
-        "kl_before": fmean(r["kl_before"] for r in replays) if replays else None,
-        "kl_after": fmean(r["kl_after"] for r in replays) if replays else None,
-        "seconds": summary.seconds,
+        "system": system,
+        "settings": settings(system, samples),
+        "greedy": [record.correct for record in records],
+        "right": right,
+        "kl_before": fmean(replay["kl_before"] for replay in known) if known else None,
+        "kl_after": fmean(replay["kl_after"] for replay in known) if known else None,
     }
 
 
-def _passes(right: list[int], k: int) -> dict[str, Any]:
-    values = np.array([pass_at_k(ROLLOUTS, count, k) for count in right])
+def settings(system: str, samples: int) -> dict[str, Any]:
+    """What a kept result must have been measured with, as JSON values."""
+    row, changes = SYSTEMS[system]
+    config = asdict(embedded_config(ROWS[row][1], **changes))
+    known: dict[str, Any] = json.loads(json.dumps({"samples": samples, **config}))
+    return known
+
+
+def summary(found: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table.
+
+    Args:
+        found: Of `measure`.
+        against: The same of the system that it is compared with, on the same samples.
+    """
+    low, high = wilson_interval(sum(found["greedy"]), len(found["greedy"]))
+    row = {
+        "task": found["task"],
+        "system": found["system"],
+        "n": len(found["greedy"]),
+        "greedy": {"value": fmean(found["greedy"]), "interval": [low, high]},
+        "kl_before": found["kl_before"],
+        "kl_after": found["kl_after"],
+        "compared_with": against["system"],
+    }
+    for k in (1, ROLLOUTS):
+        ours, theirs = (
+            np.array([pass_at_k(ROLLOUTS, count, k) for count in each["right"]])
+            for each in (found, against)
+        )
+        row[f"pass@{k}"] = _estimate(ours)
+        row[f"pass@{k} difference"] = _estimate(ours - theirs)
+    return row
+
+
+def _estimate(values: Any) -> dict[str, Any]:
     low, high = bootstrap_interval(values)
-    return {"value": float(values.mean()), "interval": [float(low), float(high)], "n": len(values)}
+    return {"value": float(values.mean()), "interval": [float(low), float(high)]}
 
 
-def show(console: Console, results: list[dict[str, Any]]) -> None:
+def compared_with(system: str) -> str:
+    """The plain system that answers with the same model."""
+    return "base" if system in ("base", "token, roles swapped") else "policy"
+
+
+def show(console: Console, rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    table = Table(title="embedded pair, held-out samples (95 % intervals)")
-    for heading in ("task", "system", "greedy", "pass@1", "pass@8", "KL before -> after"):
+    table = Table(title=f"embedded pair, {rows[0]['n']} held-out samples a row, 95 % intervals")
+    headings = ("task", "system", "greedy", "pass@1", "pass@8", "pass@1 difference", "KL")
+    for heading in headings:
         table.add_column(heading)
-    for r in results:
+    for row in rows:
         cells = []
-        for key, value in (("greedy", "accuracy"), ("pass@1", "value"), ("pass@8", "value")):
-            low, high = r[key]["interval"]
-            cells.append(f"{r[key][value]:.3f} ({low:.3f} to {high:.3f}), n={r[key]['n']}")
-        moved = "-" if r["kl_before"] is None else f"{r['kl_before']:.5f} -> {r['kl_after']:.5f}"
-        table.add_row(r["task"], r["system"], *cells, moved)
+        for key in ("greedy", "pass@1", "pass@8", "pass@1 difference"):
+            low, high = row[key]["interval"]
+            cells.append(f"{row[key]['value']:.3f} ({low:.3f} to {high:.3f})")
+        moved = (
+            "-" if row["kl_before"] is None else f"{row['kl_before']:.5f} -> {row['kl_after']:.5f}"
+        )
+        table.add_row(row["task"], row["system"], *cells, moved)
     console.print(table)
 
 
 def main() -> None:
     """Measure everything on `--jobs` processes and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=300, help="greedy episodes a cell")
-    parser.add_argument("--rollouts", type=int, default=100, help="samples with 8 rollouts a cell")
+    parser.add_argument("--samples", type=int, default=300, help="a row of the table")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--kept", type=Path, default=Path("runs/measure"))
     arguments = parser.parse_args()
     prepare_process()
-    console = Console(highlight=False, width=150)
-    units = [(row, task) for task, row in product(TABLE, ROWS)]
-    sizes = ([arguments.samples] * len(units), [arguments.rollouts] * len(units))
-    results = []
+    console = Console(highlight=False, width=160)
+    arguments.kept.mkdir(parents=True, exist_ok=True)
+    paths = {
+        unit: arguments.kept / f"{re.sub(r'[^a-z0-9]+', '-', ' '.join(unit))}.json"
+        for unit in UNITS
+    }
+    missing = []
+    for unit, path in paths.items():
+        kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if kept.get("settings") != settings(unit[1], arguments.samples):
+            missing.append(unit)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        for number, result in enumerate(pool.map(measure, units, *sizes), 1):
-            results.append(result)
-            console.print(
-                f"[{number}/{len(units)}] {result['task']} {result['system']}", markup=False
-            )
-    OUT.write_text(json.dumps({"results": results}, indent=1), "utf-8")
-    show(console, results)
+        running = {pool.submit(measure, *unit, arguments.samples): unit for unit in missing}
+        for number, done in enumerate(as_completed(running), 1):
+            paths[running[done]].write_text(json.dumps(done.result()), "utf-8")
+            console.print(f"[{number}/{len(missing)}] {running[done]}", markup=False)
+    found = {unit: json.loads(path.read_text("utf-8")) for unit, path in paths.items()}
+    rows = [
+        summary(found[task, system], found[task, compared_with(system)]) for task, system in UNITS
+    ]
+    OUT.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    show(console, rows)
 
 
 if __name__ == "__main__":

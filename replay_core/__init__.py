@@ -31,7 +31,7 @@ from visreplay.replay_core.lora import is_adapter
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.qwen import QwenTokens
 from visreplay.replay_core.records import BlockRecord, ReplayReport
-from visreplay.replay_core.segment import Segment, VisualBlock
+from visreplay.replay_core.segment import Segment, VisualBlock, VisualTokens
 from visreplay.replay_core.session import ReplaySession
 from visreplay.replay_core.sketch import Sketch
 
@@ -63,6 +63,7 @@ __all__ = [
     "Threshold",
     "UnsupportedModelError",
     "VisualBlock",
+    "VisualTokens",
     "adapter_for",
     "calibrate",
     "compare_runs",

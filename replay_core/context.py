@@ -55,6 +55,8 @@ class Context:
         self.records: list[BlockRecord] = []
         self._pair = pair
         self._config = config
+        # It knows the base's lens, and no other teacher's.
+        self._sketch = pair.sketch if config.teacher is Teacher.BASE else None
         # Each run may lag behind `ids` by generated tokens, which it sees when it is needed next.
         # Base and plain policy stop at the last layer that is compared; only state replay needs
         # the plain policy, and the method "none" neither.
@@ -186,14 +188,14 @@ class Context:
         self._catch_up(self._base)
         self._catch_up(self._plain)
         # For the report only. A sketch saves the reading that a report would need.
-        reports = piece.block is not None and self._pair.sketch is None
+        reports = piece.block is not None and self._sketch is None
         base = self._read_base(piece, top_k=config.top_k if reports else None, keep_hidden=True)
         chosen_LT = self._state_choice(piece.block, base.entropy_LT)
         before = after = None
         if reports:
             before = Divergence(lens, base.targets(chosen_LT), chosen_LT)
             after = before.fresh()
-        surer = Surer(lens, base, chosen_LT, self._pair.sketch)
+        surer = Surer(lens, base, chosen_LT, self._sketch)
         self._plain.advance(piece.policy, piece.positions_3T, in_turn(surer, before))
         edit = StateReplay(base.hidden, surer.mask_LT)
         self._prefill(piece.policy, piece.positions_3T, in_turn(edit, after))
@@ -204,7 +206,7 @@ class Context:
 
     def _read_base(self, piece: _Piece, *, top_k: int | None, keep_hidden: bool = False) -> Reader:
         """Run the teacher over new positions and read its first layers."""
-        config, sketch, view = self._config, self._pair.sketch, None
+        config, view = self._config, None
         if config.teacher is Teacher.WINDOW and piece.block is not None:
             view = window_mean(self._pair.policy.token_grid(piece.block))
         base = Reader(
@@ -212,7 +214,7 @@ class Context:
             config.depth,
             top_k=top_k,
             keep_hidden=keep_hidden,
-            sketch=sketch.base if sketch else None,
+            sketch=self._sketch.base if self._sketch else None,
             view=view,
         )
         # A window reaches beyond a chunk's edge.
@@ -236,17 +238,17 @@ class Context:
 
     def _state_choice(self, block: VisualBlock | None, entropy_LT: Tensor) -> Tensor:
         """Which of the new positions state replay may edit."""
-        config = self._config
-        share_L = None
-        if block is None and config.teacher is Teacher.WINDOW:
-            # Text has no neighbours: this teacher says of it what the plain policy says.
-            return torch.zeros_like(entropy_LT, dtype=torch.bool)
+        config, share_L = self._config, None
         if block is None:
-            last = self.records[-1].chosen_LT if self.records else entropy_LT.new_zeros(0)
-            share_L = last.float().mean(dim=1) if len(last) else entropy_LT.new_zeros(config.depth)
+            if config.teacher is Teacher.WINDOW:
+                # Text has no neighbours: this teacher says of it what the plain policy says.
+                return torch.zeros_like(entropy_LT, dtype=torch.bool)
             if not self.records and config.threshold is not Threshold.ABSOLUTE:
                 everything = config.side is Side.ALL
                 return torch.full_like(entropy_LT, everything, dtype=torch.bool)
+            share_L = entropy_LT.new_zeros(config.depth)
+            if self.records:
+                share_L = self.records[-1].chosen_LT.float().mean(dim=1)
         limits_L = self._limits(block, entropy_LT)
         return choose(entropy_LT, limits_L, config, len(self.ids), share_L)
 

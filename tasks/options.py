@@ -20,6 +20,8 @@ from visreplay.replay_core import (
     Method,
     ReplayConfig,
     ReplayError,
+    Side,
+    Teacher,
     Threshold,
     embedded_config,
     load_theta,
@@ -56,6 +58,17 @@ ThetaOption = Annotated[
 StepsOption = Annotated[int | None, typer.Option(help="Optimisation steps of token replay.")]
 LearningRateOption = Annotated[float | None, typer.Option(help="Of token replay.")]
 OptimizerOption = Annotated[Optimizer | None, typer.Option(help="Of token replay.")]
+SideOption = Annotated[Side | None, typer.Option(help="Which side of the limit to replay.")]
+TeacherOption = Annotated[Teacher | None, typer.Option(help="Whose activations to replay.")]
+SwapRolesOption = Annotated[
+    bool, typer.Option("--swap-roles", help="The base answers, replayed from the policy.")
+]
+EntryLayerOption = Annotated[
+    int | None, typer.Option(help="Layer that token replay's offset enters; 0: the embeddings.")
+]
+BaseDeviceOption = Annotated[
+    str | None, typer.Option(help="Of the base, where it is to be elsewhere than the policy.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 ProcessorOption = Annotated[

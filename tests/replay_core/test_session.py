@@ -1,6 +1,8 @@
 """What a session promises around the numbers: transactions, generation, history, closing."""
 
+import gc
 import hashlib
+import weakref
 from typing import Any
 
 import builders
@@ -128,6 +130,16 @@ def test_a_closed_session_says_so(pair: ModelPair) -> None:
     ):
         with pytest.raises(SessionClosedError):
             use()
+
+
+def test_nothing_is_kept_after_closing(pair: ModelPair) -> None:
+    session = ReplaySession(pair, config("state"))
+    session.append(IMAGE)
+    session.generate(max_new_tokens=2)
+    caches = [weakref.ref(session._context), weakref.ref(session._context._policy.cache)]  # type: ignore[union-attr]
+    session.close()
+    gc.collect()
+    assert [cache() for cache in caches] == [None, None]
 
 
 def test_a_fork_outlives_its_origin(pair: ModelPair) -> None:

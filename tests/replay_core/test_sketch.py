@@ -85,6 +85,23 @@ def test_more_layers_than_were_fitted(pair: ModelPair) -> None:
     ReplaySession(two, ReplayConfig(Method.NONE))
 
 
+def test_another_teacher_is_read_exactly(pair: ModelPair, sketched: ModelPair) -> None:
+    """The sketch knows the base's lens only."""
+    for teacher in ("window", "jitter"):
+        settings = config(teacher=teacher)
+        assert torch.equal(masks(pair, settings), masks(sketched, settings))
+
+
+def test_state_replay_reports_no_divergence(sketched: ModelPair) -> None:
+    with (
+        ReplaySession(sketched, config("token")) as token,
+        ReplaySession(sketched, config("state")) as state,
+    ):
+        assert token.append(IMAGE).kl_after is not None
+        assert state.append(IMAGE).kl_after is None
+        assert state.blocks[0].replaced_LT is not None and state.blocks[0].replaced_LT.any()
+
+
 def test_a_pair_without_a_base_has_none() -> None:
     alone = ModelPair.of(builders.model(), None, builders.Processor())
     with pytest.raises(ConfigError, match="no base"):

@@ -1,0 +1,94 @@
+"""Put the measured numbers into README and docs: `python benchmarks/report.py`.
+
+Reads `latest.json` (of `speed.py`) and `embedded_pair.json` (of `measure.py`), and rewrites what
+stands between `<!-- NAME -->` and `<!-- end -->`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGES = (HERE.parent / "README.md", HERE.parent / "docs" / "measurements.md")
+MAIN = ("base", "policy", "policy+token", "policy+state")
+
+Found = list[dict[str, Any]]
+
+
+def main() -> None:
+    """Fill every table of every page."""
+    speed, pair = (
+        json.loads((HERE / name).read_text("utf-8"))
+        for name in ("latest.json", "embedded_pair.json")
+    )
+    tables: dict[str, Callable[[], str]] = {
+        "speed": lambda: speed_table(speed),
+        "systems": lambda: systems_table(pair),
+        "ablations": lambda: ablations_table(pair),
+    }
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for name, table in tables.items():
+            pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+            text = re.sub(pattern, lambda m, t=table: f"{m[1]}{t()}{m[2]}", text, flags=re.S)
+        page.write_text(text, "utf-8")
+
+
+def speed_table(rows: Found) -> str:
+    """What `make bench` found."""
+    lines = []
+    for row in rows:
+        at_most = " / " in row["name"] or "GB in all" in row["name"]
+        target = "-" if row["target"] is None else f"{'≤' if at_most else '≥'} {row['target']:g}"
+        spread = (
+            "counted" if row["low"] == row["high"] else f"{row['low']:.3g} to {row['high']:.3g}"
+        )
+        lines.append((row["name"], f"{row['ratio']:.3g}", spread, target))
+    return markdown(("what", "ratio", "spread", "target"), lines)
+
+
+def systems_table(rows: Found) -> str:
+    """Base, policy and the two methods."""
+    return accuracy_table(row for row in rows if row["system"] in MAIN)
+
+
+def ablations_table(rows: Found) -> str:
+    """All systems on the tasks that the ablations were measured on."""
+    tasks = {row["task"] for row in rows if row["system"] not in MAIN}
+    return accuracy_table((row for row in rows if row["task"] in tasks), differences=True)
+
+
+def accuracy_table(rows: Iterable[dict[str, Any]], differences: bool = False) -> str:
+    """A row for every system and task, tasks together."""
+    headings = ["task", "system", "greedy", "pass@1", "pass@8"]
+    headings += ["pass@1 difference", "pass@8 difference"] if differences else []
+    lines = []
+    for row in sorted(rows, key=lambda row: str(row["task"])):
+        keys = [
+            heading for heading in headings if heading in row and heading not in ("task", "system")
+        ]
+        moved = "-"
+        if row["kl_before"] is not None:
+            moved = f"{row['kl_before']:.5f} -> {row['kl_after']:.5f}"
+        same = row["system"] == row["compared_with"]
+        cells = ["-" if same and "difference" in key else estimate(row[key]) for key in keys]
+        lines.append((row["task"], row["system"], *cells, moved))
+    return markdown((*headings, "KL before -> after"), lines)
+
+
+def estimate(found: dict[str, Any]) -> str:
+    """A number with its interval."""
+    low, high = found["interval"]
+    return f"{found['value']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
