@@ -7,6 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self, cast
+from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Checkpointer
@@ -15,7 +16,7 @@ from PIL import Image
 from visreplay.agent.encoding import token_grid
 from visreplay.agent.graph import build_graph, turn_seed
 from visreplay.agent.loop import Limits, Loop, apply
-from visreplay.agent.policy import ReplayPolicy, Sampling
+from visreplay.agent.policy import PolicyTurn, ReplayPolicy, Sampling
 from visreplay.agent.protocols import ToolProtocol, protocol_named
 from visreplay.agent.state import EpisodeState
 from visreplay.agent.trajectory import Trajectory
@@ -82,6 +83,7 @@ class VisualAgent:
         processor: str | None = None,
         store: ImageStore | None = None,
         protocol_options: dict[str, Any] | None = None,
+        load_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> Self:
         """Load checkpoints (local paths or hub ids) and build the agent.
@@ -98,6 +100,7 @@ class VisualAgent:
             processor: As `load_pair`.
             store: Where images go; in memory when None.
             protocol_options: Fields of the protocol, `system_prompt` say.
+            load_options: More for `load_pair`: `device_map`, `attn_implementation`, ...
             **options: As the constructor's.
         """
         plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
@@ -111,6 +114,7 @@ class VisualAgent:
             dtype=dtype,
             replay_layers=None if config.swap_roles else config.depth,
             processor=processor,
+            **(load_options or {}),
         )
         dialect = protocol_named(
             protocol,
@@ -166,7 +170,8 @@ class VisualAgent:
     ) -> Trajectory:
         """Play an episode to its end."""
         start = self.start(question, images=images, video=video, seed=seed)
-        *_, end = self.stream(start)
+        # A thread of its own: a checkpointer would go on with the last episode of the same one.
+        *_, end = self.stream(start, thread_id=str(uuid4()))
         return self.trajectory(end)
 
     def rollouts(
@@ -183,18 +188,25 @@ class VisualAgent:
         next turns decoded as a batch.
         """
         states = [self.start(question, images=images, video=video, seed=seed) for seed in seeds]
-        while open_states := [i for i, state in enumerate(states) if not state["stop_reason"]]:
-            alike: dict[str, list[int]] = {}
-            for i in open_states:
-                alike.setdefault(json.dumps(states[i]["messages"]), []).append(i)
-            for group in alike.values():
-                turn_seeds = [turn_seed(states[i]["seed"], len(states[i]["steps"])) for i in group]
-                turns = self.policy.act_together(states[group[0]]["messages"], turn_seeds)
-                for i, turn in zip(group, turns, strict=True):
-                    states[i] = apply(states[i], self.loop.after_turn(states[i], turn))
-                    if not states[i]["stop_reason"]:
-                        states[i] = apply(states[i], self.loop.after_call(states[i]))
+        with self.policy.remembering(2 * len(states)):
+            while going := [i for i, state in enumerate(states) if not state["stop_reason"]]:
+                alike: dict[str, list[int]] = {}
+                for i in going:
+                    alike.setdefault(json.dumps(states[i]["messages"]), []).append(i)
+                for group in alike.values():
+                    for i, turn in zip(group, self._turns([states[i] for i in group]), strict=True):
+                        states[i] = apply(states[i], self.loop.after_turn(states[i], turn))
+                        if not states[i]["stop_reason"]:
+                            states[i] = apply(states[i], self.loop.after_call(states[i]))
         return [self.trajectory(state) for state in states]
+
+    def _turns(self, alike: Sequence[EpisodeState]) -> list[PolicyTurn]:
+        """The next turn of each of several states whose conversations are the same."""
+        messages = alike[0]["messages"]
+        seeds = [turn_seed(state["seed"], len(state["steps"])) for state in alike]
+        if len(seeds) == 1:
+            return [self.policy.act(messages, seed=seeds[0])]
+        return self.policy.act_together(messages, seeds)
 
     def trajectory(self, state: EpisodeState) -> Trajectory:
         """The record of a finished state."""

@@ -3,7 +3,8 @@
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -113,13 +114,24 @@ class ReplayPolicy:
         """
         began = time.perf_counter()
         keys = _keys(messages)
-        # Each of them is to go on from its own point, and not to be read again from the start.
-        self.max_sessions = max(self.max_sessions, 2 * len(seeds))
         session, report = self._read(messages, keys)
         return [
             self._turn(keys, branch, report, generated, began)
             for branch, generated in session.branch(seeds, **self._decoding)
         ]
+
+    @contextmanager
+    def remembering(self, points: int) -> Iterator[None]:
+        """Keep at least so many points of conversations meanwhile.
+
+        Each branch of a batch has memory of its own, and is not to be read again from the start.
+        """
+        before, self.max_sessions = self.max_sessions, max(self.max_sessions, points)
+        try:
+            yield
+        finally:
+            self.max_sessions = before
+            self._forget()
 
     @property
     def _decoding(self) -> dict[str, Any]:
@@ -179,14 +191,26 @@ class ReplayPolicy:
             if stop > start:
                 report = session.append(self._encoder.encode(messages[:stop], start))
             if stop < end:
-                session.extend_generated(messages[stop].get("token_ids", []))
+                session.extend_generated(self._written(messages[stop]))
             start = stop + 1
         self._keep(keys, session.fork(), report)
         return session, report
 
+    def _written(self, message: Message) -> list[int]:
+        """The tokens of an assistant's turn: those that were generated, or else its text's."""
+        if "token_ids" in message:
+            return message["token_ids"]
+        tokenizer = self.pair.tokenizer
+        text = "".join(part["text"] for part in message["content"] if part["type"] == "text")
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        return [*ids, tokenizer.eos_token_id]
+
     def _keep(self, keys: tuple[str, ...], session: ReplaySession, report: ReplayReport) -> None:
         self._sessions[keys] = session, report
         self._sessions.move_to_end(keys)
+        self._forget()
+
+    def _forget(self) -> None:
         while len(self._sessions) > self.max_sessions:
             self._sessions.popitem(last=False)[1][0].close()
 

@@ -27,6 +27,7 @@ from visreplay.replay_core import (
     ModelPair,
     ReplayConfig,
     ReplaySession,
+    Segment,
     embedded_config,
     load_pair,
 )
@@ -65,13 +66,13 @@ class Sketched:
 
     Attributes:
         agreement: Share of positions and layers with the same mask, for each picture.
-        base_doubt: Share of positions whose base entropy was read a second time.
-        gap_doubt: Share of the low ones where both entropies were.
+        base_again: Share of positions whose base entropy was read exactly too.
+        policy_again: Share of the low ones whose policy entropy was.
     """
 
     agreement: list[float]
-    base_doubt: float
-    gap_doubt: float
+    base_again: float
+    policy_again: float
 
 
 @cache
@@ -80,36 +81,32 @@ def sketched(samples: int = 100) -> Sketched:
     pair = load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
     task = task_named("visual-search-medium")
 
-    def segment(seed: int) -> Any:
-        return Opening.of(task.sample(seed), "embedded", pair.processor).segment
+    def segment(seed: int) -> Segment:
+        whole = Opening.of(task.sample(seed), "embedded", pair).segment
+        return Segment(whole.token_ids[: whole.blocks[0].stop], whole.blocks)
 
     config = embedded_config(Method.STATE, tau=TAU)
-    width = pair.policy.head.in_features
-    samples_to_fit = [segment(Split.TUNING + i) for i in range(8)]
     fitted = pair.sketched(
-        samples_to_fit, layers=config.depth, rank=width // RANK_SHARE, config=config
+        [segment(Split.TUNING + i) for i in range(8)],
+        layers=config.depth,
+        rank=pair.policy.head.in_features // RANK_SHARE,
+        config=config,
     )
-    agreement, read = [], Counter[str]()
+    agreement, rows = [], Counter[str]()
     for seed in range(Split.HELD_OUT, Split.HELD_OUT + samples):
         part = segment(seed)
         exact = replaced(pair, config, part)
-        with rows_read(pair) as rows:
+        with rows_read(fitted, rows):
             ours = replaced(fitted, config, part)
         agreement.append(float((exact == ours).float().mean()))
-        # The cheap head reads every position of the base, and of the policy the low ones.
-        everything = config.depth * len(part)
-        read["base"] += everything
-        read["low"] += rows["cheap"] - everything
-        read["exact"] += rows["base"] + rows["policy"]
-        read["gap"] += rows["policy"]
     return Sketched(
         agreement,
-        base_doubt=(read["exact"] - 2 * read["gap"]) / read["base"],
-        gap_doubt=read["gap"] / read["low"],
+        base_again=rows["base"] / rows["base, cheaply"],
+        policy_again=rows["policy"] / rows["policy, cheaply"],
     )
 
 
-def replaced(pair: ModelPair, config: ReplayConfig, segment: Any) -> Tensor:
+def replaced(pair: ModelPair, config: ReplayConfig, segment: Segment) -> Tensor:
     """Where state replay put the base's activations, on the picture."""
     with ReplaySession(pair, config) as session:
         session.append(segment)
@@ -119,19 +116,22 @@ def replaced(pair: ModelPair, config: ReplayConfig, segment: Any) -> Tensor:
 
 
 @contextmanager
-def rows_read(pair: ModelPair) -> Iterator[Counter[str]]:
-    """Counts the positions that every lens reads: the cheap ones, the base's, the policy's."""
-    rows: Counter[str] = Counter()
+def rows_read(pair: ModelPair, rows: Counter[str]) -> Iterator[None]:
+    """Counts the positions that every lens of a sketched pair reads."""
+    assert pair.sketch is not None
+    cheap = {
+        id(pair.sketch.base.lens.norm): "base, cheaply",
+        id(pair.sketch.policy.lens.norm): "policy, cheaply",
+    }
     read: Callable[..., Any] = Lens.read
 
     def counting(lens: Lens, hidden_ND: Tensor, top_k: int | None = None) -> Any:
         exact = "policy" if lens.head is pair.policy.head else "base"
-        cheap = lens.head.in_features < pair.policy.head.in_features
-        rows["cheap" if cheap else exact] += len(hidden_ND)
+        rows[cheap.get(id(lens.norm), exact)] += len(hidden_ND)
         return read(lens, hidden_ND, top_k)
 
     with patch.object(Lens, "read", counting):
-        yield rows
+        yield
 
 
 def agreement() -> Iterator[Row]:
@@ -139,8 +139,8 @@ def agreement() -> Iterator[Row]:
     found = sketched()
     low, high = (float(end) for end in bootstrap_interval(np.array(found.agreement)))
     note = (
-        f"n = {len(found.agreement)} pictures; {found.base_doubt:.1%} of the base's entropies and "
-        f"{found.gap_doubt:.1%} of the differences were read again"
+        f"n = {len(found.agreement)} pictures; read exactly too: {found.base_again:.1%} of the "
+        f"base's entropies, {found.policy_again:.1%} of the policy's"
     )
     name = "sketched masks that agree with exact ones, embedded pair"
     yield Row(name, fmean(found.agreement), low, high, 0.99, note=note)
@@ -155,7 +155,7 @@ def flops() -> Iterator[Row]:
     yield _flop_row(f"{name}, exact", exact, plain, 3)
     found, low = sketched(), TAU * TOKENS
     cheap = _read(TOKENS, cheap=True) + _read(low, cheap=True)
-    again = _read(found.base_doubt * TOKENS) + 2 * _read(found.gap_doubt * low)
+    again = _read(found.base_again * TOKENS) + _read(found.policy_again * low)
     yield _flop_row(f"{name}, sketched", backbones + LAYERS * (cheap + again), plain, 1.8)
 
 

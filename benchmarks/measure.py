@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visreplay.replay_core import embedded_config
-from visreplay.tasks.demo import ROWS, TABLE, embedded_agent, prepare_process
+from visreplay.tasks.demo import ROWS, embedded_agent, prepare_process
 from visreplay.tasks.evaluate import (
     bootstrap_interval,
     evaluate,
@@ -55,9 +55,12 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 SYSTEMS = {**{row: (row, {}) for row in ROWS}, **ABLATIONS}
 UNITS = [
-    *product((*TABLE, HARD), ROWS),
-    *product(("visual-search-medium", HARD), ABLATIONS),
+    *product(("visual-search-medium", HARD, "video-search"), ROWS),
+    *product((HARD,), ABLATIONS),
+    *product(("visual-search-easy",), ROWS),
+    *product(("visual-search-medium",), ABLATIONS),
 ]
+"""Tasks and systems, what matters most first."""
 
 
 def measure(task_name: str, system: str, samples: int) -> dict[str, Any]:
@@ -157,6 +160,18 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def write(paths: dict[tuple[str, str], Path]) -> list[dict[str, Any]]:
+    """Put what is there so far into `embedded_pair.json`."""
+    found = {unit: json.loads(p.read_text("utf-8")) for unit, p in paths.items() if p.exists()}
+    rows = [
+        summary(each, found[task, compared_with(system)])
+        for (task, system), each in found.items()
+        if (task, compared_with(system)) in found
+    ]
+    OUT.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    return rows
+
+
 def main() -> None:
     """Measure everything on `--jobs` processes and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -181,12 +196,8 @@ def main() -> None:
         for number, done in enumerate(as_completed(running), 1):
             paths[running[done]].write_text(json.dumps(done.result()), "utf-8")
             console.print(f"[{number}/{len(missing)}] {running[done]}", markup=False)
-    found = {unit: json.loads(path.read_text("utf-8")) for unit, path in paths.items()}
-    rows = [
-        summary(found[task, system], found[task, compared_with(system)]) for task, system in UNITS
-    ]
-    OUT.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
-    show(console, rows)
+            write(paths)
+    show(console, write(paths))
 
 
 if __name__ == "__main__":

@@ -28,25 +28,31 @@ def main() -> None:
         "systems": lambda: systems_table(pair),
         "ablations": lambda: ablations_table(pair),
     }
+    filled: list[str] = []
     for page in PAGES:
         text = page.read_text("utf-8")
         for name, table in tables.items():
             pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-            text = re.sub(pattern, lambda m, t=table: f"{m[1]}{t()}{m[2]}", text, flags=re.S)
+            text, count = re.subn(
+                pattern, lambda m, t=table: f"{m[1]}{t()}{m[2]}", text, flags=re.S
+            )
+            filled += [name] * count
         page.write_text(text, "utf-8")
+    if missing := set(tables).difference(filled):
+        raise SystemExit(f"no page has a place for the tables {sorted(missing)}")
 
 
 def speed_table(rows: Found) -> str:
     """What `make bench` found."""
     lines = []
     for row in rows:
-        at_most = " / " in row["name"] or "GB in all" in row["name"]
-        target = "-" if row["target"] is None else f"{'≤' if at_most else '≥'} {row['target']:g}"
+        sign = "at most" if row["at_most"] else "at least"
+        target = "-" if row["target"] is None else f"{sign} {row['target']:g}"
         spread = (
             "counted" if row["low"] == row["high"] else f"{row['low']:.3g} to {row['high']:.3g}"
         )
-        lines.append((row["name"], f"{row['ratio']:.3g}", spread, target))
-    return markdown(("what", "ratio", "spread", "target"), lines)
+        lines.append((row["name"], f"{row['ratio']:.3g}", spread, target, row["note"]))
+    return markdown(("what", "ratio", "spread", "target", "medians"), lines)
 
 
 def systems_table(rows: Found) -> str:

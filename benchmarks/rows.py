@@ -68,7 +68,8 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """The line of `latest.json`."""
         numbers = {key: round(getattr(self, key), 4) for key in ("ratio", "low", "high")}
-        return {"name": self.name, **numbers, "target": self.target}
+        rest = {"target": self.target, "at_most": self.at_most, "note": self.note}
+        return {"name": self.name, **numbers, **rest}
 
 
 def timed(work: Callable[[], Any]) -> float:

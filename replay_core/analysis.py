@@ -7,7 +7,7 @@ Axes: L layers, T visual tokens, Q groups by base entropy, B bins of entropy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
@@ -77,20 +77,23 @@ def compare_runs(
         raise ConfigError("the policy is compared with its base: load the pair with a base")
     if not segment.blocks:
         raise ContextError("visual tokens are compared, but the segment has no picture and no clip")
+    if any(config.swap_roles for config in configs):
+        raise ConfigError("with swap_roles another model answers: analyse the pair swapped")
     depth = min(pair.base.depth, pair.policy.depth)
     sessions = [ReplaySession(pair, config) for config in configs]
     found: list[list[Comparison]] = [[] for _ in configs]
     base = SoloRun(pair.base, pair.base_features, depth, configs[0])
     for ids_T, block in segment.pieces():
-        piece = Segment(ids_T, () if block is None else (replace(block, start=0),))
+        piece = Segment(ids_T, () if block is None else (block.at(0),))
         kept = Kept(depth)
         base.append(piece, kept)
+        hidden = kept.hidden if block is not None else []
         for session, comparisons in zip(sessions, found, strict=True):
             if block is None:
                 session.append(piece)
                 continue
             lens = Lens(pair.policy.norm, pair.policy.head, session.config.memory_bytes)
-            beside = Beside(lens, base.lens, kept.hidden)
+            beside = Beside(lens, base.lens, hidden)
             session.append(piece, watch=beside)
             comparisons.append(beside.comparison)
     return found

@@ -76,7 +76,8 @@ class ReplayConfig:
             takes 16 of 28 for MM-Eureka-7B and 24 of 28 for VL-Rethinker-7B.
         state_layers: State replay edits decoder layers `0 .. state_layers - 1`.
         threshold: The rule for the entropy limit of a layer.
-        tau: Share of the maximum, or quantile, in (0, 1]; 1 takes every position of a block.
+        tau: Share of the maximum, or quantile, in (0, 1]; with 1, token replay takes every
+            position of a block.
         theta: Limits in nats per layer for the absolute threshold. None means the published
             table of the 7B pairs, which has 7 layers.
         side: Which side of the limit is replayed.
@@ -87,8 +88,8 @@ class ReplayConfig:
             of decoder layer `l - 1`. Layers below it are not compared.
         top_k: Vocabulary entries of the base that the divergence is restricted to.
         steps: Gradient steps per visual block; 0 leaves the embeddings exactly as they are.
-        learning_rate: Of Adam, in units of the root mean square of the block's embeddings; of
-            plain gradient descent, its step size. None takes 0.01 and 10.
+        learning_rate: Of Adam, in units of the root mean square of the activations that the
+            offset is added to; of plain gradient descent, its step size. None takes 0.01 and 10.
         optimizer: "adam" gets further in fewer steps (`benchmarks/`); "sgd" is the paper's plain
             gradient descent, see `ReplayConfig.paper`.
         recompute_activations: Forget each layer's inner activations in the optimisation and
@@ -98,7 +99,7 @@ class ReplayConfig:
             with what its entropy needs, and of one chunk of gathered head rows.
         query_chunk: Positions that one forward pass takes at once. It bounds the attention mask
             (`query_chunk` x context) and changes no result. The optimisation of a block takes
-            all of its positions at once.
+            all of its positions at once, and so does the window teacher.
     """
 
     method: Method = Method.TOKEN
@@ -157,6 +158,13 @@ class ReplayConfig:
                 f"swap_roles needs the two models' activations, but the teacher is "
                 f"{str(self.teacher)!r}: use teacher='base'"
             )
+        if self.theta is not None and self.threshold is not Threshold.ABSOLUTE:
+            raise ConfigError(
+                f"theta holds limits for the absolute threshold, but the threshold is "
+                f"{str(self.threshold)!r}: use threshold='absolute', or leave out theta"
+            )
+        if any(math.isnan(limit) for limit in self.limits):
+            raise ConfigError(f"theta is {self.theta}, but every limit must be a number of nats")
         if self.threshold is Threshold.ABSOLUTE and len(self.limits) < self.depth:
             raise ConfigError(
                 f"theta has {len(self.limits)} limits, but {self.method} replay looks at "
@@ -164,13 +172,20 @@ class ReplayConfig:
             )
 
     @classmethod
-    def paper(cls, **changes: Any) -> Self:
-        """The paper's optimisation: 25 steps of plain gradient descent at rate 10.
+    def paper(cls, method: Method = Method.TOKEN, **changes: Any) -> Self:
+        """The settings of the paper and its reference code for a method.
+
+        Token replay by 25 steps of plain gradient descent at rate 10; state replay with the
+        published limits in nats of the Qwen2.5-VL-7B pairs.
 
         Args:
+            method: The method.
             **changes: Fields to set otherwise.
         """
-        return cls(**{"optimizer": "sgd", "steps": 25, **changes})
+        published: dict[str, Any] = {"optimizer": "sgd", "steps": 25}
+        if Method(method) is Method.STATE:
+            published["threshold"] = Threshold.ABSOLUTE
+        return cls(method, **{**published, **changes})
 
     @property
     def rate(self) -> float:

@@ -109,12 +109,12 @@ class Context:
         return self._policy, self._final.data[-1:]
 
     def continued(self, ids: Sequence[int], cache: KVCache, outputs: Sequence[Tensor]) -> "Context":
-        """This context and generated tokens that the policy has seen elsewhere.
+        """This context and generated tokens that the policy has seen elsewhere, at least the first.
 
         Args:
             ids: The tokens.
-            cache: Of the policy, with them.
-            outputs: What its last layer put out of each, `(1, D)`.
+            cache: Of the policy, with those that it has seen.
+            outputs: What its last layer put out of each of these, `(1, D)`.
         """
         other = self.prefix()
         other.ids += ids
@@ -187,15 +187,21 @@ class Context:
         config, lens = self._config, self._policy.lens
         self._catch_up(self._base)
         self._catch_up(self._plain)
+        if piece.block is None and not self._edits_text:
+            self._base.advance(piece.base, piece.positions_3T)
+            self._plain.advance(piece.policy, piece.positions_3T)
+            self._prefill(piece.policy, piece.positions_3T)
+            return None
         # For the report only. A sketch saves the reading that a report would need.
-        reports = piece.block is not None and self._sketch is None
+        sketch = self._sketch if piece.block is not None else None
+        reports = piece.block is not None and sketch is None
         base = self._read_base(piece, top_k=config.top_k if reports else None, keep_hidden=True)
         chosen_LT = self._state_choice(piece.block, base.entropy_LT)
         before = after = None
         if reports:
             before = Divergence(lens, base.targets(chosen_LT), chosen_LT)
             after = before.fresh()
-        surer = Surer(lens, base, chosen_LT, self._sketch)
+        surer = Surer(lens, base, chosen_LT, sketch)
         self._plain.advance(piece.policy, piece.positions_3T, in_turn(surer, before))
         edit = StateReplay(base.hidden, surer.mask_LT)
         self._prefill(piece.policy, piece.positions_3T, in_turn(edit, after))
@@ -206,24 +212,30 @@ class Context:
 
     def _read_base(self, piece: _Piece, *, top_k: int | None, keep_hidden: bool = False) -> Reader:
         """Run the teacher over new positions and read its first layers."""
-        config, view = self._config, None
-        if config.teacher is Teacher.WINDOW and piece.block is not None:
-            view = window_mean(self._pair.policy.token_grid(piece.block))
+        config, view, sketch = self._config, None, None
+        if piece.block is not None:
+            # The sketch was fitted to visual tokens, and its error measured on them.
+            sketch = self._sketch
+            if config.teacher is Teacher.WINDOW:
+                view = window_mean(self._pair.policy.token_grid(piece.block))
         base = Reader(
             self._base.lens,
             config.depth,
             top_k=top_k,
             keep_hidden=keep_hidden,
-            sketch=self._sketch.base if self._sketch else None,
+            sketch=sketch.base if sketch else None,
             view=view,
         )
         # A window reaches beyond a chunk's edge.
         self._base.advance(piece.base, piece.positions_3T, base, whole=view is not None)
-        base.settle(lambda entropy_LT: self._limits(piece.block, entropy_LT))
+        base.settle(
+            lambda entropy_LT: entropy_limits(entropy_LT, config),
+            by_highest=config.threshold is Threshold.RELATIVE,
+        )
         return base
 
     def _limits(self, block: VisualBlock | None, entropy_LT: Tensor) -> Tensor:
-        """Entropy limits of new positions, in nats; minus infinity where nothing counts as low.
+        """Entropy limits of new positions, in nats; minus infinity where there are none yet.
 
         One limit per layer holds for text and visual positions alike, as in the published table.
         A limit that is taken from a visual block holds for the text behind it, up to the next
@@ -236,21 +248,25 @@ class Context:
             return entropy_limits(self.records[-1].entropy_LT, self._config).to(entropy_LT)
         return entropy_LT.new_full((len(entropy_LT),), -torch.inf)
 
+    @property
+    def _edits_text(self) -> bool:
+        """Whether state replay may edit text that comes now."""
+        if self._config.teacher is Teacher.WINDOW:
+            return False  # text has no neighbours: this teacher says what the plain policy says
+        has_limit = bool(self.records) or self._config.threshold is Threshold.ABSOLUTE
+        return has_limit or self._config.side is Side.ALL
+
     def _state_choice(self, block: VisualBlock | None, entropy_LT: Tensor) -> Tensor:
         """Which of the new positions state replay may edit."""
-        config, share_L = self._config, None
+        share_L = None
         if block is None:
-            if config.teacher is Teacher.WINDOW:
-                # Text has no neighbours: this teacher says of it what the plain policy says.
-                return torch.zeros_like(entropy_LT, dtype=torch.bool)
-            if not self.records and config.threshold is not Threshold.ABSOLUTE:
-                everything = config.side is Side.ALL
-                return torch.full_like(entropy_LT, everything, dtype=torch.bool)
-            share_L = entropy_LT.new_zeros(config.depth)
-            if self.records:
-                share_L = self.records[-1].chosen_LT.float().mean(dim=1)
+            # Text at random: the share of the last block, none before the first.
+            last_LT = (
+                self.records[-1].chosen_LT if self.records else torch.zeros(len(entropy_LT), 1)
+            )
+            share_L = last_LT.float().mean(dim=1)
         limits_L = self._limits(block, entropy_LT)
-        return choose(entropy_LT, limits_L, config, len(self.ids), share_L)
+        return choose(entropy_LT, limits_L, self._config, len(self.ids), share_L)
 
     def _embed(self, ids_T: Tensor, block: VisualBlock | None) -> _Piece:
         """What comes next, as both models take it in."""
@@ -288,7 +304,7 @@ class Context:
         self, features: Features, positions_3T: Tensor, visit: Visitor | None = None
     ) -> None:
         """Run the policy itself, all layers, over new positions."""
-        visit = in_turn(visit, self._watch)
+        visit = in_turn(visit, self._watch and _only_seen(self._watch))
         self._final.append(self._policy.advance(features, positions_3T, visit))
 
     def _record(
@@ -316,3 +332,12 @@ class Context:
             kl_after=after.mean() if after else None,
             kl_path=tuple(kl_path),
         )
+
+
+def _only_seen(visit: Visitor) -> Visitor:
+    """A visitor that changes nothing, whatever it returns."""
+
+    def see(layer: int, rows: slice, hidden_TD: Tensor) -> None:
+        visit(layer, rows, hidden_TD)
+
+    return see

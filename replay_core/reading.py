@@ -50,6 +50,7 @@ class Reader:
         self._hidden: list[list[Tensor]] = [[] for _ in range(depth)]
         self._joined: Tensor | None = None
         self._estimated: Tensor | None = None
+        self._exact: Tensor | None = None
 
     def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
         """Read one layer for one chunk of positions."""
@@ -74,12 +75,17 @@ class Reader:
     @property
     def hidden(self) -> list[Tensor]:
         """Activations `(T, D)`, layer by layer."""
-        return [torch.cat(chunks) for chunks in self._hidden]
+        return [self._joined_hidden(layer) for layer in range(len(self._hidden))]
 
     def hidden_at(self, layer: int, places: Tensor) -> Tensor:
         """Activations `(N, D)` of one layer at some positions."""
-        hidden_TD = torch.cat(self._hidden[layer])
+        hidden_TD = self._joined_hidden(layer)
         return hidden_TD[places.to(hidden_TD.device)]
+
+    def _joined_hidden(self, layer: int) -> Tensor:
+        if len(self._hidden[layer]) > 1:
+            self._hidden[layer] = [torch.cat(self._hidden[layer])]
+        return self._hidden[layer][0]
 
     def targets(self, chosen_LT: Tensor) -> list[Targets]:
         """Most probable entries of each layer, at its chosen positions."""
@@ -94,23 +100,29 @@ class Reader:
             found.append(targets)
         return found
 
-    def settle(self, limits: Callable[[Tensor], Tensor]) -> None:
+    def settle(self, limits: Callable[[Tensor], Tensor], *, by_highest: bool) -> None:
         """Read exactly wherever the sketch's error could decide about a limit.
 
         Args:
             limits: From entropies `(L, T)` to the limits of each layer `(L,)`.
+            by_highest: Whether the highest entropy makes the limit, so that what might be the
+                highest is read exactly too.
         """
         if self._sketch is None:
             return
-        entropy_LT = self.entropy_LT
-        self._estimated = entropy_LT.clone()
-        margin_L1 = self._sketch.margin_L[: len(entropy_LT), None].to(entropy_LT)
-        # The highest one makes the limit of the paper's rule, and is not left to an estimate.
-        top_L1 = entropy_LT.amax(dim=1, keepdim=True)
-        doubt_LT = (entropy_LT - limits(entropy_LT)[:, None]).abs() <= margin_L1
-        doubt_LT |= entropy_LT == top_L1
-        for layer, doubt_T in enumerate(doubt_LT):
-            self.reread(layer, doubt_T.nonzero().flatten())
+        self._estimated = self.entropy_LT.clone()
+        self._exact = torch.zeros_like(self.entropy_LT, dtype=torch.bool)
+        margin_L1 = self._sketch.margin_L[: len(self.entropy_LT), None].to(self.entropy_LT)
+        # What was read exactly moves the limit, and with it the doubt.
+        doubt_LT = ~self._exact
+        while doubt_LT.any():
+            entropy_LT = self.entropy_LT
+            doubt_LT = (entropy_LT - limits(entropy_LT)[:, None]).abs() <= margin_L1
+            if by_highest:
+                doubt_LT |= entropy_LT >= entropy_LT.amax(dim=1, keepdim=True) - margin_L1
+            doubt_LT &= ~self._exact
+            for layer, doubt_T in enumerate(doubt_LT):
+                self.reread(layer, doubt_T.nonzero().flatten())
 
     def estimate(self, layer: int, places: Tensor) -> Tensor:
         """What the sketch said of one layer at some positions, in nats, exact reading aside."""
@@ -119,9 +131,12 @@ class Reader:
 
     def reread(self, layer: int, places: Tensor) -> None:
         """Replace the sketch's estimates by exact entropies, at some positions."""
+        assert self._exact is not None
+        places = places[~self._exact[layer, places]]
         if len(places):
             exact_N, _ = self._lens.read(self.hidden_at(layer, places))
             self.entropy_LT[layer, places] = exact_N.to(self.entropy_LT.device)
+            self._exact[layer, places] = True
 
 
 class Surer:
@@ -186,7 +201,7 @@ class Divergence:
         """
         self.chosen_LT = chosen_LT
         self._lens = lens
-        self._targets = targets
+        self._targets = [each.to(lens.head.weight.device) for each in targets]
         self._sums: dict[int, Tensor] = {}
 
     def fresh(self) -> "Divergence":

@@ -20,12 +20,15 @@ class BlockRecord:
         kind: "image" or "video".
         digest: Hash of its content.
         extent: Rotary positions that it takes up.
-        entropy_LT: The base's entropies in nats; no layers under method "none".
+        entropy_LT: The base's entropies in nats; no layers under method "none". With a sketch,
+            estimates wherever the limit was not near.
         chosen_LT: Where replay acts: the low-entropy sets S, unless `config.side` says otherwise.
         replaced_LT: Of these, where state replay put the base's activations: where the base is
             surer than the plain policy. None under the other methods.
-        kl_before: Mean divergence of the plain policy from the base on `chosen_LT`, in nats; None
-            where there is nothing to compare, and under state replay with a sketch.
+        kl_before: Mean divergence of the policy without replay on this block from the base, on
+            `chosen_LT`, in nats. Under token replay earlier blocks are replayed, under state
+            replay nothing is. None where there is nothing to compare, and under state replay
+            with a sketch.
         kl_after: The same, of the policy after replay.
         kl_path: The same before every step of token replay.
     """
@@ -55,9 +58,10 @@ class ReplayReport:
     Attributes:
         method: The session's method.
         new_visual_tokens: Visual tokens among the appended ones.
-        kl_before: Mean divergence KL(base || plain policy) in nats over the compared layers and
-            the low-entropy sets of the new visual tokens, restricted to the base's top entries.
-            Several blocks are weighted by their length. None if there was nothing to compare, and
+        kl_before: Mean divergence KL(base || policy) in nats over the compared layers and the
+            low-entropy sets of the new visual tokens, restricted to the base's top entries,
+            before they were replayed (`BlockRecord.kl_before`). Several blocks are weighted by
+            their length. None if there was nothing to compare, and
             under state replay with a sketch, which saves the reading that it takes.
         kl_after: The same, of the policy after replay.
         optimisation_steps: Gradient steps over all new blocks.

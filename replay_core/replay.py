@@ -82,7 +82,10 @@ def token_replay(
     # Layers above the last nonempty set have no part in the loss.
     context = context.frozen(int(nonempty[-1]) + 1)
     offset = Offset(delta_TD.requires_grad_(), config.entry_layer)
-    optimizer = _optimizer(offset, features.embeds_TD, config)
+    scale = _scale_at_entry(policy, features, positions_3T, context, config)
+    optimizer = _optimizer(offset, scale, config)
+    # A mean over thousands of tokens would vanish in a half-precision model on its way back.
+    upscale = len(features) * int(divergence.chosen_LT.sum(dim=1).max())
     path = []
     with torch.enable_grad():
         for _ in range(config.steps):
@@ -96,7 +99,11 @@ def token_replay(
             )
             means = divergence.means()
             optimizer.zero_grad()
-            torch.autograd.backward(means.sum() / len(features), inputs=[delta_TD])
+            loss = means.sum() / len(features)
+            torch.autograd.backward(upscale * loss, inputs=[delta_TD])
+            if config.optimizer == "sgd":
+                assert delta_TD.grad is not None
+                delta_TD.grad /= upscale
             optimizer.step()
             path.append(means.detach().mean())
     delta_TD.requires_grad_(False)
@@ -110,13 +117,28 @@ def token_replay(
     return Offset(delta_TD, config.entry_layer), kl_path
 
 
-def _optimizer(offset: Offset, embeds_TD: Tensor, config: ReplayConfig) -> torch.optim.Optimizer:
+def _optimizer(offset: Offset, scale: float, config: ReplayConfig) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD([offset.delta_TD], lr=config.rate)
     # Adam moves every coordinate by about its rate, whatever the gradient: only in units of the
-    # embeddings themselves does one rate suit models whose embeddings differ in size.
-    scale = float(embeds_TD.float().square().mean().sqrt())
-    return torch.optim.Adam([offset.delta_TD], lr=config.rate * scale)
+    # activations themselves does one rate suit models and layers that differ in size.
+    return torch.optim.Adam([offset.delta_TD], lr=config.rate * scale, eps=1e-12)
+
+
+@torch.no_grad()
+def _scale_at_entry(
+    policy: ModelAdapter,
+    features: Features,
+    positions_3T: Tensor,
+    context: KVCache,
+    config: ReplayConfig,
+) -> float:
+    """Root mean square of the activations that the offset is added to."""
+    entering_TD = features.embeds_TD
+    if config.entry_layer and config.optimizer == "adam":
+        below = context.frozen(config.entry_layer)
+        entering_TD = policy.run(features, positions_3T, below)
+    return float(entering_TD.float().square().mean().sqrt())
 
 
 def _add(activation_TD: Tensor, delta_TD: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -56,7 +57,13 @@ class VisualBlock:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Hash the content."""
+        """Hash the content.
+
+        Raises:
+            ContextError: there are no tokens.
+        """
+        if self.length < 1:
+            raise ContextError(f"a visual block of {self.length} tokens has nothing to show")
         content = hashlib.blake2b(self.kind.encode(), digest_size=16)
         for name, tensor in sorted(self.inputs.items()):
             content.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
@@ -68,6 +75,12 @@ class VisualBlock:
     def stop(self) -> int:
         """Index behind its last token."""
         return self.start + self.length
+
+    def at(self, start: int) -> Self:
+        """The same block elsewhere. The content is not hashed again."""
+        moved = copy(self)
+        object.__setattr__(moved, "start", start)
+        return moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +190,7 @@ class Segment:
                     f"{block.stop - 1}: a visual block is kept or skipped as a whole"
                 )
         rest = (block for block in self.blocks if block.start >= length)
-        blocks = tuple(replace(block, start=block.start - length) for block in rest)
+        blocks = tuple(block.at(block.start - length) for block in rest)
         return Segment(self.token_ids[length:], blocks)
 
     def pieces(self) -> Iterator[tuple[Tensor, VisualBlock | None]]:

@@ -66,9 +66,10 @@ class ReplaySession:
                         f"{setting} is {config.depth}, but the {name} has {model.depth} decoder "
                         f"layers: choose {setting}={model.depth} or less"
                     )
-            if pair.sketch is not None and config.depth > pair.sketch.depth:
+            sketch = pair.sketch if config.teacher is Teacher.BASE else None
+            if sketch is not None and config.depth > sketch.depth:
                 raise ConfigError(
-                    f"the pair's sketch was fitted for {pair.sketch.depth} layers, but "
+                    f"the pair's sketch was fitted for {sketch.depth} layers, but "
                     f"{config.method} replay looks at {config.depth}: fit it for as many"
                 )
         self.pair = pair
@@ -177,6 +178,8 @@ class ReplaySession:
         """
         with self._writing(max_new_tokens) as (trunk, limit):
             writers = [self._writer(stop_strings, temperature, top_p, seed) for seed in seeds]
+            if not writers:
+                return []
             batch = Branches(trunk, len(writers))
             while any(writer.goes_on(limit) for writer in writers):
                 logits_KV = batch.next_logits()

@@ -7,9 +7,9 @@ lose least of the entropy to first order: with `g` the entropy's gradient and `G
 projection P of rank R that minimises `E |G^(1/2) (x - P x)|^2` (principal components in the
 metric G). The head then has R columns instead of D.
 
-The sketch knows its own error from activations that it was not fitted on. Whatever lies so near
-to a limit that the error could decide is read exactly (`Reader.settle`, `Surer`). A sketch that
-fits badly costs time, and not correctness.
+The sketch knows its own error from activations that it was not fitted on. Whatever lies within two
+standard deviations of it from a limit is read exactly (`Reader.settle`, `Surer`): a sketch that
+fits badly saves nothing, but decides hardly anything by itself. Text is always read exactly.
 
 Axes: N activations, D hidden size, R rank, V vocabulary, L layers.
 """
@@ -94,7 +94,7 @@ class Sketch:
         width, count = base.head.in_features, len(base_hidden[0])
         if not 1 <= rank <= width:
             raise ConfigError(f"rank is {rank}, but must lie in 1 to the hidden size, {width}")
-        if count < 2 * rank:
+        if count < max(8, 2 * rank):
             raise ConfigError(
                 f"{count} activations a layer are too few for rank {rank}: give samples with at "
                 f"least {2 * rank} visual tokens in all, or a lower rank"
@@ -112,10 +112,11 @@ class Sketch:
         for base_ND, policy_ND in zip(base_hidden, policy_hidden, strict=True):
             held_out = base_ND[1::2], policy_ND[1::2]
             exact_N, policy_exact_N = (
-                lens.read(hidden)[0] for lens, hidden in zip((base, policy), held_out, strict=True)
+                lens.read(hidden)[0].cpu()
+                for lens, hidden in zip((base, policy), held_out, strict=True)
             )
             raw_N, policy_raw_N = (
-                lens.read(hidden)[0]
+                lens.read(hidden)[0].cpu()
                 for lens, hidden in zip((cheap_base, cheap_policy), held_out, strict=True)
             )
             slope = _covariance(raw_N, exact_N) / _covariance(raw_N, raw_N).clamp_min(1e-12)
@@ -123,12 +124,17 @@ class Sketch:
             margins.append(MARGIN * (slope * raw_N + lines[-1][1] - exact_N).std())
             gap_N = slope * (raw_N - policy_raw_N) - (exact_N - policy_exact_N)
             gaps.append(MARGIN * gap_N.square().mean().sqrt())
-        slope_L, offset_L = torch.stack(lines).T.cpu()
-        margin_L = torch.stack(margins).cpu()
+        slope_L, offset_L = torch.stack(lines).T
+        margin_L, gap_margin_L = torch.stack(margins), torch.stack(gaps)
+        if not (margin_L.isfinite().all() and gap_margin_L.isfinite().all()):
+            raise ConfigError(
+                f"the sketch's error is not a number ({margin_L.tolist()} nats): fit it to a model "
+                "in float32 or bfloat16, on ordinary pictures"
+            )
         return cls(
             LensSketch(cheap_base, slope_L, offset_L, margin_L),
             LensSketch(cheap_policy, slope_L, offset_L, margin_L),
-            torch.stack(gaps).cpu(),
+            gap_margin_L,
         )
 
 
@@ -146,7 +152,8 @@ class _Projected:
 
 def _reduced(lens: Lens, project_DR: Tensor, restore_DR: Tensor) -> Lens:
     """A lens that sees the R coordinates only."""
-    weight_VR = lens.head.weight @ restore_DR.to(lens.head.weight)
+    weight_VD = lens.head.weight
+    weight_VR = (weight_VD.float() @ restore_DR.float().to(weight_VD.device)).to(weight_VD.dtype)
     head = nn.utils.skip_init(
         nn.Linear,
         weight_VR.shape[1],
@@ -162,7 +169,7 @@ def _reduced(lens: Lens, project_DR: Tensor, restore_DR: Tensor) -> Lens:
 def _directions(normed_ND: Tensor, gradient_ND: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Maps from D to R and back whose product loses least in the metric of the gradients."""
     # On the CPU in double precision: squares of squares follow, and it happens once.
-    normed_ND, gradient_ND = normed_ND.double().cpu(), gradient_ND.double().cpu()
+    normed_ND, gradient_ND = normed_ND.cpu().double(), gradient_ND.cpu().double()
     metric_DD = gradient_ND.T @ gradient_ND / len(gradient_ND)
     # Directions that no gradient has shown count a little too; without them there is no inverse.
     metric_DD += 1e-6 * metric_DD.diagonal().mean() * torch.eye(len(metric_DD)).to(metric_DD)
@@ -170,7 +177,11 @@ def _directions(normed_ND: Tensor, gradient_ND: Tensor, rank: int) -> tuple[Tens
     whitened_ND = normed_ND @ root_DD
     _, vectors_DD = torch.linalg.eigh(whitened_ND.T @ whitened_ND)
     basis_DR = vectors_DD[:, -rank:]
-    return root_DD @ basis_DR, torch.linalg.solve_triangular(root_DD.T, basis_DR, upper=True)
+    project_DR = root_DD @ basis_DR
+    restore_DR = torch.linalg.solve_triangular(root_DD.T, basis_DR, upper=True)
+    # Coordinates of size one, so that half precision can hold both maps.
+    scale_R = (normed_ND @ project_DR).square().mean(0).sqrt().clamp_min(1e-30)
+    return project_DR / scale_R, restore_DR * scale_R
 
 
 def _entropy_gradients(lens: Lens, normed_ND: Tensor) -> Tensor:

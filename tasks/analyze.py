@@ -137,7 +137,7 @@ def analyze(
         def opening(seed: int) -> Opening:
             sample = source.sample(seed)
             dialect = names.protocol(protocol, sample.video is not None)
-            return Opening.of(sample, dialect, pair.processor)
+            return Opening.of(sample, dialect, pair)
 
         seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
         with progress_bar(console) as progress:

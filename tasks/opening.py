@@ -4,13 +4,12 @@ protocol -> messages -> segment, whose visual blocks show the pictures of the me
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
 from visreplay.agent import protocol_named
 from visreplay.agent.encoding import ContextEncoder, token_grid
-from visreplay.replay_core import Segment
+from visreplay.replay_core import ModelPair, Segment
 from visreplay.tasks.types import Sample
 from visreplay.tools import ImageStore, zoom
 
@@ -28,21 +27,21 @@ class Opening:
     pictures: list[list[Image.Image]]
 
     @classmethod
-    def of(cls, sample: Sample, protocol: str, processor: Any) -> "Opening":
-        """Encode a sample as an agent of that protocol would, with the checkpoint's processor.
+    def of(cls, sample: Sample, protocol: str, pair: ModelPair) -> "Opening":
+        """Encode a sample as an agent of that protocol would, for the policy of a pair.
 
         Raises:
             ToolError: the media cannot be read, or do not suit the protocol.
         """
         # A store of its own: one in memory never forgets, and a run may go over many samples.
         store = ImageStore()
-        grid = token_grid(processor)
+        grid = token_grid(pair.processor)
         messages = protocol_named(protocol, grid, store).open(
             sample.question,
             [store.put(image) for image in sample.images],
             None if sample.video is None else str(sample.video),
         )
-        segment = ContextEncoder(processor, store).encode(messages)
+        segment = ContextEncoder(pair.processor, store, pair.policy).encode(messages)
         shown = []
         for message in messages:
             for part in message["content"]:

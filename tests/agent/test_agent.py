@@ -76,6 +76,20 @@ def test_rollouts_together_equal_rollouts_one_by_one(make_agent: MakeAgent, meth
         ]
 
 
+def test_a_second_run_is_an_episode_of_its_own(make_agent: MakeAgent) -> None:
+    agent = make_agent(checkpointer=InMemorySaver())
+    first, second = (agent.run(SEARCH.question, images=SEARCH.images) for _ in range(2))
+    assert [step["text"] for step in first.steps] == [step["text"] for step in second.steps]
+
+
+def test_an_assistants_turn_without_its_tokens_is_read_as_text(make_agent: MakeAgent) -> None:
+    agent = make_agent()
+    state = play(agent)
+    bare = [{k: v for k, v in message.items() if k != "token_ids"} for message in state["messages"]]
+    turn = agent.policy.act(state["messages"][:-1])
+    assert agent.policy.act(bare[:-1]).text == turn.text  # type: ignore[arg-type]
+
+
 def test_an_episode_stopped_after_any_step_goes_on(make_agent: MakeAgent) -> None:
     whole = play(make_agent())
     saver = InMemorySaver()

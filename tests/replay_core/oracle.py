@@ -130,14 +130,20 @@ class Oracle:
 
     def optimised(self, rows: slice, base_logits: Tensor, mask: Tensor) -> Tensor:
         features = self.policy.embeds[-1]
-        delta = torch.zeros_like(features)
+        delta = torch.zeros_like(features, requires_grad=True)
+        scale = float(features.square().mean().sqrt())
+        optimizer = (
+            torch.optim.SGD([delta], lr=self.config.rate)
+            if self.config.optimizer == "sgd"
+            else torch.optim.Adam([delta], lr=self.config.rate * scale, eps=1e-15)
+        )
         for _ in range(self.config.steps):
-            delta.requires_grad_()
             with torch.enable_grad():
                 self.policy.embeds[-1] = features + delta
-                (gradient,) = torch.autograd.grad(self.loss(rows, base_logits, mask), delta)
-            delta = delta.detach() - self.config.rate * gradient
-        return features + delta
+                loss = self.loss(rows, base_logits, mask)
+                (delta.grad,) = torch.autograd.grad(loss, delta)
+            optimizer.step()
+        return features + delta.detach()
 
     def loss(self, rows: slice, base_logits: Tensor, mask: Tensor) -> Tensor:
         hidden = self.activations(self.policy)[:, rows]

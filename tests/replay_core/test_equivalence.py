@@ -25,6 +25,7 @@ EPISODE: list[tuple[Any, ...]] = [
 CONFIGS = {
     "none": {"method": "none"},
     "token": {"method": "token", "threshold": "quantile"},
+    "token adam": {"method": "token", "threshold": "quantile", "optimizer": "adam"},
     "token relative": {"method": "token", "tau": 0.97},
     "token absolute": {"method": "token", "threshold": "absolute", "theta": (4.75, 4.74, 4.78)},
     "state quantile": {"method": "state", "threshold": "quantile", "tau": 0.7},

@@ -73,6 +73,17 @@ def test_adam_lowers_it_too(pair: ModelPair) -> None:
     assert report.kl_after < report.kl_before / 2  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_half_precision_lowers_it_too(dtype: torch.dtype, optimizer: str) -> None:
+    """A gradient that is a mean over many tokens must not vanish on its way back."""
+    policy, base = builders.model(noise=0.02).to(dtype), builders.model().to(dtype)
+    half = ModelPair.of(policy, base, builders.Processor(), 3)
+    with ReplaySession(half, config(optimizer=optimizer)) as session:
+        report = session.append(segment(2, ("image", (1, 16, 16), 1)))
+    assert report.kl_after < 0.9 * report.kl_before  # type: ignore[operator]
+
+
 def test_state_replay_lowers_the_divergence(pair: ModelPair) -> None:
     with ReplaySession(pair, config(method="state")) as session:
         report = session.append(IMAGE)

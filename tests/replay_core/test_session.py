@@ -179,6 +179,7 @@ def test_a_batch_of_rollouts_equals_single_ones(pair: ModelPair, method: str) ->
         greedy = session.branch([None, None], max_new_tokens=5, temperature=0)
         expected = session.fork().generate(max_new_tokens=5)
         assert [generation for _, generation in greedy] == [expected, expected]
+        assert session.branch([], max_new_tokens=5) == []
 
 
 def test_nothing_to_continue(pair: ModelPair) -> None:

@@ -1,5 +1,6 @@
 """Sketched entropies: the same masks as exact ones, at a part of the cost."""
 
+from dataclasses import replace
 from typing import Any
 
 import builders
@@ -7,7 +8,14 @@ import pytest
 import torch
 from builders import segment
 
-from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig, ReplaySession
+from visreplay.replay_core import (
+    ConfigError,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    Segment,
+)
 
 SAMPLES = [segment(3, ("image", (1, 8, 8), seed), 2) for seed in range(20, 28)]
 IMAGE = segment(4, ("image", (1, 8, 8), 1), 3)
@@ -24,9 +32,19 @@ def sketched(pair: ModelPair) -> ModelPair:
 
 
 def masks(pair: ModelPair, settings: ReplayConfig) -> torch.Tensor:
+    """Where replay acts: what state replay replaced, or what token replay looks at."""
     with ReplaySession(pair, settings) as session:
         session.append(IMAGE)
-        return session.blocks[0].chosen_LT
+        (record,) = session.blocks
+    return record.chosen_LT if record.replaced_LT is None else record.replaced_LT
+
+
+def with_margins(pair: ModelPair, nats: float) -> ModelPair:
+    """The same sketch, which trusts itself no nearer than so many nats."""
+    assert pair.sketch is not None
+    margins = torch.full_like(pair.sketch.gap_margin_L, nats)
+    base = replace(pair.sketch.base, margin_L=margins)
+    return replace(pair, sketch=replace(pair.sketch, base=base, gap_margin_L=margins))
 
 
 @pytest.mark.parametrize("method", ["token", "state"])
@@ -34,6 +52,29 @@ def masks(pair: ModelPair, settings: ReplayConfig) -> torch.Tensor:
 def test_masks_agree(pair: ModelPair, sketched: ModelPair, method: str, rule: Any) -> None:
     settings = config(method, **rule)
     assert (masks(sketched, settings) == masks(pair, settings)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("rule", [{}, {"threshold": "relative", "tau": 0.97}])
+def test_margins_decide_what_is_read_exactly(
+    pair: ModelPair, sketched: ModelPair, rule: Any
+) -> None:
+    """A sketch that never trusts itself gives the exact masks, and one that always does not."""
+    exact = masks(pair, config(**rule))
+    assert torch.equal(masks(with_margins(sketched, 100.0), config(**rule)), exact)
+    assert not torch.equal(masks(with_margins(sketched, 0.0), config(**rule)), exact)
+
+
+def test_history_does_not_matter(sketched: ModelPair) -> None:
+    with ReplaySession(sketched, config()) as straight, ReplaySession(sketched, config()) as other:
+        straight.append(IMAGE)
+        other.append(Segment(IMAGE.token_ids[:2]))
+        other.append(IMAGE.after(2))
+        for session in (straight, other):
+            session.append(segment(9))
+        other.crop(len(IMAGE) + 4)
+        for token in segment(9).token_ids[4:]:
+            other.append(Segment(token[None]))
+        torch.testing.assert_close(straight.next_logits, other.next_logits, atol=1e-4, rtol=0)
 
 
 def test_a_full_rank_is_exact(pair: ModelPair) -> None:
@@ -47,7 +88,7 @@ def test_a_full_rank_is_exact(pair: ModelPair) -> None:
     torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
 
 
-def test_a_bad_sketch_costs_time_and_not_correctness(pair: ModelPair) -> None:
+def test_a_bad_sketch_hardly_decides(pair: ModelPair) -> None:
     """With one direction of 32 nearly every position is in doubt, and so is read exactly."""
     bad = pair.sketched(SAMPLES, layers=3, rank=1, config=config())
     assert (masks(bad, config()) == masks(pair, config())).float().mean() > 0.95

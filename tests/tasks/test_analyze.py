@@ -143,7 +143,7 @@ def test_the_plain_policy_alone_has_the_same_numbers(done: Path, embedded_pair: 
     results = [
         measure(
             embedded_pair,
-            Opening.of(task.sample(seed), "embedded", embedded_pair.processor),
+            Opening.of(task.sample(seed), "embedded", embedded_pair),
             {PLAIN: ReplayConfig("none")},
         )
         for seed in range(Split.HELD_OUT, Split.HELD_OUT + 3)
