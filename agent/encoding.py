@@ -106,8 +106,17 @@ def render(processor: Any, messages: Sequence[Message], start: int = 0) -> str:
 
 
 def token_grid(processor: Any) -> TokenGrid:
-    """The token grid and pixel budget of a checkpoint's image processor."""
+    """The token grid and pixel budget of a checkpoint's image processor.
+
+    Raises:
+        ValueError: it is not of the Qwen kind, which resizes to whole visual tokens.
+    """
     images = processor.image_processor
+    if not hasattr(images, "merge_size"):
+        raise ValueError(
+            f"the tools need an image processor that resizes to a grid of visual tokens, as Qwen's "
+            f"do, but this one is a {type(images).__name__}: use the replay core by itself"
+        )
     return TokenGrid(
         factor=images.patch_size * images.merge_size,
         min_pixels=images.size["shortest_edge"],

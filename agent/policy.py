@@ -197,13 +197,15 @@ class ReplayPolicy:
         return session, report
 
     def _written(self, message: Message) -> list[int]:
-        """The tokens of an assistant's turn: those that were generated, or else its text's."""
+        """The tokens of an assistant's turn: those that were generated, or else its text's.
+
+        The end of the turn, where it is not among them, comes with what follows (`encoding`).
+        """
         if "token_ids" in message:
             return message["token_ids"]
-        tokenizer = self.pair.tokenizer
         text = "".join(part["text"] for part in message["content"] if part["type"] == "text")
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-        return [*ids, tokenizer.eos_token_id]
+        ids: list[int] = self.pair.tokenizer.encode(text, add_special_tokens=False)
+        return ids
 
     def _keep(self, keys: tuple[str, ...], session: ReplaySession, report: ReplayReport) -> None:
         self._sessions[keys] = session, report

@@ -190,6 +190,7 @@ def main() -> None:
     for unit, path in paths.items():
         kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
         if kept.get("settings") != settings(unit[1], arguments.samples):
+            path.unlink(missing_ok=True)
             missing.append(unit)
     with ProcessPoolExecutor(arguments.jobs) as pool:
         running = {pool.submit(measure, *unit, arguments.samples): unit for unit in missing}
