@@ -129,7 +129,7 @@ def run(
             },
             sampling=Sampling(temperature, max_new_tokens=max_new_tokens),
             limits=Limits(max_steps),
-            **({"names": pair.names} if pair.embedded else {}),
+            names=pair.names,
         )
         state = agent.start(
             question,

@@ -29,7 +29,7 @@ CONFIGS = {
     "token relative": {"method": "token", "tau": 0.97},
     "token absolute": {"method": "token", "threshold": "absolute", "theta": (4.75, 4.74, 4.78)},
     "state quantile": {"method": "state", "threshold": "quantile", "tau": 0.7},
-    "state relative": {"method": "state", "tau": 0.98},
+    "state relative": {"method": "state", "threshold": "relative", "tau": 0.98},
     "state absolute": {"method": "state", "threshold": "absolute", "theta": (4.75, 4.74, 4.78)},
 }
 

