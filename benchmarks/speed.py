@@ -6,7 +6,8 @@ otherwise: the quotient of the medians, with its spread from the smallest to the
 that the repeats allow.
 
 What is extrapolated: the reference's steps cost the same each, so one is timed and counted 25
-times; and the last turns of its token-replay episode (`REFERENCE_TURNS`). Its divergence after them comes from replay_core's plain descent, which takes the same steps
+times; and the last turns of its token-replay episode (`REFERENCE_TURNS`). Its divergence after 25
+steps comes from replay_core's plain descent, which takes the same steps
 (`tests/benchmarks/test_reference.py`). Decoding is the same on both sides and left out.
 """
 
@@ -29,8 +30,8 @@ from visreplay.replay_core import Method, ReplayConfig, ReplaySession, Segment
 TURNS = 5
 REFERENCE_STEPS = 25
 REFERENCE_TURNS = 3
-"""Token replay's gradient keeps the full logits of every replayed layer: the reference's fourth turn
-does not fit into 24 GB. Its turns are counted on as a straight line through the last two."""
+"""Token replay's gradient keeps the full logits of every replayed layer: the reference's fourth
+turn does not fit into 24 GB. Its turns are counted on as a straight line through the last two."""
 
 
 class Bench:
