@@ -90,8 +90,9 @@ class ReplayConfig:
         steps: Gradient steps per visual block; 0 leaves the embeddings exactly as they are.
         learning_rate: Of Adam, in units of the root mean square of the activations that the
             offset is added to; of plain gradient descent, its step size. None takes 0.01 and 10.
-        optimizer: "adam" gets further in fewer steps (`benchmarks/`); "sgd" is the paper's plain
-            gradient descent, see `ReplayConfig.paper`.
+        optimizer: "adam" gets further in fewer steps (`benchmarks/`), with a floor that spares what
+            has a small gradient; "sgd" is the paper's plain gradient descent, see
+            `ReplayConfig.paper`.
         recompute_activations: Forget each layer's inner activations in the optimisation and
             compute them again for the gradient: a third more time, and memory for one layer
             instead of `replay_layers`. For pictures of thousands of tokens.

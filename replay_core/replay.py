@@ -83,7 +83,7 @@ def token_replay(
     context = context.frozen(int(nonempty[-1]) + 1)
     offset = Offset(delta_TD.requires_grad_(), config.entry_layer)
     scale = _scale_at_entry(policy, features, positions_3T, context, config)
-    optimizer = _optimizer(offset, scale, config)
+    optimizer: torch.optim.Optimizer | None = None
     # A mean over thousands of tokens would vanish in a half-precision model on its way back.
     upscale = len(features) * int(divergence.chosen_LT.sum(dim=1).max())
     path = []
@@ -98,12 +98,10 @@ def token_replay(
                 recompute=config.recompute_activations,
             )
             means = divergence.means()
-            optimizer.zero_grad()
             loss = means.sum() / len(features)
-            torch.autograd.backward(upscale * loss, inputs=[delta_TD])
-            if config.optimizer == "sgd":
-                assert delta_TD.grad is not None
-                delta_TD.grad /= upscale
+            (gradient_TD,) = torch.autograd.grad(upscale * loss, delta_TD)
+            delta_TD.grad = gradient_TD / upscale
+            optimizer = optimizer or _optimizer(delta_TD, scale, config)
             optimizer.step()
             path.append(means.detach().mean())
     delta_TD.requires_grad_(False)
@@ -117,12 +115,20 @@ def token_replay(
     return Offset(delta_TD, config.entry_layer), kl_path
 
 
-def _optimizer(offset: Offset, scale: float, config: ReplayConfig) -> torch.optim.Optimizer:
+def _optimizer(delta_TD: Tensor, scale: float, config: ReplayConfig) -> torch.optim.Optimizer:
+    """The optimiser of an offset that has its first gradient.
+
+    Adam moves every coordinate by about its rate, however small its gradient is. So the rate is
+    in units of the activations themselves (`scale`, their root mean square), which differ between
+    models. And what has a small gradient, compared with the first one's root mean square, has
+    to move little: without that floor the tokens outside the sets S are carried away from the
+    base.
+    """
     if config.optimizer == "sgd":
-        return torch.optim.SGD([offset.delta_TD], lr=config.rate)
-    # Adam moves every coordinate by about its rate, whatever the gradient: only in units of the
-    # activations themselves does one rate suit models and layers that differ in size.
-    return torch.optim.Adam([offset.delta_TD], lr=config.rate * scale, eps=1e-12)
+        return torch.optim.SGD([delta_TD], lr=config.rate)
+    assert delta_TD.grad is not None
+    floor = float(delta_TD.grad.square().mean().sqrt())
+    return torch.optim.Adam([delta_TD], lr=config.rate * scale, eps=max(floor, 1e-30))
 
 
 @torch.no_grad()

@@ -131,17 +131,17 @@ class Oracle:
     def optimised(self, rows: slice, base_logits: Tensor, mask: Tensor) -> Tensor:
         features = self.policy.embeds[-1]
         delta = torch.zeros_like(features, requires_grad=True)
-        scale = float(features.square().mean().sqrt())
-        optimizer = (
-            torch.optim.SGD([delta], lr=self.config.rate)
-            if self.config.optimizer == "sgd"
-            else torch.optim.Adam([delta], lr=self.config.rate * scale, eps=1e-15)
-        )
+        scale, optimizer = float(features.square().mean().sqrt()), None
         for _ in range(self.config.steps):
             with torch.enable_grad():
                 self.policy.embeds[-1] = features + delta
                 loss = self.loss(rows, base_logits, mask)
                 (delta.grad,) = torch.autograd.grad(loss, delta)
+            if optimizer is None and self.config.optimizer == "sgd":
+                optimizer = torch.optim.SGD([delta], lr=self.config.rate)
+            elif optimizer is None:
+                floor = float(delta.grad.square().mean().sqrt())
+                optimizer = torch.optim.Adam([delta], lr=self.config.rate * scale, eps=floor)
             optimizer.step()
         return features + delta.detach()
 

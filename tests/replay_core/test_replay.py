@@ -12,7 +12,17 @@ from oracle import Oracle, entropy
 from reference import lens, top_kl
 from torch import Tensor
 
-from visreplay.replay_core import ModelPair, OptimisationError, ReplayConfig, ReplaySession
+from visreplay.replay_core import (
+    ModelPair,
+    OptimisationError,
+    ReplayConfig,
+    ReplaySession,
+    compare_runs,
+)
+from visreplay.replay_core.cache import KVCache
+from visreplay.replay_core.lens import Lens
+from visreplay.replay_core.reading import Divergence, Reader
+from visreplay.replay_core.replay import token_replay
 from visreplay.replay_core.selection import choose, entropy_limits
 
 
@@ -71,6 +81,47 @@ def test_adam_lowers_it_too(pair: ModelPair) -> None:
     with ReplaySession(pair, config(optimizer="adam")) as session:
         report = session.append(IMAGE)
     assert report.kl_after < report.kl_before / 2  # type: ignore[operator]
+
+
+def test_adam_does_not_depend_on_the_size_of_the_loss(pair: ModelPair) -> None:
+    """More visual tokens mean a smaller mean, and must not mean smaller steps."""
+    offsets = []
+    for size in (1.0, 1e-7):
+        (block,) = IMAGE.blocks
+        features = pair.policy.features(block)
+        base = pair.base
+        assert base is not None
+        reader = Reader(Lens(base.norm, base.head, 2**20), 3, top_k=20)
+        positions_3T = pair.policy.block_positions(block, 0)
+        base.run(features, positions_3T, KVCache(3), visit=reader)
+        chosen_LT = torch.ones_like(reader.entropy_LT, dtype=torch.bool)
+        lens = Lens(pair.policy.norm, pair.policy.head, 2**20)
+
+        class Scaled(Divergence):
+            def fresh(self, size: float = size) -> Divergence:
+                return Scaled(self._lens, self._targets, self.chosen_LT)
+
+            def means(self, size: float = size) -> Tensor:
+                return size * super().means()
+
+        divergence = Scaled(lens, reader.targets(chosen_LT), chosen_LT)
+        offset, _ = token_replay(
+            pair.policy, divergence, features, positions_3T, KVCache(3), config(optimizer="adam")
+        )
+        offsets.append(offset.delta_TD)
+    torch.testing.assert_close(*offsets, atol=1e-5, rtol=1e-3)
+
+
+def test_adam_spares_what_is_not_chosen(pair: ModelPair) -> None:
+    """A token that hardly matters to the loss must not be carried away from the base."""
+    picture = segment(3, ("image", (1, 16, 16), 2))
+    settings = config(optimizer="adam", steps=10, tau=0.2)
+    with ReplaySession(pair, settings) as session:
+        session.append(picture)
+        chosen_LT = session.blocks[0].chosen_LT
+    (plain,), (replayed,) = compare_runs(pair, picture, [config(method="none"), settings])
+    assert replayed.kl[chosen_LT].mean() < 0.5 * plain.kl[chosen_LT].mean()
+    assert replayed.kl[~chosen_LT].mean() < 1.1 * plain.kl[~chosen_LT].mean()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
