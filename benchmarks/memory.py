@@ -54,6 +54,7 @@ PROBES: dict[str, Callable[[Models, ReplayConfig], Work]] = {
 
 def peaks(models: Models, steps: int, repeats: int, say: Callable[[str], None]) -> Iterator[Row]:
     """Peak above the weights, one image."""
+    models.forget()  # the reference needs the room
     measured: dict[str, list[float]] = {name: [] for name in PROBES if name != "large"}
     for _ in range(repeats):
         for name, values in measured.items():
@@ -69,6 +70,7 @@ def peaks(models: Models, steps: int, repeats: int, say: Callable[[str], None]) 
 
 def large(models: Models, repeats: int) -> Iterator[Row]:
     """4,096 visual tokens at once: our memory in all."""
+    models.forget()
     found = [probe(models, "large", 1) for _ in range(repeats)]
     peak = [each["peak"] for each in found]
     middle = statistics.median(peak)

@@ -1,6 +1,7 @@
 """Random models of real sizes for the benchmarks, and pictures for them."""
 
 import copy
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -116,6 +117,12 @@ class Models:
     def __init__(self, sizes: Sizes, dtype: torch.dtype) -> None:
         """Build nothing yet."""
         self.sizes, self.dtype = sizes, dtype
+
+    def forget(self) -> None:
+        """Free what was built; it is built again when it is needed."""
+        for name in ("pair", "policy", "base"):
+            self.__dict__.pop(name, None)
+        gc.collect()
 
     @cached_property
     def base(self) -> Any:
