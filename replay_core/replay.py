@@ -86,7 +86,7 @@ def token_replay(
     optimizer: torch.optim.Optimizer | None = None
     # A mean over thousands of tokens would vanish in a half-precision model on its way back.
     upscale = len(features) * int(divergence.chosen_LT.sum(dim=1).max())
-    path = []
+    path: list[Tensor] = []
     with torch.enable_grad():
         for _ in range(config.steps):
             divergence = divergence.fresh()
@@ -99,8 +99,10 @@ def token_replay(
             )
             means = divergence.means()
             loss = means.sum() / len(features)
-            (gradient_TD,) = torch.autograd.grad(upscale * loss, delta_TD)
-            delta_TD.grad = gradient_TD / upscale
+            delta_TD.grad = None
+            torch.autograd.backward(upscale * loss, inputs=[delta_TD])
+            assert delta_TD.grad is not None
+            delta_TD.grad /= upscale
             optimizer = optimizer or _optimizer(delta_TD, scale, config)
             optimizer.step()
             path.append(means.detach().mean())
