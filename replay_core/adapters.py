@@ -273,11 +273,8 @@ class ModelAdapter(ABC):
         for start in range(0, total, chunk or total):
             rows = slice(start, min(start + (chunk or total), total))
             hidden = embeds_TD[None, rows]
-            # All of them before the first layer runs: each one's update lengthens the cache.
-            inputs = self.layer_inputs(hidden, positions_3T[:, rows], cache)
-            layers = zip(self.language_model.layers, inputs, strict=False)
+            layers = self._layers(hidden, positions_3T[:, rows], cache)
             for index, (layer, kwargs) in enumerate(layers):
-                kwargs["cache"] = cache
                 if recompute:
                     hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
                 else:
@@ -302,8 +299,18 @@ class ModelAdapter(ABC):
             The output of the last layer, `(K, D)`, before the final norm.
         """
         hidden_K1D = self.embed(ids_K).embeds_TD[:, None]
-        inputs = self.layer_inputs(hidden_K1D, self.text_positions(1, position), cache)
-        for layer, kwargs in zip(self.language_model.layers, inputs, strict=False):
-            hidden_K1D = layer(hidden_K1D, **{**kwargs, "cache": cache})
+        for layer, kwargs in self._layers(hidden_K1D, self.text_positions(1, position), cache):
+            hidden_K1D = layer(hidden_K1D, **kwargs)
         decoded_KD: Tensor = hidden_K1D[:, 0]
         return decoded_KD
+
+    def _layers(
+        self, hidden_BTD: Tensor, positions_3T: Tensor, cache: KVCache
+    ) -> list[tuple[nn.Module, dict[str, Any]]]:
+        """The decoder layers of the cache, each with its keyword arguments.
+
+        All of these are made before the first layer runs: each one's update lengthens the cache.
+        """
+        inputs = self.layer_inputs(hidden_BTD, positions_3T, cache)
+        layers = zip(self.language_model.layers, inputs, strict=False)
+        return [(layer, {**kwargs, "cache": cache}) for layer, kwargs in layers]

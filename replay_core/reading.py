@@ -11,6 +11,7 @@ from torch import Tensor
 
 from visreplay.replay_core.adapters import Visitor
 from visreplay.replay_core.lens import Lens, Targets
+from visreplay.replay_core.run import Kept
 from visreplay.replay_core.sketch import LensSketch, Sketch
 
 
@@ -43,11 +44,10 @@ class Reader:
         self._lens = lens
         self._top_k = top_k
         self._sketch = sketch
-        self._keep_hidden = keep_hidden or sketch is not None
         self._view = view
         self._entropy: list[list[Tensor]] = [[] for _ in range(depth)]
         self._targets: list[list[Targets]] = [[] for _ in range(depth)]
-        self._hidden: list[list[Tensor]] = [[] for _ in range(depth)]
+        self._kept = Kept(depth) if keep_hidden or sketch is not None else None
         self._joined: Tensor | None = None
         self._estimated: Tensor | None = None
         self._exact: Tensor | None = None
@@ -62,8 +62,8 @@ class Reader:
         else:
             entropy_T = self._sketch.entropy(layer, hidden_TD)
         self._entropy[layer].append(entropy_T)
-        if self._keep_hidden:
-            self._hidden[layer].append(hidden_TD)
+        if self._kept is not None:
+            self._kept(layer, rows, hidden_TD)
 
     @property
     def entropy_LT(self) -> Tensor:
@@ -74,18 +74,15 @@ class Reader:
 
     @property
     def hidden(self) -> list[Tensor]:
-        """Activations `(T, D)`, layer by layer."""
-        return [self._joined_hidden(layer) for layer in range(len(self._hidden))]
+        """Activations `(T, D)`, layer by layer, if they were kept."""
+        assert self._kept is not None
+        return self._kept.hidden
 
     def hidden_at(self, layer: int, places: Tensor) -> Tensor:
         """Activations `(N, D)` of one layer at some positions."""
-        hidden_TD = self._joined_hidden(layer)
+        assert self._kept is not None
+        hidden_TD = self._kept.of(layer)
         return hidden_TD[places.to(hidden_TD.device)]
-
-    def _joined_hidden(self, layer: int) -> Tensor:
-        if len(self._hidden[layer]) > 1:
-            self._hidden[layer] = [torch.cat(self._hidden[layer])]
-        return self._hidden[layer][0]
 
     def targets(self, chosen_LT: Tensor) -> list[Targets]:
         """Most probable entries of each layer, at its chosen positions."""

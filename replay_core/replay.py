@@ -82,7 +82,9 @@ def token_replay(
     # Layers above the last nonempty set have no part in the loss.
     context = context.frozen(int(nonempty[-1]) + 1)
     offset = Offset(delta_TD.requires_grad_(), config.entry_layer)
-    scale = _scale_at_entry(policy, features, positions_3T, context, config)
+    scale = 1.0
+    if config.optimizer == "adam":
+        scale = _scale_at_entry(policy, features, positions_3T, context, config.entry_layer)
     optimizer: torch.optim.Optimizer | None = None
     # A mean over thousands of tokens would vanish in a half-precision model on its way back.
     upscale = len(features) * int(divergence.chosen_LT.sum(dim=1).max())
@@ -139,12 +141,12 @@ def _scale_at_entry(
     features: Features,
     positions_3T: Tensor,
     context: KVCache,
-    config: ReplayConfig,
+    entry_layer: int,
 ) -> float:
     """Root mean square of the activations that the offset is added to."""
     entering_TD = features.embeds_TD
-    if config.entry_layer and config.optimizer == "adam":
-        below = context.frozen(config.entry_layer)
+    if entry_layer:
+        below = context.frozen(entry_layer)
         entering_TD = policy.run(features, positions_3T, below)
     return float(entering_TD.float().square().mean().sqrt())
 

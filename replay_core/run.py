@@ -74,7 +74,13 @@ class Kept:
     @property
     def hidden(self) -> list[Tensor]:
         """Activations `(T, D)`, layer by layer."""
-        return [torch.cat(chunks) for chunks in self._chunks]
+        return [self.of(layer) for layer in range(len(self._chunks))]
+
+    def of(self, layer: int) -> Tensor:
+        """Activations `(T, D)` of one layer. Its chunks are joined once."""
+        if len(self._chunks[layer]) > 1:
+            self._chunks[layer] = [torch.cat(self._chunks[layer])]
+        return self._chunks[layer][0]
 
 
 class SoloRun(Run):
