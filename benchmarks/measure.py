@@ -15,6 +15,7 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ from visreplay.tasks.evaluate import (
     wilson_interval,
 )
 from visreplay.tasks.registry import task_named
-from visreplay.tasks.types import Split
+from visreplay.tasks.types import Split, Task
+from visreplay.tools import ImageStore
 
 ROLLOUTS = 8
 OUT = Path(__file__).parent / "embedded_pair.json"
@@ -66,13 +68,18 @@ UNITS = [
 def measure(task_name: str, system: str, samples: int) -> dict[str, Any]:
     """What one system did on one task, sample by sample."""
     prepare_process()
+    # On disk: a store in memory never forgets, and hundreds of hard scenes are gigabytes.
+    with TemporaryDirectory() as folder:
+        return _measure(task_named(task_name), system, samples, ImageStore(Path(folder)))
+
+
+def _measure(task: Task, system: str, samples: int, store: ImageStore) -> dict[str, Any]:
     row, changes = SYSTEMS[system]
-    task = task_named(task_name)
     seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
-    greedy = embedded_agent(row, **changes)
+    greedy = embedded_agent(row, store, **changes)
     records = evaluate(greedy, task, seeds)
     greedy.close()
-    sampled, right = embedded_agent(row, temperature=1.0, **changes), []
+    sampled, right = embedded_agent(row, store, temperature=1.0, **changes), []
     for seed in seeds:
         sample = task.sample(seed)
         # Of its own for every sample: a shared seed draws the same habit for all of them.
@@ -87,7 +94,7 @@ def measure(task_name: str, system: str, samples: int) -> dict[str, Any]:
     ]
     known = [replay for replay in replays if replay["kl_before"] is not None]
     return {
-        "task": task_name,
+        "task": task.name,
         "system": system,
         "settings": settings(system, samples),
         "greedy": [record.correct for record in records],
