@@ -5,6 +5,7 @@ found out about every visual block. A fork is cheap, since caches share their pa
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from visreplay.replay_core.adapters import Features, Visitor
 from visreplay.replay_core.cache import KVCache, Rows
-from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
+from visreplay.replay_core.config import Method, ReplayConfig, Teacher, Threshold
 from visreplay.replay_core.errors import ContextError
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.reading import Divergence, Reader, Surer, in_turn
@@ -20,7 +21,7 @@ from visreplay.replay_core.records import BlockRecord
 from visreplay.replay_core.replay import StateReplay, token_replay
 from visreplay.replay_core.run import Run
 from visreplay.replay_core.segment import VisualBlock
-from visreplay.replay_core.selection import choose, entropy_limits
+from visreplay.replay_core.selection import choose, choose_text, edits_text, entropy_limits
 from visreplay.replay_core.teachers import jittered, window_mean
 
 
@@ -83,7 +84,7 @@ class Context:
                     f"{length} lies inside the {record.kind} at tokens {record.start} to "
                     f"{record.stop - 1}: a visual block is kept or dropped as a whole"
                 )
-        other = Context(self._pair, self._config)
+        other = copy(self)
         other.ids = self.ids[:length]
         other.records = [record for record in self.records if record.stop <= length]
         other._policy = self._policy.prefix(length)
@@ -187,7 +188,8 @@ class Context:
         config, lens = self._config, self._policy.lens
         self._catch_up(self._base)
         self._catch_up(self._plain)
-        if piece.block is None and not self._edits_text:
+        last = self.records[-1] if self.records else None
+        if piece.block is None and not edits_text(last, config):
             self._base.advance(piece.base, piece.positions_3T)
             self._plain.advance(piece.policy, piece.positions_3T)
             self._prefill(piece.policy, piece.positions_3T)
@@ -196,7 +198,11 @@ class Context:
         sketch = self._sketch if piece.block is not None else None
         reports = piece.block is not None and sketch is None
         base = self._read_base(piece, top_k=config.top_k if reports else None, keep_hidden=True)
-        chosen_LT = self._state_choice(piece.block, base.entropy_LT)
+        if piece.block is None:
+            chosen_LT = choose_text(base.entropy_LT, last, config, len(self.ids))
+        else:
+            limits_L = entropy_limits(base.entropy_LT, config)
+            chosen_LT = choose(base.entropy_LT, limits_L, config, len(self.ids))
         before = after = None
         if reports:
             before = Divergence(lens, base.targets(chosen_LT), chosen_LT)
@@ -233,40 +239,6 @@ class Context:
             by_highest=config.threshold is Threshold.RELATIVE,
         )
         return base
-
-    def _limits(self, block: VisualBlock | None, entropy_LT: Tensor) -> Tensor:
-        """Entropy limits of new positions, in nats; minus infinity where there are none yet.
-
-        One limit per layer holds for text and visual positions alike, as in the published table.
-        A limit that is taken from a visual block holds for the text behind it, up to the next
-        one; text before the first block is left alone. So a position's limit depends on nothing
-        behind its block, nor on how the tokens were split into segments.
-        """
-        if block is not None or self._config.threshold is Threshold.ABSOLUTE:
-            return entropy_limits(entropy_LT, self._config)
-        if self.records:
-            return entropy_limits(self.records[-1].entropy_LT, self._config).to(entropy_LT)
-        return entropy_LT.new_full((len(entropy_LT),), -torch.inf)
-
-    @property
-    def _edits_text(self) -> bool:
-        """Whether state replay may edit text that comes now."""
-        if self._config.teacher is Teacher.WINDOW:
-            return False  # text has no neighbours: this teacher says what the plain policy says
-        has_limit = bool(self.records) or self._config.threshold is Threshold.ABSOLUTE
-        return has_limit or self._config.side is Side.ALL
-
-    def _state_choice(self, block: VisualBlock | None, entropy_LT: Tensor) -> Tensor:
-        """Which of the new positions state replay may edit."""
-        share_L = None
-        if block is None:
-            # Text at random: the share of the last block, none before the first.
-            last_LT = (
-                self.records[-1].chosen_LT if self.records else torch.zeros(len(entropy_LT), 1)
-            )
-            share_L = last_LT.float().mean(dim=1)
-        limits_L = self._limits(block, entropy_LT)
-        return choose(entropy_LT, limits_L, self._config, len(self.ids), share_L)
 
     def _embed(self, ids_T: Tensor, block: VisualBlock | None) -> _Piece:
         """What comes next, as both models take it in."""

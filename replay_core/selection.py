@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.config import Method, ReplayConfig, Side, Threshold
+from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
+from visreplay.replay_core.records import BlockRecord
 
 
 def entropy_limits(entropy_LT: Tensor, config: ReplayConfig) -> Tensor:
@@ -67,6 +68,45 @@ def choose(
                 return draw_LT < share_L.to(low_LT.device)[:, None]
             rank_LT = draw_LT.argsort(dim=1).argsort(dim=1)
             return rank_LT < low_LT.sum(dim=1, keepdim=True)
+
+
+def edits_text(last: BlockRecord | None, config: ReplayConfig) -> bool:
+    """Whether state replay may edit text behind the visual block `last` (None: before any)."""
+    if config.teacher is Teacher.WINDOW:
+        return False  # text has no neighbours: this teacher says what the plain policy says
+    has_limit = last is not None or config.threshold is Threshold.ABSOLUTE
+    return has_limit or config.side is Side.ALL
+
+
+def choose_text(
+    entropy_LT: Tensor, last: BlockRecord | None, config: ReplayConfig, start: int
+) -> Tensor:
+    """Which text positions state replay may edit.
+
+    One limit per layer holds for text and visual positions alike, as in the published table. A
+    limit that is taken from a visual block holds for the text behind it, up to the next one; text
+    before the first block is left alone. So a position's limit depends on nothing behind its
+    block, nor on how the tokens were split into segments.
+
+    Args:
+        entropy_LT: Base entropies in nats.
+        last: The visual block before the text; None where there is none.
+        config: The rule and the side.
+        start: Index of the first position in the context.
+
+    Returns:
+        A mask `(L, T)`.
+    """
+    if config.threshold is Threshold.ABSOLUTE:
+        limits_L = entropy_limits(entropy_LT, config)
+    elif last is not None:
+        limits_L = entropy_limits(last.entropy_LT, config)
+    else:
+        limits_L = entropy_LT.new_full((len(entropy_LT),), -torch.inf)
+    # Text at random: the share of the last block, none before the first.
+    nothing_LT = torch.zeros(len(entropy_LT), 1)
+    share_L = (nothing_LT if last is None else last.chosen_LT.float()).mean(dim=1)
+    return choose(entropy_LT, limits_L, config, start, share_L)
 
 
 def _draws(layers: int, start: int, count: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The lens against plain full softmaxes."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -124,3 +125,18 @@ def test_bfloat16_reduces_in_float32() -> None:
     kl = half.restricted_kl(leaf, targets)
     kl.sum().backward()
     assert kl.dtype == torch.float32 and leaf.grad is not None and leaf.grad.any()
+
+
+def test_a_divergence_in_bfloat16_has_no_noise_of_the_head() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(64, 500, bias=False).requires_grad_(False)
+    head.weight.data *= 30  # logits of the size that trained models have
+    half = Lens(nn.Identity(), head.bfloat16(), 10**6)
+    exact = Lens(nn.Identity(), copy.deepcopy(head).float(), 10**6)
+    base = torch.randn(200, 64).bfloat16()
+    policy = (base + 0.01 * torch.randn(200, 64)).bfloat16()
+    _, targets = half.read(base, 50)
+    assert targets is not None
+    torch.testing.assert_close(half.restricted_kl(base, targets), torch.zeros(200))
+    expected = naive_kl(exact, policy.float(), exact.read(base.float(), 50)[1])
+    torch.testing.assert_close(half.restricted_kl(policy, targets), expected, rtol=0.02, atol=1e-5)
