@@ -10,8 +10,12 @@ from typing import Any, Literal, Protocol
 
 from visreplay.agent.encoding import ContextEncoder
 from visreplay.agent.state import Message
-from visreplay.replay_core import Generation, ModelPair, ReplayConfig, ReplayReport, ReplaySession
+from visreplay.agent.telemetry import replay_record
+from visreplay.replay_core import Generation, ModelPair, ReplayConfig, ReplaySession, Segment
 from visreplay.tools import ImageStore
+
+Replay = dict[str, Any] | None
+"""Of `replay_record`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +26,14 @@ class PolicyTurn:
         text: What it wrote, special tokens left out.
         message: The assistant message for the conversation, with the generated token ids.
         finish_reason: "stop", or "length" when the token limit cut it off.
-        replay: The fields of the `ReplayReport` of the context that it read, if any.
+        replay: What `replay_record` tells of the context that it read.
         seconds: Wall time of reading the new context and writing the turn.
     """
 
     text: str
     message: Message
     finish_reason: Literal["stop", "length"]
-    replay: dict[str, Any] | None
+    replay: Replay
     seconds: float
 
 
@@ -95,17 +99,18 @@ class ReplayPolicy:
         self.sampling = sampling
         self.stop_strings = stop_strings
         self.max_sessions = max_sessions
+        self._store = store
         self._encoder = ContextEncoder(pair.processor, store, pair.policy)
-        self._sessions: OrderedDict[tuple[str, ...], tuple[ReplaySession, ReplayReport]]
+        self._sessions: OrderedDict[tuple[str, ...], tuple[ReplaySession, Replay]]
         self._sessions = OrderedDict()
 
     def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
         """Read what is new in the conversation and write the next turn."""
         began = time.perf_counter()
         keys = _keys(messages)
-        session, report = self._read(messages, keys)
+        session, replay = self._read(messages, keys)
         generated = session.generate(seed=seed, **self._decoding)
-        return self._turn(keys, session, report, generated, began)
+        return self._turn(keys, session, replay, generated, began)
 
     def act_together(self, messages: Sequence[Message], seeds: Sequence[int]) -> list[PolicyTurn]:
         """Write the next turn once for each seed, as a batch: what `act` would write one by one.
@@ -114,9 +119,9 @@ class ReplayPolicy:
         """
         began = time.perf_counter()
         keys = _keys(messages)
-        session, report = self._read(messages, keys)
+        session, replay = self._read(messages, keys)
         return [
-            self._turn(keys, branch, report, generated, began)
+            self._turn(keys, branch, replay, generated, began)
             for branch, generated in session.branch(seeds, **self._decoding)
         ]
 
@@ -141,7 +146,7 @@ class ReplayPolicy:
         self,
         keys: tuple[str, ...],
         session: ReplaySession,
-        report: ReplayReport,
+        replay: Replay,
         generated: Generation,
         began: float,
     ) -> PolicyTurn:
@@ -151,12 +156,12 @@ class ReplayPolicy:
             "content": [{"type": "text", "text": generated.text}],
             "token_ids": list(generated.token_ids),
         }
-        self._keep((*keys, *_keys([message])), session, report)
+        self._keep((*keys, *_keys([message])), session, replay)
         return PolicyTurn(
             text=generated.text,
             message=message,
             finish_reason=generated.finish_reason,
-            replay=None if report.method == "none" else _plain(report),
+            replay=replay,
             seconds=time.perf_counter() - began,
         )
 
@@ -167,7 +172,7 @@ class ReplayPolicy:
 
     def _read(
         self, messages: Sequence[Message], keys: tuple[str, ...]
-    ) -> tuple[ReplaySession, ReplayReport]:
+    ) -> tuple[ReplaySession, Replay]:
         """A session that has read the whole conversation, and the report on its last part.
 
         It is a fork of what is kept, so that other rollouts can go on from there as well.
@@ -179,7 +184,7 @@ class ReplayPolicy:
         known = max(beginnings, key=len, default=())
         if known:
             self._sessions.move_to_end(known)
-            kept, report = self._sessions[known]
+            kept, replay = self._sessions[known]
             session = kept.fork()
         else:
             session = ReplaySession(self.pair, self.config)
@@ -189,12 +194,17 @@ class ReplayPolicy:
             while stop < end and messages[stop]["role"] != "assistant":
                 stop += 1
             if stop > start:
-                report = session.append(self._encoder.encode(messages[:stop], start))
+                replay = self._append(session, self._encoder.encode(messages[:stop], start))
             if stop < end:
                 session.extend_generated(self._written(messages[stop]))
             start = stop + 1
-        self._keep(keys, session.fork(), report)
-        return session, report
+        self._keep(keys, session.fork(), replay)
+        return session, replay
+
+    def _append(self, session: ReplaySession, segment: Segment) -> Replay:
+        report = session.append(segment)
+        new = session.blocks[len(session.blocks) - len(segment.blocks) :]
+        return replay_record(report, segment, new, self.pair.policy, self._store)
 
     def _written(self, message: Message) -> list[int]:
         """The tokens of an assistant's turn: those that were generated, or else its text's.
@@ -207,8 +217,8 @@ class ReplayPolicy:
         ids: list[int] = self.pair.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
-    def _keep(self, keys: tuple[str, ...], session: ReplaySession, report: ReplayReport) -> None:
-        self._sessions[keys] = session, report
+    def _keep(self, keys: tuple[str, ...], session: ReplaySession, replay: Replay) -> None:
+        self._sessions[keys] = session, replay
         self._sessions.move_to_end(keys)
         self._forget()
 
@@ -242,8 +252,3 @@ class ScriptedPolicy:
 
 def _keys(messages: Sequence[Message]) -> tuple[str, ...]:
     return tuple(json.dumps(message, sort_keys=True) for message in messages)
-
-
-def _plain(report: ReplayReport) -> dict[str, Any]:
-    """A report as JSON values."""
-    return {**asdict(report), "method": str(report.method)}

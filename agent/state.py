@@ -71,7 +71,7 @@ class Step(TypedDict):
         tool_call: The call that was read from it.
         observation: What the tool gave back.
         error: What the model was told was wrong with its call.
-        replay: The fields of `ReplayReport`, or None where no replay ran.
+        replay: What replay did (`telemetry.replay_record`), or None where none ran.
         seconds: Wall time of the policy's turn.
     """
 

@@ -87,7 +87,7 @@ class Trajectory:
         return asdict(self)
 
     def references(self) -> list[str]:
-        """Every image that the policy saw, in order of appearance, without repeats."""
+        """Every image that the policy saw, in order of appearance, then maps; without repeats."""
         seen = list(self.images)
         for message in self.messages:
             for part in message["content"]:
@@ -95,6 +95,8 @@ class Trajectory:
                     seen.append(part["image"])
                 elif part["type"] == "video":
                     seen.extend(part["frames"])
+        for step in self.steps:
+            seen += [block["map"] for block in (step["replay"] or {}).get("blocks", ())]
         return list(dict.fromkeys(seen))
 
     def save(self, folder: Path, store: ImageStore) -> Path:

@@ -1,0 +1,75 @@
+"""What replay did in a step, as JSON values and small pictures: for records, pages and streams."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from visreplay.replay_core import BlockRecord, Method, ModelAdapter, ReplayReport, Segment
+from visreplay.tools import ImageStore
+
+
+def replay_record(
+    report: ReplayReport,
+    segment: Segment,
+    records: Sequence[BlockRecord],
+    adapter: ModelAdapter,
+    store: ImageStore,
+) -> dict[str, Any] | None:
+    """The `replay` of a step; None where no replay ran.
+
+    Args:
+        report: Of the append.
+        segment: What was appended.
+        records: Of its visual blocks, in order.
+        adapter: The policy's: knows how visual tokens lie.
+        store: Where the maps are put.
+
+    Returns:
+        The report's fields, and as `blocks` what `block_map` gives for each visual block.
+    """
+    if report.method is Method.NONE:
+        return None
+    blocks = [
+        block_map(record, adapter.token_grid(block), store)
+        for block, record in zip(segment.blocks, records, strict=True)
+    ]
+    return {**asdict(report), "method": str(report.method), "blocks": blocks}
+
+
+def block_map(record: BlockRecord, grid: tuple[int, int, int], store: ImageStore) -> dict[str, Any]:
+    """Base entropy and replayed share of every token of a visual block, as a picture.
+
+    Args:
+        record: What replay did on the block.
+        grid: Its tokens in time, height and width.
+        store: Where the picture is put.
+
+    Returns:
+        `kind`, `grid`, `max_entropy` in nats, and `map`, the reference of an RGB picture with a
+        pixel a token, steps in time below one another. Red is the mean of the base's entropy over
+        the layers, 255 being `max_entropy`; green the share of layers in which the token was
+        replayed, 255 being all.
+    """
+    replayed_LT = record.chosen_LT if record.replaced_LT is None else record.replaced_LT
+    entropy_T = record.entropy_LT.float().mean(dim=0)
+    highest = float(entropy_T.max())
+    channels = torch.stack(
+        [
+            entropy_T / max(highest, 1e-12),
+            replayed_LT.float().mean(dim=0),
+            torch.zeros_like(entropy_T),
+        ],
+        dim=-1,
+    )
+    steps, rows, columns = grid
+    pixels = (255 * channels).round().to(torch.uint8).reshape(steps * rows, columns, 3)
+    return {
+        "kind": record.kind,
+        "grid": list(grid),
+        "map": store.put(Image.fromarray(np.ascontiguousarray(pixels.numpy()))),
+        "max_entropy": highest,
+    }
