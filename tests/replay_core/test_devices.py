@@ -1,6 +1,7 @@
 """Policy and base on devices of their own, and models that are split over several."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from accelerate import dispatch_model
 from builders import segment
 from devices import DeviceError, Devices, put, put_module
+from test_ablations import OPTIONS
 from test_lora import KINDS, adapted, one_model
 from test_pair import save
 from test_session import METHODS, config
+from test_sketch import SAMPLES
 
 from visreplay.replay_core import ModelPair, ReplaySession, load_pair
 
@@ -103,6 +106,48 @@ def test_policy_and_base_on_devices_of_their_own(
     expected = history(pairs[0], method, **settings)
     with Devices():
         assert_alike(history(pairs[1], method, **settings), expected)
+
+
+def apart(replay_layers: int | None = 3) -> ModelPair:
+    """A pair whose models sit on devices of their own."""
+    models = builders.model(noise=0.02), builders.model()
+    for model, place in zip(models, ("cuda:0", "cuda:1"), strict=True):
+        put_module(model, place)
+    return ModelPair.of(*models, builders.Processor(), replay_layers)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [*product(METHODS[1:], OPTIONS), ("token", {"entry_layer": 1})],
+    ids=str,
+)
+def test_ablations_on_devices_of_their_own(method: str, changes: dict[str, Any]) -> None:
+    expected = history(builders.pair(replay_layers=None), method, **changes)
+    with Devices():
+        assert_alike(history(apart(None), method, **changes), expected)
+
+
+def test_a_sketch_on_devices_of_its_own() -> None:
+    found = []
+    for make, mode in ((builders.pair, nullcontext()), (apart, Devices())):
+        with mode:
+            pair = make().sketched(SAMPLES, layers=3, rank=16, config=config("state"))
+            with ReplaySession(pair, config("state")) as session:
+                session.append(segment(4, ("image", (1, 4, 6), 1), 3))
+                found.append((session.blocks[0].replaced_LT, session.next_logits.cpu()))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_on_devices_of_its_own(method: str) -> None:
+    found = []
+    for make, mode in ((builders.pair, nullcontext()), (apart, Devices())):
+        with mode, ReplaySession(make(), config(method)) as session:
+            session.append(segment(4, ("image", (1, 4, 6), 1), 3))
+            branches = session.branch([1, 2, 3], max_new_tokens=4)
+            found.append([generated.token_ids for _, generated in branches])
+    assert found[0] == found[1]
 
 
 SPLITS: dict[str, Any] = {
