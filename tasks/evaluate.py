@@ -82,7 +82,8 @@ def play(
         record["seconds"] = perf_counter() - began
     except Exception as error:  # whatever it is, out of memory say, the other samples go on
         record["error"] = f"{type(error).__name__}: {error}"[:2000]
-        # What was kept of its conversations may be what filled the memory.
+    finally:
+        # No other sample has its conversations; after an error they may be what fills the memory.
         agent.close()
     return record
 

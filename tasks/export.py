@@ -62,8 +62,8 @@ def export(
             write_predictions(found, out, rollout)
     console.print(f"{len(found.scored)} samples  {out}", soft_wrap=True)
     if found.errors:
-        kept = "as errors" if to is Format.INSPECT else "left out"
-        console.print(f"{len(found.errors)} samples with errors: {kept}", style="red")
+        kept = "kept as one" if to is Format.INSPECT else "left out"
+        console.print(f"{len(found.errors)} with an error, {kept}", style="red")
 
 
 # VLMEvalKit.
