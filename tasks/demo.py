@@ -132,15 +132,19 @@ def _rows(console: Console, task_name: str, samples: int) -> Iterator[tuple[str,
 
 
 def _table(summary: dict[str, dict[str, Summary]], samples: int) -> Table:
-    table = Table(title=f"held-out accuracy in %, {samples} samples a task (95 % interval)")
+    table = Table(title=f"held-out accuracy, {samples} samples a task (95 % interval)")
     for heading in ("task", "system", "accuracy", "steps", "seconds"):
         table.add_column(heading)
     for task, rows in summary.items():
         for row, s in rows.items():
+            value, low, high = (
+                100 * x for x in (s.accuracy.value, s.accuracy.low, s.accuracy.high)
+            )
             table.add_row(
                 task,
                 row,
-                s.accuracy.percent + (f", {s.errors} errors" if s.errors else ""),
+                f"{value:.0f} %  ({low:.0f} to {high:.0f})"
+                + (f", {s.errors} errors" if s.errors else ""),
                 f"{s.mean_steps:.2f}",
                 f"{s.seconds:.2f}",
             )

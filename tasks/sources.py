@@ -96,9 +96,10 @@ def select(
     Raises:
         ValueError: a named sample does not exist.
     """
-    if unknown := [each for each in sample_ids if each not in set(ids)]:
+    known, named = set(ids), set(sample_ids)
+    if unknown := [each for each in sample_ids if each not in known]:
         raise ValueError(f"there is no sample {unknown[0]!r}; the first one is {ids[0]!r}")
-    chosen = [each for each in ids if each in set(sample_ids)] if sample_ids else list(ids)
+    chosen = [each for each in ids if each in named] if named else list(ids)
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(len(chosen))
         chosen = [chosen[i] for i in order]
