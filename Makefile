@@ -31,9 +31,10 @@ measure: $(VENV)/installed
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/visreplay analyze visual-search-medium
 
-# Speed and memory against the reference's algorithm.
+# Speed and memory against the reference's algorithm; shared rollouts against one by one.
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/report.py
 
 $(VENV)/installed: pyproject.toml

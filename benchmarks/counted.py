@@ -33,9 +33,9 @@ from visreplay.replay_core import (
 )
 from visreplay.replay_core.lens import Lens
 from visreplay.replay_core.run import Run
-from visreplay.tasks.evaluate import bootstrap_interval
 from visreplay.tasks.opening import Opening
 from visreplay.tasks.registry import task_named
+from visreplay.tasks.statistics import bootstrap_interval
 from visreplay.tasks.types import Split
 
 LAYERS, TOKENS = 7, 1024

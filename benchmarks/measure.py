@@ -24,14 +24,9 @@ from rich.table import Table
 
 from visreplay.replay_core import embedded_config
 from visreplay.tasks.demo import ROWS, embedded_agent, prepare_process
-from visreplay.tasks.evaluate import (
-    bootstrap_interval,
-    evaluate,
-    is_correct,
-    pass_at_k,
-    wilson_interval,
-)
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.evaluate import evaluate, replays, right_count
+from visreplay.tasks.sources import ids_of, open_task
+from visreplay.tasks.statistics import bootstrap_interval, pass_at_k, wilson_interval
 from visreplay.tasks.types import Split, Task
 from visreplay.tools import ImageStore
 
@@ -70,34 +65,33 @@ def measure(task_name: str, system: str, samples: int) -> dict[str, Any]:
     prepare_process()
     # On disk: a store in memory never forgets, and hundreds of hard scenes are gigabytes.
     with TemporaryDirectory() as folder:
-        return _measure(task_named(task_name), system, samples, ImageStore(Path(folder)))
+        return _measure(open_task(task_name), system, samples, ImageStore(Path(folder)))
 
 
 def _measure(task: Task, system: str, samples: int, store: ImageStore) -> dict[str, Any]:
     row, changes = SYSTEMS[system]
     seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
     greedy = embedded_agent(row, store, **changes)
-    records = evaluate(greedy, task, seeds)
+    records = list(evaluate(greedy, task, ids_of(task, seeds)))
     greedy.close()
+    if failed := [record["error"] for record in records if record["error"]]:
+        raise RuntimeError(f"{len(failed)} samples failed, the first with {failed[0]}")
     sampled, right = embedded_agent(row, store, temperature=1.0, **changes), []
-    for seed in seeds:
-        sample = task.sample(seed)
+    for seed, sample_id in zip(seeds, ids_of(task, seeds), strict=True):
+        sample = task.load(sample_id)
         # Of its own for every sample: a shared seed draws the same habit for all of them.
         numbers = range(ROLLOUTS * seed, ROLLOUTS * (seed + 1))
         played = sampled.rollouts(
             sample.question, numbers, images=sample.images, video=sample.video
         )
-        right.append(sum(is_correct(each.answer, sample.answer) for each in played))
+        right.append(sum(task.is_right(sample, each.answer) for each in played))
     sampled.close()
-    replays = [
-        step["replay"] for record in records for step in record.trajectory.steps if step["replay"]
-    ]
-    known = [replay for replay in replays if replay["kl_before"] is not None]
+    known = replays(records)
     return {
         "task": task.name,
         "system": system,
         "settings": settings(system, samples),
-        "greedy": [record.correct for record in records],
+        "greedy": [bool(right_count(record)) for record in records],
         "right": right,
         "kl_before": fmean(replay["kl_before"] for replay in known) if known else None,
         "kl_after": fmean(replay["kl_after"] for replay in known) if known else None,

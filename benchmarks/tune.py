@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from visreplay.tasks.demo import TABLE, embedded_agent, prepare_process
-from visreplay.tasks.evaluate import evaluate, summarise
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.evaluate import evaluate, replays, summarise
+from visreplay.tasks.sources import ids_of, open_task
 from visreplay.tasks.types import Split
 
 TOKEN: list[dict[str, Any]] = [
@@ -33,16 +33,16 @@ def score(row: str, changes: dict[str, Any], samples: int) -> dict[str, float]:
     prepare_process()
     agent = embedded_agent(row, temperature=1.0, **changes)
     seeds = range(Split.TUNING, Split.TUNING + samples)
-    records = [record for name in TABLE for record in evaluate(agent, task_named(name), seeds)]
-    steps = [step["replay"] for record in records for step in record.trajectory.steps]
-    replays = [replay for replay in steps if replay and replay["kl_before"] is not None]
+    tasks = [open_task(name) for name in TABLE]
+    records = [record for task in tasks for record in evaluate(agent, task, ids_of(task, seeds))]
+    found = replays(records)
     summary = summarise(records)
     return {
-        "accuracy": summary.accuracy,
-        "low": summary.low,
-        "high": summary.high,
-        "kl_before": fmean(replay["kl_before"] for replay in replays) if replays else 0.0,
-        "kl_after": fmean(replay["kl_after"] for replay in replays) if replays else 0.0,
+        "accuracy": summary.accuracy.value,
+        "low": summary.accuracy.low,
+        "high": summary.accuracy.high,
+        "kl_before": fmean(replay["kl_before"] for replay in found) if found else 0.0,
+        "kl_after": fmean(replay["kl_after"] for replay in found) if found else 0.0,
         "seconds": summary.seconds,
     }
 

@@ -5,6 +5,7 @@ One result a sample goes into `records.jsonl`; `report.json` and the pictures ar
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -22,26 +23,11 @@ from visreplay.tasks.demo import prepare_process
 from visreplay.tasks.journal import Journal
 from visreplay.tasks.opening import Opening
 from visreplay.tasks.options import (
-    BaseOption,
     Checkpoints,
-    DeviceOption,
-    DtypeOption,
-    EntryLayerOption,
-    LearningRateOption,
-    OptimizerOption,
-    PolicyOption,
-    ProcessorOption,
-    ProtocolOption,
-    Protocols,
-    ReplayLayersOption,
-    SideOption,
-    StateLayersOption,
-    StepsOption,
-    TauOption,
-    TeacherOption,
-    ThetaOption,
-    ThresholdOption,
+    PairOptions,
+    ReplayOptions,
     mistakes_told,
+    with_options,
 )
 from visreplay.tasks.registry import TASKS, task_named
 from visreplay.tasks.shifts import PLAIN, measure, summarise, verdict
@@ -51,29 +37,15 @@ MAPS = 3
 """The first so many samples are shown as pictures."""
 
 
+@with_options
 def analyze(
     task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
-    policy: PolicyOption = None,
-    base: BaseOption = None,
-    protocol: ProtocolOption = Protocols["auto"],
+    options: PairOptions,
+    replay: ReplayOptions,
     method: Annotated[
         list[Method] | None,
         typer.Option(help="How to replay; may be given twice. Default: token and state."),
     ] = None,
-    replay_layers: ReplayLayersOption = None,
-    state_layers: StateLayersOption = None,
-    threshold: ThresholdOption = None,
-    tau: TauOption = None,
-    theta: ThetaOption = None,
-    steps: StepsOption = None,
-    learning_rate: LearningRateOption = None,
-    optimizer: OptimizerOption = None,
-    side: SideOption = None,
-    teacher: TeacherOption = None,
-    entry_layer: EntryLayerOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    processor: ProcessorOption = None,
     samples: Annotated[int, typer.Option(min=1, help="Held-out samples.")] = 100,
     layer: Annotated[
         int | None,
@@ -89,10 +61,10 @@ def analyze(
     goes on where it was.
     """
     console = Console(highlight=False)
-    with mistakes_told():
+    with mistakes_told(), ExitStack() as stack:
         plots = _plots()
         source = task_named(task)
-        names = Checkpoints.of(policy, base, console)
+        names = Checkpoints.of(options.policy, options.base, console)
         if names.base is None:
             raise ValueError("the policy is compared with its base: name it with --base")
         if names.embedded:
@@ -100,34 +72,27 @@ def analyze(
         configs = {PLAIN: ReplayConfig(Method.NONE)}
         for each in method or (Method.TOKEN, Method.STATE):
             if each is not Method.NONE:
-                configs[f"{PLAIN}+{each}"] = names.config(
-                    each,
-                    theta,
-                    replay_layers=replay_layers,
-                    state_layers=state_layers,
-                    threshold=threshold,
-                    tau=tau,
-                    steps=steps,
-                    learning_rate=learning_rate,
-                    optimizer=optimizer,
-                    side=side,
-                    teacher=teacher,
-                    entry_layer=entry_layer,
-                )
+                configs[f"{PLAIN}+{each}"] = replay.config(names, each)
         out = out or Path("runs/analyze") / task
         # Neither the device nor the number of samples: a run may be moved, and lengthened.
         settings = {
             "task": task,
             "policy": names.names[0],
             "base": names.names[1],
-            "processor": processor,
-            "protocol": protocol.value,
-            "dtype": dtype,
+            "processor": options.processor,
+            "protocol": options.protocol.value,
+            "dtype": options.dtype,
             "replay": {name: asdict(config) for name, config in configs.items()},
             "versions": versions(),
         }
-        journal = Journal(out / "records.jsonl", settings)
-        pair = load_pair(names.policy, names.base, device=device, dtype=dtype, processor=processor)
+        journal = stack.enter_context(Journal(out / "records.jsonl", settings))
+        pair = load_pair(
+            names.policy,
+            names.base,
+            device=options.device,
+            dtype=options.dtype,
+            processor=options.processor,
+        )
         depth = min(pair.policy.depth, pair.base.depth if pair.base else 0)
         if layer is None:
             layer = min(max(config.depth for config in configs.values()) or 1, depth) - 1
@@ -136,7 +101,7 @@ def analyze(
 
         def opening(seed: int) -> Opening:
             sample = source.sample(seed)
-            dialect = names.protocol(protocol, sample.video is not None)
+            dialect = names.protocol(options.protocol, sample.video is not None)
             return Opening.of(sample, dialect, pair)
 
         seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)

@@ -17,30 +17,22 @@ from visreplay.tasks.demo import prepare_process
 from visreplay.tasks.opening import Opening
 from visreplay.tasks.options import (
     VIDEO_SUFFIXES,
-    BaseOption,
     Checkpoints,
-    DeviceOption,
-    DtypeOption,
-    ProcessorOption,
-    ProtocolOption,
-    Protocols,
+    PairOptions,
     mistakes_told,
+    with_options,
 )
 from visreplay.tasks.registry import TASKS, task_named
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import load_image
 
 
+@with_options
 def calibrate(
     inputs: Annotated[
         list[str], typer.Argument(help=f"Pictures and clips, or a task: {', '.join(TASKS)}.")
     ],
-    policy: Annotated[
-        str | None,
-        typer.Option(help="Policy; it is not loaded, but its name chooses the protocol."),
-    ] = None,
-    base: BaseOption = None,
-    protocol: ProtocolOption = Protocols["auto"],
+    options: PairOptions,
     layers: Annotated[
         int | None,
         typer.Option(min=1, help="Layers of state replay: 7, or 2 of the embedded pair."),
@@ -50,17 +42,16 @@ def calibrate(
     ] = 0.4,
     samples: Annotated[int, typer.Option(min=1, help="Samples of every task.")] = 100,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("theta.json"),
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    processor: ProcessorOption = None,
 ) -> None:
     """Derive the limits (nats per layer) of state replay's absolute threshold.
 
     They are quantiles of the base's entropies at the visual tokens of the inputs; for use with
-    `visreplay run --method state --theta FILE`.
+    `visreplay run --method state --theta FILE`. The policy is not loaded: its name chooses the
+    protocol.
     """
     console = Console(highlight=False)
     with mistakes_told():
+        policy, base = options.policy, options.base
         if policy is not None and base is None:
             raise ValueError("the base is what is measured: name it with --base")
         names = Checkpoints.of(policy or base, base, console)
@@ -70,15 +61,17 @@ def calibrate(
         pair = load_pair(
             names.base or names.policy,
             None,
-            device=device,
-            dtype=dtype,
-            processor=processor or names.policy,
+            device=options.device,
+            dtype=options.dtype,
+            processor=options.processor or names.policy,
         )
-        layers = layers or names.config(Method.STATE, None).state_layers
+        layers = layers or names.config(Method.STATE).state_layers
         with progress_bar(console) as progress:
             bar = progress.track(read(inputs, samples), total=count, description="base entropies")
             segments = (
-                Opening.of(sample, names.protocol(protocol, sample.video is not None), pair).segment
+                Opening.of(
+                    sample, names.protocol(options.protocol, sample.video is not None), pair
+                ).segment
                 for sample in bar
             )
             measured = measure(pair, segments, layers=layers, quantile=quantile)
@@ -88,8 +81,8 @@ def calibrate(
             "positions": "visual tokens",
             "policy": names.names[0] if names.embedded else policy,
             "base": names.names[1],
-            "protocol": protocol.value,
-            "dtype": dtype,
+            "protocol": options.protocol.value,
+            "dtype": options.dtype,
             "inputs": inputs,
             "samples": count,
         }

@@ -8,39 +8,30 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from visreplay.agent import Limits, Sampling, Trajectory, VisualAgent, completed
+from visreplay.agent import Trajectory, completed
 from visreplay.replay_core import Method
 from visreplay.tasks.analyze import analyze
 from visreplay.tasks.calibrate import calibrate
+from visreplay.tasks.compare import compare
 from visreplay.tasks.console import print_step
+from visreplay.tasks.evaluation import evaluation
+from visreplay.tasks.export import export
 from visreplay.tasks.options import (
     VIDEO_SUFFIXES,
-    BaseDeviceOption,
-    BaseOption,
     Checkpoints,
-    DeviceOption,
-    DtypeOption,
-    EntryLayerOption,
-    LearningRateOption,
-    OptimizerOption,
-    PolicyOption,
-    ProcessorOption,
-    ProtocolOption,
-    Protocols,
-    ReplayLayersOption,
-    SideOption,
-    StateLayersOption,
-    StepsOption,
-    SwapRolesOption,
-    TauOption,
-    TeacherOption,
-    ThetaOption,
-    ThresholdOption,
+    EpisodeOptions,
+    PairOptions,
+    ReplayOptions,
     mistakes_told,
+    with_options,
 )
-from visreplay.tools import ImageStore
+from visreplay.tasks.table import table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app.command("eval")(evaluation)
+app.command()(table)
+app.command()(compare)
+app.command()(export)
 app.command()(analyze)
 app.command()(calibrate)
 
@@ -51,40 +42,14 @@ def callback() -> None:
 
 
 @app.command()
+@with_options
 def run(
     media: Annotated[Path, typer.Argument(help="A picture or a clip.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    policy: PolicyOption = None,
-    base: BaseOption = None,
-    protocol: ProtocolOption = Protocols["auto"],
+    pair: PairOptions,
+    replay: ReplayOptions,
+    episode: EpisodeOptions,
     method: Annotated[Method, typer.Option(help="How to replay.")] = Method.TOKEN,
-    replay_layers: ReplayLayersOption = None,
-    state_layers: StateLayersOption = None,
-    threshold: ThresholdOption = None,
-    tau: TauOption = None,
-    theta: ThetaOption = None,
-    steps: StepsOption = None,
-    learning_rate: LearningRateOption = None,
-    optimizer: OptimizerOption = None,
-    side: SideOption = None,
-    teacher: TeacherOption = None,
-    swap_roles: SwapRolesOption = False,
-    entry_layer: EntryLayerOption = None,
-    device: DeviceOption = "auto",
-    base_device: BaseDeviceOption = None,
-    dtype: DtypeOption = "auto",
-    processor: ProcessorOption = None,
-    max_steps: Annotated[int | None, typer.Option(help="Policy turns at most.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of a turn at most.")] = 2048,
-    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0,
-    system_prompt: Annotated[
-        Path | None, typer.Option(exists=True, help="File: the checkpoint's own system prompt.")
-    ] = None,
-    user_suffix: Annotated[
-        Path | None,
-        typer.Option(exists=True, help="File: what the checkpoint expects after a question."),
-    ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Folder for the trajectory and its images.")
     ] = None,
@@ -95,47 +60,16 @@ def run(
     """Ask one question about one picture or clip."""
     console = Console(stderr=as_json, highlight=False)
     with mistakes_told():
-        pair = Checkpoints.of(policy, base, console)
-        config = pair.config(
-            method,
-            theta,
-            replay_layers=replay_layers,
-            state_layers=state_layers,
-            threshold=threshold,
-            tau=tau,
-            steps=steps,
-            learning_rate=learning_rate,
-            optimizer=optimizer,
-            side=side,
-            teacher=teacher,
-            swap_roles=swap_roles,
-            entry_layer=entry_layer,
-        )
+        checkpoints = Checkpoints.of(pair.policy, pair.base, console)
+        config = replay.config(checkpoints, method)
         is_video = media.suffix.lower() in VIDEO_SUFFIXES
-        agent = VisualAgent.from_pretrained(
-            pair.policy,
-            pair.base,
-            protocol=pair.protocol(protocol, is_video),
-            config=config,
-            device=device,
-            base_device=base_device,
-            dtype=dtype,
-            processor=processor,
-            store=ImageStore(save / "images") if save else None,
-            protocol_options={
-                name: path.read_text("utf-8")
-                for name, path in (("system_prompt", system_prompt), ("user_suffix", user_suffix))
-                if path
-            },
-            sampling=Sampling(temperature, max_new_tokens=max_new_tokens),
-            limits=Limits(max_steps),
-            names=pair.names,
-        )
+        protocol = checkpoints.protocol(pair.protocol, is_video)
+        agent = episode.agent(pair, checkpoints, config, protocol, save and save / "images")
         state = agent.start(
             question,
             images=[] if is_video else [media],
             video=media if is_video else None,
-            seed=seed,
+            seed=episode.seed,
         )
         for event in agent.stream(state):
             for step in completed(event, state):
@@ -164,7 +98,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the page and the numbers go.")] = Path(
         "runs/demo"
     ),
-    samples: Annotated[int, typer.Option(min=1, help="Held-out samples a task.")] = 50,
+    samples: Annotated[int, typer.Option(min=1, max=1000, help="Held-out samples a task.")] = 50,
 ) -> None:
     """Run the main job on the embedded pair: two episodes, a table, a page."""
     from visreplay.tasks.demo import run_demo

@@ -15,10 +15,10 @@ from transformers.utils import logging
 from visreplay.agent import Sampling, VisualAgent, completed
 from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, embedded_config
 from visreplay.tasks.console import print_step, progress_bar
-from visreplay.tasks.evaluate import Record, Summary, evaluate, is_correct, summarise
+from visreplay.tasks.evaluate import Summary, evaluate, summarise
 from visreplay.tasks.page import Shown, render_page
-from visreplay.tasks.registry import task_named
-from visreplay.tasks.types import Sample, Split
+from visreplay.tasks.sources import Task, open_task
+from visreplay.tasks.types import Sample
 from visreplay.tools import ImageStore
 
 ROWS: dict[str, tuple[str, Method]] = {
@@ -80,8 +80,9 @@ def run_demo(out: Path, samples: int) -> None:
     agent = embedded_agent("policy+token", store)
     shown = []
     for name in EPISODES:
-        sample = task_named(name).sample(Split.HELD_OUT)
-        shown.append(_play(console, agent, sample, out / name))
+        task = open_task(name)
+        sample = task.load(task.sample_ids()[0])
+        shown.append(_play(console, agent, task, sample, out / name))
     agent.close()
     page = out / "index.html"
     page.write_text(render_page(shown, store), "utf-8")
@@ -98,7 +99,7 @@ def run_demo(out: Path, samples: int) -> None:
     console.print(f"episodes  {page}\nnumbers   {out / 'summary.json'}")
 
 
-def _play(console: Console, agent: VisualAgent, sample: Sample, folder: Path) -> Shown:
+def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, folder: Path) -> Shown:
     """Play one sample, printing each step as it ends, and save it."""
     console.rule(f"[bold]{sample.sample_id}")
     console.print(f"{sample.question}\n", markup=False)
@@ -111,7 +112,7 @@ def _play(console: Console, agent: VisualAgent, sample: Sample, folder: Path) ->
         state = event
     trajectory = agent.trajectory(state)
     trajectory.save(folder, agent.store)
-    right = is_correct(trajectory.answer, sample.answer)
+    right = task.is_right(sample, trajectory.answer)
     verdict = "[green]right[/]" if right else f"[red]wrong[/], it is {sample.answer}"
     console.print(f"[bold]answer   {escape(trajectory.answer or 'none')}[/]  {verdict}\n")
     return Shown(trajectory, sample.answer)
@@ -119,17 +120,14 @@ def _play(console: Console, agent: VisualAgent, sample: Sample, folder: Path) ->
 
 def _rows(console: Console, task_name: str, samples: int) -> Iterator[tuple[str, Summary]]:
     """Evaluate every row of the table on one task, with a progress bar."""
-    seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
+    task = open_task(task_name)
+    ids = task.sample_ids()[:samples]
     with progress_bar(console) as progress:
-        task = task_named(task_name)
         for row in ROWS:
-            bar = progress.add_task(f"{task_name}  {row}", total=samples)
-
-            def advance(_: Record, bar: int = bar) -> None:
-                progress.advance(bar)  # type: ignore[arg-type]
-
             agent = embedded_agent(row)
-            yield row, summarise(evaluate(agent, task, seeds, on_record=advance))
+            played = evaluate(agent, task, ids)
+            bar = progress.track(played, total=len(ids), description=f"{task_name}  {row}")
+            yield row, summarise(bar)
             agent.close()
 
 
@@ -139,10 +137,14 @@ def _table(summary: dict[str, dict[str, Summary]], samples: int) -> Table:
         table.add_column(heading)
     for task, rows in summary.items():
         for row, s in rows.items():
+            value, low, high = (
+                100 * x for x in (s.accuracy.value, s.accuracy.low, s.accuracy.high)
+            )
             table.add_row(
                 task,
                 row,
-                f"{100 * s.accuracy:.0f} %  ({100 * s.low:.0f} to {100 * s.high:.0f})",
+                f"{value:.0f} %  ({low:.0f} to {high:.0f})"
+                + (f", {s.errors} errors" if s.errors else ""),
                 f"{s.mean_steps:.2f}",
                 f"{s.seconds:.2f}",
             )

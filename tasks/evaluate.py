@@ -1,33 +1,106 @@
-"""Run an agent over samples and say how often it was right, with an interval."""
+"""Play an agent on a task's samples, score it, and say how often it was right.
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+A sample that fails, in loading, playing or scoring, gives a record with its error and no rollouts:
+it is counted apart, and never as an answer.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import fmean
 from time import perf_counter
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from visreplay.agent import Trajectory, VisualAgent
-from visreplay.tasks.types import Sample, Task
+from visreplay.tasks.runs import Record, Rollout
+from visreplay.tasks.sources import Task
+from visreplay.tasks.statistics import Estimate, Floats, estimates, pass_at_k, wilson_interval
+from visreplay.tasks.types import Sample
+
+Checker = Callable[[Sample, Trajectory], bool]
+"""Whether the reasoning behind a right answer is right too."""
+
+_OF_THE_RUN = ("policy", "base", "protocol", "settings")
+"""Fields of a trajectory that all of a run have in common."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One sample's episode, scored.
+def evaluate(
+    agent: VisualAgent,
+    task: Task,
+    ids: Iterable[str],
+    *,
+    rollouts: int = 1,
+    seed: int = 0,
+    cot_checker: Checker | None = None,
+) -> Iterator[Record]:
+    """Play and score samples, one after the other, each when its record is asked for.
 
-    Attributes:
-        sample_id: Of the sample.
-        correct: Whether the answer is the right one, letter case aside.
-        trajectory: The episode.
-        seconds: Wall time of the episode, drawing the sample aside.
+    Args:
+        agent: Plays the episodes.
+        task: Loads and scores the samples.
+        ids: Of the samples.
+        rollouts: Episodes a sample; they share reading and replay as long as they are alike.
+        seed: Of sampling; every rollout's own seed follows from it.
+        cot_checker: Is asked about every right answer.
     """
+    for sample_id in ids:
+        seeds = [rollout_seed(seed, sample_id, number) for number in range(rollouts)]
+        yield play(agent, task, sample_id, seeds, cot_checker)
 
-    sample_id: str
-    correct: bool
-    trajectory: Trajectory
-    seconds: float
+
+def rollout_seed(seed: int, sample_id: str, number: int) -> int:
+    """The seed of one rollout: the same whatever else is played, and in whatever order."""
+    words = hashlib.sha256(f"{seed}\0{number}\0{sample_id}".encode("utf-8", "replace"))
+    return int.from_bytes(words.digest()[:4], "big")
+
+
+def play(
+    agent: VisualAgent,
+    task: Task,
+    sample_id: str,
+    seeds: Sequence[int],
+    cot_checker: Checker | None = None,
+) -> Record:
+    """The record of one sample, with a rollout for every seed."""
+    record: Record = {
+        "sample_id": sample_id,
+        "question": None,
+        "expected": None,
+        "category": None,
+        "error": None,
+        "rollouts": [],
+    }
+    try:
+        sample = task.load(sample_id)
+        record["question"], record["expected"] = sample.question, sample.answer
+        record["category"] = sample.category
+        began = perf_counter()
+        played = agent.rollouts(sample.question, seeds, images=sample.images, video=sample.video)
+        record["rollouts"] = [_scored(task, sample, each, cot_checker) for each in played]
+        record["seconds"] = perf_counter() - began
+    except Exception as error:  # whatever it is, out of memory say, the other samples go on
+        record["error"] = f"{type(error).__name__}: {error}"[:2000]
+    finally:
+        # No other sample has its conversations; after an error they may be what fills the memory.
+        agent.close()
+    return record
+
+
+def _scored(
+    task: Task, sample: Sample, trajectory: Trajectory, cot_checker: Checker | None
+) -> Rollout:
+    right = bool(task.is_right(sample, trajectory.answer))
+    checked = right and cot_checker is not None
+    told = {name: v for name, v in trajectory.to_json().items() if name not in _OF_THE_RUN}
+    for message in told["messages"]:
+        message.pop("token_ids", None)
+    return {
+        "right": right,
+        "cot_right": bool(cot_checker(sample, trajectory)) if checked and cot_checker else None,
+        "trajectory": told,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,131 +108,115 @@ class Summary:
     """What a run over a task comes to.
 
     Attributes:
-        accuracy: Share of right answers.
-        low: Lower end of the accuracy's 95 % Wilson interval.
-        high: Upper end.
-        n: Number of samples.
-        mean_steps: Policy turns per episode.
-        seconds: Mean wall time of an episode.
+        n: Number of samples, errors left out.
+        errors: Number of samples that ended in an error.
+        rollouts: Episodes a sample.
+        metrics: Shares with their 95 % intervals: "accuracy" of one rollout, or else "avg@K" and
+            "pass@1" to "pass@K"; "CoT-pass@1" to "CoT-pass@K" where a checker was asked.
+        mean_steps: Policy turns an episode.
+        seconds: Mean wall time of a sample.
     """
 
-    accuracy: float
-    low: float
-    high: float
     n: int
+    errors: int
+    rollouts: int
+    metrics: dict[str, Estimate]
     mean_steps: float
     seconds: float
 
+    @property
+    def first(self) -> str:
+        """What the share of right rollouts is called: "accuracy", or "avg@K"."""
+        return "accuracy" if self.rollouts == 1 else f"avg@{self.rollouts}"
 
-def evaluate(
-    agent: VisualAgent,
-    task: Task,
-    seeds: Iterable[int],
-    *,
-    on_record: Callable[[Record], None] = lambda record: None,
-) -> list[Record]:
-    """Run one episode for each seed's sample.
+    @property
+    def accuracy(self) -> Estimate:
+        """The share of right rollouts."""
+        return self.metrics[self.first]
+
+
+def summarise(records: Iterable[Record], *, with_cot: bool = False) -> Summary:
+    """Sum up the records of a run, or of a part of it.
 
     Args:
-        agent: Plays the episodes.
-        task: Draws the samples.
-        seeds: Of the samples; each is the sampling seed of its episode too.
-        on_record: Called as each episode ends.
-    """
-    records = []
-    for seed in seeds:
-        record = run_sample(agent, task.sample(seed), seed)
-        on_record(record)
-        records.append(record)
-    return records
-
-
-def run_sample(agent: VisualAgent, sample: Sample, seed: int = 0) -> Record:
-    """Play and score one sample."""
-    began = perf_counter()
-    trajectory = agent.run(sample.question, images=sample.images, video=sample.video, seed=seed)
-    return Record(
-        sample_id=sample.sample_id,
-        correct=is_correct(trajectory.answer, sample.answer),
-        trajectory=trajectory,
-        seconds=perf_counter() - began,
-    )
-
-
-def is_correct(answer: str | None, expected: str) -> bool:
-    """Whether an answer is the expected text, white space at the ends and letter case aside."""
-    return answer is not None and answer.strip().casefold() == expected.strip().casefold()
-
-
-def summarise(records: Sequence[Record]) -> Summary:
-    """Accuracy with its interval, steps and seconds of a run.
+        records: With equally many rollouts each.
+        with_cot: A checker was asked about right answers.
 
     Raises:
-        ValueError: If there are no records.
+        ValueError: If no record has a rollout, or their numbers differ.
     """
-    if not records:
-        raise ValueError("there are no records to summarise")
-    right = sum(record.correct for record in records)
-    low, high = wilson_interval(right, len(records))
+    everything = list(records)
+    scored = [record for record in everything if record["error"] is None]
+    counts = {len(record["rollouts"]) for record in scored}
+    if len(counts) != 1 or counts == {0}:
+        raise ValueError(
+            f"{len(everything)} records cannot be summarised: {len(scored)} are no errors, with "
+            f"{sorted(counts)} rollouts"
+        )
+    episodes = [rollout["trajectory"] for record in scored for rollout in record["rollouts"]]
+    (rollouts,) = counts
     return Summary(
-        accuracy=right / len(records),
-        low=low,
-        high=high,
-        n=len(records),
-        mean_steps=fmean(len(record.trajectory.steps) for record in records),
-        seconds=fmean(record.seconds for record in records),
+        n=len(scored),
+        errors=len(everything) - len(scored),
+        rollouts=rollouts,
+        metrics=_metrics(scored, rollouts, with_cot),
+        mean_steps=fmean(len(episode["steps"]) for episode in episodes),
+        seconds=fmean(record.get("seconds", 0.0) for record in scored),
     )
 
 
-def wilson_interval(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (E. B. Wilson, JASA 22, 1927).
-
-    Raises:
-        ValueError: If `right` is not between 0 and `n`, or `n` is 0.
-    """
-    if not 0 <= right <= n or n == 0:
-        raise ValueError(f"{right} of {n} is not a proportion")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = right / n
-    centre = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low = 0.0 if right == 0 else (centre - half) / scale
-    high = 1.0 if right == n else (centre + half) / scale
-    return low, high
+def by_category(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records of every category, in the order of their names; none where none is known."""
+    parts: dict[str, list[Record]] = {}
+    for record in records:
+        if record["category"] is not None:
+            parts.setdefault(record["category"], []).append(record)
+    return dict(sorted(parts.items()))
 
 
-def pass_at_k(n: int, right: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k rollouts is right (arXiv 2107.03374, eq. 1).
-
-    Args:
-        n: Rollouts of the sample.
-        right: How many of them are right.
-        k: How many may be drawn.
-
-    Raises:
-        ValueError: If k is greater than n, or the counts make no sense.
-    """
-    if not 0 <= right <= n or not 1 <= k <= n:
-        raise ValueError(f"pass@{k} needs at least {k} rollouts; there are {n}, {right} right")
-    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+def right_count(record: Record, *, with_cot: bool = False) -> int:
+    """How many of a sample's rollouts are right, in their reasoning too if asked."""
+    return sum(
+        rollout["right"] and (bool(rollout["cot_right"]) or not with_cot)
+        for rollout in record["rollouts"]
+    )
 
 
-def bootstrap_interval(
-    values: NDArray[np.float64], draws: int = 10_000
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % percentile intervals of means over samples, drawn with replacement.
+def pass_rates(records: Sequence[Record], k: int, *, with_cot: bool = False) -> Floats:
+    """pass@k of every sample; with reasoning, CoT-pass@k (arXiv 2506.14245)."""
+    return np.array(
+        [
+            pass_at_k(len(record["rollouts"]), right_count(record, with_cot=with_cot), k)
+            for record in records
+        ]
+    )
 
-    Args:
-        values: One row a sample, of any shape.
-        draws: Sets of samples to draw.
 
-    Returns:
-        Lower and upper ends, of the shape of a row.
-    """
-    samples = len(values)
-    drawn = np.random.default_rng(0).integers(samples, size=(draws, samples))
-    times_drawn = np.apply_along_axis(np.bincount, 1, drawn, minlength=samples)
-    means = times_drawn @ values.reshape(samples, -1) / samples
-    low, high = np.quantile(means, [0.025, 0.975], axis=0).reshape(2, *values.shape[1:])
-    return low, high
+def _metrics(records: Sequence[Record], rollouts: int, with_cot: bool) -> dict[str, Estimate]:
+    ks = range(1, rollouts + 1)
+    columns: dict[str, Floats] = {}
+    if rollouts > 1:
+        columns[f"avg@{rollouts}"] = pass_rates(records, 1)  # which is the mean
+        columns |= {f"pass@{k}": pass_rates(records, k) for k in ks}
+    if with_cot:
+        columns |= {f"CoT-pass@{k}": pass_rates(records, k, with_cot=True) for k in ks}
+    found: dict[str, Estimate] = {}
+    if rollouts == 1:
+        # A proportion: Wilson's interval does not shrink to nothing where all are right.
+        right = sum(right_count(record) for record in records)
+        found["accuracy"] = Estimate(right / len(records), *wilson_interval(right, len(records)))
+    if columns:
+        drawn = estimates(np.stack(list(columns.values()), axis=1))
+        found |= dict(zip(columns, drawn, strict=True))
+    return found
+
+
+def replays(records: Iterable[Record]) -> list[Mapping[str, Any]]:
+    """The replay reports of all steps that had low-entropy positions."""
+    steps = (
+        step["replay"]
+        for record in records
+        for rollout in record["rollouts"]
+        for step in rollout["trajectory"]["steps"]
+    )
+    return [report for report in steps if report and report["kl_before"] is not None]

@@ -1,24 +1,32 @@
 """Results of single samples in a file that grows, so that a long run can be stopped and resumed."""
 
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+Line = dict[str, Any]
 
-class Journal:
-    """A JSON Lines file: the settings first, then one result a line.
+
+class Journal(AbstractContextManager["Journal"]):
+    """A JSON Lines file: the settings first, then a line a sample, which one process writes.
+
+    The file ends with a whole line whenever the process is killed, or with a part of one that the
+    next process drops.
 
     Example:
-        >>> journal = Journal(Path("runs/x/records.jsonl"), {"tau": 0.4})
-        >>> if "sample-1" not in journal.results:
-        ...     journal.add("sample-1", {"kl": 0.1})
+        >>> with Journal(Path("runs/x/records.jsonl"), {"tau": 0.4}) as journal:
+        ...     if "sample-1" not in journal.results:
+        ...         journal.add("sample-1", {"kl": 0.1})
 
     Attributes:
         path: The file.
-        results: Every result so far, by key.
+        results: The last line of every sample so far, by its id.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Open a file, or start it.
 
         Args:
@@ -26,66 +34,134 @@ class Journal:
             settings: JSON values: everything that the results depend on.
 
         Raises:
-            ValueError: the file was made under other settings, or a line of it is none of ours.
+            ValueError: the file was made under other settings, a line of it is none of ours, or
+                another process is writing it.
         """
         self.path = path
         self._settings = json.loads(json.dumps(settings))  # as they will be read back
-        content = path.read_bytes() if path.exists() else b""
-        # A line without an end was being written when the run was stopped.
-        whole = content[: content.rfind(b"\n") + 1]
-        lines = [self._parse(n, line) for n, line in enumerate(whole.splitlines(), 1)]
-        self.results: dict[str, Any] = {line["key"]: line["result"] for line in lines[1:]}
-        if self.results:
-            self._check(lines[0]["settings"])
-            if len(whole) < len(content):
-                path.write_bytes(whole)
-
-    def add(self, key: str, result: Any) -> None:
-        """Append a result; it is in the file when this returns."""
-        if not self.results:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._write({"settings": self._settings}, "w")
-        self._write({"key": key, "result": result}, "a")
-        self.results[key] = result
-
-    def _write(self, line: dict[str, Any], mode: str) -> None:
-        with self.path.open(mode, encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
-        keys = {"settings"} if number == 1 else {"key", "result"}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
         try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise self._foreign(number) from error
-        if not isinstance(value, dict) or value.keys() != keys:
-            raise self._foreign(number)
-        return value
+            _lock(self._file.fileno(), path)
+            before, self.results, whole = read(path)
+            if self.results:
+                self._check(before or {})
+                # A line without an end was being written when the run was stopped.
+                self._file.truncate(whole)
+        except BaseException:
+            self.close()
+            raise
 
-    def _foreign(self, number: int) -> ValueError:
-        return ValueError(
-            f"line {number} of {self.path} is not one that an earlier run wrote: delete the file "
-            "to start anew, or choose another --out"
-        )
+    def add(self, key: str, result: Mapping[str, Any]) -> None:
+        """Append a sample's result; it is on the disk when this returns.
 
-    def _check(self, theirs: dict[str, Any]) -> None:
+        Args:
+            key: Id of the sample. A later result takes the place of an earlier one.
+            result: JSON values.
+        """
+        if not self.results:
+            self._file.truncate(0)
+            self._write({"settings": self._settings})
+        self.results[key] = {"sample_id": key, **result}
+        self._write(self.results[key])
+
+    def close(self) -> None:
+        """Let another process write the file."""
+        self._file.close()
+
+    def __exit__(self, *error: object) -> None:
+        """Close."""
+        self.close()
+
+    def _write(self, line: Line) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _check(self, before: Line) -> None:
         """Refuse to go on under other settings, and name the first that differ."""
-        before, now = _flat(theirs), _flat(self._settings)
-        different = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if different:
-            shown = "; ".join(
-                f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-                for name in different[:3]
-            )
+        if different := differences(before, self._settings):
+            shown = "; ".join(f"{name} was {a!r} and is {b!r}" for name, a, b in different[:3])
             raise ValueError(
                 f"{self.path} was begun under other settings ({shown}): choose another --out, or "
                 "delete the file to start anew"
             )
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def read(path: Path) -> tuple[Line | None, dict[str, Line], int]:
+    """Read a journal, whether a process is writing it or not.
+
+    Returns:
+        The settings (None before the first result), the last line of every sample by its id, and
+        the length in bytes of all whole lines.
+
+    Raises:
+        ValueError: a line is none of ours.
+    """
+    settings: Line | None = None
+    results: dict[str, Line] = {}
+    length = 0
+    for number, line in _whole_lines(path):
+        length += len(line)
+        value = _parse(path, number, line)
+        if number == 1:
+            settings = value["settings"]
+        else:
+            results[value["sample_id"]] = value
+    return settings, results, length
+
+
+def differences(before: Line, now: Line) -> list[tuple[str, Any, Any]]:
+    """Every setting that differs: its dotted name, what it was, what it is."""
+    one, other = _flat(before), _flat(now)
+    return [
+        (name, one.get(name), other.get(name))
+        for name in {**one, **other}
+        if one.get(name) != other.get(name)
+    ]
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield number, line
+
+
+def _parse(path: Path, number: int, line: bytes) -> Line:
+    try:
+        value = json.loads(line)
+        known = (
+            isinstance(value["settings"], dict)
+            if number == 1
+            else isinstance(value["sample_id"], str)
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        known = False
+    if not known:
+        raise ValueError(
+            f"line {number} of {path} is not one that an earlier run wrote: delete the file to "
+            "start anew, or choose another --out"
+        )
+    return dict(value)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Hold the file until it is closed, or the process ends, however it ends."""
+    import fcntl  # of POSIX systems alone; the commands that keep no journal run without it
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(
+            f"{path} is being written by another process: wait until it has ended, or choose "
+            "another --out"
+        ) from error
+
+
+def _flat(settings: Line, prefix: str = "") -> Line:
     """Nested settings as one level, with dotted names."""
-    flat: dict[str, Any] = {}
+    flat: Line = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")

@@ -1,17 +1,20 @@
 """What the commands have in common: their options, the pair, and how a mistake is told."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from transformers.utils import logging
 
+from visreplay.agent import Limits, Sampling, VisualAgent
 from visreplay.agent.protocols import PROTOCOLS
 from visreplay.replay_core import (
     EMBEDDED,
@@ -26,7 +29,7 @@ from visreplay.replay_core import (
     embedded_config,
     load_theta,
 )
-from visreplay.tools import ToolError
+from visreplay.tools import ImageStore, ToolError
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"}
 
@@ -40,41 +43,162 @@ class Optimizer(StrEnum):
     ADAM = "adam"
 
 
-PolicyOption = Annotated[
-    str | None, typer.Option(help="Policy: local path or hub id. Default: the embedded pair.")
-]
-BaseOption = Annotated[str | None, typer.Option(help="The model that the policy was trained from.")]
-ProtocolOption = Annotated[
-    Protocols, typer.Option(help="Dialect of the policy; auto goes by its name and the media.")
-]
-ReplayLayersOption = Annotated[int | None, typer.Option(help="L of token replay.")]
-StateLayersOption = Annotated[int | None, typer.Option(help="Layers of state replay.")]
-ThresholdOption = Annotated[Threshold | None, typer.Option(help="Rule of the low-entropy set.")]
-TauOption = Annotated[float | None, typer.Option(help="Of the rule.")]
-ThetaOption = Annotated[
-    Path | None,
-    typer.Option(help="File of `visreplay calibrate`: limits for the absolute threshold."),
-]
-StepsOption = Annotated[int | None, typer.Option(help="Optimisation steps of token replay.")]
-LearningRateOption = Annotated[float | None, typer.Option(help="Of token replay.")]
-OptimizerOption = Annotated[Optimizer | None, typer.Option(help="Of token replay.")]
-SideOption = Annotated[Side | None, typer.Option(help="Which side of the limit to replay.")]
-TeacherOption = Annotated[Teacher | None, typer.Option(help="Whose activations to replay.")]
-SwapRolesOption = Annotated[
-    bool, typer.Option("--swap-roles", help="The base answers, replayed from the policy.")
-]
-EntryLayerOption = Annotated[
-    int | None, typer.Option(help="Layer that token replay's offset enters; 0: the embeddings.")
-]
-BaseDeviceOption = Annotated[
-    str | None, typer.Option(help="Of the base, where it is to be elsewhere than the policy.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
-ProcessorOption = Annotated[
-    str | None,
-    typer.Option(help="Processor for both, where theirs differ: local path or hub id."),
-]
+@dataclass(frozen=True)
+class PairOptions:
+    """Which pair, and how to load it."""
+
+    policy: Annotated[
+        str | None, typer.Option(help="Policy: local path or hub id. Default: the embedded pair.")
+    ] = None
+    base: Annotated[
+        str | None, typer.Option(help="The model that the policy was trained from.")
+    ] = None
+    protocol: Annotated[
+        Protocols, typer.Option(help="Dialect of the policy; auto goes by its name and the media.")
+    ] = Protocols["auto"]
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto"
+    processor: Annotated[
+        str | None,
+        typer.Option(help="Processor for both, where theirs differ: local path or hub id."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How to replay: fields of `ReplayConfig`, where None means the default; and theta's file."""
+
+    replay_layers: Annotated[int | None, typer.Option(help="L of token replay.")] = None
+    state_layers: Annotated[int | None, typer.Option(help="Layers of state replay.")] = None
+    threshold: Annotated[Threshold | None, typer.Option(help="Rule of the low-entropy set.")] = None
+    tau: Annotated[float | None, typer.Option(help="Of the rule.")] = None
+    theta: Annotated[
+        Path | None,
+        typer.Option(help="File of `visreplay calibrate`: limits for the absolute threshold."),
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="Optimisation steps of token replay.")] = None
+    learning_rate: Annotated[float | None, typer.Option(help="Of token replay.")] = None
+    optimizer: Annotated[Optimizer | None, typer.Option(help="Of token replay.")] = None
+    side: Annotated[Side | None, typer.Option(help="Which side of the limit to replay.")] = None
+    teacher: Annotated[Teacher | None, typer.Option(help="Whose activations to replay.")] = None
+    swap_roles: Annotated[
+        bool, typer.Option("--swap-roles", help="The base answers, replayed from the policy.")
+    ] = False
+    entry_layer: Annotated[
+        int | None, typer.Option(help="Layer that token replay's offset enters; 0: the embeddings.")
+    ] = None
+
+    def config(self, checkpoints: "Checkpoints", method: Method) -> ReplayConfig:
+        """The replay settings for a method.
+
+        Raises:
+            ConfigError: the settings do not go together.
+        """
+        return checkpoints.config(method, **asdict(self))
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """How the agent plays."""
+
+    base_device: Annotated[
+        str | None, typer.Option(help="Of the base, where it is to be elsewhere than the policy.")
+    ] = None
+    max_steps: Annotated[int | None, typer.Option(help="Policy turns at most.")] = None
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of a turn at most.")] = 2048
+    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0
+    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0
+    system_prompt: Annotated[
+        Path | None, typer.Option(exists=True, help="File: the checkpoint's own system prompt.")
+    ] = None
+    user_suffix: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="File: what the checkpoint expects after a question."),
+    ] = None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a turn is decoded."""
+        return Sampling(self.temperature, max_new_tokens=self.max_new_tokens)
+
+    @property
+    def limits(self) -> Limits:
+        """Where an episode ends."""
+        return Limits(self.max_steps)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The checkpoint's own texts, as options of a protocol."""
+        files = {"system_prompt": self.system_prompt, "user_suffix": self.user_suffix}
+        return {name: path.read_text("utf-8") for name, path in files.items() if path}
+
+    def agent(
+        self,
+        pair: PairOptions,
+        checkpoints: "Checkpoints",
+        config: ReplayConfig,
+        protocol: str,
+        images: Path | None,
+    ) -> VisualAgent:
+        """Load the pair and make the agent.
+
+        Args:
+            pair: How to load it.
+            checkpoints: What to load.
+            config: How to replay.
+            protocol: A key of `PROTOCOLS`.
+            images: Folder for the images; in memory when None.
+        """
+        return VisualAgent.from_pretrained(
+            checkpoints.policy,
+            checkpoints.base,
+            protocol=protocol,
+            config=config,
+            device=pair.device,
+            base_device=self.base_device,
+            dtype=pair.dtype,
+            processor=pair.processor,
+            store=ImageStore(images) if images else None,
+            protocol_options=self.texts,
+            sampling=self.sampling,
+            limits=self.limits,
+            names=checkpoints.names,
+        )
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take dataclasses: every field of one is an option of its own.
+
+    Typer reads the signature, which this spreads out; the command is called with the dataclasses.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    bundles = {
+        name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
+    }
+    spread: list[Parameter] = []
+    for name, parameter in signature(command).parameters.items():
+        if name not in bundles:
+            spread.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
+            continue
+        types = get_type_hints(bundles[name], include_extras=True)
+        spread += [
+            Parameter(
+                field.name,
+                Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=types[field.name],
+            )
+            for field in fields(bundles[name])
+        ]
+
+    @wraps(command)
+    def gather(**given: Any) -> None:
+        for name, bundle in bundles.items():
+            given[name] = bundle(**{field.name: given.pop(field.name) for field in fields(bundle)})
+        command(**given)
+
+    gather.__signature__ = Signature(spread)  # type: ignore[attr-defined]
+    return gather
 
 
 @dataclass(frozen=True)
@@ -109,7 +233,7 @@ class Checkpoints:
         """What records call policy and base."""
         return EMBEDDED_NAMES if self.embedded else (self.policy, self.base)
 
-    def config(self, method: Method, theta: Path | None, **given: Any) -> ReplayConfig:
+    def config(self, method: Method, *, theta: Path | None = None, **given: Any) -> ReplayConfig:
         """The replay settings for a method.
 
         Args:

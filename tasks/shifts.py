@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from visreplay.replay_core import ModelPair, ReplayConfig, Shift, compare_runs
-from visreplay.tasks.evaluate import bootstrap_interval
 from visreplay.tasks.opening import Opening
+from visreplay.tasks.statistics import Floats, bootstrap_interval
 
 PLAIN = "policy"
 """What the policy without replay is called among the systems."""
@@ -25,8 +24,6 @@ GROUPS = ("lowest", "second", "third", "highest")
 
 BINS = 48
 """Of the histograms, from 0 to ln V nats."""
-
-Floats = NDArray[np.float64]
 
 
 def measure(

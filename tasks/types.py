@@ -19,6 +19,7 @@ class Sample:
         answer: The right answer.
         images: The images that the question is about, RGB.
         video: The clip that the question is about.
+        category: What tables break down by.
         facts: What the generator or the data set knows besides (for scoring and analysis;
             never shown to a model).
     """
@@ -28,6 +29,7 @@ class Sample:
     answer: str
     images: tuple[Image.Image, ...] = ()
     video: Path | None = None
+    category: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from visreplay.replay_core import EMBEDDED, ModelPair, ReplayConfig
 from visreplay.tasks.cli import app
-from visreplay.tasks.journal import Journal
 from visreplay.tasks.opening import Opening
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.shifts import GROUPS, PLAIN, measure, summarise, verdict
@@ -66,7 +65,7 @@ def test_a_run_goes_on_where_it_stopped(done: Path, tmp_path: Path) -> None:
     # Stopped in the middle of writing the second result. The first one is marked, to see that it
     # is not measured again.
     marked = json.loads(first)
-    marked["result"]["visual_tokens"] = 1000
+    marked["visual_tokens"] = 1000
     first = json.dumps(marked).encode() + b"\n"
     (tmp_path / "records.jsonl").write_bytes(settings + first + second[:40])
     code, _, err = analyze(tmp_path, "--samples", "3")
@@ -169,24 +168,3 @@ def test_intervals_and_verdict_are_over_samples() -> None:
     assert report["systems"][PLAIN]["kl_lowest_minus_highest"]["mean"] == [2]
     assert "above 0 in 1 of 1 layers (0)" in verdict(report)
     assert "below 0 in 1 (0)" in verdict(summarise([result(1, 2)], vocabulary=10))
-
-
-def test_a_journal_that_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    Journal(path, {"tau": 0.4}).add("1", {"kl": 1.0})
-    good = path.read_text()
-    for content, line in (
-        ("no JSON\n", 1),
-        ("[]\n", 1),
-        ('{"other": 1}\n', 1),
-        (good + "{}\n", 3),
-        (good + "{\n" + good, 3),
-    ):
-        path.write_text(content)
-        with pytest.raises(ValueError, match=f"line {line} of .*records.jsonl is not one that"):
-            Journal(path, {"tau": 0.4})
-    path.write_text(good[:-1])  # the last line was not finished
-    assert Journal(path, {"tau": 0.4}).results == {}
-    # Without a result there is nothing to mix up.
-    Journal(path, {"tau": 0.3}).add("1", 1)
-    assert Journal(path, {"tau": 0.3}).results == {"1": 1}

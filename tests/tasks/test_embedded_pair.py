@@ -18,8 +18,9 @@ from visreplay.replay_core import (
 )
 from visreplay.tasks.demo import embedded_agent
 from visreplay.tasks.drawing import CHARACTERS
-from visreplay.tasks.evaluate import evaluate, summarise
+from visreplay.tasks.evaluate import evaluate, replays, summarise
 from visreplay.tasks.registry import task_named
+from visreplay.tasks.sources import ids_of, open_task
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import ImageStore
 
@@ -29,16 +30,20 @@ SAMPLES = range(Split.HELD_OUT, Split.HELD_OUT + 30)
 
 @pytest.mark.parametrize(("name", "reach"), TASKS.items())
 def test_the_policy_reaches_what_is_claimed(make_agent: MakeAgent, name: str, reach: float) -> None:
-    records = evaluate(make_agent(Method.NONE), task_named(name), SAMPLES)
-    assert summarise(records).high >= reach, summarise(records)
-    assert summarise(records).accuracy >= reach - 0.1
+    task = open_task(name)
+    summary = summarise(evaluate(make_agent(Method.NONE), task, ids_of(task, SAMPLES)))
+    assert not summary.errors
+    assert summary.accuracy.high >= reach, summary
+    assert summary.accuracy.value >= reach - 0.1
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("name", TASKS)
 def test_the_base_is_far_below(name: str, temperature: float) -> None:
-    records = evaluate(embedded_agent("base", temperature=temperature), task_named(name), SAMPLES)
-    assert summarise(records).accuracy <= 0.6
+    task, agent = open_task(name), embedded_agent("base", temperature=temperature)
+    summary = summarise(evaluate(agent, task, ids_of(task, SAMPLES)))
+    assert not summary.errors
+    assert summary.accuracy.value <= 0.6
 
 
 Forced = Callable[[Sample], str]
@@ -73,11 +78,15 @@ def test_without_tools_the_policy_is_at_chance(without_tools: Forced, name: str)
 
 def test_token_replay_lowers_the_loss_on_every_sample(make_agent: MakeAgent) -> None:
     agent = make_agent(Method.TOKEN)
-    for name in TASKS:
-        for record in evaluate(agent, task_named(name), SAMPLES[:10]):
-            for step in record.trajectory.steps:
-                assert step["replay"] is not None
-                assert step["replay"]["kl_after"] < step["replay"]["kl_before"]
+    for task in map(open_task, TASKS):
+        records = list(evaluate(agent, task, ids_of(task, SAMPLES[:10])))
+        reports = replays(records)
+        assert len(reports) == sum(
+            len(rollout["trajectory"]["steps"]) for each in records for rollout in each["rollouts"]
+        )
+        assert len(records) == summarise(records).n == 10
+        for report in reports:
+            assert report["kl_after"] < report["kl_before"]
 
 
 def test_no_optimisation_step_is_exactly_the_plain_policy(

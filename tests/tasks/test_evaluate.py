@@ -1,73 +1,83 @@
-import itertools
-
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from shared import MakeAgent
 
 from visreplay.replay_core import Method
-from visreplay.tasks.evaluate import (
-    bootstrap_interval,
-    evaluate,
-    is_correct,
-    pass_at_k,
-    summarise,
-    wilson_interval,
-)
-from visreplay.tasks.registry import task_named
-from visreplay.tasks.types import Split
+from visreplay.tasks.evaluate import evaluate, rollout_seed, summarise
+from visreplay.tasks.sources import open_task, select
+
+TASK = open_task("visual-search-easy")
 
 
 def test_an_evaluation_has_a_record_a_sample(make_agent: MakeAgent) -> None:
-    seen = []
-    seeds = range(Split.TUNING, Split.TUNING + 3)
-    task = task_named("visual-search-easy")
-    records = evaluate(make_agent(Method.NONE), task, seeds, on_record=seen.append)
-    assert records == seen
-    assert [record.sample_id for record in records] == [f"visual-search-easy-{s}" for s in seeds]
+    ids = TASK.sample_ids()[:3]
+    records = list(evaluate(make_agent(Method.NONE), TASK, ids))
+    assert [record["sample_id"] for record in records] == ids
+    for record in records:
+        (rollout,) = record["rollouts"]
+        assert rollout["right"] == (rollout["trajectory"]["answer"] == record["expected"])
+        assert rollout["cot_right"] is None
+        assert rollout["trajectory"].keys() == {
+            "question", "answer", "stop_reason", "seed", "steps", "images", "video", "messages"
+        }  # fmt: skip
     summary = summarise(records)
-    assert summary.n == 3
-    assert summary.low <= summary.accuracy <= summary.high
+    assert (summary.n, summary.errors) == (3, 0)
+    assert summary.accuracy.low <= summary.accuracy.value <= summary.accuracy.high
+
+
+def test_a_subset_in_another_order_has_the_same_trajectories(make_agent: MakeAgent) -> None:
+    ids = TASK.sample_ids()[:3]
+    agent = make_agent(Method.NONE, temperature=1.0)
+    played = [
+        {
+            record["sample_id"]: [
+                [step["text"] for step in rollout["trajectory"]["steps"]]
+                for rollout in record["rollouts"]
+            ]
+            for record in evaluate(agent, TASK, some, rollouts=2, seed=5)
+        }
+        for some in (ids, [ids[2], ids[0]])
+    ]
+    assert played[0] == {ids[1]: played[0][ids[1]], **played[1]}
+
+
+def test_seeds_are_stable_and_a_rollout_s_own() -> None:
+    seeds = {rollout_seed(s, i, j) for s in range(3) for i in ("a", "b", "1") for j in range(11)}
+    assert len(seeds) == 99
+    assert rollout_seed(0, "visual-search-easy-20000000", 0) == 1159350719
+
+
+def test_an_error_is_counted_apart_and_the_others_go_on(make_agent: MakeAgent) -> None:
+    good = TASK.sample_ids()[0]
+    records = list(evaluate(make_agent(Method.NONE), TASK, ["nothing", good]))
+    assert records[0]["error"] == (
+        "ValueError: 'nothing' is no sample of visual-search-easy, which end in a seed"
+    )
+    assert records[0]["rollouts"] == []
+    assert records[1]["error"] is None
+    summary = summarise(records)
+    assert (summary.n, summary.errors) == (1, 1)
 
 
 def test_nothing_cannot_be_summarised() -> None:
-    with pytest.raises(ValueError, match="no records"):
+    with pytest.raises(ValueError, match="0 records cannot be summarised"):
         summarise([])
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected", "correct"),
-    [("K", "K", True), (" k ", "K", True), ("L", "K", False), (None, "K", False)],
+    ("answer", "expected"), [("{}", True), (" {} ", True), ("?", False), (None, False)]
 )
-def test_answers_are_compared_as_text(answer: str | None, expected: str, correct: bool) -> None:
-    assert is_correct(answer, expected) is correct
+def test_answers_are_compared_as_text(answer: str | None, expected: bool) -> None:
+    sample = TASK.load(TASK.sample_ids()[0])
+    given = answer and answer.format(sample.answer.lower())
+    assert TASK.is_right(sample, given) is expected
 
 
-def test_wilson_s_interval() -> None:
-    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81 of 263.
-    low, high = wilson_interval(81, 263)
-    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    assert wilson_interval(0, 20)[0] == 0
-    with pytest.raises(ValueError, match="3 of 2"):
-        wilson_interval(3, 2)
-
-
-@given(st.integers(1, 8), st.integers(0, 8), st.integers(1, 8))
-def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n: int, right: int, k: int) -> None:
-    if right > n or k > n:
-        with pytest.raises(ValueError, match="needs at least"):
-            pass_at_k(n, right, k)
-        return
-    draws = list(itertools.combinations([True] * right + [False] * (n - right), k))
-    assert pass_at_k(n, right, k) == pytest.approx(sum(map(any, draws)) / len(draws))
-
-
-def test_bootstrap_intervals_of_normal_samples_are_as_wide_as_theory_says() -> None:
-    values = np.random.default_rng(1).normal(3, 2, size=(400, 2, 5))
-    low, high = bootstrap_interval(values)
-    error = values.std(axis=0) / 20
-    np.testing.assert_allclose(high - low, 2 * 1.96 * error, rtol=0.05)
-    np.testing.assert_allclose((low + high) / 2, values.mean(axis=0), atol=0.02)
-    low, high = bootstrap_interval(np.array([0.0, 1.0, 1.0]))
-    assert (low.shape, high.shape) == ((), ())
+def test_samples_are_selected() -> None:
+    ids = [str(n) for n in range(10)]
+    assert select(ids, limit=3) == ["0", "1", "2"]
+    assert select(ids, sample_ids=["7", "2"]) == ["2", "7"]
+    shuffled = select(ids, shuffle=1)
+    assert shuffled != ids and sorted(shuffled) == ids
+    assert select(ids, shuffle=1, limit=4) == shuffled[:4]
+    with pytest.raises(ValueError, match="no sample 'x'; the first one is '0'"):
+        select(ids, sample_ids=["x"])

@@ -1,0 +1,108 @@
+"""The figures that the paper reports (arXiv 2511.19972): what a run of ours stands beside.
+
+Accuracies in percent, of 7B policies without and with replay.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A column of the paper's tables.
+
+    Attributes:
+        label: As the paper calls it.
+        names: Of tasks, or of files without their suffix: letters and digits alone.
+        category: The part of the samples that the figure is about, by the beginning of its name;
+            None for all of them.
+    """
+
+    label: str
+    names: frozenset[str]
+    category: str | None = None
+
+    def covers(self, category: str) -> bool:
+        """Whether the figure is about the samples of a category."""
+        return self.category is not None and _plain(category).startswith(self.category)
+
+
+def _benchmark(label: str, *names: str, category: str | None = None) -> Benchmark:
+    return Benchmark(label, frozenset(names), category)
+
+
+_AGENT = (
+    # FCP: questions across instances.
+    _benchmark("HR-Bench 4K FCP", "hrbench4k", category="cross"),
+    _benchmark("HR-Bench 8K FCP", "hrbench8k", category="cross"),
+    _benchmark("VisualProbe Medium", "visualprobemedium"),
+    _benchmark("VisualProbe Hard", "visualprobehard"),
+)
+_VIDEO = (
+    _benchmark("VideoMMMU", "videommmu"),
+    _benchmark("MLVU", "mlvu"),
+    _benchmark("MMVU(mc)", "mmvu", category="multiplechoice"),
+    _benchmark("Video-Holmes", "videoholmes"),
+)
+_MATHEMATICS = (
+    _benchmark("MathVerse(VO)", "mathversevo", "mathversevisiononly", "mathverseminivisiononly"),
+    _benchmark("MathVision", "mathvision"),
+    _benchmark("MathVista", "mathvista", "mathvistamini"),
+    _benchmark("DynaMath", "dynamath"),
+    _benchmark("WeMath", "wemath"),
+    _benchmark("LogicVista", "logicvista"),
+    _benchmark("MMMU", "mmmu", "mmmudevval"),
+    _benchmark("MMMU-Pro", "mmmupro"),
+)
+BENCHMARKS = (*_AGENT, *_VIDEO, *_MATHEMATICS)
+
+_FIGURES: tuple[tuple[str, tuple[Benchmark, ...], tuple[float, ...], tuple[float, ...]], ...] = (
+    ("DeepEyes-7B", _AGENT, (53.7, 53.5, 82.1, 75.4), (56.3, 53.8, 84.7, 75.9)),
+    ("Video-R1-7B", _VIDEO, (49.8, 55.7, 64.2, 36.5), (53.8, 57.4, 65.0, 40.9)),
+    (
+        "MM-Eureka-Qwen-7B",
+        _MATHEMATICS,
+        (45.1, 30.6, 73.0, 51.8, 36.8, 49.2, 58.7, 39.5),
+        (47.7, 31.5, 73.5, 52.4, 38.0, 51.0, 62.0, 40.0),
+    ),
+    (
+        "VL-Rethinker-7B",
+        _MATHEMATICS,
+        (47.0, 30.3, 72.0, 54.7, 34.8, 46.1, 58.7, 41.7),
+        (49.2, 33.2, 72.4, 54.9, 36.7, 49.7, 60.0, 42.7),
+    ),
+    (
+        "MMR1-Math-v0-7B",
+        _MATHEMATICS,
+        (41.1, 32.6, 71.0, 53.8, 40.7, 43.6, 56.7, 41.3),
+        (43.3, 33.9, 71.9, 54.2, 41.8, 44.5, 58.7, 41.3),
+    ),
+)
+
+
+def benchmark_of(settings: Mapping[str, Any]) -> Benchmark | None:
+    """The benchmark of a run, going by its task, or by its file for a task of many files."""
+    data = settings.get("data")
+    names = {_plain(str(settings["task"])), _plain(Path(data).stem) if data else ""}
+    return next((each for each in BENCHMARKS if each.names & names), None)
+
+
+def figure(policy: str, benchmark: Benchmark, *, replayed: bool) -> float | None:
+    """What the paper reports for a policy, in percent, if it does.
+
+    Args:
+        policy: Folder or hub id.
+        benchmark: One of `BENCHMARKS`.
+        replayed: With replay or without.
+    """
+    for name, columns, plain, with_replay in _FIGURES:
+        if _plain(name) == _plain(Path(policy).name) and benchmark in columns:
+            return (with_replay if replayed else plain)[columns.index(benchmark)]
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())

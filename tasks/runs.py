@@ -1,0 +1,115 @@
+"""A run as it lies on the disk: its settings, a record a sample, and the images.
+
+runs/hr4k/
+  run.jsonl    {"settings": {...}}, then one line a sample as it ended
+  images/      every image once, by the hash of its content
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NotRequired, Self, TypedDict, cast
+
+from visreplay.tasks import journal
+from visreplay.tools import ImageStore
+
+LINES = "run.jsonl"
+IMAGES = "images"
+
+
+class Rollout(TypedDict):
+    """One episode on a sample, scored.
+
+    Attributes:
+        right: Whether the answer is.
+        cot_right: What the checker said of a right answer's reasoning; None where it was not asked.
+        trajectory: The fields of `Trajectory`, without those that the whole run has in common and
+            without token ids.
+    """
+
+    right: bool
+    cot_right: bool | None
+    trajectory: dict[str, Any]
+
+
+class Record(TypedDict):
+    """What came of one sample: its rollouts, or an error and none.
+
+    Attributes:
+        sample_id: Unique within the task.
+        question: As the model read it; None if the sample could not be loaded, like the next two.
+        expected: The right answer.
+        category: What tables break down by.
+        error: Type and message of the exception that ended it.
+        rollouts: Empty after an error.
+        seconds: Wall time of playing and scoring, loading aside.
+    """
+
+    sample_id: str
+    question: str | None
+    expected: str | None
+    category: str | None
+    error: str | None
+    rollouts: list[Rollout]
+    seconds: NotRequired[float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, finished or not.
+
+    Attributes:
+        folder: Where it lies.
+        settings: Everything that its results depend on.
+        records: By sample id, in the order in which the samples ended first.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    records: dict[str, Record]
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read a run, which may be going on: a line that is not finished is left out.
+
+        Raises:
+            ValueError: the folder holds none.
+        """
+        path = folder / LINES
+        if not path.is_file():
+            raise ValueError(f"{folder} is not the folder of a run: it holds no {LINES}")
+        settings, lines, _ = journal.read(path)
+        if settings is None:
+            raise ValueError(f"{path} is empty: the run's first sample has not ended yet")
+        fields = Record.__required_keys__
+        for sample_id, line in lines.items():
+            if missing := sorted(fields - line.keys()):
+                raise ValueError(f"sample {sample_id!r} of {path} has no field {missing[0]!r}")
+        return cls(folder, settings, cast(dict[str, Record], lines))
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @cached_property
+    def store(self) -> ImageStore:
+        """Its images."""
+        return ImageStore(self.folder / IMAGES)
+
+    @property
+    def system(self) -> str:
+        """Who answered: the policy, and how it was replayed."""
+        policy = Path(str(self.settings["policy"])).name
+        method = self.settings["replay"]["method"]
+        return policy if method == "none" else f"{policy} + {method} replay"
+
+    @property
+    def scored(self) -> dict[str, Record]:
+        """The records without those of errors."""
+        return {key: record for key, record in self.records.items() if record["error"] is None}
+
+    @property
+    def errors(self) -> dict[str, Record]:
+        """The records of errors."""
+        return {key: record for key, record in self.records.items() if record["error"] is not None}
