@@ -13,6 +13,7 @@ from visreplay.replay_core import Method
 from visreplay.tasks.analyze import analyze
 from visreplay.tasks.calibrate import calibrate
 from visreplay.tasks.console import print_step
+from visreplay.tasks.listing import tasks
 from visreplay.tasks.options import (
     VIDEO_SUFFIXES,
     BaseDeviceOption,
@@ -43,6 +44,7 @@ from visreplay.tools import ImageStore
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 app.command()(analyze)
 app.command()(calibrate)
+app.command()(tasks)
 
 
 @app.callback()

@@ -34,7 +34,9 @@ _WORD = re.compile(
     r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt)\b)"
     r"(?:[A-Za-z]{3,}|(?:or|is|as|to|of|in|cm|mm|km|kg|ml)\b)|[\u4e00-\u9fff]+"
 )
-_SYMBOLS = str.maketrans({"−": "-", "π": r"\pi ", "×": r"\times ", "÷": r"\div ", "°": r"^\circ "})
+_SYMBOLS = str.maketrans(
+    {"\u2212": "-", "π": r"\pi ", "\u00d7": r"\times ", "÷": r"\div ", "°": r"^\circ "}
+)
 
 
 def require_math_verify() -> None:

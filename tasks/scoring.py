@@ -38,10 +38,10 @@ _PHRASE = re.compile(
     r"|(?<!不)(?:应选|故选|选择|选)\s*:?\s*(?=\W*[A-Z](?![A-Za-z0-9]))",
     re.IGNORECASE,
 )
-_NO_LETTER = r"(?![A-Za-z0-9'’])"
+_NO_LETTER = r"(?![A-Za-z0-9'])"
 _LETTER = rf"(?:(?:option|choice|letter)\s+)?[(\[\"]*([A-Z]){_NO_LETTER}[)\]\"]*"
 _JUDGED = re.compile(
-    rf"(?<![A-Za-z0-9'])[(\[]?([A-Z])[)\]]?\s+(?:is|would be|must be|seems)\s+(?:the\s+)?"
+    r"(?<![A-Za-z0-9'])[(\[]?([A-Z])[)\]]?\s+(?:is|would be|must be|seems)\s+(?:the\s+)?"
     r"(?:correct|right|best|answer)\b|(?<![A-Za-z0-9'])([A-Z])\s*(?:是)?(?:正确|对的)"
 )
 _LONE = re.compile(rf"^\W*{_LETTER}\W*$", re.MULTILINE)
@@ -54,7 +54,7 @@ _NEGATED = re.compile(
 _MARKED = re.compile(r"(?<![A-Za-z0-9'])([A-Z])[).:]")
 _MENTION = re.compile(rf"(?<![A-Za-z0-9'\\])([(\[]?)([A-Z]){_NO_LETTER}(?=(\s+[a-z])?)")
 _SENTENCE_END = re.compile(r"[.;。;](?:\s|$)|\n")
-_EDGES = " \t\r\n.,;:!?\"'()[]{}<>。、,·「」『』“”‘’"
+_EDGES = " \t\r\n.,;:!?\"'()[]{}<>。、,·「」『』\u201c\u201d\u2018\u2019"
 _OUTER = re.sub(r"[()\[\]{}<>]", "", _EDGES)
 _ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)")
 
@@ -84,6 +84,15 @@ def same_number(expected: str, answer: str | None, tolerance: float = 1e-9) -> b
         return False
     wanted, found = number(expected), number(answer)
     return wanted is not None and found is not None and abs(wanted - found) <= tolerance
+
+
+def same_value(expected: str, answer: str | None) -> bool:
+    """Whether an answer is the expected text or, if that is a bare number, equal to two decimals.
+
+    The rule of MMMU's own evaluation for open questions.
+    """
+    is_number = re.fullmatch(r"[-+\u2212]?[\d.,/]*\d", expected.strip()) is not None
+    return same_text(expected, answer) or (is_number and same_number(expected, answer, 0.005))
 
 
 def same_option(expected: str, answer: str | None, options: Mapping[str, str] = LETTERS) -> bool:
@@ -150,13 +159,13 @@ def option_letter(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def number(text: str) -> float | None:
-    """The number that a text states, or None if it states none or several.
+    r"""The number that a text states, or None if it states none or several.
 
     Signs, thousands ("1,234.5"), fractions (3/4, ``\\frac34``), exponents and the words from zero
     to twelve are read. Of an equation the right-hand side counts.
     """
     # The exponents of units would become digits.
-    plain = _plain(re.sub("[⁰¹²³⁴-⁹]", "^", final(text))).replace("−", "-").replace("⁄", "/")
+    plain = _plain(re.sub("[⁰¹²³⁴-⁹]", "^", final(text))).translate(_SIGNS)
     said = stated(plain)
     sentence = plain if said is None else _SENTENCE_END.split(said)[0]
     sentence = _FRACTION.sub(lambda m: f"{m[1] or m[2]}/{m[3] or m[4]}", sentence)
@@ -175,14 +184,15 @@ def final(text: str) -> str:
     return str(tagged[-1]) if tagged else text.rpartition("</think>")[2]
 
 
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_SIGNS = str.maketrans("\u2212\u2044", "-/")  # the minus sign, and the bar of a fraction
+_WORDS = tuple(
+    "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+)
 _NUMBER = re.compile(
     r"(?<![\w.])([-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)"
     r"(?:\s*/\s*(\d+(?:\.\d+)?))?"
 )
-_FRACTION = re.compile(
-    r"(?<!\d)\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
-)
+_FRACTION = re.compile(r"(?<!\d)\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _ALTERNATIVE = re.compile(r"\d\s*\S{0,8}\s*(?:\bor\b|\band\b|\bto\b|或|和|~)\s*[-+]?\d")
 
 
@@ -199,7 +209,7 @@ def _numbers(text: str) -> list[float]:
 
 def _plain(text: str) -> str:
     """Full-width characters made narrow; Markdown and LaTeX around words taken away."""
-    text = unicodedata.normalize("NFKC", text).replace("’", "'")
+    text = unicodedata.normalize("NFKC", text).replace("\u2019", "'")
     return _MARKUP.sub("", _WRAPPERS.sub(r"\1", text)).strip()
 
 
@@ -252,7 +262,7 @@ def _chosen(text: str, options: Mapping[str, str], *, marked: bool = False) -> s
     if match and (letter := match[1].upper()) in options:
         rest = match[2]
         alone = not rest.strip(_EDGES)
-        is_marked = alone or re.match(r"\s*[)\].:,。、\n]|\s+[-–]\s", rest) is not None
+        is_marked = alone or re.match(r"\s*[)\].:,。、\n]|\s+[-\u2013]\s", rest) is not None
         own = bool(options[letter]) and _bare(rest) == _bare(options[letter])
         if is_marked or own or (match[1].isupper() and not marked):
             other = re.match(
