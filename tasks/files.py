@@ -16,7 +16,7 @@ from typing import ClassVar, cast
 from PIL import Image
 
 from visreplay.agent.agent import Picture
-from visreplay.tasks.rows import JsonFile, Row, Rows, TsvFile
+from visreplay.tasks.rows import JsonFile, Row, Rows, TsvFile, is_texts
 from visreplay.tasks.scoring import same_option
 from visreplay.tasks.types import Sample
 from visreplay.tools import ToolError, load_image
@@ -201,7 +201,7 @@ def listed(row: Row, field: str, text: str) -> list[str]:
         values = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise row.refused(field, "a list of texts is needed") from error
-    if not isinstance(values, list) or not all(isinstance(v, str | int | float) for v in values):
+    if not is_texts(values):
         raise row.refused(field, "a list of texts is needed")
     return [str(value) for value in values]
 

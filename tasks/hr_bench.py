@@ -29,8 +29,7 @@ class HRBench(FileTask):
         Entry(
             f"hr-bench-{size}",
             "option letter, mean over answer cycles",
-            f"hr_bench_{size}.tsv: index, question, image (base64), A-D, answer, category, "
-            "cycle_category",
+            f"hr_bench_{size}.tsv",
         )
         for size in ("4k", "8k")
     )

@@ -54,8 +54,8 @@ class ImageQA(FileTask):
     entries: ClassVar = tuple(
         Entry(
             name,
-            f"option letter; numbers within precision; open: {_RULES[rule]}",
-            "a TSV: index, question, image (base64), answer; A, B.. or choices",
+            f"option letter; open questions: {_RULES[rule]}",
+            "TSV: index, question, image, answer; A, B..",
         )
         for name, rule in OPEN.items()
     )
@@ -81,7 +81,7 @@ class ImageQA(FileTask):
         else:
             rule, tolerance = self._open_rule(row)
         field = "answer_option" if options and row.optional("answer_option") else "answer"
-        images = ()
+        images: tuple[Path, ...] = ()
         if "image" not in row.fields:
             images = (self.find(row, "image_path", row.text("image_path")),)
         category = next(filter(None, map(row.optional, ("category", "task", "skill"))), None)

@@ -26,8 +26,7 @@ class MLVU(FileTask):
         Entry(
             "mlvu",
             "option letter",
-            "json/1_plotQA.json or another, or json/: video, question, candidates, answer, "
-            "question_type; videos in video/1_plotQA/",
+            "json/1_plotQA.json or another, or json/; videos in video/1_plotQA/",
         ),
     )
 

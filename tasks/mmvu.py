@@ -29,8 +29,7 @@ class MMVU(FileTask):
         Entry(
             "mmvu",
             "option letter; open questions: text",
-            "validation.json: id, video, question_type, question, choices, answer; videos in "
-            "videos/SUBJECT/",
+            "validation.json; videos in videos/SUBJECT/",
         ),
     )
 

@@ -72,10 +72,9 @@ class Row:
             ValueError: it is not a list of texts or numbers.
         """
         values = self.fields.get(name)
-        values = [] if values is None else values
-        if not isinstance(values, list) or not all(
-            isinstance(v, str | int | float) for v in values
-        ):
+        if values is None:
+            return []
+        if not is_texts(values):
             raise self.refused(name, f"a list of texts is needed, not {_shown(values)}")
         return [str(value) for value in values]
 
@@ -238,12 +237,17 @@ class JsonFile:
         return self._rows[number]
 
 
+def is_texts(values: object) -> bool:
+    """Whether a value is a list of texts and numbers."""
+    return isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
+
+
 def _json_rows(file: Path) -> list[Row]:
     if (size := file.stat().st_size) > MAX_JSON:
         raise ValueError(f"{file} has {size} bytes; at most {MAX_JSON} are read: split it")
     content = file.read_bytes()
     if file.suffix == ".jsonl":
-        named = [
+        named: list[tuple[str, tuple[str, ...], Any]] = [
             (f"line {number}", (), _parsed(file, f", line {number}", line))
             for number, line in enumerate(content.splitlines(), 1)
             if line.strip()

@@ -23,8 +23,7 @@ class VideoHolmes(FileTask):
         Entry(
             "video-holmes",
             "option letter",
-            "test_Video-Holmes.json: video ID, Question ID, Question, Options, Answer; videos in "
-            "videos/",
+            "test_Video-Holmes.json; videos in videos/",
         ),
     )
 

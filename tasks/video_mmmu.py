@@ -15,6 +15,7 @@ text. Videos are `ID.mp4` beside the file, in `videos/`, or in `videos/SPLIT/`. 
 with, and the question says so.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 from visreplay.tasks.files import (
@@ -41,7 +42,7 @@ class VideoMMMU(FileTask):
             "video-mmmu",
             "option letter; open questions: number or text",
             "perception_video.json, comprehension_video.json, adaptation_video.json, or their "
-            "folder: id, question, options, answer; videos in videos/",
+            "folder; videos in videos/",
         ),
     )
 
@@ -51,7 +52,7 @@ class VideoMMMU(FileTask):
         split = row.groups[0] if row.groups else row.file.stem.removesuffix("_video").title()
         options = lettered(row.texts("options"))
         question = without_marks(row.text("question"))
-        images = ()
+        images: tuple[Path, ...] = ()
         if "[image 1]" in question:
             path = row.optional("image")
             if path is not None:

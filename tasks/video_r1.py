@@ -37,8 +37,7 @@ class VideoR1(FileTask):
         Entry(
             "video-r1",
             "option letter; numerical: number to 0.01; others: text",
-            "a JSON file in Video-R1's layout: problem_id, problem, problem_type, options, "
-            "data_type, path, solution",
+            "JSON: problem_id, problem, problem_type, options, data_type, path, solution",
         ),
     )
 

@@ -26,8 +26,7 @@ class VisualProbe(FileTask):
         Entry(
             f"visual-probe-{level}",
             "text",
-            f"VisualProbe_{level.title()}.json: images, doc_id, problem, solution; or a TSV: "
-            "index, image (base64), question, answer",
+            f"VisualProbe_{level.title()}.json with images, or TSV: index, question, image, answer",
         )
         for level in ("easy", "medium", "hard")
     )

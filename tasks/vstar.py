@@ -40,8 +40,7 @@ class VStar(FileTask):
         Entry(
             "vstar",
             "option letter",
-            "test_questions.jsonl, or the folder with direct_attributes/*.json and "
-            "relative_position/*.json; pictures beside them",
+            "test_questions.jsonl, or the folder of */*.json; pictures beside them",
         ),
     )
     pattern: ClassVar = "*/*.json"
