@@ -25,6 +25,10 @@ MAX_CHARACTERS = 20_000
 LETTERS: Mapping[str, str] = dict.fromkeys(ascii_uppercase[:10], "")
 """Options whose texts are not known: they are in the picture."""
 
+_STATEMENT = 400
+"""Characters after a phrase that are looked at, and the number of statements."""
+
+# What repeats in these patterns is bounded: they run over whatever a model wrote.
 _TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
 _WRAPPERS = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|operatorname|emph)\s*\{([^{}]*)\}"
@@ -39,12 +43,12 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _NO_LETTER = r"(?![A-Za-z0-9'])"
-_LETTER = rf"(?:(?:option|choice|letter)\s+)?[(\[\"]*([A-Z]){_NO_LETTER}[)\]\"]*"
+_LETTER = rf"(?:(?:option|choice|letter)\s+)?[(\[\"]{{0,2}}([A-Z]){_NO_LETTER}"
 _JUDGED = re.compile(
     r"(?<![A-Za-z0-9'])[(\[]?([A-Z])[)\]]?\s+(?:is|would be|must be|seems)\s+(?:the\s+)?"
     r"(?:correct|right|best|answer)\b|(?<![A-Za-z0-9'])([A-Z])\s*(?:是)?(?:正确|对的)"
 )
-_LONE = re.compile(rf"^\W*{_LETTER}\W*$", re.MULTILINE)
+_LONE = re.compile(rf"^\W{{0,4}}{_LETTER}\W{{0,4}}$", re.MULTILINE)
 _NEGATED = re.compile(
     rf"(?:\b(?:not|n't|neither|nor|never|instead of|rather than|except)|n't|不是|不选|而非|排除)"
     rf"\W{{0,4}}(?:(?:be|the|an?|option|choice)\s+){{0,3}}[(\[]?[A-Z]{_NO_LETTER}[)\]]?"
@@ -68,6 +72,8 @@ def same_text(expected: str, answer: str | None) -> bool:
     if answer is None:
         return False
     wanted, text = _bare(expected), _plain(final(answer))
+    if not wanted:
+        return text == _plain(expected)
     candidates = [text]
     if (said := stated(text)) is not None:
         sentence = _SENTENCE_END.split(said)[0]
@@ -141,10 +147,12 @@ def option_letter(answer: str, options: Mapping[str, str]) -> str | None:
     if box is not None and (found := _chosen(box, options)) is not None:
         return found or None
     without = _NEGATED.sub(" ", text)
-    statements = [(match.start(), without[match.end() :]) for match in _PHRASE.finditer(without)]
+    statements = [
+        (m.start(), without[m.end() : m.end() + _STATEMENT]) for m in _PHRASE.finditer(without)
+    ]
     statements += [(m.start(), m[1] or m[2]) for m in _JUDGED.finditer(without)]
     statements += [(m.start(1), m[1]) for m in _LONE.finditer(without)]
-    for _, statement in sorted(statements, reverse=True):
+    for _, statement in sorted(statements, reverse=True)[:_STATEMENT]:
         found = _chosen(statement.partition("\n")[0], options)
         if found is not None:
             return found or None
@@ -223,15 +231,16 @@ def _bare(text: str) -> str:
 
 def last_box(text: str) -> str | None:
     r"""The inside of the last closed ``\boxed{..}``."""
-    end = len(text)
-    while (start := text.rfind("\\boxed{", 0, end)) >= 0:
-        depth = 0
-        for at in range(start + 6, len(text)):
-            depth += (text[at] == "{") - (text[at] == "}")
-            if not depth:
-                return text[start + 7 : at]
-        end = start
-    return None
+    opened: list[int | None] = []
+    start = end = -1
+    for brace in re.finditer(r"\\boxed\s?\{|\\[{}]|[{}]", text):
+        if brace[0] == "}" and opened:
+            begin = opened.pop()
+            if begin is not None and begin > start:
+                start, end = begin, brace.start()
+        elif brace[0][-1] == "{" and brace[0] != "\\{":
+            opened.append(brace.end() if len(brace[0]) > 1 else None)
+    return text[start:end] if start >= 0 else None
 
 
 def stated(text: str) -> str | None:
@@ -255,7 +264,7 @@ def _chosen(text: str, options: Mapping[str, str], *, marked: bool = False) -> s
     if len(bare) > 1 and len(same := [k for k, v in options.items() if _bare(v) == bare]) == 1:
         return same[0]
     match = re.match(
-        rf"\W*(?:(?:option|choice|letter)\s+)?\W*([A-Za-z]){_NO_LETTER}(.*)",
+        rf"\W{{0,9}}(?:(?:option|choice|letter)\s+)?\W{{0,9}}([A-Za-z]){_NO_LETTER}(.*)",
         text,
         re.DOTALL | re.IGNORECASE,
     )
@@ -266,8 +275,8 @@ def _chosen(text: str, options: Mapping[str, str], *, marked: bool = False) -> s
         own = bool(options[letter]) and _bare(rest) == _bare(options[letter])
         if is_marked or own or (match[1].isupper() and not marked):
             other = re.match(
-                rf"\W*(?:\s(?:or|and)\s|[/&]|或|和|与|,(?=\s*\W?[A-Z]\W*(?:$|[,.]|or\b|and\b)))"
-                rf"\W*(?:option\s+)?\W*([A-Z]){_NO_LETTER}",
+                rf"\W{{0,9}}(?:\s(?:or|and)\s|[/&]|或|和|与|,(?=\s*\W?[A-Z]\W*(?:$|[,.]|or\b|and\b)))"
+                rf"\W{{0,9}}(?:option\s+)?\W{{0,9}}([A-Z]){_NO_LETTER}",
                 rest,
             )
             return "" if other and other[1] in options and other[1] != letter else letter
