@@ -80,6 +80,8 @@ def expression(answer: str) -> str | None:
     text = final(answer).strip()
     if (box := last_box(text)) is not None:
         return box
+    if "\\boxed" in text:
+        return None  # it breaks off: more digits may have been to come
     said = stated(text)
     sentence = text if said is None else _SENTENCE_END.split(said.strip())[0]
     spans = [next(filter(None, found)).strip() for found in _LATEX.findall(sentence)]

@@ -185,6 +185,7 @@ class _TsvReader:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+        self._rows = csv.reader(())  # its generator refers to this object, and it holds a row
 
     def __iter__(self) -> "_TsvReader":
         return self

@@ -174,6 +174,8 @@ def number(text: str) -> float | None:
     """
     # The exponents of units would become digits.
     plain = _plain(re.sub("[⁰¹²³⁴-⁹]", "^", final(text))).translate(_SIGNS)
+    if "\\boxed" in plain and last_box(plain) is None:
+        return None  # it breaks off: more digits may have been to come
     said = stated(plain)
     sentence = plain if said is None else _SENTENCE_END.split(said)[0]
     sentence = _FRACTION.sub(lambda m: f"{m[1] or m[2]}/{m[3] or m[4]}", sentence)

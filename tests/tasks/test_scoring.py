@@ -177,6 +177,7 @@ def test_texts(expected: str, written: str | None, right: bool) -> None:
         ("The answer is 14 or 15", None),
         ("many", None),
         ("", None),
+        ("\\boxed{1", None),
         ("1/0", None),
         ("9" * 5000, None),
     ],
