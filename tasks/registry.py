@@ -78,8 +78,8 @@ def open_task(name: str, data: Path | None = None) -> Task:
         return task_named(name)
     if name not in _OF_FILES:
         names = [entry.name for entry in ENTRIES]
-        near = get_close_matches(name, names, 3)
-        raise ValueError(f"there is no task {name!r}; {_meant(near)}see `visreplay tasks`")
+        meant = _meant(name, names)
+        raise ValueError(f"there is no task {name!r}{meant}: see `visreplay tasks`")
     if data is None:
         files = next(entry.files for entry in ENTRIES if entry.name == name)
         raise ValueError(f"{name} needs its file, --data: {files}")
@@ -108,9 +108,11 @@ def select(
         raise ValueError(f"--limit is {limit}; it must be at least 1")
     known, chosen = set(ids), list(ids if sample_ids is None else sample_ids)
     if unknown := [sample_id for sample_id in chosen if sample_id not in known]:
-        near = get_close_matches(unknown[0], ids, 3)
-        more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
-        raise ValueError(f"there is no sample {unknown[0]!r}{more} in the task; {_meant(near)}")
+        more = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
+        raise ValueError(
+            f"the task has no sample {unknown[0]!r}{more}{_meant(unknown[0], ids)}; "
+            f"its first is {ids[0]!r}"
+        )
     if len(set(chosen)) < len(chosen):
         twice = next(sample_id for sample_id in chosen if chosen.count(sample_id) > 1)
         raise ValueError(f"the sample {twice!r} is there twice: it would be counted twice")
@@ -119,5 +121,6 @@ def select(
     return chosen[:limit]
 
 
-def _meant(near: Sequence[str]) -> str:
-    return f"did you mean {' or '.join(near)}? " if near else ""
+def _meant(name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, 3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -90,6 +90,8 @@ class Row:
         given = {k: str(v).strip() for k, v in values.items() if v is not None and str(v).strip()}
         if list(given) != [chr(65 + i) for i in range(len(given))]:
             raise self.refused(name, f"the keys must be A, B, C.., not {', '.join(given)}"[:500])
+        if len(given) < 2:
+            raise self.refused(name, f"two or more are needed, not {len(given)}")
         return given
 
 
