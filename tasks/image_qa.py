@@ -31,7 +31,8 @@ from visreplay.tasks.files import (
 )
 from visreplay.tasks.mathematics import require_math_verify, same_mathematics
 from visreplay.tasks.rows import Row
-from visreplay.tasks.scoring import number, same_number, same_options, same_value
+from visreplay.tasks.scoring import same_number, same_options, same_value
+from visreplay.tasks.stating import number
 from visreplay.tasks.types import Sample
 
 OPEN = {

@@ -27,7 +27,9 @@ MEMORY = 4 << 30
 MAX_CHARACTERS = 500
 """A longer expression is not compared, and wrong."""
 
-_LATEX = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_LATEX = re.compile(
+    r"\$\$(.{1,500}?)\$\$|\$(.{1,500}?)\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
+)
 _SENTENCE_END = re.compile(r"[.;。;](?:\s|$)|\n")
 _OR = re.compile(r"\b(?:or|and)\b|或|和")
 _WORD = re.compile(
@@ -55,7 +57,7 @@ def same_mathematics(expected: str, answer: str | None) -> bool:
     Raises:
         ImportError: math-verify is not installed.
     """
-    # Here, and not above: the child must not load it.
+    # Here, and not above: the child has no such package.
     from visreplay.tasks.scoring import same_text
 
     if answer is None:
@@ -75,7 +77,7 @@ def expression(answer: str) -> str | None:
     end of the sentence: the first LaTeX in it, or what comes before its first word. Or else the
     only LaTeX of the text, all of a text without words or before its unit, the only number.
     """
-    from visreplay.tasks.scoring import final, last_box, number, stated
+    from visreplay.tasks.stating import final, last_box, number, stated
 
     text = final(answer).strip()
     if (box := last_box(text)) is not None:
