@@ -13,13 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, cast
 
-from PIL import Image
-
-from visreplay.agent.agent import Picture
 from visreplay.tasks.rows import JsonFile, Row, Rows, TsvFile, is_texts
 from visreplay.tasks.scoring import same_option
 from visreplay.tasks.types import Sample
-from visreplay.tools import ToolError, load_image
+from visreplay.tools import ToolError, load_image, probe
 
 REFERENCE = 64
 """An `image` cell of fewer characters is the index of the row that holds the image."""
@@ -98,17 +95,23 @@ class FileTask(ABC):
         return list(self._numbers)
 
     def load(self, sample_id: str) -> Sample:
-        """Read a sample and decode its images.
+        """Read a sample, decode its images, and see that its video can be decoded.
 
         Raises:
-            ValueError: there is no such sample, or an image cannot be read.
+            ValueError: there is no such sample, or an image or the video cannot be read.
         """
         if sample_id not in self._numbers:
             raise ValueError(f"there is no sample {sample_id!r} in {self.rows.path}")
         row = self.rows.row(self._numbers[sample_id])
         sample = self.read(row)
-        pictures = [*sample.images, *self._embedded(row)]
-        return replace(sample, images=tuple(_decoded(row, picture) for picture in pictures))
+        try:
+            if sample.video is not None:
+                probe(sample.video)
+            images = [load_image(picture) for picture in (*sample.images, *self._embedded(row))]
+        except ToolError as error:
+            field = "image" if sample.video is None else "video"
+            raise row.refused(field, str(error)) from error
+        return replace(sample, images=tuple(images))
 
     def find(self, row: Row, field: str, *places: str) -> Path:
         """The first of some relative paths that is a file in the data's folder.
@@ -173,17 +176,10 @@ class FileTask(ABC):
             text = self._target(row, text).text("image")
         for encoded in listed(row, "image", text) if text.startswith("[") else [text]:
             try:
-                yield base64.b64decode(encoded.rpartition("base64,")[2], validate=True)
+                content = "".join(encoded.rpartition("base64,")[2].split())
+                yield base64.b64decode(content, validate=True)
             except (binascii.Error, ValueError) as error:
                 raise row.refused("image", f"it is not base64: {error}") from error
-
-
-def _decoded(row: Row, picture: Picture) -> Image.Image:
-    try:
-        return load_image(picture)
-    except ToolError as error:
-        name = "image" if isinstance(picture, bytes) else str(picture)
-        raise row.refused(name, str(error)) from error
 
 
 def chose_right(sample: Sample, answer: str | None) -> bool:

@@ -1,12 +1,17 @@
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
+from shared import write_json, write_picture
 from typer.testing import CliRunner
 
 from visreplay.tasks.cli import app
+from visreplay.tasks.files import Entry, FileTask
 from visreplay.tasks.registry import ENTRIES, TASKS, open_task, select
-from visreplay.tasks.types import Split
+from visreplay.tasks.scoring import same_number
+from visreplay.tasks.types import Sample, Split
 
 
 def test_the_command_lists_every_task() -> None:
@@ -90,3 +95,19 @@ FIRST = ["s26", "s21", "s9"]
 def test_choices_that_make_no_sense_are_refused(choice: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         select(IDS, **choice)  # type: ignore[arg-type]
+
+
+def test_the_example_in_contributing_is_a_task(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text("utf-8")
+    section = text.partition("## A new task")[2].partition("\n## ")[0]
+    code = textwrap.dedent("".join(re.findall(r"^(?: {4}.*)?\n", section, re.MULTILINE)))
+    names = {"FileTask": FileTask, "Entry": Entry, "Sample": Sample, "same_number": same_number}
+    exec(code, names)
+    write_picture(tmp_path / "a.png", "red")
+    row = {"id": 1, "image": "a.png", "question": "How many oars?", "count": 4}
+    task = names["Count"]("count", write_json(tmp_path / "count.json", [row]))  # type: ignore[operator]
+    sample = task.load("1")
+    assert (sample.question, len(sample.images)) == ("How many oars?", 1)
+    assert task.is_right(sample, "There are 4 oars.")
+    with pytest.raises(ValueError, match="item 1, field 'count'"):
+        names["Count"]("count", write_json(tmp_path / "bad.json", [row | {"count": None}]))  # type: ignore[operator]

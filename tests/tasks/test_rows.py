@@ -216,7 +216,7 @@ def test_links_within_the_folder_are_fine(tmp_path: Path) -> None:
 def test_a_file_that_is_no_picture_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
     task = open_task("vstar", write_json(tmp_path / "q.jsonl", [LINE | {"image": "a.png"}]))
-    with pytest.raises(ValueError, match=r"q\.jsonl, line 1, .*not an image"):
+    with pytest.raises(ValueError, match=r"q\.jsonl, line 1, field 'image': .*not an image"):
         task.load("0")
 
 
