@@ -31,7 +31,9 @@ _NEGATED = re.compile(
     r"(?:\s+(?:right|correct|true))?|(?<![A-Za-z0-9'])[A-Z]\s*(?:不对|错误|是错)"
 )
 _MARKED = re.compile(r"(?<![A-Za-z0-9'])([A-Z])[).:]")
-_MENTION = re.compile(rf"(?<![A-Za-z0-9'\\])([(\[]?)([A-Z]){_NO_LETTER}(?=(\s+[a-z])?)")
+_MENTION = re.compile(rf"(?<![A-Za-z0-9'\\])([(\[]?)([A-Z]){_NO_LETTER}(?=\s+([a-z]+)|)")
+_AFTER_A_LETTER = {"is", "was", "it", "and", "or", "because", "as", "since", "for", "but"}
+"""Words that follow the letter A, but hardly the article."""
 
 
 def option_letter(answer: str, options: Mapping[str, str]) -> str | None:
@@ -39,9 +41,10 @@ def option_letter(answer: str, options: Mapping[str, str]) -> str | None:
 
     In this order, after `final`:
 
-    1. The last ``\boxed{..}``, if a letter stands first in it, or an option's text is in it.
-    2. Statements, the last first: "the answer is (C) because A..", "B is correct", a line that
-       holds only a letter. Two letters in one statement ("A or B") choose nothing.
+    1. The last ``\boxed{..}``, and
+    2. statements, the last first: "the answer is (C) because A..", "B is correct", a line that
+       holds only a letter. In each: an option's text that is all of it; the letter in front, or
+       else the only one in it; the only option's text. "A or B" chooses nothing.
     3. A letter at the very beginning with a mark behind it: "B) red", "C: ..".
     4. The only letter that is mentioned; "not A", "A is wrong", the article A, the pronoun I and
        letters inside of an option's text are no mentions.
@@ -122,7 +125,10 @@ def _chosen(text: str, options: Mapping[str, str], *, marked: bool = False) -> s
             return "" if other and other[1] in options and other[1] != letter else letter
     if marked:
         return None
-    return _by_text(SENTENCE_END.split(text)[0], options) or _by_text(text, options)
+    sentence = SENTENCE_END.split(text)[0]
+    if len(mentioned := set(_mentions(sentence, options))) == 1:
+        return mentioned.pop()
+    return _by_text(sentence, options) or _by_text(text, options)
 
 
 def _mentions(text: str, options: Mapping[str, str]) -> Iterator[str]:
@@ -131,7 +137,8 @@ def _mentions(text: str, options: Mapping[str, str]) -> Iterator[str]:
         if len(option := plain(option)) > 1:
             text = re.sub(rf"(?<!\w){re.escape(option)}(?!\w)", " ", text, flags=re.IGNORECASE)
     for bracket, letter, word in _MENTION.findall(text):
-        if letter in options and not (word and not bracket and letter in "AI"):
+        is_word = (letter == "I" and word) or (letter == "A" and word not in {"", *_AFTER_A_LETTER})
+        if letter in options and (bracket or not is_word):
             yield letter
 
 

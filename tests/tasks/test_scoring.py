@@ -41,6 +41,17 @@ OPTIONS = {"A": "red", "B": "blue", "C": "dark red", "D": "a dog"}
         ("A is wrong, B is correct", "B"),
         ("First I look at the sky...\n\n**C**", "C"),
         ("Final Answer: The final answer is $\\boxed{A}$.", "A"),
+        ("Therefore, the answer is:\n\nB. blue", "B"),
+        ("### Answer\nB", "B"),
+        ("**Answer:** B\n\nExplanation: option A is red, which is not there.", "B"),
+        ("The correct answer is **C. dark red**.", "C"),
+        ("The answer is \\(\\text{B}\\).", "B"),
+        ("Answer: the red one (C)", "C"),  # the letter was asked for
+        ("Option (B) is correct.", "B"),
+        ("B is not correct. A is.", "A"),
+        ("So A it is", "A"),
+        ("I'm not sure, maybe A?", "A"),
+        ("I cannot say whether it is A, B or C", None),
         # Two in one text: the last statement counts, two in one statement do not.
         ("The answer is A. Wait, the answer is B.", "B"),
         ("\\boxed{A} Hmm, no: \\boxed{B}", "B"),
@@ -74,6 +85,9 @@ OPTIONS = {"A": "red", "B": "blue", "C": "dark red", "D": "a dog"}
         ("B，因为天空是蓝色的", "B"),
         ("不是A，选C", "C"),
         ("A或B", None),
+        ("正确答案是 B 选项", "B"),
+        ("应该选B而不是C", "B"),
+        ("选项B正确", "B"),
         # None at all.
         ("", None),
         ("None of these", None),
