@@ -25,9 +25,9 @@ from rich.table import Table
 from visreplay.replay_core import embedded_config
 from visreplay.tasks.demo import ROWS, embedded_agent, prepare_process
 from visreplay.tasks.evaluate import evaluate, replays, right_count
-from visreplay.tasks.sources import ids_of, open_task
+from visreplay.tasks.registry import open_task
 from visreplay.tasks.statistics import bootstrap_interval, pass_at_k, wilson_interval
-from visreplay.tasks.types import Split, Task
+from visreplay.tasks.types import Split, Task, ids_of
 from visreplay.tools import ImageStore
 
 ROLLOUTS = 8
@@ -72,12 +72,12 @@ def _measure(task: Task, system: str, samples: int, store: ImageStore) -> dict[s
     row, changes = SYSTEMS[system]
     seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
     greedy = embedded_agent(row, store, **changes)
-    records = list(evaluate(greedy, task, ids_of(task, seeds)))
+    records = list(evaluate(greedy, task, ids_of(task.name, seeds)))
     greedy.close()
     if failed := [record["error"] for record in records if record["error"]]:
         raise RuntimeError(f"{len(failed)} samples failed, the first with {failed[0]}")
     sampled, right = embedded_agent(row, store, temperature=1.0, **changes), []
-    for seed, sample_id in zip(seeds, ids_of(task, seeds), strict=True):
+    for seed, sample_id in zip(seeds, ids_of(task.name, seeds), strict=True):
         sample = task.load(sample_id)
         # Of its own for every sample: a shared seed draws the same habit for all of them.
         numbers = range(ROLLOUTS * seed, ROLLOUTS * (seed + 1))

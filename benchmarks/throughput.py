@@ -19,7 +19,7 @@ from rows import Row, table, timed, write
 from visreplay.agent import VisualAgent
 from visreplay.tasks.demo import embedded_agent, prepare_process
 from visreplay.tasks.evaluate import rollout_seed
-from visreplay.tasks.sources import open_task
+from visreplay.tasks.registry import open_task
 from visreplay.tasks.types import Sample
 
 ROLLOUTS = 8

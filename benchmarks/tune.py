@@ -14,8 +14,8 @@ from rich.console import Console
 
 from visreplay.tasks.demo import TABLE, embedded_agent, prepare_process
 from visreplay.tasks.evaluate import evaluate, replays, summarise
-from visreplay.tasks.sources import ids_of, open_task
-from visreplay.tasks.types import Split
+from visreplay.tasks.registry import open_task
+from visreplay.tasks.types import Split, ids_of
 
 TOKEN: list[dict[str, Any]] = [
     {"replay_layers": layers, "tau": tau, "learning_rate": rate, "steps": steps}
@@ -34,7 +34,9 @@ def score(row: str, changes: dict[str, Any], samples: int) -> dict[str, float]:
     agent = embedded_agent(row, temperature=1.0, **changes)
     seeds = range(Split.TUNING, Split.TUNING + samples)
     tasks = [open_task(name) for name in TABLE]
-    records = [record for task in tasks for record in evaluate(agent, task, ids_of(task, seeds))]
+    records = [
+        record for task in tasks for record in evaluate(agent, task, ids_of(task.name, seeds))
+    ]
     found = replays(records)
     summary = summarise(records)
     return {

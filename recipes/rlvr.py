@@ -23,12 +23,12 @@ from visreplay.agent.encoding import ContextEncoder
 from visreplay.agent.loop import Limits, Loop
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.state import EpisodeState
-from visreplay.tasks.types import Sample, Split, Task
+from visreplay.tasks.types import GeneratedTask, Sample, Split
 from visreplay.tasks.video_search import VideoSearch
 from visreplay.tasks.visual_search import EASY, MEDIUM, VisualSearch
 from visreplay.tools import ImageStore
 
-TASKS: tuple[Task, ...] = (VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch())
+TASKS: tuple[GeneratedTask, ...] = (VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch())
 PROMPTS = 18
 GROUP = 8
 LEARNING_RATE = 2e-4

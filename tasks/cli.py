@@ -16,6 +16,7 @@ from visreplay.tasks.compare import compare
 from visreplay.tasks.console import print_step
 from visreplay.tasks.evaluation import evaluation
 from visreplay.tasks.export import export
+from visreplay.tasks.listing import tasks
 from visreplay.tasks.options import (
     VIDEO_SUFFIXES,
     Checkpoints,
@@ -34,6 +35,7 @@ app.command()(compare)
 app.command()(export)
 app.command()(analyze)
 app.command()(calibrate)
+app.command()(tasks)
 
 
 @app.callback()

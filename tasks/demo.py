@@ -17,8 +17,8 @@ from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, embedded_con
 from visreplay.tasks.console import print_step, progress_bar
 from visreplay.tasks.evaluate import Summary, evaluate, summarise
 from visreplay.tasks.page import Shown, render_page
-from visreplay.tasks.sources import Task, open_task
-from visreplay.tasks.types import Sample
+from visreplay.tasks.registry import open_task
+from visreplay.tasks.types import Sample, Task
 from visreplay.tools import ImageStore
 
 ROWS: dict[str, tuple[str, Method]] = {

@@ -15,9 +15,8 @@ import numpy as np
 
 from visreplay.agent import Trajectory, VisualAgent
 from visreplay.tasks.runs import Record, Rollout
-from visreplay.tasks.sources import Task
 from visreplay.tasks.statistics import Estimate, Floats, estimates, pass_at_k, wilson_interval
-from visreplay.tasks.types import Sample
+from visreplay.tasks.types import Sample, Task
 
 Checker = Callable[[Sample, Trajectory], bool]
 """Whether the reasoning behind a right answer is right too."""

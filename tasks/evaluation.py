@@ -27,15 +27,15 @@ from visreplay.tasks.options import (
     mistakes_told,
     with_options,
 )
-from visreplay.tasks.registry import TASKS
+from visreplay.tasks.registry import open_task, select
 from visreplay.tasks.runs import IMAGES, LINES, Record, Run
-from visreplay.tasks.sources import Task, open_task, select
 from visreplay.tasks.table import details
+from visreplay.tasks.types import Task
 
 
 @with_options
 def evaluation(
-    task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
+    task: Annotated[str, typer.Argument(help="One of `visreplay tasks`.")],
     pair: PairOptions,
     replay: ReplayOptions,
     episode: EpisodeOptions,
@@ -78,7 +78,7 @@ def evaluation(
             )
         checker = load_checker(cot_checker) if cot_checker else None
         source = open_task(task, data)
-        chosen = sample_ids.split(",") if sample_ids else []
+        chosen = sample_ids.split(",") if sample_ids else None
         ids = select(source.sample_ids(), limit=limit, sample_ids=chosen, shuffle=shuffle)
         names = Checkpoints.of(pair.policy, pair.base, console)
         if names.embedded:

@@ -11,7 +11,7 @@ from visreplay.agent import protocol_named
 from visreplay.agent.encoding import ContextEncoder, token_grid
 from visreplay.replay_core import ModelPair, Segment
 from visreplay.tasks.types import Sample
-from visreplay.tools import ImageStore, zoom
+from visreplay.tools import ImageStore, load_image, zoom
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Opening:
         grid = token_grid(pair.processor)
         messages = protocol_named(protocol, grid, store).open(
             sample.question,
-            [store.put(image) for image in sample.images],
+            [store.put(load_image(image)) for image in sample.images],
             None if sample.video is None else str(sample.video),
         )
         segment = ContextEncoder(pair.processor, store, pair.policy).encode(messages)

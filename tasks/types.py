@@ -1,25 +1,25 @@
-"""What a task is made of: a sample with its media, its question and its right answer."""
+"""What a task is made of: samples with their media, questions and right answers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image
+from visreplay.agent.agent import Picture
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question about one image or one video.
+    """One question about images, or about one video.
 
     Attributes:
         sample_id: Unique within its task, stable across machines and versions.
-        question: The question as a person would ask it.
-        answer: The right answer.
-        images: The images that the question is about, RGB.
+        question: As the model reads it, options included.
+        answer: The right answer, as the task's scorer wants it: a letter, a number, a text, LaTeX.
+        images: The images that the question is about.
         video: The clip that the question is about.
-        category: What tables break down by.
+        category: What tables break scores down by.
         facts: What the generator or the data set knows besides (for scoring and analysis;
             never shown to a model).
     """
@@ -27,19 +27,39 @@ class Sample:
     sample_id: str
     question: str
     answer: str
-    images: tuple[Image.Image, ...] = ()
+    images: tuple[Picture, ...] = ()
     video: Path | None = None
     category: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
 class Task(Protocol):
-    """A source of samples."""
+    """A source of samples that knows a right answer when it sees one."""
 
     @property
     def name(self) -> str:
         """The name on the command line, in kebab case."""
         ...
+
+    def sample_ids(self) -> Sequence[str]:
+        """Those of all samples, in the file's order."""
+        ...
+
+    def load(self, sample_id: str) -> Sample:
+        """A sample with its media, which are decoded only now: not all of a file fits in memory.
+
+        Raises:
+            ValueError: there is no such sample, or its media cannot be read.
+        """
+        ...
+
+    def is_right(self, sample: Sample, answer: str | None) -> bool:
+        """Whether an answer to a sample is right; never raises, whatever a model wrote."""
+        ...
+
+
+class GeneratedTask(Task, Protocol):
+    """A task that draws its samples from seeds."""
 
     def sample(self, seed: int) -> Sample:
         """The sample of a seed; the same seed always gives the same sample."""
@@ -52,3 +72,29 @@ class Split(IntEnum):
     TRAIN = 0
     TUNING = 10_000_000
     HELD_OUT = 20_000_000
+
+
+GENERATED_SAMPLES = 1000
+"""So many held-out seeds are the samples of a generated task."""
+
+
+def ids_of(name: str, seeds: Iterable[int]) -> list[str]:
+    """The sample ids of seeds of a generated task."""
+    return [f"{name}-{seed}" for seed in seeds]
+
+
+def held_out_ids(name: str) -> list[str]:
+    """All sample ids of a generated task."""
+    return ids_of(name, range(Split.HELD_OUT, Split.HELD_OUT + GENERATED_SAMPLES))
+
+
+def seed_of(name: str, sample_id: str) -> int:
+    """The seed in a generated task's sample id.
+
+    Raises:
+        ValueError: it is not an id of that task.
+    """
+    prefix, _, seed = sample_id.rpartition("-")
+    if prefix != name or not (seed.isascii() and seed.isdigit()):
+        raise ValueError(f"{sample_id!r} is no sample of {name}; its ids are {name}-SEED")
+    return int(seed)

@@ -31,7 +31,8 @@ from visreplay.tasks.drawing import (
     paste,
     shape_mask,
 )
-from visreplay.tasks.types import Sample
+from visreplay.tasks.scoring import same_text
+from visreplay.tasks.types import Sample, held_out_ids, seed_of
 
 SIDE = 112
 """Side of a clip in pixels."""
@@ -133,6 +134,22 @@ class VideoSearch:
             video=path,
             facts={"clip": clip},
         )
+
+    def sample_ids(self) -> list[str]:
+        """Those of held-out clips."""
+        return held_out_ids(self.name)
+
+    def load(self, sample_id: str) -> Sample:
+        """Draw the clip of an id.
+
+        Raises:
+            ValueError: it is not an id of this task.
+        """
+        return self.sample(seed_of(self.name, sample_id))
+
+    def is_right(self, sample: Sample, answer: str | None) -> bool:
+        """Whether the answer is the character."""
+        return same_text(sample.answer, answer)
 
 
 @lru_cache(maxsize=1)

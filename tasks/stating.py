@@ -1,0 +1,122 @@
+r"""What a text states as its answer.
+
+A model rarely writes the bare answer. What it states is looked for in this order, and the first
+that is there counts:
+
+1. the inside of the last ``<answer>``, or else what follows the last ``</think>``; within that
+2. the last ``\boxed{..}``: a later one revises an earlier one;
+3. what follows the last phrase like "the answer is", "Answer:", "I choose", "答案是";
+4. the whole text.
+"""
+
+import math
+import re
+import unicodedata
+
+MAX_CHARACTERS = 20_000
+"""Only the end of a longer text is looked at."""
+
+# What repeats in these patterns is bounded: they run over whatever a model wrote.
+_TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
+_WRAPPERS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|operatorname|emph)\s*\{([^{}]*)\}"
+)
+_MARKUP = re.compile(r"[`$]|\*{2,}|(?<!\w)\*|\*(?!\w)|\\[()\[\],;!]|(?<!\w)_+|_+(?!\w)")
+PHRASE = re.compile(
+    r"\b(?:answers?|option|choice|solution|result)\b(?:\s+(?:to|for)\b[^.:\n]{1,60}?)?"
+    r"(?:\s+(?:is|are|would be|should be|must be)\b(?!\s+not\b)|\s*[:=])\s*[:=]?\s*"
+    r"|\bI(?:'d| would|'ll| will)?\s+(?:choose|pick|select|go with|answer)\b\s*[:=]?\s*"
+    r"|(?:答案|选项)\s{0,3}(?:应该|应当|应)?\s{0,3}(?:是|为|选|:)\s*:?\s*"
+    r"|(?<!不)(?:应选|故选|选择|选)\s{0,3}:?\s{0,3}(?=\W{0,3}[A-Z](?![A-Za-z0-9]))",
+    re.IGNORECASE,
+)
+SENTENCE_END = re.compile(r"[.;。;](?:\s|$)|\n")
+EDGES = " \t\r\n.,;:!?\"'()[]{}<>。、,·「」『』\u201c\u201d\u2018\u2019"
+_OUTER = re.sub(r"[()\[\]{}<>]", "", EDGES)
+_ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)")
+_SIGNS = str.maketrans("\u2212\u2044", "-/")  # the minus sign, and the bar of a fraction
+_WORDS = tuple(
+    "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+)
+_NUMBER = re.compile(
+    r"(?<![\w.])([-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)"
+    r"(?:\s*/\s*(\d+(?:\.\d+)?))?"
+)
+_FRACTION = re.compile(r"(?<!\d)\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
+_ALTERNATIVE = re.compile(r"\d\s{0,3}\S{0,8}\s{0,3}(?:\bor\b|\band\b|\bto\b|或|和|~)\s*[-+]?\d")
+
+
+def final(text: str) -> str:
+    """A text without the thinking before its answer, and without the tags around that."""
+    text = text[-MAX_CHARACTERS:]
+    tagged = _TAGGED.findall(text)
+    return str(tagged[-1]) if tagged else text.rpartition("</think>")[2]
+
+
+def stated(text: str) -> str | None:
+    """The inside of the last box, or what follows the last phrase."""
+    box = last_box(text)
+    if box is not None:
+        return box
+    *_, last = (None, *PHRASE.finditer(text))
+    return None if last is None else text[last.end() :]
+
+
+def last_box(text: str) -> str | None:
+    r"""The inside of the last closed ``\boxed{..}``."""
+    opened: list[int | None] = []
+    start = end = -1
+    for brace in re.finditer(r"\\boxed\s?\{|\\[{}]|[{}]", text):
+        if brace[0] == "}" and opened:
+            begin = opened.pop()
+            if begin is not None and begin > start:
+                start, end = begin, brace.start()
+        elif brace[0][-1] == "{" and brace[0] != "\\{":
+            opened.append(brace.end() if len(brace[0]) > 1 else None)
+    return text[start:end] if start >= 0 else None
+
+
+def number(text: str) -> float | None:
+    r"""The number that a text states, or None if it states none or several.
+
+    Signs, thousands ("1,234.5"), fractions (3/4, ``\frac34``), exponents and the words from zero
+    to twelve are read. Of an equation the right-hand side counts.
+    """
+    # The exponents of units would become digits.
+    written = plain(re.sub("[⁰¹²³⁴-⁹]", "^", final(text))).translate(_SIGNS)
+    if "\\boxed" in written and last_box(written) is None:
+        return None  # it breaks off: more digits may have been to come
+    said = stated(written)
+    sentence = written if said is None else SENTENCE_END.split(said)[0]
+    sentence = _FRACTION.sub(lambda m: f"{m[1] or m[2]}/{m[3] or m[4]}", sentence)
+    if (word := bare(sentence)) in _WORDS:
+        return float(_WORDS.index(word))
+    found = _numbers(sentence.rpartition("=")[2]) or _numbers(sentence)
+    if said is not None and len(found) > 1 and not _ALTERNATIVE.search(sentence):
+        found = found[:1]  # "14, since 3 + 11": what follows is a reason
+    return found[0] if len(set(found)) == 1 else None
+
+
+def plain(text: str) -> str:
+    """Full-width characters made narrow; Markdown and LaTeX around words taken away."""
+    text = unicodedata.normalize("NFKC", text).replace("\u2019", "'")
+    return _MARKUP.sub("", _WRAPPERS.sub(r"\1", text)).strip()
+
+
+def bare(text: str) -> str:
+    """A text as it is compared."""
+    text = " ".join(plain(text).casefold().split()).strip(_OUTER)
+    # Brackets around one word are decoration; around more they can mean an interval.
+    text = re.sub(r"^[(\[{<](\w+)[)\]}>]$", r"\1", text)
+    return _ARTICLE.sub("", text)
+
+
+def _numbers(text: str) -> list[float]:
+    values = []
+    for top, bottom in _NUMBER.findall(text):
+        value = float(top.replace(",", ""))
+        if bottom:
+            value = value / float(bottom) if float(bottom) else math.inf
+        if math.isfinite(value):
+            values.append(value)
+    return values

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from shared import png, write_tsv
+
+from visreplay.tasks.hr_bench import mean_over_cycles
+from visreplay.tasks.registry import open_task
+
+ROW: dict[str, object] = {
+    **{"index": 0, "question": "Which number has the buoy?", "image": png("red")},
+    **{"A": "17", "B": "71", "C": "11", "D": "77", "answer": "B"},
+    **{"category": "single", "cycle_category": 1},
+}
+CYCLED = ROW | {"index": 1, "image": "0", "A": "71", "B": "17", "answer": "A", "cycle_category": 2}
+CROSS = ROW | {"index": 2, "image": png("blue"), "category": "cross"}
+
+
+def test_a_question_with_its_picture(tmp_path: Path) -> None:
+    task = open_task("hr-bench-4k", write_tsv(tmp_path / "hr_bench_4k.tsv", [ROW, CYCLED, CROSS]))
+    assert (task.name, task.sample_ids()) == ("hr-bench-4k", ["0", "1", "2"])
+    sample = task.load("0")
+    assert sample.question == (
+        "Which number has the buoy?\nA. 17\nB. 71\nC. 11\nD. 77\n"
+        "Answer with the letter of the right option."
+    )
+    assert (sample.answer, sample.category, sample.facts["cycle"]) == ("B", "FSP", "1")
+    assert task.load("2").category == "FCP"
+    assert task.is_right(sample, "**B.**")
+    assert task.is_right(sample, "It is 71.")
+    assert not task.is_right(sample, "17")
+    assert not task.is_right(sample, None)
+
+
+def test_a_short_image_is_the_index_of_the_row_that_has_it(tmp_path: Path) -> None:
+    task = open_task("hr-bench-8k", write_tsv(tmp_path / "8k.tsv", [CYCLED, CROSS, ROW]))
+    colours = {}
+    for sample_id in task.sample_ids():
+        (image,) = task.load(sample_id).images
+        assert isinstance(image, Image.Image)
+        colours[sample_id] = image.getpixel((5, 5))
+    assert colours == {"0": (255, 0, 0), "1": (255, 0, 0), "2": (0, 0, 255)}
+
+
+def test_the_score_is_the_mean_over_cycles() -> None:
+    scored = [("1", 1.0), ("1", 0.0), ("1", 0.0), ("1", 1.0), ("2", 1.0)]
+    assert mean_over_cycles(scored) == 0.75
+    with pytest.raises(ValueError, match="no samples"):
+        mean_over_cycles([])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"category": "triple"}, "row 1, field 'category': 'triple' is none of single, cross"),
+        ({"C": ""}, "row 1, field 'C'"),
+        ({"answer": "E"}, "row 1, field 'answer': 'E' is none of the options"),
+        ({"cycle_category": ""}, "row 1, field 'cycle_category'"),
+        ({"index": ""}, "row 1, field 'index'"),
+    ],
+)
+def test_malformed_rows_are_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        open_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", [ROW | changes]))
+
+
+@pytest.mark.parametrize("column", ROW)
+def test_a_missing_column_is_refused_by_name(tmp_path: Path, column: str) -> None:
+    row = {name: value for name, value in ROW.items() if name != column}
+    with pytest.raises(ValueError, match=f"has no column '{column}'; it has "):
+        open_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", [row]))
