@@ -3,7 +3,7 @@ from shared import MakeAgent
 
 from visreplay.replay_core import Method
 from visreplay.tasks.evaluate import evaluate, rollout_seed, summarise
-from visreplay.tasks.registry import open_task, select
+from visreplay.tasks.registry import open_task
 
 TASK = open_task("visual-search-easy")
 
@@ -50,7 +50,8 @@ def test_an_error_is_counted_apart_and_the_others_go_on(make_agent: MakeAgent) -
     good = TASK.sample_ids()[0]
     records = list(evaluate(make_agent(Method.NONE), TASK, ["nothing", good]))
     assert records[0]["error"] == (
-        "ValueError: 'nothing' is no sample of visual-search-easy, which end in a seed"
+        "ValueError: 'nothing' is no sample of visual-search-easy; its ids are "
+        "visual-search-easy-SEED"
     )
     assert records[0]["rollouts"] == []
     assert records[1]["error"] is None
@@ -70,14 +71,3 @@ def test_answers_are_compared_as_text(answer: str | None, expected: bool) -> Non
     sample = TASK.load(TASK.sample_ids()[0])
     given = answer and answer.format(sample.answer.lower())
     assert TASK.is_right(sample, given) is expected
-
-
-def test_samples_are_selected() -> None:
-    ids = [str(n) for n in range(10)]
-    assert select(ids, limit=3) == ["0", "1", "2"]
-    assert select(ids, sample_ids=["7", "2"]) == ["2", "7"]
-    shuffled = select(ids, shuffle=1)
-    assert shuffled != ids and sorted(shuffled) == ids
-    assert select(ids, shuffle=1, limit=4) == shuffled[:4]
-    with pytest.raises(ValueError, match="no sample 'x'; the first one is '0'"):
-        select(ids, sample_ids=["x"])

@@ -194,7 +194,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (["--rollouts", "8"], "at temperature 0 all of them are the same"),
-        (["--sample-ids", "chess-1"], "there is no sample 'chess-1'"),
+        (["--sample-ids", "chess-1"], "the task has no sample 'chess-1'"),
         (["--data", "x.tsv"], "leave out --data"),
         (["--cot-checker", "json"], "must name a function"),
         (["--cot-checker", "nowhere_at_all:check"], "nowhere_at_all"),
