@@ -34,7 +34,10 @@ class MMVU(FileTask):
     )
 
     def read(self, row: Row) -> Sample:
-        """A question; facts hold `options`, which an open question lacks."""
+        """A question; the category is its kind, which published figures go by.
+
+        Facts hold `options`, which an open question lacks, and `subject`.
+        """
         kind = row.text("question_type").replace(" ", "-")
         if kind not in ("multiple-choice", "open-ended"):
             raise row.refused("question_type", f"{kind!r} is not multiple-choice or open-ended")
@@ -49,8 +52,8 @@ class MMVU(FileTask):
             question=asked(question, options) if options else question,
             answer=answer_letter(row, "answer", options) if options else row.text("answer"),
             video=self.find(row, "video", path, f"videos/{path}"),
-            category=str(subject) if subject else None,
-            facts={"options": options},
+            category=kind,
+            facts={"options": options, "subject": subject},
         )
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:

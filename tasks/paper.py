@@ -35,9 +35,8 @@ def _benchmark(label: str, *names: str, category: str | None = None) -> Benchmar
 
 
 _AGENT = (
-    # FCP: questions across instances.
-    _benchmark("HR-Bench 4K FCP", "hrbench4k", category="cross"),
-    _benchmark("HR-Bench 8K FCP", "hrbench8k", category="cross"),
+    _benchmark("HR-Bench 4K FCP", "hrbench4k", category="fcp"),
+    _benchmark("HR-Bench 8K FCP", "hrbench8k", category="fcp"),
     _benchmark("VisualProbe Medium", "visualprobemedium"),
     _benchmark("VisualProbe Hard", "visualprobehard"),
 )

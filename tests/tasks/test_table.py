@@ -13,8 +13,8 @@ def hr_bench(folder: Path, method: str, right: int) -> Run:
     """10 questions across instances, of which so many are right, and one about a single one."""
     return run_of(
         folder,
-        *(record(f"cross-{n}", n < right, category="cross") for n in range(10)),
-        record("single-0", True, category="single"),
+        *(record(f"cross-{n}", n < right, category="FCP") for n in range(10)),
+        record("single-0", True, category="FSP"),
         replay={"method": method},
     )
 
@@ -88,3 +88,10 @@ def test_the_paper_s_figures_are_found_by_task_or_file() -> None:
     assert figure("MMR1-Math-v0-7B", mmmu, replayed=False) == 56.7
     assert figure("MMR1-Math-v0-7B", pro, replayed=True) == 41.3
     assert benchmark_of({"task": "video-mmmu", "data": "videommmu.json"}) not in (mmmu, pro)
+
+
+def test_the_paper_s_parts_are_categories_that_loaders_give() -> None:
+    parts = {each.label: each for each in BENCHMARKS if each.category}
+    assert parts["HR-Bench 4K FCP"].covers("FCP") and not parts["HR-Bench 4K FCP"].covers("FSP")
+    assert parts["MMVU(mc)"].covers("multiple-choice")
+    assert not parts["MMVU(mc)"].covers("open-ended")

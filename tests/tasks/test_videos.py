@@ -80,7 +80,7 @@ def test_mmvu(clip: Path, kind: str) -> None:
     assert sample.video is not None
     assert probe(sample.video).frame_count == 6
     assert sample.question.splitlines()[1:4] == ["A. It doubles", "B. It halves", "C. It stays"]
-    assert (sample.category, sample.answer, sample.images) == ("Physics", "C", ())
+    assert (sample.category, sample.answer, sample.images) == ("multiple-choice", "C", ())
     assert task.is_right(sample, "C: It stays")
     assert not task.is_right(sample, "D")
     question = task.load("validation_8")
