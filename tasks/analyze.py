@@ -136,7 +136,7 @@ def analyze(
 
         def opening(seed: int) -> Opening:
             sample = source.sample(seed)
-            dialect = names.protocol(protocol, sample.video is not None)
+            dialect = names.protocol(protocol)
             return Opening.of(sample, dialect, pair)
 
         seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)

@@ -78,8 +78,7 @@ def calibrate(
         with progress_bar(console) as progress:
             bar = progress.track(read(inputs, samples), total=count, description="base entropies")
             segments = (
-                Opening.of(sample, names.protocol(protocol, sample.video is not None), pair).segment
-                for sample in bar
+                Opening.of(sample, names.protocol(protocol), pair).segment for sample in bar
             )
             measured = measure(pair, segments, layers=layers, quantile=quantile)
         content = {

@@ -115,7 +115,7 @@ def run(
         agent = VisualAgent.from_pretrained(
             pair.policy,
             pair.base,
-            protocol=pair.protocol(protocol, is_video),
+            protocol=pair.protocol(protocol),
             config=config,
             device=device,
             base_device=base_device,

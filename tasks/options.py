@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils import logging
 
-from visreplay.agent.protocols import PROTOCOLS
+from visreplay.agent import PROTOCOLS, protocol_spoken_by
 from visreplay.replay_core import (
     EMBEDDED,
     EMBEDDED_NAMES,
@@ -45,7 +45,7 @@ PolicyOption = Annotated[
 ]
 BaseOption = Annotated[str | None, typer.Option(help="The model that the policy was trained from.")]
 ProtocolOption = Annotated[
-    Protocols, typer.Option(help="Dialect of the policy; auto goes by its name and the media.")
+    Protocols, typer.Option(help="Dialect of the policy; auto goes by its name; hermes suits any.")
 ]
 ReplayLayersOption = Annotated[int | None, typer.Option(help="L of token replay.")]
 StateLayersOption = Annotated[int | None, typer.Option(help="Layers of state replay.")]
@@ -131,21 +131,16 @@ class Checkpoints:
             given["theta"] = load_theta(theta)
         return embedded_config(method, **given) if self.embedded else ReplayConfig(method, **given)
 
-    def protocol(self, asked: Protocols, is_video: bool) -> str:
-        """The protocol to speak: as asked, or by the policy's name, or else by the media."""
-        return choose_protocol(asked.value, self.policy, self.embedded, is_video)
+    def protocol(self, asked: Protocols) -> str:
+        """The protocol to speak: as asked, or by the policy's name, or else the plain one."""
+        return choose_protocol(asked.value, self.policy, self.embedded)
 
 
-def choose_protocol(asked: str, policy: str, embedded: bool, is_video: bool) -> str:
-    """The protocol to speak: as asked, or by the policy's name, or else by the media."""
+def choose_protocol(asked: str, policy: str, embedded: bool) -> str:
+    """The protocol to speak: as asked, or by the policy's name, or else the plain one."""
     if asked != "auto":
         return asked
-    if embedded:
-        return "embedded"
-    named = [name for name in PROTOCOLS if name in Path(policy).name.casefold()]
-    if named:
-        return named[0]
-    return "video-r1" if is_video else "deepeyes"
+    return "embedded" if embedded else protocol_spoken_by(policy)
 
 
 @contextmanager
