@@ -61,6 +61,9 @@ class Observation(TypedDict):
         times: Of frames, in seconds.
         box: Of a crop: left, top, right and bottom in pixels of the image that was cropped.
         source: Reference of that image, which may be a crop itself.
+        root: Of a crop of a crop whose pixels were taken from a picture that had them all: its
+            reference.
+        region: Of the same crop: where in that picture it lies, in its pixels.
     """
 
     text: str
@@ -68,6 +71,8 @@ class Observation(TypedDict):
     times: NotRequired[list[float]]
     box: NotRequired[list[int]]
     source: NotRequired[str]
+    root: NotRequired[str]
+    region: NotRequired[list[int]]
 
 
 class ToolUse(TypedDict):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from PIL import Image
+
 from visreplay.agent.state import Observation
 from visreplay.tools import Box, ImageStore, TokenGrid, parse_box, zoom
 
@@ -36,44 +38,52 @@ def cropped(
         ToolError: If the box is none.
     """
     image = store.get(reference)
+    root, whole = _origin(reference, seen) or (reference, Box(0, 0, *image.size))
     extent = extent or image.size
-    root, whole = traced(store, reference, seen)
     inner = parse_box(
         bbox, extent, (whole.width, whole.height), min_side=min_side, max_aspect=max_aspect
     )
-    box = inner if root == reference else parse_box(bbox, extent, image.size)
-    region = zoom(store.get(root), _moved(inner, whole), grid=grid)
-    return {
-        "text": f"box {list(box.as_tuple())} px of the {image.width} x {image.height} px "
-        f"image, shown at {region.width} x {region.height} px",
-        "images": [store.put(region)],
-        "box": list(box.as_tuple()),
-        "source": reference,
-    }
-
-
-def traced(store: ImageStore, reference: str, seen: Sequence[Observation]) -> tuple[str, Box]:
-    """The picture that an image was cut from in the end, and where in it the image lies."""
-    for number, observation in reversed(list(enumerate(seen))):
-        # A crop of all of an image may be that image, and so its own source.
-        if reference in observation["images"] and reference != observation.get("source"):
-            if "source" not in observation or "box" not in observation:
-                break
-            source = observation["source"]
-            root, whole = traced(store, source, seen[:number])
-            inner = parse_box(
-                observation["box"], store.get(source).size, (whole.width, whole.height)
-            )
-            return root, _moved(inner, whole)
-    image = store.get(reference)
-    return reference, Box(0, 0, image.width, image.height)
-
-
-def _moved(inner: Box, whole: Box) -> Box:
-    """A box in a region, as a box in the picture that the region is of."""
-    return Box(
+    region = Box(
         whole.left + inner.left,
         whole.top + inner.top,
         whole.left + inner.right,
         whole.top + inner.bottom,
     )
+    shown = zoom(store.get(root), region, grid=grid)
+    observation = crop_observation(
+        reference, image, parse_box(bbox, extent, image.size), shown, store
+    )
+    if root != reference:
+        observation |= {"root": root, "region": list(region.as_tuple())}
+    return observation
+
+
+def crop_observation(
+    reference: str, image: Image.Image, box: Box, shown: Image.Image, store: ImageStore
+) -> Observation:
+    """The observation of a crop.
+
+    Args:
+        reference: Of the image.
+        image: It was cropped.
+        box: To this box.
+        shown: As the policy is shown it.
+        store: Gets the crop.
+    """
+    return {
+        "text": f"box {list(box.as_tuple())} px of the {image.width} x {image.height} px "
+        f"image, shown at {shown.width} x {shown.height} px",
+        "images": [store.put(shown)],
+        "box": list(box.as_tuple()),
+        "source": reference,
+    }
+
+
+def _origin(reference: str, seen: Sequence[Observation]) -> tuple[str, Box] | None:
+    """The picture that a crop was cut from in the end, and where in it the crop lies."""
+    for observation in reversed(seen):
+        if reference in observation["images"] and "source" in observation:
+            root = observation.get("root", observation["source"])
+            left, top, right, bottom = observation.get("region", observation["box"])
+            return root, Box(left, top, right, bottom)
+    return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
+from visreplay.agent.protocols.crops import crop_observation
 from visreplay.agent.protocols.reading import (
     arguments_of,
     bodies,
@@ -130,13 +131,7 @@ class PixelReasonerProtocol(ToolProtocol):
                 f"{self.MIN_SIDE} px"
             )
         region = zoom(picture, padded, grid=self.crop_grid)
-        return {
-            "text": f"box {list(padded.as_tuple())} px of the {picture.width} x {picture.height} "
-            f"px image, shown at {region.width} x {region.height} px",
-            "images": [self.store.put(region)],
-            "box": list(padded.as_tuple()),
-            "source": reference,
-        }
+        return crop_observation(reference, picture, padded, region, self.store)
 
     def _padded(self, bbox: list[float], extent: tuple[float, float], size: tuple[int, int]) -> Box:
         """The box with its margins, within the image."""

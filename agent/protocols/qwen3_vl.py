@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
+from visreplay.agent.protocols.crops import crop_observation
 from visreplay.agent.protocols.reading import arguments_of, numbered, parse_calls, unknown_tool
 from visreplay.agent.protocols.signatures import box, described, signature
 from visreplay.agent.state import EpisodeState, Observation, Part, ToolCall
@@ -66,13 +67,7 @@ class Qwen3VLProtocol(ToolProtocol):
         picture = self.store.get(reference)
         wide = _widened(parse_box(bbox, self.EXTENT, picture.size), self.grid.factor, picture.size)
         region = zoom(picture, wide, grid=self.crop_grid)
-        return {
-            "text": f"box {list(wide.as_tuple())} px of the {picture.width} x {picture.height} px "
-            f"image, shown at {region.width} x {region.height} px",
-            "images": [self.store.put(region)],
-            "box": list(wide.as_tuple()),
-            "source": reference,
-        }
+        return crop_observation(reference, picture, wide, region, self.store)
 
     def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
         """The images between tags."""
