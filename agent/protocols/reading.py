@@ -136,10 +136,15 @@ def unknown_tool(name: str, *known: str) -> ToolError:
 
 def boxed(written: str) -> str | None:
     r"""What stands in the last \boxed{...}, whose braces may nest; None without a closed one."""
-    for start in reversed([match.end() for match in re.finditer(r"\\boxed\{", written)]):
-        depth = 1
-        for at in range(start, len(written)):
-            depth += {"{": 1, "}": -1}.get(written[at], 0)
-            if not depth:
-                return written[start:at].strip()
-    return None
+    open_braces: list[tuple[bool, int]] = []  # whether it is a box's, and where its content begins
+    last: tuple[int, int] | None = None
+    for brace in re.finditer(r"\\boxed\{|\\[{}]|[{}]", written):
+        if brace[0] in (r"\{", r"\}"):
+            continue
+        if brace[0] != "}":
+            open_braces.append((brace[0] != "{", brace.end()))
+        elif open_braces:
+            is_box, start = open_braces.pop()
+            if is_box and (last is None or start > last[0]):
+                last = start, brace.start()
+    return written[slice(*last)].strip() if last else None

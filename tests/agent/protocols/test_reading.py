@@ -152,26 +152,31 @@ JSON_VALUES = st.recursive(
 )
 
 
+TOOLS = [
+    "zoom",
+    "crop",
+    "sample_frames",
+    "image_zoom_in_tool",
+    "crop_image_normalized",
+    "select_frames",
+    "grounding",
+]
+# Wild values, and such as a tool may take.
+BOXES = st.lists(st.floats(-0.5, 1.5) | st.integers(-10, 1100), min_size=4, max_size=4)
+INDICES = st.integers(-1, 3) | st.sampled_from(["original_image", "observation_0"])
+
+
 @given(
-    st.sampled_from(
-        [
-            "zoom",
-            "crop",
-            "sample_frames",
-            "image_zoom_in_tool",
-            "crop_image_normalized",
-            "select_frames",
-            "grounding",
-        ]
-    ),
-    st.dictionaries(st.sampled_from(ARGUMENTS), JSON_VALUES),
+    st.sampled_from(TOOLS),
+    st.dictionaries(st.sampled_from(ARGUMENTS), JSON_VALUES | BOXES | INDICES),
     st.sampled_from([*PROTOCOLS]),
+    st.integers(1, 300),
 )
 def test_any_arguments_give_an_observation_or_a_tool_error(
-    tool: str, arguments: dict[str, object], name: str
+    tool: str, arguments: dict[str, object], name: str, width: int
 ) -> None:
-    protocol = protocol_named(name, TokenGrid(), ImageStore())
-    state = state_of(protocol, Image.new("RGB", (97, 61)))
+    protocol = protocol_named(name, TokenGrid(max_pixels=100_000), ImageStore())
+    state = state_of(protocol, Image.new("RGB", (width, 61)))
     try:
         observation = protocol.run({"name": tool, "arguments": arguments}, state)
     except ToolError as error:
@@ -179,6 +184,39 @@ def test_any_arguments_give_an_observation_or_a_tool_error(
     else:
         json.dumps(observation)
         assert all(reference in protocol.store for reference in observation["images"])
+
+
+@given(
+    BOXES,
+    st.sampled_from([[], [1], [1, 2]]),
+    st.sampled_from(
+        [
+            ("hermes", "zoom", {"image": 1}),
+            ("qwen3-vl", "image_zoom_in_tool", {"img_idx": 0, "label": "x"}),
+            ("deepeyes", "image_zoom_in_tool", {}),
+            ("embedded", "zoom", {}),
+            ("pixel-reasoner", "crop_image_normalized", {"target_image": 1}),
+            ("mini-o3", "grounding", {"source": "original_image"}),
+        ]
+    ),
+    st.integers(1, 300),
+)
+def test_any_box_gives_a_crop_or_a_tool_error(
+    bbox: list[float], more: list[float], dialect: tuple[str, str, dict[str, object]], width: int
+) -> None:
+    name, tool, arguments = dialect
+    protocol = protocol_named(name, TokenGrid(max_pixels=100_000), ImageStore())
+    state = state_of(protocol, Image.new("RGB", (width, 61)))
+    call = {"name": tool, "arguments": {**arguments, "bbox_2d": [*bbox, *more]}}
+    try:
+        observation = protocol.run(call, state)  # type: ignore[arg-type]
+    except ToolError as error:
+        assert str(error)
+    else:
+        left, top, right, bottom = observation["box"]
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= 61
+        assert observation["source"] == state["images"][0]
 
 
 def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: DeepEyesProtocol) -> None:
