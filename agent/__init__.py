@@ -4,8 +4,14 @@ from visreplay.agent.agent import VisualAgent
 from visreplay.agent.graph import build_graph
 from visreplay.agent.loop import Limits, Loop, completed
 from visreplay.agent.policy import Policy, PolicyTurn, ReplayPolicy, Sampling, ScriptedPolicy
-from visreplay.agent.protocols import PROTOCOLS, ToolProtocol, Turn, protocol_named
-from visreplay.agent.state import EpisodeState, Message, Observation, Step, ToolCall
+from visreplay.agent.protocols import (
+    PROTOCOLS,
+    ToolProtocol,
+    Turn,
+    protocol_named,
+    protocol_spoken_by,
+)
+from visreplay.agent.state import EpisodeState, Message, Observation, Step, ToolCall, ToolUse
 from visreplay.agent.trajectory import StopReason, Trajectory
 
 __all__ = [
@@ -24,10 +30,12 @@ __all__ = [
     "StopReason",
     "ToolCall",
     "ToolProtocol",
+    "ToolUse",
     "Trajectory",
     "Turn",
     "VisualAgent",
     "build_graph",
     "completed",
     "protocol_named",
+    "protocol_spoken_by",
 ]

@@ -4,6 +4,8 @@
 lockstep, say) use them without a graph.
 """
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +14,11 @@ from visreplay.agent.policy import PolicyTurn
 from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.state import (
     EpisodeState,
+    ImagePart,
     Step,
+    ToolCall,
+    ToolUse,
+    VideoPart,
     append_messages,
     merge_steps,
 )
@@ -82,65 +88,83 @@ class Loop:
             "index": len(state["steps"]),
             "text": turn.text,
             "thought": read.thought,
-            "tool_call": read.call,
-            "observation": None,
+            "tool_calls": [{**call, "observation": None, "error": None} for call in read.calls],
             "error": read.error,
             "replay": turn.replay,
             "seconds": turn.seconds,
         }
+        cut = turn.finish_reason == "length"
+        answer = None if cut and read.untagged else read.answer
         reason: StopReason | None = None
-        if read.answer is not None:
+        if answer is not None:
             reason = StopReason.ANSWERED
-        elif turn.finish_reason == "length":
+        elif cut:
             reason = StopReason.MAX_TOKENS
-        elif read.call is None and read.error is None:
+        elif not read.calls and read.error is None:
             reason = StopReason.NO_ANSWER
         elif step["index"] + 1 >= (self.limits.max_steps or self.protocol.max_steps):
             reason = StopReason.MAX_STEPS
-        elif read.call is not None and self._repeats(state, step) >= self.limits.max_repeats:
+        elif self._repeats(state, step):
             reason = StopReason.REPEATED_CALL
         return {
             "messages": [turn.message],
             "steps": [step],
-            "answer": read.answer,
+            "answer": answer,
             "stop_reason": reason and reason.value,
         }
 
     def after_call(self, state: EpisodeState) -> dict[str, Any]:
-        """Run the last step's call, or tell the policy what was wrong with it.
+        """Run the last step's calls in order, or tell the policy what was wrong with its turn.
 
         Returns:
-            The state's update: the observation's message and the completed step.
+            The state's update: the message of what came of them and the completed step.
         """
         step = state["steps"][-1].copy()
-        if step["tool_call"] is not None:
+        uses = step["tool_calls"] = [use.copy() for use in step["tool_calls"]]
+        images = 0
+        for use in uses:
             try:
-                step["observation"] = self.protocol.run(step["tool_call"], state)
+                call: ToolCall = {"name": use["name"], "arguments": use["arguments"]}
+                observation = use["observation"] = self.protocol.run(call, state)
             except ToolError as error:
-                step["error"] = str(error)
-        if step["observation"] is None:
-            return {"messages": [self.protocol.show_error(step["error"] or "")], "steps": [step]}
-        if _shown(state) + len(step["observation"]["images"]) > self.limits.max_images:
-            return {"steps": [step], "stop_reason": StopReason.MAX_IMAGES.value}
-        return {"messages": [self.protocol.show(step["observation"])], "steps": [step]}
+                use["error"] = str(error)
+                continue
+            images += len(observation["images"])
+            if not self._fits(state, images):
+                return {"steps": [step], "stop_reason": StopReason.MAX_IMAGES.value}
+        return {"messages": [self.protocol.show(step, state)], "steps": [step]}
 
     @staticmethod
     def next(state: EpisodeState) -> Literal["go on", "end"]:
         """Whether the episode goes on after a move."""
         return "end" if state["stop_reason"] else "go on"
 
-    def _repeats(self, state: EpisodeState, step: Step) -> int:
-        return sum(earlier["tool_call"] == step["tool_call"] for earlier in state["steps"])
+    def _repeats(self, state: EpisodeState, step: Step) -> bool:
+        """Whether one of the step's calls was made as often as it may be."""
+        made = Counter(map(_written, [use for s in state["steps"] for use in s["tool_calls"]]))
+        made.update(map(_written, step["tool_calls"]))
+        return any(made[_written(use)] > self.limits.max_repeats for use in step["tool_calls"])
+
+    def _fits(self, state: EpisodeState, images: int) -> bool:
+        """Whether so many more images may be shown."""
+        clips = [part for part in _pictures(state) if part["type"] == "video"]
+        pictures = len(_pictures(state)) - len(clips) + images
+        frames = sum(len(clip["frames"]) for clip in clips)
+        most = self.protocol.max_images
+        return pictures + frames <= self.limits.max_images and (
+            most is None or pictures + len(clips) <= most
+        )
 
 
-def _shown(state: EpisodeState) -> int:
-    """Images and frames in the conversation so far."""
+def _written(use: ToolUse) -> str:
+    """A call as one text."""
+    return json.dumps([use["name"], use["arguments"]], sort_keys=True)
+
+
+def _pictures(state: EpisodeState) -> list[ImagePart | VideoPart]:
+    """Images and clips in the conversation so far."""
     parts = [part for message in state["messages"] for part in message["content"]]
-    return sum(
-        len(part["frames"]) if part["type"] == "video" else 1
-        for part in parts
-        if part["type"] != "text"
-    )
+    return [part for part in parts if part["type"] != "text"]
 
 
 def apply(state: EpisodeState, update: Mapping[str, Any]) -> EpisodeState:
@@ -154,14 +178,16 @@ def apply(state: EpisodeState, update: Mapping[str, Any]) -> EpisodeState:
 def completed(state: EpisodeState, earlier: EpisodeState) -> list[Step]:
     """The steps that came to their end between two states of a stream.
 
-    A step ends with its observation or error, or with the episode.
+    A step ends when all its calls have an observation or an error, or with the episode.
     """
 
     def ended(at: EpisodeState) -> int:
         steps = at["steps"]
-        open_call = bool(steps) and not (
-            steps[-1]["observation"] or steps[-1]["error"] or at["stop_reason"]
+        open_call = any(
+            use["observation"] is None and use["error"] is None
+            for step in steps[-1:]
+            for use in step["tool_calls"]
         )
-        return len(steps) - open_call
+        return len(steps) - (open_call and not at["stop_reason"])
 
     return state["steps"][ended(earlier) : ended(state)]

@@ -53,12 +53,42 @@ class ToolCall(TypedDict):
 
 
 class Observation(TypedDict):
-    """What a tool gave back: a line of text, and references to the images it made."""
+    """What a tool gave back: a line of text, and references to the images it made.
+
+    Attributes:
+        text: In words.
+        images: References of what the policy is shown.
+        times: Of frames, in seconds.
+        box: Of a crop: left, top, right and bottom in pixels of the image that was cropped.
+        source: Reference of that image, which may be a crop itself.
+        root: Of a crop of a crop whose pixels were taken from a picture that had them all: its
+            reference.
+        region: Of the same crop: where in that picture it lies, in its pixels.
+    """
 
     text: str
     images: list[str]
     times: NotRequired[list[float]]
     box: NotRequired[list[int]]
+    source: NotRequired[str]
+    root: NotRequired[str]
+    region: NotRequired[list[int]]
+
+
+class ToolUse(TypedDict):
+    """A call, and what came of it.
+
+    Attributes:
+        name: Of the tool.
+        arguments: As the model wrote them.
+        observation: What the tool gave back.
+        error: What the model was told was wrong with the call. Neither is there before it is run.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    observation: Observation | None
+    error: str | None
 
 
 class Step(TypedDict):
@@ -68,9 +98,8 @@ class Step(TypedDict):
         index: 0 for the first step of the episode.
         text: All that the policy wrote.
         thought: The reasoning part of it.
-        tool_call: The call that was read from it.
-        observation: What the tool gave back.
-        error: What the model was told was wrong with its call.
+        tool_calls: The calls that were read from it, in the order written.
+        error: What the model was told was wrong with the turn itself (a call that cannot be read).
         replay: What replay did (`telemetry.replay_record`), or None where none ran.
         seconds: Wall time of the policy's turn.
     """
@@ -78,8 +107,7 @@ class Step(TypedDict):
     index: int
     text: str
     thought: str
-    tool_call: ToolCall | None
-    observation: Observation | None
+    tool_calls: list[ToolUse]
     error: str | None
     replay: dict[str, Any] | None
     seconds: float
@@ -119,3 +147,13 @@ class EpisodeState(TypedDict):
     steps: Annotated[list[Step], merge_steps]
     answer: str | None
     stop_reason: str | None
+
+
+def observations(state: EpisodeState) -> list[Observation]:
+    """What all calls of an episode gave, in their order."""
+    return [
+        use["observation"]
+        for step in state["steps"]
+        for use in step["tool_calls"]
+        if use["observation"] is not None
+    ]

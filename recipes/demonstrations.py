@@ -224,7 +224,8 @@ class Demonstrations(Dataset[Demonstration]):
         if first:
             text = render(self.processor, [Message(role="user", content=content)])
         else:
-            shown = self.protocol.show({"text": "", "images": [""] * len(parts)})
+            seen = self.protocol.observation_parts({"text": "", "images": [""] * len(parts)})
+            shown = Message(role="user", content=seen)
             end = self.processor.tokenizer.eos_token_id
             wrote = Message(role="assistant", content=[], token_ids=[end])
             text = render(self.processor, [Message(role="user", content=[]), wrote, shown], 2)

@@ -22,7 +22,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from visreplay.agent.encoding import ContextEncoder
 from visreplay.agent.loop import Limits, Loop
 from visreplay.agent.protocols import EmbeddedProtocol
-from visreplay.agent.state import EpisodeState
+from visreplay.agent.state import EpisodeState, observations
 from visreplay.tasks.types import GeneratedTask, Sample, Split
 from visreplay.tasks.video_search import VideoSearch
 from visreplay.tasks.visual_search import EASY, MEDIUM, VisualSearch
@@ -55,8 +55,7 @@ class Arena:
 
 def reward(state: EpisodeState, answer: str) -> float:
     """1 for the right answer after a call that gave an observation, else 0."""
-    looked = any(step["observation"] is not None for step in state["steps"])
-    return float(looked and state["answer"] == answer)
+    return float(bool(observations(state)) and state["answer"] == answer)
 
 
 def train(

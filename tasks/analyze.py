@@ -90,6 +90,7 @@ def analyze(
             names.policy,
             names.base,
             device=options.device,
+            base_device=options.base_device,
             dtype=options.dtype,
             processor=options.processor,
         )
@@ -101,7 +102,7 @@ def analyze(
 
         def opening(seed: int) -> Opening:
             sample = source.sample(seed)
-            dialect = names.protocol(options.protocol, sample.video is not None)
+            dialect = names.protocol(options.protocol)
             return Opening.of(sample, dialect, pair)
 
         seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)

@@ -61,7 +61,7 @@ def calibrate(
         pair = load_pair(
             names.base or names.policy,
             None,
-            device=options.device,
+            device=options.base_device or options.device,
             dtype=options.dtype,
             processor=options.processor or names.policy,
         )
@@ -69,10 +69,7 @@ def calibrate(
         with progress_bar(console) as progress:
             bar = progress.track(read(inputs, samples), total=count, description="base entropies")
             segments = (
-                Opening.of(
-                    sample, names.protocol(options.protocol, sample.video is not None), pair
-                ).segment
-                for sample in bar
+                Opening.of(sample, names.protocol(options.protocol), pair).segment for sample in bar
             )
             measured = measure(pair, segments, layers=layers, quantile=quantile)
         content = {

@@ -65,7 +65,7 @@ def run(
         checkpoints = Checkpoints.of(pair.policy, pair.base, console)
         config = replay.config(checkpoints, method)
         is_video = media.suffix.lower() in VIDEO_SUFFIXES
-        protocol = checkpoints.protocol(pair.protocol, is_video)
+        protocol = checkpoints.protocol(pair.protocol)
         agent = episode.agent(pair, checkpoints, config, protocol, save and save / "images")
         state = agent.start(
             question,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -16,18 +17,20 @@ def print_step(console: Console, step: Step, paths: Sequence[Path] = ()) -> None
     Args:
         console: Where to.
         step: A completed step.
-        paths: Files of the observation's images.
+        paths: Files of its observations' images, in order.
     """
     console.print(f"[bold]step {step['index'] + 1}[/]   {replay_line(step)}", soft_wrap=True)
     rows = [("thought", step["thought"] or "-")]
-    if step["tool_call"]:
-        call = step["tool_call"]
-        rows.append(("call", f"{call['name']} {json.dumps(call['arguments'])}"))
-    if step["error"]:
+    files = iter(paths)
+    for use in step["tool_calls"]:
+        rows.append(("call", f"{use['name']} {json.dumps(use['arguments'])}"))
+        if use["error"] is not None:
+            rows.append(("error", use["error"]))
+        elif use["observation"] is not None:
+            rows.append(("result", use["observation"]["text"]))
+            rows += [("", str(path)) for path in islice(files, len(use["observation"]["images"]))]
+    if step["error"] is not None:
         rows.append(("error", step["error"]))
-    elif step["observation"]:
-        rows.append(("result", step["observation"]["text"]))
-        rows += [("", str(path)) for path in paths]
     for name, value in rows:
         # What a model wrote is text, never markup.
         console.print(f"  {name:8} {value}", markup=False, soft_wrap=True)

@@ -106,8 +106,8 @@ def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, fold
     state = agent.start(sample.question, images=sample.images, video=sample.video)
     for event in agent.stream(state):
         for step in completed(event, state):
-            observed = step["observation"]["images"] if step["observation"] else []
-            paths = [agent.store.path(reference) for reference in observed]
+            seen = [use["observation"] for use in step["tool_calls"] if use["observation"]]
+            paths = [agent.store.path(image) for observed in seen for image in observed["images"]]
             print_step(console, step, [path for path in paths if path])
         state = event
     trajectory = agent.trajectory(state)

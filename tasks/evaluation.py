@@ -3,8 +3,7 @@
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,6 @@ from visreplay.tasks.options import (
     Checkpoints,
     EpisodeOptions,
     PairOptions,
-    Protocols,
     ReplayOptions,
     mistakes_told,
     with_options,
@@ -30,7 +28,6 @@ from visreplay.tasks.options import (
 from visreplay.tasks.registry import open_task, select
 from visreplay.tasks.runs import IMAGES, LINES, Record, Run
 from visreplay.tasks.table import details
-from visreplay.tasks.types import Task
 
 
 @with_options
@@ -84,8 +81,7 @@ def evaluation(
         if names.embedded:
             prepare_process()
         config = replay.config(names, method)
-        unsure = pair.protocol is Protocols["auto"] and not names.embedded
-        protocol = names.protocol(pair.protocol, unsure and has_clips(source, ids))
+        protocol = names.protocol(pair.protocol)
         settings = {
             "task": source.name,
             "data": data and str(data),
@@ -170,14 +166,6 @@ def errors_told(run: Run) -> list[str]:
 def is_left(line: Line | None, retry_errors: bool) -> bool:
     """Whether a sample is still to be played."""
     return line is None or (retry_errors and line["error"] is not None)
-
-
-def has_clips(task: Task, ids: Sequence[str]) -> bool:
-    """Whether a task asks about clips, going by the first sample that can be loaded."""
-    for sample_id in ids:
-        with suppress(Exception):  # which becomes that sample's error when it is played
-            return task.load(sample_id).video is not None
-    return False
 
 
 def load_checker(name: str) -> Checker:

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils import logging
 
-from visreplay.agent import Limits, Sampling, VisualAgent
-from visreplay.agent.protocols import PROTOCOLS
+from visreplay.agent import PROTOCOLS, Limits, Sampling, VisualAgent, protocol_spoken_by
 from visreplay.replay_core import (
     EMBEDDED,
     EMBEDDED_NAMES,
@@ -54,9 +53,13 @@ class PairOptions:
         str | None, typer.Option(help="The model that the policy was trained from.")
     ] = None
     protocol: Annotated[
-        Protocols, typer.Option(help="Dialect of the policy; auto goes by its name and the media.")
+        Protocols,
+        typer.Option(help="Dialect of the policy; auto goes by its name."),
     ] = Protocols["auto"]
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    base_device: Annotated[
+        str | None, typer.Option(help="Of the base, where it is to be elsewhere than the policy.")
+    ] = None
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto"
     processor: Annotated[
         str | None,
@@ -101,9 +104,6 @@ class ReplayOptions:
 class EpisodeOptions:
     """How the agent plays."""
 
-    base_device: Annotated[
-        str | None, typer.Option(help="Of the base, where it is to be elsewhere than the policy.")
-    ] = None
     max_steps: Annotated[int | None, typer.Option(help="Policy turns at most.")] = None
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of a turn at most.")] = 2048
     temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0
@@ -155,7 +155,7 @@ class EpisodeOptions:
             protocol=protocol,
             config=config,
             device=pair.device,
-            base_device=self.base_device,
+            base_device=pair.base_device,
             dtype=pair.dtype,
             processor=pair.processor,
             store=ImageStore(images) if images else None,
@@ -255,21 +255,16 @@ class Checkpoints:
             given["theta"] = load_theta(theta)
         return embedded_config(method, **given) if self.embedded else ReplayConfig(method, **given)
 
-    def protocol(self, asked: Protocols, is_video: bool) -> str:
-        """The protocol to speak: as asked, or by the policy's name, or else by the media."""
-        return choose_protocol(asked.value, self.policy, self.embedded, is_video)
+    def protocol(self, asked: Protocols) -> str:
+        """The protocol to speak: as asked, or by the policy's name, or else the plain one."""
+        return choose_protocol(asked.value, self.policy, self.embedded)
 
 
-def choose_protocol(asked: str, policy: str, embedded: bool, is_video: bool) -> str:
-    """The protocol to speak: as asked, or by the policy's name, or else by the media."""
+def choose_protocol(asked: str, policy: str, embedded: bool) -> str:
+    """The protocol to speak: as asked, or by the policy's name, or else the plain one."""
     if asked != "auto":
         return asked
-    if embedded:
-        return "embedded"
-    named = [name for name in PROTOCOLS if name in Path(policy).name.casefold()]
-    if named:
-        return named[0]
-    return "video-r1" if is_video else "deepeyes"
+    return "embedded" if embedded else protocol_spoken_by(policy)
 
 
 @contextmanager

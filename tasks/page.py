@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from visreplay.agent import Step, Trajectory
+from visreplay.agent import Step, ToolUse, Trajectory
 from visreplay.tasks.console import replay_line
 from visreplay.tools import ImageStore
 
@@ -52,8 +52,11 @@ def _episode(shown: Shown, store: ImageStore) -> dict[str, Any]:
         "trajectory": trajectory,
         "expected": shown.expected,
         "pictures": [
-            {"source": _data_uri(store.get(reference)), "boxes": _boxes(trajectory, store, number)}
-            for number, reference in enumerate(trajectory.images)
+            {
+                "source": _data_uri(store.get(reference)),
+                "boxes": _boxes(trajectory, store, reference),
+            }
+            for reference in trajectory.images
         ],
         "frames": [
             {"source": _data_uri(store.get(frame)), "caption": f"{time:.2f} s"}
@@ -65,42 +68,48 @@ def _episode(shown: Shown, store: ImageStore) -> dict[str, Any]:
 
 
 def _step(step: Step, store: ImageStore) -> dict[str, Any]:
-    observation = step["observation"]
-    call = step["tool_call"]
-    images = observation["images"] if observation else []
-    times = observation.get("times", []) if observation else []
-    captions = [f"{time:.2f} s" for time in times] or [observation["text"] if observation else ""]
     return {
         "thought": step["thought"],
-        "call": f"{call['name']} {json.dumps(call['arguments'])}" if call else None,
+        "calls": [_use(use, store) for use in step["tool_calls"]],
         "error": step["error"],
-        "images": [
-            {"source": _data_uri(store.get(image)), "caption": captions[min(i, len(captions) - 1)]}
-            for i, image in enumerate(images)
-        ],
         "replay": replay_line(step),
     }
 
 
-def _boxes(trajectory: Trajectory, store: ImageStore, number: int) -> list[dict[str, float]]:
-    """The boxes that were called on the first image, in percent of its sides."""
-    if number:
-        return []
-    width, height = store.get(trajectory.images[0]).size
+def _use(use: ToolUse, store: ImageStore) -> dict[str, Any]:
+    """A call and what came of it."""
+    observation = use["observation"]
+    images = observation["images"] if observation else []
+    times = observation.get("times", []) if observation else []
+    captions = [f"{time:.2f} s" for time in times] or [observation["text"] if observation else ""]
+    return {
+        "text": f"{use['name']} {json.dumps(use['arguments'])}",
+        "error": use["error"],
+        "images": [
+            {"source": _data_uri(store.get(image)), "caption": captions[min(i, len(captions) - 1)]}
+            for i, image in enumerate(images)
+        ],
+    }
+
+
+def _boxes(trajectory: Trajectory, store: ImageStore, picture: str) -> list[dict[str, float]]:
+    """The boxes that were called on an image, in percent of its sides."""
+    width, height = store.get(picture).size
     boxes = []
     for step in trajectory.steps:
-        box = step["observation"] and step["observation"].get("box")
-        if box:
-            left, top, right, bottom = box
-            boxes.append(
-                {
-                    "step": step["index"] + 1,
-                    "left": 100 * left / width,
-                    "top": 100 * top / height,
-                    "width": 100 * (right - left) / width,
-                    "height": 100 * (bottom - top) / height,
-                }
-            )
+        for use in step["tool_calls"]:
+            seen = use["observation"]
+            if seen and "box" in seen and seen.get("source") == picture:
+                left, top, right, bottom = seen["box"]
+                boxes.append(
+                    {
+                        "step": step["index"] + 1,
+                        "left": 100 * left / width,
+                        "top": 100 * top / height,
+                        "width": 100 * (right - left) / width,
+                        "height": 100 * (bottom - top) / height,
+                    }
+                )
     return boxes
 
 

@@ -12,7 +12,7 @@ MAY_KNOW = {
     "agent": {"agent", "tools", "replay_core"},
     "tasks": {"tasks", "agent", "tools", "replay_core"},
 }
-FILES = [path for folder in MAY_KNOW for path in sorted((ROOT / folder).glob("*.py"))]
+FILES = [path for folder in MAY_KNOW for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def imported(path: Path) -> list[str]:
@@ -26,13 +26,14 @@ def imported(path: Path) -> list[str]:
     return modules
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_downwards(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
     for module in imported(path):
         top, _, rest = module.partition(".")
         assert top not in MAY_KNOW, f"import visreplay.{module}, not {module}"
         if top == "visreplay":
-            assert rest.partition(".")[0] in MAY_KNOW[path.parent.name], f"{module} is above"
+            assert rest.partition(".")[0] in MAY_KNOW[folder], f"{module} is above"
 
 
 def test_there_are_files_to_look_at() -> None:

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from shared import MakeAgent
 from transformers import AutoModelForImageTextToText
 
-from visreplay.agent import EpisodeState, Limits, Sampling, StopReason, VisualAgent
+from visreplay.agent import PROTOCOLS, EpisodeState, Limits, Sampling, StopReason, VisualAgent
 from visreplay.agent.graph import turn_seed
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks.registry import task_named
@@ -32,7 +32,7 @@ def play(agent: VisualAgent, sample: Sample = SEARCH, seed: int = 0) -> EpisodeS
 
 def told(state: EpisodeState) -> list[tuple[str, object]]:
     """What an episode came to, timings aside."""
-    return [(step["text"], step["observation"]) for step in state["steps"]]
+    return [(step["text"], step["tool_calls"]) for step in state["steps"]]
 
 
 @pytest.mark.parametrize("method", list(Method))
@@ -72,7 +72,7 @@ def test_rollouts_together_equal_rollouts_one_by_one(make_agent: MakeAgent, meth
     for seed, trajectory in enumerate(together):
         alone = make_agent(method, store=agent.store, temperature=1.3)
         assert told(play(alone, seed=seed)) == [
-            (step["text"], step["observation"]) for step in trajectory.steps
+            (step["text"], step["tool_calls"]) for step in trajectory.steps
         ]
 
 
@@ -129,7 +129,7 @@ with SqliteSaver.from_conn_string(str(folder / "checkpoints.sqlite")) as saver:
     for number, state in enumerate(agent.stream(start), 1):
         if number == moves:
             sys.exit()
-print([(step["text"], step["observation"]) for step in state["steps"]])
+print([(step["text"], step["tool_calls"]) for step in state["steps"]])
 """
 
 
@@ -143,7 +143,7 @@ def test_an_episode_goes_on_in_another_process(make_agent: MakeAgent, tmp_path: 
     assert (tmp_path / "checkpoints.sqlite").stat().st_size < 200_000
 
 
-@pytest.mark.parametrize("protocol", ["embedded", "deepeyes", "video-r1"])
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
 @pytest.mark.parametrize("method", [Method.TOKEN, Method.STATE])
 def test_a_real_photograph(make_agent: MakeAgent, protocol: str, method: Method) -> None:
     agent = make_agent(method, protocol=protocol, max_new_tokens=64)
@@ -152,14 +152,14 @@ def test_a_real_photograph(make_agent: MakeAgent, protocol: str, method: Method)
     json.dumps(trajectory.to_json())
 
 
-@pytest.mark.parametrize("protocol", ["embedded", "video-r1"])
+@pytest.mark.parametrize("protocol", ["embedded", "video-r1", "pixel-reasoner", "hermes"])
 @pytest.mark.parametrize("clip", ["bikes.mp4", "carphone_pristine.mp4"])
 def test_a_real_video(make_agent: MakeAgent, protocol: str, clip: str) -> None:
     agent = make_agent(protocol=protocol, max_new_tokens=64)
     trajectory = agent.run("Which character appears on the marker?", video=CLIPS / clip)
     assert trajectory.stop_reason in StopReason
     for step in trajectory.steps:
-        assert step["tool_call"] or step["error"] or trajectory.stop_reason
+        assert step["tool_calls"] or step["error"] or trajectory.stop_reason
 
 
 def test_sampling_follows_the_seed(make_agent: MakeAgent) -> None:

@@ -36,12 +36,12 @@ def play(turns: list[str], limits: Limits = Limits()) -> EpisodeState:
 def test_an_episode_calls_looks_and_answers() -> None:
     state = play([call(100, 100, 500, 400), ANSWER])
     first, second = state["steps"]
-    assert first["tool_call"] == {
-        "name": "image_zoom_in_tool",
-        "arguments": {"bbox_2d": [100, 100, 500, 400]},
-    }
-    assert first["observation"] is not None
-    assert first["observation"]["box"] == [100, 100, 500, 400]
+    (use,) = first["tool_calls"]
+    assert use["name"] == "image_zoom_in_tool"
+    assert use["arguments"] == {"bbox_2d": [100, 100, 500, 400]}
+    assert use["observation"] is not None
+    assert use["observation"]["box"] == [100, 100, 500, 400]
+    assert use["observation"]["source"] == state["images"][0]
     assert second["thought"] == "I see"
     assert (state["answer"], state["stop_reason"]) == ("a dog", StopReason.ANSWERED)
 
@@ -65,7 +65,8 @@ def test_the_observation_is_framed_as_the_policy_expects() -> None:
 )
 def test_a_bad_call_is_told_to_the_policy_and_the_episode_goes_on(turn: str, told: str) -> None:
     state = play([turn, ANSWER])
-    error = state["steps"][0]["error"]
+    step = state["steps"][0]
+    error = step["error"] or step["tool_calls"][0]["error"]
     assert error is not None
     assert any(word in error for word in told.split("|")), error
     assert state["messages"][3]["content"] == [{"type": "text", "text": f"Error: {error}"}]

@@ -37,7 +37,7 @@ def test_json_is_one_object_on_standard_output(scene: str) -> None:
     }  # fmt: skip
     assert record["protocol"] == "embedded"
     for step in record["steps"]:
-        assert step.keys() >= {"thought", "tool_call", "observation", "error", "replay"}
+        assert step.keys() >= {"thought", "tool_calls", "error", "replay"}
         assert step["replay"].keys() >= {
             "method", "new_visual_tokens", "kl_before", "kl_after", "optimisation_steps", "seconds"
         }  # fmt: skip
@@ -98,19 +98,22 @@ def test_a_picture_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "embedded", "is_video", "protocol"),
+    ("policy", "embedded", "protocol"),
     [
-        ("x/policy", True, False, "embedded"),
-        ("ChenShawn/DeepEyes-7B", False, False, "deepeyes"),
-        ("Video-R1/Video-R1-7B", False, True, "video-r1"),
-        ("someone/model", False, True, "video-r1"),
-        ("someone/model", False, False, "deepeyes"),
+        ("x/policy", True, "embedded"),
+        ("ChenShawn/DeepEyes-7B", False, "deepeyes"),
+        ("Video-R1/Video-R1-7B", False, "video-r1"),
+        ("TIGER-Lab/PixelReasoner-RL-v1", False, "pixel-reasoner"),
+        ("/checkpoints/pixel_reasoner", False, "pixel-reasoner"),
+        ("Mini-o3/Mini-o3-7B-v1", False, "mini-o3"),
+        ("Qwen/Qwen3-VL-8B-Instruct", False, "qwen3-vl"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", False, "hermes"),
+        ("someone/model", False, "hermes"),
     ],
 )
-def test_the_protocol_goes_by_the_policy_s_name(
-    policy: str, embedded: bool, is_video: bool, protocol: str
-) -> None:
-    assert choose_protocol("auto", policy, embedded, is_video) == protocol
+def test_the_protocol_goes_by_the_policy_s_name(policy: str, embedded: bool, protocol: str) -> None:
+    assert choose_protocol("auto", policy, embedded) == protocol
+    assert choose_protocol("hermes", policy, embedded) == "hermes"
 
 
 def test_large_pictures_are_fine(tmp_path: Path) -> None:

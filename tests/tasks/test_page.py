@@ -57,3 +57,27 @@ def test_the_called_box_is_drawn_over_the_picture() -> None:
 def test_the_verdict_is_shown() -> None:
     assert 'class="right"' in page("B")
     assert "wrong, it is B" in page("C")
+
+
+def test_every_call_of_a_turn_is_shown_with_what_came_of_it() -> None:
+    store = ImageStore()
+    protocol = protocol_named("qwen3-vl", TokenGrid(), store)
+    boxes = ([250, 250, 500, 500], [9, 9, 0, 0])
+    calls = [{**CALL, "arguments": {"bbox_2d": box, "label": "x", "img_idx": 1}} for box in boxes]
+    written = "".join(f"<tool_call>{json.dumps(call)}</tool_call>" for call in calls)
+    images = [store.put(Image.new("RGB", (1024, 1024), colour)) for colour in ("red", "blue")]
+    start = Loop(protocol).start("?", images=images)
+    state = build_graph(ScriptedPolicy([written, "B"]), protocol).invoke(start)
+    trajectory = Trajectory.of(
+        state,  # type: ignore[arg-type]
+        policy="p",
+        base=None,
+        protocol="qwen3-vl",
+        settings={"replay": {"method": "none"}},
+    )
+    html = render_page([Shown(trajectory)], store)
+    assert html.count("<code>") == 2
+    assert "has no area" in html
+    # The box is drawn over the second picture alone.
+    assert html.count('class="box"') == 1
+    assert html.index('class="box"') > html.index("<img", html.index("<img") + 1)

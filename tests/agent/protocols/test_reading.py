@@ -49,7 +49,7 @@ def test_a_call_after_thinking_is_read(deepeyes: DeepEyesProtocol) -> None:
     )
     assert turn == Turn(
         "The sign is small.",
-        call={"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 300, 400]}},
+        ({"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 300, 400]}},),
     )
 
 
@@ -58,8 +58,8 @@ def test_the_last_of_several_calls_counts(deepeyes: DeepEyesProtocol) -> None:
         f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>' for name in "ab"
     )
     turn = deepeyes.read(first + last)
-    assert turn.call is not None
-    assert turn.call["name"] == "b"
+
+    assert [call["name"] for call in turn.calls] == ["b"]
 
 
 def test_calls_inside_the_thinking_are_thoughts(deepeyes: DeepEyesProtocol) -> None:
@@ -67,7 +67,7 @@ def test_calls_inside_the_thinking_are_thoughts(deepeyes: DeepEyesProtocol) -> N
         '<think>maybe <tool_call>{"name": "x", "arguments": {}}</tool_call></think>'
         "<answer> yes </answer>"
     )
-    assert turn.call is None
+    assert not turn.calls
     assert turn.answer == "yes"
 
 
@@ -91,7 +91,7 @@ def test_an_answer_without_tags_is_an_answer_for_deepeyes(deepeyes: DeepEyesProt
 )
 def test_malformed_calls_are_errors(deepeyes: DeepEyesProtocol, body: str, told: str) -> None:
     turn = deepeyes.read(f"<tool_call>{body}</tool_call>")
-    assert turn.call is None
+    assert not turn.calls
     assert turn.error is not None
     assert told in turn.error
 
@@ -111,6 +111,10 @@ PIECES = st.sampled_from(
         "</think>",
         "<tool_call>",
         "</tool_call>",
+        "<grounding>",
+        "</grounding>",
+        "\\boxed{",
+        "}",
         "<answer>",
         "</answer>",
         '{"name": "x"',
@@ -124,9 +128,21 @@ PIECES = st.sampled_from(
 )
 def test_any_text_is_read_without_an_exception(written: str, name: str) -> None:
     turn = protocol_named(name, TokenGrid(), ImageStore()).read(written)
-    assert sum(part is not None for part in (turn.call, turn.answer, turn.error)) <= 1
+    assert sum(part is not None for part in (turn.calls or None, turn.answer, turn.error)) <= 1
 
 
+ARGUMENTS = [
+    "bbox_2d",
+    "label",
+    "around",
+    "times",
+    "image",
+    "img_idx",
+    "source",
+    "target_image",
+    "target_frames",
+    "x",
+]
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
     lambda children: (
@@ -136,16 +152,31 @@ JSON_VALUES = st.recursive(
 )
 
 
+TOOLS = [
+    "zoom",
+    "crop",
+    "sample_frames",
+    "image_zoom_in_tool",
+    "crop_image_normalized",
+    "select_frames",
+    "grounding",
+]
+# Wild values, and such as a tool may take.
+BOXES = st.lists(st.floats(-0.5, 1.5) | st.integers(-10, 1100), min_size=4, max_size=4)
+INDICES = st.integers(-1, 3) | st.sampled_from(["original_image", "observation_0"])
+
+
 @given(
-    st.sampled_from(["zoom", "sample_frames", "image_zoom_in_tool", "crop"]),
-    st.dictionaries(st.sampled_from(["bbox_2d", "label", "around", "x"]), JSON_VALUES),
+    st.sampled_from(TOOLS),
+    st.dictionaries(st.sampled_from(ARGUMENTS), JSON_VALUES | BOXES | INDICES),
     st.sampled_from([*PROTOCOLS]),
+    st.integers(1, 300),
 )
 def test_any_arguments_give_an_observation_or_a_tool_error(
-    tool: str, arguments: dict[str, object], name: str
+    tool: str, arguments: dict[str, object], name: str, width: int
 ) -> None:
-    protocol = protocol_named(name, TokenGrid(), ImageStore())
-    state = state_of(protocol, Image.new("RGB", (97, 61)))
+    protocol = protocol_named(name, TokenGrid(max_pixels=100_000), ImageStore())
+    state = state_of(protocol, Image.new("RGB", (width, 61)))
     try:
         observation = protocol.run({"name": tool, "arguments": arguments}, state)
     except ToolError as error:
@@ -153,6 +184,39 @@ def test_any_arguments_give_an_observation_or_a_tool_error(
     else:
         json.dumps(observation)
         assert all(reference in protocol.store for reference in observation["images"])
+
+
+@given(
+    BOXES,
+    st.sampled_from([[], [1], [1, 2]]),
+    st.sampled_from(
+        [
+            ("hermes", "zoom", {"image": 1}),
+            ("qwen3-vl", "image_zoom_in_tool", {"img_idx": 0, "label": "x"}),
+            ("deepeyes", "image_zoom_in_tool", {}),
+            ("embedded", "zoom", {}),
+            ("pixel-reasoner", "crop_image_normalized", {"target_image": 1}),
+            ("mini-o3", "grounding", {"source": "original_image"}),
+        ]
+    ),
+    st.integers(1, 300),
+)
+def test_any_box_gives_a_crop_or_a_tool_error(
+    bbox: list[float], more: list[float], dialect: tuple[str, str, dict[str, object]], width: int
+) -> None:
+    name, tool, arguments = dialect
+    protocol = protocol_named(name, TokenGrid(max_pixels=100_000), ImageStore())
+    state = state_of(protocol, Image.new("RGB", (width, 61)))
+    call = {"name": tool, "arguments": {**arguments, "bbox_2d": [*bbox, *more]}}
+    try:
+        observation = protocol.run(call, state)  # type: ignore[arg-type]
+    except ToolError as error:
+        assert str(error)
+    else:
+        left, top, right, bottom = observation["box"]
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= 61
+        assert observation["source"] == state["images"][0]
 
 
 def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: DeepEyesProtocol) -> None:

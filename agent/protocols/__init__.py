@@ -1,0 +1,74 @@
+"""How each policy calls tools, is shown observations, and answers: one file a dialect."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from visreplay.agent.protocols.base import MAX_TURN_CHARACTERS, Place, ToolProtocol, Turn
+from visreplay.agent.protocols.deepeyes import DeepEyesProtocol
+from visreplay.agent.protocols.embedded import EmbeddedProtocol
+from visreplay.agent.protocols.hermes import HermesProtocol
+from visreplay.agent.protocols.mini_o3 import MiniO3Protocol
+from visreplay.agent.protocols.pixel_reasoner import PixelReasonerProtocol
+from visreplay.agent.protocols.qwen3_vl import Qwen3VLProtocol
+from visreplay.agent.protocols.video_r1 import VideoR1Protocol
+from visreplay.tools import ImageStore, TokenGrid
+
+__all__ = [
+    "MAX_TURN_CHARACTERS",
+    "PROTOCOLS",
+    "DeepEyesProtocol",
+    "EmbeddedProtocol",
+    "HermesProtocol",
+    "MiniO3Protocol",
+    "PixelReasonerProtocol",
+    "Place",
+    "Qwen3VLProtocol",
+    "ToolProtocol",
+    "Turn",
+    "VideoR1Protocol",
+    "protocol_named",
+    "protocol_spoken_by",
+]
+
+PROTOCOLS: dict[str, type[ToolProtocol]] = {
+    protocol.name: protocol
+    for protocol in (
+        EmbeddedProtocol,
+        DeepEyesProtocol,
+        VideoR1Protocol,
+        PixelReasonerProtocol,
+        MiniO3Protocol,
+        Qwen3VLProtocol,
+        HermesProtocol,
+    )
+}
+"""Every protocol by its name."""
+
+
+def protocol_named(name: str, grid: TokenGrid, store: ImageStore, **options: Any) -> ToolProtocol:
+    """The protocol of a name, with its options.
+
+    Raises:
+        ValueError: If there is no such protocol, or it has no such option.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+    known = {field.name for field in fields(PROTOCOLS[name])}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(f"the {name} protocol has no option {unknown[0]!r}")
+    return PROTOCOLS[name](grid, store, **options)
+
+
+def protocol_spoken_by(policy: str) -> str:
+    """The name of the protocol that a checkpoint's name gives away, else that of the plain one.
+
+    Args:
+        policy: Folder or hub id; only its last part counts, letters and digits alone.
+    """
+    policy = "".join(filter(str.isalnum, Path(policy).name.casefold()))
+    for name, protocol in PROTOCOLS.items():
+        if any(part in policy for part in protocol.spoken_by):
+            return name
+    return HermesProtocol.name

@@ -1,0 +1,282 @@
+"""What all dialects have in common: how a conversation opens, a turn is read, a reply is framed.
+
+A trained policy answers well only in the dialect that it was trained on. A `ToolProtocol` knows
+one dialect: it opens the conversation, reads a turn, runs a call with the right coordinates on
+the right image, and frames what comes back. Tags, tool names and argument names are those of the
+checkpoints; the sentences around them are this project's, and can be replaced by the checkpoint's
+own (`system_prompt`, `user_suffix`, and where a dialect has them the texts of its observations).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from visreplay.agent.protocols.crops import cropped
+from visreplay.agent.protocols.reading import bodies, parse_call, split_thought
+from visreplay.agent.state import (
+    EpisodeState,
+    ImagePart,
+    Message,
+    Observation,
+    Part,
+    Step,
+    TextPart,
+    ToolCall,
+    VideoPart,
+    observations,
+)
+from visreplay.tools import Frame, ImageStore, TokenGrid, ToolError, sample_frames, zoom
+
+MAX_TURN_CHARACTERS = 100_000
+"""A longer turn is refused unread: no trained policy writes that much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What was read from one policy turn: at most one of calls, answer and error is set.
+
+    Attributes:
+        thought: The reasoning part of it.
+        calls: To be run, in this order.
+        answer: The answer to the question.
+        error: Why the turn cannot be read.
+        untagged: The answer is free text, that no tag marks as one: if the token limit cut the
+            turn off, it is none.
+    """
+
+    thought: str
+    calls: tuple[ToolCall, ...] = ()
+    answer: str | None = None
+    error: str | None = None
+    untagged: bool = False
+
+    @classmethod
+    def free(cls, thought: str, written: str) -> "Turn":
+        """A turn whose whole text is the answer."""
+        return cls(thought, answer=written.strip() or None, untagged=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in an episode an observation stands.
+
+    Attributes:
+        step: Index of the turn that called for it.
+        observations: How many came before.
+        images: How many images came before, those of the question included, a clip's frames not.
+    """
+
+    step: int = 0
+    observations: int = 0
+    images: int = 0
+
+
+def text(value: str) -> TextPart:
+    """A text part."""
+    return {"type": "text", "text": value}
+
+
+def image(reference: str) -> ImagePart:
+    """An image part."""
+    return {"type": "image", "image": reference}
+
+
+def user(*parts: Part) -> Message:
+    """A user turn."""
+    return {"role": "user", "content": list(parts)}
+
+
+@dataclass(frozen=True)
+class ToolProtocol(ABC):
+    """One dialect.
+
+    Attributes:
+        grid: The model's token grid and pixel budget: how large an image it is shown.
+        store: Where images that tools make are put.
+        system_prompt: Replaces the protocol's own system prompt ("" for none).
+        user_suffix: Replaces what the protocol appends to the question.
+    """
+
+    grid: TokenGrid
+    store: ImageStore
+    system_prompt: str | None = None
+    user_suffix: str | None = None
+
+    name: ClassVar[str]
+    spoken_by: ClassVar[tuple[str, ...]] = ()
+    """Parts of checkpoints' names that give the dialect away: small letters and digits alone."""
+    stop_strings: ClassVar[tuple[str, ...]] = ()
+    max_steps: ClassVar[int] = 8
+    max_images: ClassVar[int | None] = None
+    """In a conversation, where the dialect has such a limit; a clip counts as one."""
+    clips: ClassVar[bool] = True
+    """Whether a question may be about a clip; if not, it must be about an image."""
+    overview_frames: ClassVar[int] = 16
+    separator: ClassVar[str] = ""
+    """Between what came of several calls."""
+
+    default_system_prompt: ClassVar[str] = ""
+    default_user_suffix: ClassVar[str] = ""
+
+    def open(self, question: str, images: list[str], video: str | None) -> list[Message]:
+        """The conversation before the policy's first turn.
+
+        Args:
+            question: What is asked.
+            images: References of the images that it is about.
+            video: Path of the clip that it is about; its uniform frames are put in the store.
+
+        Raises:
+            ToolError: If the clip cannot be read, or the dialect has no use for it.
+        """
+        if not self.clips and (video is not None or not images):
+            raise ToolError(
+                f"the {self.name} protocol needs an image; for a clip, use hermes, video-r1 or "
+                "pixel-reasoner"
+            )
+        suffix = self.default_user_suffix if self.user_suffix is None else self.user_suffix
+        system = self.default_system_prompt if self.system_prompt is None else self.system_prompt
+        opening: list[Message] = []
+        if system:
+            opening.append({"role": "system", "content": [text(system)]})
+        return [*opening, user(*self.media_parts(images, video), text(question + suffix))]
+
+    def media_parts(self, images: list[str], video: str | None) -> list[Part]:
+        """How the images and the clip of a question are shown, before the question."""
+        parts: list[Part] = [image(reference) for reference in images]
+        if video is not None:
+            parts.append(self._clip(sample_frames(video, count=self.overview_frames)))
+        return parts
+
+    def read(self, written: str) -> Turn:
+        """Read what the policy wrote. Never raises: whatever is wrong is the turn's `error`."""
+        if len(written) > MAX_TURN_CHARACTERS:
+            return Turn(
+                "",
+                error=f"The turn has {len(written)} characters; the limit is "
+                f"{MAX_TURN_CHARACTERS}. Write less.",
+            )
+        thought, rest = split_thought(written)
+        try:
+            return self._read(thought, rest)
+        except ToolError as error:
+            return Turn(thought, error=str(error))
+
+    def _read(self, thought: str, rest: str) -> Turn:
+        """Read what follows the thought: by default, the last tag is a call or an answer.
+
+        Raises:
+            ToolError: What is wrong with a call.
+        """
+        answer_at, call_at = rest.rfind("<answer>"), rest.rfind("<tool_call>")
+        if answer_at > call_at:
+            answer = rest[answer_at + len("<answer>") :].partition("</answer>")[0]
+            return Turn(thought, answer=answer.strip())
+        if call_at >= 0:
+            *_, last = bodies(rest[call_at:], "tool_call")
+            return Turn(thought, (parse_call(last),))
+        return self._read_untagged(thought, rest)
+
+    def _read_untagged(self, thought: str, rest: str) -> Turn:
+        return Turn(thought)
+
+    @abstractmethod
+    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+        """Run a call on the episode's media.
+
+        Raises:
+            ToolError: Whatever is wrong with the call; the model is told.
+        """
+
+    def show(self, step: Step, state: EpisodeState) -> Message:
+        """The turn that tells the policy what came of a step: each of its calls, in their order.
+
+        Args:
+            step: All its calls were run.
+            state: Before the step's observations.
+        """
+        if step["error"] is not None:
+            return user(*self.error_parts(step["error"]))
+        before = observations(state)
+        parts: list[Part] = []
+        for use in step["tool_calls"]:
+            if parts and self.separator:
+                parts.append(text(self.separator))
+            if use["observation"] is None:
+                parts += self.error_parts(use["error"] or "")
+            else:
+                images = len(state["images"]) + sum(len(seen["images"]) for seen in before)
+                place = Place(step["index"], len(before), images)
+                parts += self.observation_parts(use["observation"], place)
+                before.append(use["observation"])
+        return user(*parts)
+
+    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
+        """How the policy is shown what one call gave."""
+        pictures = [image(reference) for reference in observation["images"]]
+        return [text("<tool_response>"), *pictures, text("</tool_response>")]
+
+    def error_parts(self, error: str) -> list[Part]:
+        """How the policy is told what was wrong with one call, or with its turn."""
+        return [text(f"Error: {error}")]
+
+    @property
+    def frame_grid(self) -> TokenGrid:
+        """The pixel budget of one frame of a clip."""
+        return self.grid
+
+    def _budget(self, least: int, most: int) -> TokenGrid:
+        """The model's grid with a pixel budget of the dialect's, as far as the model's allows."""
+        most = min(most, self.grid.max_pixels)
+        return TokenGrid(self.grid.factor, max(min(least, most // 2), self.grid.min_pixels), most)
+
+    def _tokens(self, least: int, most: int) -> TokenGrid:
+        """The same in visual tokens."""
+        side = self.grid.factor
+        return self._budget(least * side * side, most * side * side)
+
+    def _put(self, frames: tuple[Frame, ...]) -> list[str]:
+        return [self.store.put(zoom(frame.image, grid=self.frame_grid)) for frame in frames]
+
+    def _clip(self, frames: tuple[Frame, ...]) -> VideoPart:
+        return {
+            "type": "video",
+            "frames": self._put(frames),
+            "times": [frame.time for frame in frames],
+        }
+
+    def _frames(self, frames: tuple[Frame, ...]) -> Observation:
+        """The observation of frames, each an image of its own."""
+        times = [frame.time for frame in frames]
+        return {
+            "text": "frames at " + ", ".join(f"{time:.2f} s" for time in times),
+            "images": self._put(frames),
+            "times": times,
+        }
+
+    def _zoom(
+        self,
+        reference: str,
+        bbox: object,
+        extent: tuple[float, float] | None,
+        grid: TokenGrid,
+        state: EpisodeState,
+        *,
+        min_side: int = 1,
+        max_aspect: float = 200.0,
+    ) -> Observation:
+        """Crop an image to a box in the space of the given extent (pixels when None).
+
+        Raises:
+            ToolError: If the box is none.
+        """
+        return cropped(
+            self.store,
+            reference,
+            bbox,
+            extent,
+            grid,
+            observations(state),
+            min_side=min_side,
+            max_aspect=max_aspect,
+        )

@@ -1,0 +1,73 @@
+"""DeepEyes-7B."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from visreplay.agent.protocols.base import ToolProtocol, Turn
+from visreplay.agent.protocols.reading import arguments_of, unknown_tool
+from visreplay.agent.protocols.signatures import box, described, signature
+from visreplay.agent.state import EpisodeState, Observation, ToolCall
+
+
+@dataclass(frozen=True)
+class DeepEyesProtocol(ToolProtocol):
+    """DeepEyes-7B: `image_zoom_in_tool` on the first image, absolute pixel boxes.
+
+    Of several calls in a turn the last counts. Whether a box counts pixels of the original image
+    or of the resized one that the model saw is contested; `coordinates` chooses.
+    """
+
+    coordinates: Literal["original", "resized"] = "original"
+
+    name: ClassVar[str] = "deepeyes"
+    spoken_by: ClassVar[tuple[str, ...]] = ("deepeyes",)
+    stop_strings: ClassVar[tuple[str, ...]] = ("</tool_call>",)
+    max_steps: ClassVar[int] = 6
+    clips: ClassVar[bool] = False
+
+    MIN_SIDE: ClassVar[int] = 30
+    MAX_ASPECT: ClassVar[float] = 100.0
+    TOOL: ClassVar[str] = "image_zoom_in_tool"
+
+    default_system_prompt: ClassVar[str] = described(
+        "You answer questions about an image, and you can look closer with a tool.",
+        signature(
+            TOOL,
+            "Enlarge a region of the image.",
+            {
+                "bbox_2d": box(
+                    "The region as [x1, y1, x2, y2] in pixels, (x1, y1) its top left and (x2, y2) "
+                    "its bottom right corner."
+                ),
+                "label": {"type": "string", "description": "What the region shows."},
+            },
+            optional=("label",),
+        ),
+    )
+    default_user_suffix: ClassVar[str] = (
+        "\nFirst think, then call the tool if a closer look helps, or answer. Write "
+        "<think>...</think> followed by <tool_call>...</tool_call> or <answer>...</answer>."
+    )
+
+    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+        """Run `image_zoom_in_tool` on the first image."""
+        if call["name"] != self.TOOL:
+            raise unknown_tool(call["name"], self.TOOL)
+        (bbox,) = arguments_of(call, ("bbox_2d",), ("label",))
+        reference = state["images"][0]
+        extent = None
+        if self.coordinates == "resized":
+            extent = self.grid.fit(self.store.get(reference).size)
+        return self._zoom(
+            reference,
+            bbox,
+            extent,
+            self.grid,
+            state,
+            min_side=self.MIN_SIDE,
+            max_aspect=self.MAX_ASPECT,
+        )
+
+    def _read_untagged(self, thought: str, rest: str) -> Turn:
+        # Both of the model's own evaluations take a turn without a call as its answer.
+        return Turn.free(thought, rest)

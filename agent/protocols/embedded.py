@@ -1,0 +1,51 @@
+"""The dialect of the pair that ships with the package."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from visreplay.agent.protocols.base import ToolProtocol
+from visreplay.agent.protocols.reading import arguments_of, unknown_tool
+from visreplay.agent.state import EpisodeState, Observation, ToolCall
+from visreplay.tools import TokenGrid, ToolError, sample_frames
+
+
+@dataclass(frozen=True)
+class EmbeddedProtocol(ToolProtocol):
+    """The dialect of the pair that ships with the package.
+
+    Boxes are counted in cells of an 8 x 8 grid over the image, one cell a visual token of the
+    overview; `zoom` always looks at the original image. `sample_frames` shows two frames around a
+    moment of the clip, in seconds.
+    """
+
+    name: ClassVar[str] = "embedded"
+    overview_frames: ClassVar[int] = 8
+
+    CELLS: ClassVar[float] = 8.0
+    CROP_PIXELS: ClassVar[int] = 168 * 168
+    FRAMES: ClassVar[int] = 2
+    WINDOW_SECONDS: ClassVar[float] = 0.25
+
+    @property
+    def frame_grid(self) -> TokenGrid:
+        """Crops and frames get at most 36 tokens, an overview 64."""
+        return self.grid.capped(self.CROP_PIXELS)
+
+    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+        """Run `zoom` or `sample_frames`."""
+        if call["name"] == "zoom":
+            (bbox,) = arguments_of(call, ("bbox_2d",), ("label",))
+            if not state["images"]:
+                raise ToolError("there is no image to zoom into; the question is about a clip")
+            extent = (self.CELLS, self.CELLS)
+            return self._zoom(state["images"][0], bbox, extent, self.frame_grid, state)
+        if call["name"] == "sample_frames":
+            (around,) = arguments_of(call, ("around",))
+            if state["video"] is None:
+                raise ToolError("there is no clip to sample; the question is about an image")
+            return self._frames(
+                sample_frames(
+                    state["video"], count=self.FRAMES, around=around, window=self.WINDOW_SECONDS
+                )
+            )
+        raise unknown_tool(call["name"], "zoom", "sample_frames")

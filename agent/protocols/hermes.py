@@ -1,0 +1,116 @@
+"""A plain dialect for any instruction-tuned model that can call tools."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
+from visreplay.agent.protocols.reading import arguments_of, numbered, parse_calls, unknown_tool
+from visreplay.agent.protocols.signatures import Schema, box, described, signature
+from visreplay.agent.state import EpisodeState, Observation, Part, ToolCall, observations
+from visreplay.tools import TokenGrid, ToolError, probe, sample_frames
+
+_REGION: dict[str, Schema] = {
+    "bbox_2d": box("The region as [x1, y1, x2, y2] in pixels of the image as its size is given."),
+    "image": {"type": "integer", "description": "The number of the image; 1 if left out."},
+}
+
+
+@dataclass(frozen=True)
+class HermesProtocol(ToolProtocol):
+    """A plain dialect: calls between <tool_call> tags, all of a turn are run.
+
+    Every image is shown with its number, from 1, and its size; boxes count pixels of that size,
+    of any image so far. The answer stands in <answer> tags, or is all of a turn without a call.
+    """
+
+    name: ClassVar[str] = "hermes"
+    separator: ClassVar[str] = "\n"
+
+    MAX_FRAMES: ClassVar[int] = 8
+
+    default_system_prompt: ClassVar[str] = described(
+        "You answer questions about images and clips, and you can look closer with tools.",
+        signature("zoom", "Enlarge a region of an image.", _REGION, optional=("image",)),
+        signature(
+            "crop", "Show a region of an image at its own size.", _REGION, optional=("image",)
+        ),
+        signature(
+            "sample_frames",
+            "Show frames of the clip.",
+            {
+                "times": {
+                    "type": "array",
+                    "items": {"type": "number"},
+                    "description": "When, in seconds from the start; at most 8.",
+                }
+            },
+        ),
+    )
+    default_user_suffix: ClassVar[str] = (
+        "\nCall a tool if a closer look helps. Give the final answer between <answer> and "
+        "</answer>."
+    )
+
+    @property
+    def frame_grid(self) -> TokenGrid:
+        """A frame gets at most 400 tokens."""
+        return self._tokens(0, 400)
+
+    def media_parts(self, images: list[str], video: str | None) -> list[Part]:
+        """Each image after its number and size, the clip after its length."""
+        parts: list[Part] = []
+        for number, reference in enumerate(images, 1):
+            width, height = self.grid.fit(self.store.get(reference).size)
+            parts += [text(f"{_label(number, width, height)}:\n"), image(reference), text("\n")]
+        if video is not None:
+            parts.append(text(f"Clip ({probe(video).duration:.2f} s):\n"))
+            parts += [*super().media_parts([], video), text("\n")]
+        return parts
+
+    def _read(self, thought: str, rest: str) -> Turn:
+        if rest.rfind("<answer>") <= rest.rfind("<tool_call>") and (calls := parse_calls(rest)):
+            return Turn(thought, calls)
+        return super()._read(thought, rest)
+
+    def _read_untagged(self, thought: str, rest: str) -> Turn:
+        return Turn.free(thought, rest)
+
+    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+        """Run `zoom`, `crop` or `sample_frames`."""
+        if call["name"] in ("zoom", "crop"):
+            (bbox,) = arguments_of(call, ("bbox_2d",), ("image", "label"))
+            images = [*state["images"]]
+            images += [shown for seen in observations(state) for shown in seen["images"]]
+            number = call["arguments"].get("image", 1)
+            reference = images[numbered(number, "image", "images", 1, len(images))]
+            size = self.grid.fit(self.store.get(reference).size)
+            grid = self._tokens(256, 16_384) if call["name"] == "zoom" else self.grid
+            return self._zoom(reference, bbox, size, grid, state)
+        if call["name"] == "sample_frames":
+            (times,) = arguments_of(call, ("times",))
+            if state["video"] is None:
+                raise ToolError("there is no clip to sample; the question is about an image")
+            if times == [] or times is None:
+                raise ToolError("times is empty; give at least one moment in seconds")
+            frames = sample_frames(state["video"], times=times, max_frames=self.MAX_FRAMES)
+            return self._frames(frames)
+        raise unknown_tool(call["name"], "zoom", "crop", "sample_frames")
+
+    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
+        """Each image after its number and size, between tags."""
+        times = observation.get("times", [])
+        parts: list[Part] = [text("<tool_response>")]
+        for at, reference in enumerate(observation["images"]):
+            width, height = self.store.get(reference).size
+            moment = f" at {times[at]:.2f} s" if times else ""
+            label = _label(place.images + at + 1, width, height)
+            parts += [text(f"\n{label}{moment}:\n"), image(reference)]
+        return [*parts, text("\n</tool_response>")]
+
+    def error_parts(self, error: str) -> list[Part]:
+        """The error between the same tags."""
+        return [text(f"<tool_response>\nError: {error}\n</tool_response>")]
+
+
+def _label(number: int, width: int, height: int) -> str:
+    return f"Image {number} ({width} x {height} px)"

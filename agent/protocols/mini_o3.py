@@ -1,0 +1,115 @@
+"""Mini-o3."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
+from visreplay.agent.protocols.reading import arguments_of, bodies, parse_json, unknown_tool
+from visreplay.agent.state import EpisodeState, Observation, Part, ToolCall, observations
+from visreplay.tools import TokenGrid, ToolError, zoom
+from visreplay.tools.types import shown
+
+
+@dataclass(frozen=True)
+class MiniO3Protocol(ToolProtocol):
+    """Mini-o3: one grounding a turn, on the original image or on any observation so far.
+
+    Boxes are relative (0 to 1) to the image that `source` names. Actions are counted from 0;
+    observations from 1, since `observation_0` is the original image itself.
+
+    Attributes:
+        observation_text: Frames an observation: {action} and {observation} are its numbers, and
+            {image} is where it stands.
+        error_text: What the policy is told when a grounding fails, with {error}.
+    """
+
+    observation_text: str = (
+        "Action {action} shows the region (Observation {observation}):\n{image}.\nGo on thinking "
+        "inside <think> and </think>. You may ground again, in the original image or in any "
+        "observation, with <grounding> and </grounding>; once you are sure, write the final answer "
+        "inside <answer> and </answer>."
+    )
+    error_text: str = (
+        "ERROR in the grounding: {error}\nCorrect it, and go on thinking inside <think> and "
+        "</think>."
+    )
+
+    name: ClassVar[str] = "mini-o3"
+    spoken_by: ClassVar[tuple[str, ...]] = ("minio3",)
+    stop_strings: ClassVar[tuple[str, ...]] = ("</grounding>",)
+    max_steps: ClassVar[int] = 12
+    clips: ClassVar[bool] = False
+
+    MAX_ASPECT: ClassVar[float] = 200.0
+    CALL: ClassVar[str] = "grounding"
+
+    default_system_prompt: ClassVar[str] = (
+        "You answer questions about an image. Think inside <think> and </think>. To look closer "
+        'at a region, write <grounding>{"bbox_2d": [x0, y0, x1, y1], "source": "original_image"}'
+        "</grounding>: (x0, y0) is its top left and (x1, y1) its bottom right corner, where the "
+        "image is 1.0 wide and 1.0 high, and the source is original_image or observation_i. Once "
+        "you are sure, write the final answer inside <answer> and </answer>."
+    )
+
+    @property
+    def picture_grid(self) -> TokenGrid:
+        """Every image, the question's too, is shown with 40,000 to 2,000,000 pixels."""
+        return self._budget(40_000, 2_000_000)
+
+    def media_parts(self, images: list[str], video: str | None) -> list[Part]:
+        """The images, within the budget; crops are cut from the images as they came."""
+        fitted = [zoom(self.store.get(reference), grid=self.picture_grid) for reference in images]
+        return [image(self.store.put(picture)) for picture in fitted]
+
+    def _read(self, thought: str, rest: str) -> Turn:
+        # A grounding is where generation stops: it counts although the thought is not closed.
+        if not rest and thought.endswith("</grounding>"):
+            thought, tag, last = thought.rpartition("<grounding>")
+            thought, rest = thought.strip(), tag + last
+        answer_at, call_at = rest.rfind("<answer>"), rest.rfind("<grounding>")
+        if answer_at > call_at:
+            answer = rest[answer_at + len("<answer>") :].partition("</answer>")[0]
+            return Turn(thought, answer=answer.strip())
+        if call_at < 0:
+            return Turn(thought)
+        (body,) = bodies(rest[call_at:], "grounding")
+        arguments = parse_json(body, "grounding")
+        if not isinstance(arguments, dict):
+            raise ToolError('A grounding is one JSON object {"bbox_2d": [...], "source": string}.')
+        return Turn(thought, ({"name": self.CALL, "arguments": arguments},))
+
+    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+        """Crop the image that the grounding names."""
+        if call["name"] != self.CALL:
+            raise unknown_tool(call["name"], self.CALL)
+        bbox, source = arguments_of(call, ("bbox_2d", "source"))
+        return self._zoom(
+            self._named(source, state),
+            bbox,
+            (1.0, 1.0),
+            self.picture_grid,
+            state,
+            max_aspect=self.MAX_ASPECT,
+        )
+
+    def _named(self, source: object, state: EpisodeState) -> str:
+        """The reference of the image that a source names."""
+        seen = [observation["images"][0] for observation in observations(state)]
+        known = {"original_image": state["images"][0], "observation_0": state["images"][0]}
+        known |= {f"observation_{number}": crop for number, crop in enumerate(seen, 1)}
+        if not isinstance(source, str) or source not in known:
+            names = ["original_image", *(f"observation_{n}" for n in range(1, len(seen) + 1))]
+            raise ToolError(f"source is {shown(source)}; there are {', '.join(names)}")
+        return known[source]
+
+    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
+        """The observation with the numbers of its action and of itself."""
+        (reference,) = observation["images"]
+        framed = self.observation_text.replace("{action}", str(place.step))
+        framed = framed.replace("{observation}", str(place.observations + 1))
+        before, _, after = framed.partition("{image}")
+        return [text(before), image(reference), text(after)]
+
+    def error_parts(self, error: str) -> list[Part]:
+        """The error in its frame."""
+        return [text(self.error_text.replace("{error}", error))]

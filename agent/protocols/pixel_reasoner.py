@@ -1,0 +1,193 @@
+"""Pixel-Reasoner."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
+from visreplay.agent.protocols.crops import crop_observation
+from visreplay.agent.protocols.reading import (
+    arguments_of,
+    bodies,
+    boxed,
+    numbered,
+    parse_call,
+    unknown_tool,
+)
+from visreplay.agent.protocols.signatures import box, described, signature
+from visreplay.agent.state import (
+    EpisodeState,
+    Observation,
+    Part,
+    ToolCall,
+    VideoPart,
+    observations,
+)
+from visreplay.tools import Box, TokenGrid, ToolError, parse_box, zoom
+
+
+@dataclass(frozen=True)
+class PixelReasonerProtocol(ToolProtocol):
+    r"""Pixel-Reasoner: crops of any image so far, frames of those that were shown first.
+
+    A call counts only at the very end of a turn; a turn without one ends with the answer in
+    \boxed{}. Boxes are relative (0 to 1) if all four values are below 1, and else pixels of the
+    image as the model sees it; a crop is wider than its box by a tenth of the image on every side.
+    `target_image` counts from 1: the images of the question, then all observations. With a clip it
+    counts the frames of the clip until there is an observation, and then observations alone.
+
+    Attributes:
+        crop_text: Shown before a crop, with its size for {width} and {height}.
+        frames_text: Shown before frames, with {width}, {height}, and their numbers from {first}
+            to {last} among the observations.
+    """
+
+    crop_text: str = "\nThe crop (Image Size: {width}x{height}):"
+    frames_text: str = "\nThe frames (Frame Size: {width}x{height}, Numbered {first} to {last}):"
+
+    name: ClassVar[str] = "pixel-reasoner"
+    spoken_by: ClassVar[tuple[str, ...]] = ("pixelreasoner",)
+    max_steps: ClassVar[int] = 5  # four calls, and the answer
+    max_images: ClassVar[int | None] = 16
+
+    PADDING: ClassVar[float] = 0.1
+    MIN_SIDE: ClassVar[int] = 29
+    MAX_FRAMES: ClassVar[int] = 8
+    CROP: ClassVar[str] = "crop_image_normalized"
+    SELECT: ClassVar[str] = "select_frames"
+
+    default_system_prompt: ClassVar[str] = described(
+        "You answer questions about images and clips, and you can look closer with tools.",
+        signature(
+            CROP,
+            "Enlarge a region of an image.",
+            {
+                "bbox_2d": box("The region as [x1, y1, x2, y2], each from 0.0 to 1.0."),
+                "target_image": {
+                    "type": "number",
+                    "description": "Which image: 1 is the first one.",
+                },
+            },
+        ),
+        signature(
+            SELECT,
+            "Look at frames of the clip one by one.",
+            {
+                "target_frames": {
+                    "type": "array",
+                    "items": {"type": "integer"},
+                    "description": "Numbers of frames, from 1 to 16; at most 8 of them.",
+                }
+            },
+        ),
+    )
+    default_user_suffix: ClassVar[str] = (
+        "\n\nReason step by step about what you see. Look closer by `crop_image_normalized`, or "
+        "by `select_frames` in a clip, if that helps, and give the final answer in \\boxed{}."
+    )
+
+    @property
+    def frame_grid(self) -> TokenGrid:
+        """A frame gets at most 400 tokens, in the clip as alone."""
+        return self._tokens(0, 400)
+
+    @property
+    def crop_grid(self) -> TokenGrid:
+        """A crop gets 256 to 5,120 tokens."""
+        return self._tokens(256, 5120)
+
+    def _read(self, thought: str, rest: str) -> Turn:
+        # What is at the end counts, in an unclosed thought too: nothing here depends on <think>.
+        written = rest or thought
+        if written.rstrip().endswith("</tool_call>") and "<tool_call>" in written:
+            before, tag, last = written.rpartition("<tool_call>")
+            (body,) = bodies(tag + last, "tool_call")
+            return Turn(thought if rest and thought else before.strip(), (parse_call(body),))
+        return Turn(thought or rest.strip(), answer=boxed(written))
+
+    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+        """Run `crop_image_normalized` or `select_frames`."""
+        if call["name"] == self.CROP:
+            bbox, target = arguments_of(call, ("bbox_2d", "target_image"))
+            return self._crop(bbox, target, state)
+        if call["name"] == self.SELECT:
+            (targets,) = arguments_of(call, ("target_frames",))
+            return self._select(targets, state)
+        raise unknown_tool(call["name"], self.CROP, self.SELECT)
+
+    def _crop(self, bbox: Any, target: Any, state: EpisodeState) -> Observation:
+        clip = _clip_of(state)
+        candidates = [*state["images"]]
+        candidates += [shown for seen in observations(state) for shown in seen["images"]]
+        if clip is not None and not candidates:
+            candidates = clip["frames"]
+        reference = candidates[numbered(target, "target_image", "images", 1, len(candidates))]
+        picture = self.store.get(reference)
+        extent = (1.0, 1.0) if _all_below_one(bbox) else self.grid.fit(picture.size)
+        parse_box(bbox, extent, picture.size)
+        padded = self._padded(bbox, extent, picture.size)
+        if min(padded.width, padded.height) < self.MIN_SIDE:
+            raise ToolError(
+                f"the crop is {padded.width} x {padded.height} px; each side must have at least "
+                f"{self.MIN_SIDE} px"
+            )
+        region = zoom(picture, padded, grid=self.crop_grid)
+        return crop_observation(reference, picture, padded, region, self.store)
+
+    def _padded(self, bbox: list[float], extent: tuple[float, float], size: tuple[int, int]) -> Box:
+        """The box with its margins, within the image."""
+
+        def edge(at: int, margin: float) -> int:
+            share = float(bbox[at]) / extent[at % 2] + margin
+            return round(min(max(share, 0.0), 1.0) * size[at % 2])
+
+        near, far = -self.PADDING, self.PADDING
+        return Box(edge(0, near), edge(1, near), edge(2, far), edge(3, far))
+
+    def _select(self, targets: Any, state: EpisodeState) -> Observation:
+        clip = _clip_of(state)
+        if clip is None:
+            raise ToolError("there is no clip to select frames of; the question is about an image")
+        if not isinstance(targets, list) or not 1 <= len(targets) <= self.MAX_FRAMES:
+            raise ToolError(
+                f"target_frames is a list of 1 to {self.MAX_FRAMES} numbers of frames"
+                + (f", not of {len(targets)}" if isinstance(targets, list) else "")
+            )
+        count = len(clip["frames"])
+        chosen = [numbered(target, "target_frames", "frames", 1, count) for target in targets]
+        times = [clip["times"][index] for index in chosen]
+        return {
+            "text": "frames at " + ", ".join(f"{time:.2f} s" for time in times),
+            "images": [clip["frames"][index] for index in chosen],
+            "times": times,
+        }
+
+    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
+        """A line that names the images and their size, then the images."""
+        width, height = self.store.get(observation["images"][0]).size
+        count = len(observation["images"])
+        line = self.frames_text if "times" in observation else self.crop_text
+        for name, value in {
+            "width": width,
+            "height": height,
+            "first": place.images + 1,
+            "last": place.images + count,
+        }.items():
+            line = line.replace(f"{{{name}}}", str(value))
+        return [text(line), *(image(reference) for reference in observation["images"])]
+
+    def error_parts(self, error: str) -> list[Part]:
+        """The error after its heading."""
+        return [text(f"\nExecution error:\n{error}\n")]
+
+
+def _clip_of(state: EpisodeState) -> VideoPart | None:
+    """The clip as it was shown at first."""
+    parts = [part for message in state["messages"] for part in message["content"]]
+    return next((part for part in parts if part["type"] == "video"), None)
+
+
+def _all_below_one(bbox: object) -> bool:
+    """Whether a box is relative. A value of exactly 1 makes it pixels, as in the training."""
+    return isinstance(bbox, list) and all(
+        isinstance(value, int | float) and value < 1 for value in bbox
+    )

@@ -1,0 +1,99 @@
+"""Qwen3-VL, as Qwen-Agent runs it."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
+from visreplay.agent.protocols.crops import crop_observation
+from visreplay.agent.protocols.reading import arguments_of, numbered, parse_calls, unknown_tool
+from visreplay.agent.protocols.signatures import box, described, signature
+from visreplay.agent.state import EpisodeState, Observation, Part, ToolCall
+from visreplay.tools import Box, TokenGrid, parse_box, zoom
+
+
+@dataclass(frozen=True)
+class Qwen3VLProtocol(ToolProtocol):
+    """Qwen3-VL: `image_zoom_in_tool` on the images of the question, boxes from 0 to 1000.
+
+    All calls of a turn are run, and a turn without one is the answer. A box of less than a visual
+    token a side is widened around its centre.
+    """
+
+    name: ClassVar[str] = "qwen3-vl"
+    spoken_by: ClassVar[tuple[str, ...]] = ("qwen3vl",)
+    separator: ClassVar[str] = "\n"
+
+    EXTENT: ClassVar[tuple[float, float]] = (1000.0, 1000.0)
+    TOOL: ClassVar[str] = "image_zoom_in_tool"
+
+    default_system_prompt: ClassVar[str] = described(
+        "You answer questions about images, and you can look closer with a tool.",
+        signature(
+            TOOL,
+            "Enlarge a region of an image.",
+            {
+                "bbox_2d": box(
+                    "The region as [x1, y1, x2, y2], (x1, y1) its top left and (x2, y2) its bottom "
+                    "right corner, each from 0 to 1000."
+                ),
+                "label": {"type": "string", "description": "What the region shows."},
+                "img_idx": {"type": "number", "description": "Which image: 0 is the first one."},
+            },
+        ),
+    )
+
+    @property
+    def frame_grid(self) -> TokenGrid:
+        """A frame gets at most 768 tokens."""
+        return self._tokens(0, 768)
+
+    @property
+    def crop_grid(self) -> TokenGrid:
+        """A crop gets at least 256 tokens."""
+        return self._tokens(256, 16_384)
+
+    def _read(self, thought: str, rest: str) -> Turn:
+        calls = parse_calls(rest)
+        return Turn(thought, calls) if calls else Turn.free(thought, rest)
+
+    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+        """Run `image_zoom_in_tool`."""
+        if call["name"] != self.TOOL:
+            raise unknown_tool(call["name"], self.TOOL)
+        bbox, _, index = arguments_of(call, ("bbox_2d", "label", "img_idx"))
+        images = state["images"]
+        reference = images[numbered(index, "img_idx", "images of the question", 0, len(images))]
+        picture = self.store.get(reference)
+        wide = _widened(parse_box(bbox, self.EXTENT, picture.size), self.grid.factor, picture.size)
+        region = zoom(picture, wide, grid=self.crop_grid)
+        return crop_observation(reference, picture, wide, region, self.store)
+
+    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
+        """The images between tags."""
+        pictures = [image(reference) for reference in observation["images"]]
+        return [text("<tool_response>\n"), *pictures, text("\n</tool_response>")]
+
+    def error_parts(self, error: str) -> list[Part]:
+        """The error between the same tags: it is what the tool said."""
+        return [text(f"<tool_response>\nError: {error}\n</tool_response>")]
+
+
+def _widened(region: Box, side: int, size: tuple[int, int]) -> Box:
+    """A small box, grown around its centre until its shorter side is so many pixels long.
+
+    Near the edge of the image there may be no room for that; the box is then left as it is.
+    """
+    shortest = min(region.width, region.height)
+    if shortest >= side:
+        return region
+    half_width = math.ceil(region.width * side / shortest / 2)
+    half_height = math.ceil(region.height * side / shortest / 2)
+    x, y = (region.left + region.right) / 2, (region.top + region.bottom) / 2
+    grown = Box(
+        max(math.floor(x - half_width), 0),
+        max(math.floor(y - half_height), 0),
+        min(math.ceil(x + half_width), size[0]),
+        min(math.ceil(y + half_height), size[1]),
+    )
+    return grown if min(grown.width, grown.height) > side else region

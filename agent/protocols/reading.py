@@ -1,0 +1,150 @@
+"""Reading what a model wrote: thoughts, tagged bodies, JSON calls and their arguments.
+
+All of it is untrusted. Whatever is wrong is a `ToolError`, which the model is told.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from visreplay.agent.state import ToolCall
+from visreplay.tools import ToolError
+from visreplay.tools.types import shown
+
+
+def split_thought(written: str) -> tuple[str, str]:
+    """Split a turn at the end of its thinking; an unclosed <think> holds the whole turn."""
+    before, closed, after = written.rpartition("</think>")
+    if closed:
+        return before.replace("<think>", "", 1).strip(), after
+    if written.lstrip().startswith("<think>"):
+        return written.replace("<think>", "", 1).strip(), ""
+    outside = re.split(r"<tool_call>|<grounding>|<answer>", written, maxsplit=1)[0]
+    return outside.strip(), written
+
+
+def bodies(written: str, tag: str) -> list[str]:
+    """What stands between each pair of tags.
+
+    Raises:
+        ToolError: If one is not closed.
+    """
+    found = []
+    for piece in written.split(f"<{tag}>")[1:]:
+        body, closed, _ = piece.partition(f"</{tag}>")
+        if not closed:
+            raise ToolError(f"The {tag.replace('_', ' ')} is not closed with </{tag}>.")
+        found.append(body)
+    return found
+
+
+def parse_call(body: str) -> ToolCall:
+    """Read the JSON of a call strictly: an object with a name and an object of arguments.
+
+    Raises:
+        ToolError: If it is anything else.
+    """
+    call = parse_json(body, "tool call")
+    if (
+        not isinstance(call, dict)
+        or set(call) != {"name", "arguments"}
+        or not isinstance(call["name"], str)
+        or not isinstance(call["arguments"], dict)
+    ):
+        raise ToolError(
+            'A tool call is one JSON object {"name": string, "arguments": object} and nothing else.'
+        )
+    return ToolCall(name=call["name"], arguments=call["arguments"])
+
+
+def parse_calls(written: str) -> tuple[ToolCall, ...]:
+    """Read every call of a turn.
+
+    Raises:
+        ToolError: If one cannot be read; of several, it says which. None is run then.
+    """
+    found = bodies(written, "tool_call")
+    calls = []
+    for number, body in enumerate(found, 1):
+        try:
+            calls.append(parse_call(body))
+        except ToolError as error:
+            if len(found) == 1:
+                raise
+            raise ToolError(
+                f"Call {number} of {len(found)} cannot be read, so none was run. {error}"
+            ) from error
+    return tuple(calls)
+
+
+def parse_json(body: str, what: str) -> Any:
+    """Read JSON without the constants that it does not have.
+
+    Raises:
+        ToolError: If it is none; `what` names it.
+    """
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ToolError(f"The {what} is not valid JSON: {error}.") from error
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON value")
+
+
+def arguments_of(
+    call: Mapping[str, Any], required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> list[Any]:
+    """The required arguments of a call whose arguments must all be known.
+
+    Raises:
+        ToolError: If one is missing or unknown.
+    """
+    given = call["arguments"]
+    allowed = (*required, *optional)
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        raise ToolError(f"unknown argument {unknown[0]!r}; allowed are {', '.join(allowed)}")
+    for name in required:
+        if name not in given:
+            raise ToolError(f"argument {name!r} is missing")
+    return [given[name] for name in required]
+
+
+def numbered(value: object, name: str, what: str, first: int, count: int) -> int:
+    """The index, from 0, of one of `count` things that the model numbers from `first`.
+
+    Raises:
+        ToolError: If there is no such number.
+    """
+    if not count:
+        raise ToolError(f"{name} is {shown(value)}; there are no {what}")
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+    if not whole or not first <= value < first + count:  # type: ignore[operator]
+        raise ToolError(
+            f"{name} is {shown(value)}; the {what} are numbered from {first} to {first + count - 1}"
+        )
+    return int(value) - first  # type: ignore[call-overload, no-any-return]
+
+
+def unknown_tool(name: str, *known: str) -> ToolError:
+    """The error of a call for a tool that there is not."""
+    return ToolError(f"there is no tool {shown(name)}; available: {', '.join(known) or 'none'}")
+
+
+def boxed(written: str) -> str | None:
+    r"""What stands in the last \boxed{...}, whose braces may nest; None without a closed one."""
+    open_braces: list[tuple[bool, int]] = []  # whether it is a box's, and where its content begins
+    last: tuple[int, int] | None = None
+    for brace in re.finditer(r"\\boxed\{|\\[{}]|[{}]", written):
+        if brace[0] in (r"\{", r"\}"):
+            continue
+        if brace[0] != "}":
+            open_braces.append((brace[0] != "{", brace.end()))
+        elif open_braces:
+            is_box, start = open_braces.pop()
+            if is_box and (last is None or start > last[0]):
+                last = start, brace.start()
+    return written[slice(*last)].strip() if last else None

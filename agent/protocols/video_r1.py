@@ -1,0 +1,34 @@
+"""Video-R1-7B."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from visreplay.agent.protocols.base import ToolProtocol
+from visreplay.agent.protocols.reading import unknown_tool
+from visreplay.agent.state import EpisodeState, Observation, ToolCall
+from visreplay.tools import TokenGrid
+
+
+@dataclass(frozen=True)
+class VideoR1Protocol(ToolProtocol):
+    """Video-R1-7B: no tools; 16 uniform frames, thinking, then the answer."""
+
+    name: ClassVar[str] = "video-r1"
+    spoken_by: ClassVar[tuple[str, ...]] = ("videor1",)
+    max_steps: ClassVar[int] = 1
+
+    FRAME_PIXELS: ClassVar[int] = 200_704
+
+    default_user_suffix: ClassVar[str] = (
+        "\nThink about the question step by step between <think> and </think>, then give the "
+        "final answer between <answer> and </answer>."
+    )
+
+    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+        """Refuse: the dialect has no tools."""
+        raise unknown_tool(call["name"])
+
+    @property
+    def frame_grid(self) -> TokenGrid:
+        """Frames have the pixel budget that the policy was trained with."""
+        return self.grid.capped(self.FRAME_PIXELS)
