@@ -75,7 +75,7 @@ def replayed(trajectory: Trajectory, agent: VisualAgent) -> list[list[dict[str, 
     messages = trajectory.messages
     encoder = ContextEncoder(agent.pair.processor, agent.store, agent.pair.policy)
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    most = log(agent.pair.policy.config.get_text_config().vocab_size)
+    most = log(agent.pair.policy.model.config.get_text_config().vocab_size)
     steps = []
     with ReplaySession(agent.pair, agent.config) as session:
         for before, turn in pairwise([-1, *turns]):
