@@ -38,11 +38,13 @@ from visreplay.tasks.options import (
     ThresholdOption,
     mistakes_told,
 )
+from visreplay.tasks.viewer import view
 from visreplay.tools import ImageStore
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 app.command()(analyze)
 app.command()(calibrate)
+app.command()(view)
 
 
 @app.callback()

@@ -94,16 +94,16 @@ async function paint(canvas) {
     for (let x = 0; x < columns; x++) {
       const at = 4 * (first + y * columns + x);
       const share = (data.data[at] - low) / Math.max(1, high - low);
-      context.fillStyle = `rgba(${ramp(share).join()}, 0.62)`;
+      context.fillStyle = `rgba(${ramp(share).join()}, 0.55)`;
       context.fillRect(x * side, y * side, side, side);
       const replayed = data.data[at + 1] / 255;
       if (!replayed) continue;
       context.beginPath();
-      context.arc((x + 0.5) * side, (y + 0.5) * side, side * (0.1 + 0.14 * replayed), 0, 7);
+      context.arc((x + 0.5) * side, (y + 0.5) * side, side * (0.06 + 0.09 * replayed), 0, 7);
       context.fillStyle = "#fff";
       context.fill();
       if (side > 9) {
-        context.lineWidth = Math.max(1, side / 22);
+        context.lineWidth = Math.max(1, side / 28);
         context.strokeStyle = "rgba(0, 0, 0, 0.75)";
         context.stroke();
       }
@@ -135,7 +135,7 @@ const seen = new IntersectionObserver((entries) => {
       else target.replaceWith(el("span", { class: "missing" }, "not in the run's folder"));
     });
   }
-}, { rootMargin: "600px" });
+}, { rootMargin: "600px", scrollMargin: "600px" }); // the panes scroll, not the page
 
 /** Called after the maps were switched on: those in sight are drawn, others when they come. */
 function mapsSwitched() {

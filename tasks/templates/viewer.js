@@ -105,7 +105,7 @@ function rowOf(number, place) {
   const row = el("li", { "data-place": place, "aria-setsize": shown.length, "aria-posinset": place + 1 },
     el("button", { onclick: () => choose({ sample: number, step: null, open: true }) },
       el("span", { class: "what" }, sample.question),
-      el("span", { class: "id" }, sample.id),
+      el("span", { class: "id" }, el("bdi", {}, sample.id)),
       el("span", { class: "chips" }, ...sample.runs.map(chip))));
   row.style.top = `${place * ROW}px`;
   return row;

@@ -12,7 +12,7 @@ from PIL import Image
 
 from visreplay.agent import Trajectory, VisualAgent
 from visreplay.agent.encoding import ContextEncoder
-from visreplay.replay_core import ReplaySession
+from visreplay.replay_core import Method, ReplaySession
 from visreplay.tasks.demo import embedded_agent
 from visreplay.tasks.types import Sample
 from visreplay.tools import ImageStore
@@ -56,7 +56,8 @@ def record(sample: Sample, trajectories: Sequence[dict[str, Any]]) -> dict[str, 
 def as_recorded(trajectory: Trajectory, agent: VisualAgent) -> dict[str, Any]:
     """A trajectory as a run has it: calls as a list, and what replay did block by block."""
     told = trajectory.to_json()
-    blocks = [[]] * len(told["steps"]) if agent.pair.base is None else replayed(trajectory, agent)
+    is_plain = agent.config.method is Method.NONE
+    blocks = [[]] * len(told["steps"]) if is_plain else replayed(trajectory, agent)
     for step, of_step in zip(told["steps"], blocks, strict=True):
         if "tool_calls" not in step:
             call, seen = step.pop("tool_call"), step.pop("observation")
