@@ -65,7 +65,7 @@ def summary(sample: str, runs: Sequence[Shown]) -> dict[str, Any]:
         ValueError: a record is not of the shape of a run's.
     """
     facts: dict[str, Any] = {}
-    found = []
+    found: list[dict[str, Any] | None] = []
     for run in runs:
         record = run.records.get(sample)
         if record is None:
