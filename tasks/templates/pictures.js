@@ -88,8 +88,7 @@ async function paint(canvas) {
   canvas.height = rows * side;
   const context = canvas.getContext("2d");
   const first = time * rows * columns;
-  // The range of this picture, so that differences show: models are seldom near the maximum.
-  const [low, high] = extent(data, first, rows * columns);
+  const [low, high] = extent(data);
   for (let y = 0; y < rows; y++) {
     for (let x = 0; x < columns; x++) {
       const at = 4 * (first + y * columns + x);
@@ -111,11 +110,12 @@ async function paint(canvas) {
   }
 }
 
-function extent(data, first, count) {
+/** A map's own range of entropies, so that differences show: they are seldom near the maximum. */
+function extent({ data }) {
   let low = 255, high = 0;
-  for (let at = first; at < first + count; at++) {
-    low = Math.min(low, data.data[4 * at]);
-    high = Math.max(high, data.data[4 * at]);
+  for (let at = 0; at < data.length; at += 4) {
+    low = Math.min(low, data[at]);
+    high = Math.max(high, data[at]);
   }
   return [low, high];
 }
@@ -157,7 +157,10 @@ function picture(number, { boxes = [], map = null, label = "", enlarge = true } 
     "aria-label": enlarge ? `Enlarge ${label}` : null,
   }, image);
   seen.observe(image);
-  if (width) frame.style.aspectRatio = `${width} / ${height}`;
+  if (width) {
+    frame.style.aspectRatio = `${width} / ${height}`;
+    frame.style.setProperty("--aspect", width / height);
+  }
   if (width && width < 96) image.style.imageRendering = "pixelated";
   if (map) {
     const canvas = el("canvas", { class: "map", "aria-hidden": "true" });
@@ -199,10 +202,10 @@ function legend(map) {
   const low = el("span", {}, "low"), high = el("span", {}, "high");
   pixels(map.image).then((data) => {
     if (!data || !map.max) return;
-    const [least, most] = extent(data, 0, data.width * data.height);
+    const [least, most] = extent(data);
     low.textContent = (map.max * least / 255).toFixed(2);
     high.textContent = `${(map.max * most / 255).toFixed(2)} nats`;
   });
-  return el("p", { class: "legend" }, "base entropy ", low, scale, high,
-    el("span", { class: "dot", "aria-hidden": "true" }), "replayed");
+  return el("p", { class: "legend" }, el("span", { class: "word" }, "base entropy"), low, scale, high,
+    el("span", { class: "word" }, el("span", { class: "dot", "aria-hidden": "true" }), " replayed"));
 }

@@ -35,7 +35,7 @@ function sampleView(sample, details, index, state, choose) {
 function column(run, r, summary, trajectories, state, choose) {
   const focused = r === state.run;
   const made = el("section", { class: `column${focused ? " focused" : ""}`, "aria-label": `Run ${run.name}`, "data-run": r });
-  const head = el("header", {}, el("h3", {}, run.name));
+  const head = el("header", {}, el("h3", {}, state.letters && el("b", {}, state.letters[r]), run.name));
   made.append(head);
   if (!summary) {
     made.append(el("p", { class: "quiet" }, "This run does not have the sample."));
@@ -135,7 +135,7 @@ function measures(step, longest, widest) {
   const box = el("dl", { class: "measures" });
   const bar = (kind, share) => {
     const made = el("i", { class: kind });
-    made.style.width = `${Math.max(0.5, 100 * share)}%`;
+    made.style.width = share > 0 ? `${Math.max(1, 100 * share)}%` : "0";
     return made;
   };
   if (replay && replay.before !== null) {
@@ -144,7 +144,8 @@ function measures(step, longest, widest) {
     if (replay.after !== null) bars.append(bar("after", replay.after / widest));
     box.append(el("dt", {}, "KL"), el("dd", {}, bars,
       `${nats(replay.before)} → ${replay.after === null ? "–" : nats(replay.after)} nats`,
-      el("small", {}, change === null ? "" : `${change <= 0 ? "−" : "+"}${Math.abs(change)} %`, ` ${replay.method} replay, ${replay.tokens} new visual tokens`, replay.steps ? `, ${replay.steps} steps` : "")));
+      change === null ? null : el("small", {}, `${change <= 0 ? "−" : "+"}${Math.abs(change)} %`),
+      el("small", {}, `${replay.method} replay over ${replay.tokens} new visual tokens`, replay.steps ? ` in ${replay.steps} steps` : "")));
   }
   const spent = Math.min(replay?.seconds ?? 0, step.seconds ?? 0);
   box.append(el("dt", {}, "time"), el("dd", {},

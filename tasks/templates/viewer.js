@@ -3,7 +3,8 @@
 const index = JSON.parse(document.getElementById("index").textContent);
 const at = (id) => document.getElementById(id);
 const ROW = 62; // height of a row in the list, in CSS pixels
-const state = { sample: null, run: 0, rollouts: [], step: null };
+const letters = index.runs.length > 1 ? index.runs.map((_, r) => String.fromCharCode(65 + r)) : null;
+const state = { sample: null, run: 0, rollouts: [], step: null, letters };
 const filter = { verdict: "all", run: "", stop: "", category: "", words: [] };
 let shown = []; // numbers of the samples that match, in order
 
@@ -113,7 +114,7 @@ function rowOf(number, place) {
 
 /** How a sample ended in one run: a mark, or right ones of all rollouts. */
 function chip(run, r) {
-  const letter = index.runs.length > 1 ? el("b", { "aria-label": index.runs[r].name }, String.fromCharCode(65 + r)) : null;
+  const letter = letters && el("b", { "aria-label": index.runs[r].name }, letters[r]);
   let [mark, mood, word] = ["–", "none", "not in this run"];
   if (run?.error) [mark, mood, word] = ["!", "warn", "error"];
   else if (run?.rollouts.length) {
@@ -240,7 +241,7 @@ function setUp() {
   at("totals").append(...index.runs.map((run, r) => {
     const rollouts = index.samples.flatMap((sample) => sample.runs[r]?.rollouts ?? []);
     const right = rollouts.filter((rollout) => rollout.right).length;
-    return el("span", { class: "total" }, index.runs.length > 1 ? el("b", {}, String.fromCharCode(65 + r)) : null, run.name,
+    return el("span", { class: "total" }, letters && el("b", {}, letters[r]), run.name,
       el("em", { title: `${right} of ${rollouts.length} trajectories right` }, rollouts.length ? `${(100 * right / rollouts.length).toFixed(1)} %` : "–"));
   }));
   for (const name of Object.keys(isVerdict)) {
