@@ -266,7 +266,7 @@ def page_file(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_trajectory_is_shown_whole(tab: Tab, page_file: Path) -> None:
     page = tab.open(page_file)
     replayed = page.locator(".column").first
-    assert replayed.locator("h3").inner_text() == "replayed"
+    assert replayed.get_attribute("aria-label") == "Run replayed"
     assert replayed.locator(".opening .box").get_attribute("data-step") == "0"
     assert "zoom" in replayed.locator(".call").inner_text()
     assert "→" in replayed.locator(".measures").first.inner_text()
