@@ -27,6 +27,7 @@ from visreplay.tasks.options import (
     with_options,
 )
 from visreplay.tasks.table import table
+from visreplay.tasks.viewer import view
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 app.command("eval")(evaluation)
@@ -36,6 +37,7 @@ app.command()(export)
 app.command()(analyze)
 app.command()(calibrate)
 app.command()(tasks)
+app.command()(view)
 
 
 @app.callback()

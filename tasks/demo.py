@@ -16,9 +16,10 @@ from visreplay.agent import Sampling, VisualAgent, completed
 from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, embedded_config
 from visreplay.tasks.console import print_step, progress_bar
 from visreplay.tasks.evaluate import Summary, evaluate, summarise
-from visreplay.tasks.page import Shown, render_page
 from visreplay.tasks.registry import open_task
+from visreplay.tasks.runs import Record, Run, record_of, rollout_of
 from visreplay.tasks.types import Sample, Task
+from visreplay.tasks.viewer import write_page
 from visreplay.tools import ImageStore
 
 ROWS: dict[str, tuple[str, Method]] = {
@@ -83,9 +84,10 @@ def run_demo(out: Path, samples: int) -> None:
         task = open_task(name)
         sample = task.load(task.sample_ids()[0])
         shown.append(_play(console, agent, task, sample, out / name))
+    settings = {"policy": agent.names[0], "base": agent.names[1], "replay": asdict(agent.config)}
     agent.close()
     page = out / "index.html"
-    page.write_text(render_page(shown, store), "utf-8")
+    write_page([Run(out, settings, {record["sample_id"]: record for record in shown})], page)
 
     summary = {task: dict(_rows(console, task, samples)) for task in TABLE}
     (out / "summary.json").write_text(
@@ -99,7 +101,7 @@ def run_demo(out: Path, samples: int) -> None:
     console.print(f"episodes  {page}\nnumbers   {out / 'summary.json'}")
 
 
-def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, folder: Path) -> Shown:
+def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, folder: Path) -> Record:
     """Play one sample, printing each step as it ends, and save it."""
     console.rule(f"[bold]{sample.sample_id}")
     console.print(f"{sample.question}\n", markup=False)
@@ -115,7 +117,7 @@ def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, fold
     right = task.is_right(sample, trajectory.answer)
     verdict = "[green]right[/]" if right else f"[red]wrong[/], it is {sample.answer}"
     console.print(f"[bold]answer   {escape(trajectory.answer or 'none')}[/]  {verdict}\n")
-    return Shown(trajectory, sample.answer)
+    return record_of(sample, [rollout_of(trajectory, right=right)])
 
 
 def _rows(console: Console, task_name: str, samples: int) -> Iterator[tuple[str, Summary]]:

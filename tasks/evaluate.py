@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 
 from visreplay.agent import Trajectory, VisualAgent
-from visreplay.tasks.runs import Record, Rollout
+from visreplay.tasks.runs import Record, Rollout, record_of, rollout_of
 from visreplay.tasks.statistics import Estimate, Floats, estimates, pass_at_k, wilson_interval
 from visreplay.tasks.types import Sample, Task
 
 Checker = Callable[[Sample, Trajectory], bool]
 """Whether the reasoning behind a right answer is right too."""
-
-_OF_THE_RUN = ("policy", "base", "protocol", "settings")
-"""Fields of a trajectory that all of a run have in common."""
 
 
 def evaluate(
@@ -73,8 +70,7 @@ def play(
     }
     try:
         sample = task.load(sample_id)
-        record["question"], record["expected"] = sample.question, sample.answer
-        record["category"] = sample.category
+        record = record_of(sample, [])
         began = perf_counter()
         played = agent.rollouts(sample.question, seeds, images=sample.images, video=sample.video)
         record["rollouts"] = [_scored(task, sample, each, cot_checker) for each in played]
@@ -92,14 +88,8 @@ def _scored(
 ) -> Rollout:
     right = bool(task.is_right(sample, trajectory.answer))
     checked = right and cot_checker is not None
-    told = {name: v for name, v in trajectory.to_json().items() if name not in _OF_THE_RUN}
-    for message in told["messages"]:
-        message.pop("token_ids", None)
-    return {
-        "right": right,
-        "cot_right": bool(cot_checker(sample, trajectory)) if checked and cot_checker else None,
-        "trajectory": told,
-    }
+    cot_right = bool(cot_checker(sample, trajectory)) if checked and cot_checker else None
+    return rollout_of(trajectory, right=right, cot_right=cot_right)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from random import Random
 
+from visreplay.tasks import video_search, visual_search
 from visreplay.tasks.files import Entry, FileTask
 from visreplay.tasks.hr_bench import HRBench
 from visreplay.tasks.image_qa import ImageQA
@@ -16,11 +17,23 @@ from visreplay.tasks.video_mmmu import VideoMMMU
 from visreplay.tasks.video_r1 import VideoR1
 from visreplay.tasks.video_search import VideoSearch
 from visreplay.tasks.visual_probe import VisualProbe
-from visreplay.tasks.visual_search import EASY, HARD, MEDIUM, VisualSearch
+from visreplay.tasks.visual_search import VisualSearch
 from visreplay.tasks.vstar import VStar
 
-TASKS = ("visual-search-easy", "visual-search-medium", "visual-search-hard", "video-search")
-"""The generated tasks: every name that `task_named` knows."""
+GENERATED: dict[str, GeneratedTask] = {
+    task.name: task
+    for task in (
+        VisualSearch(visual_search.EASY),
+        VisualSearch(visual_search.MEDIUM),
+        VisualSearch(visual_search.HARD),
+        VideoSearch(video_search.EASY),
+        VideoSearch(video_search.HARD),
+    )
+}
+"""The generated tasks by name."""
+
+TASKS = tuple(GENERATED)
+"""Every name that `task_named` knows."""
 
 FAMILIES: tuple[type[FileTask], ...] = (
     HRBench,
@@ -50,13 +63,9 @@ def task_named(name: str) -> GeneratedTask:
     Raises:
         ValueError: If there is no such task.
     """
-    for level in (EASY, MEDIUM, HARD):
-        task = VisualSearch(level)
-        if task.name == name:
-            return task
-    if name == "video-search":
-        return VideoSearch()
-    raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
+    if name not in GENERATED:
+        raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
+    return GENERATED[name]
 
 
 def open_task(name: str, data: Path | None = None) -> Task:

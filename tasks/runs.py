@@ -5,12 +5,15 @@ runs/hr4k/
   images/      every image once, by the hash of its content
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, Self, TypedDict, cast
 
+from visreplay.agent import Trajectory
 from visreplay.tasks import journal
+from visreplay.tasks.types import Sample
 from visreplay.tools import ImageStore
 
 LINES = "run.jsonl"
@@ -52,6 +55,30 @@ class Record(TypedDict):
     error: str | None
     rollouts: list[Rollout]
     seconds: NotRequired[float]
+
+
+_OF_THE_RUN = ("policy", "base", "protocol", "settings")
+"""Fields of a trajectory that all of a run have in common."""
+
+
+def rollout_of(trajectory: Trajectory, *, right: bool, cot_right: bool | None = None) -> Rollout:
+    """An episode as a run has it."""
+    told = {name: v for name, v in trajectory.to_json().items() if name not in _OF_THE_RUN}
+    for message in told["messages"]:
+        message.pop("token_ids", None)
+    return {"right": right, "cot_right": cot_right, "trajectory": told}
+
+
+def record_of(sample: Sample, rollouts: Sequence[Rollout]) -> Record:
+    """The record of a sample that ended in no error."""
+    return {
+        "sample_id": sample.sample_id,
+        "question": sample.question,
+        "expected": sample.answer,
+        "category": sample.category,
+        "error": None,
+        "rollouts": list(rollouts),
+    }
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from visreplay.tasks.video_search import FPS, OVERVIEW_FRAMES, SECONDS, Clip, VideoSearch
+from visreplay.tasks.video_search import FPS, HARD, OVERVIEW_FRAMES, SECONDS, Clip, VideoSearch
 from visreplay.tools import probe, sample_frames
 
 
@@ -45,3 +45,18 @@ def test_frames_around_the_moment_show_the_character() -> None:
     for frame in sample_frames(sample.video, around=clip.moment, count=2, window=0.25):
         difference = np.asarray(frame.image).astype(int) - clip.frame(frame.time)
         assert np.abs(difference).mean() < 6
+
+
+def test_hard_clips_have_markers_of_other_colours_lit_at_other_moments() -> None:
+    for seed in range(20):
+        sample = VideoSearch(HARD).sample(seed)
+        clip = sample.facts["clip"]
+        assert isinstance(clip, Clip)
+        lights = [clip, *clip.decoys]
+        assert len({light.colour for light in lights}) == 3
+        assert len({light.moment for light in lights}) == 3
+        assert len({light.centre for light in lights}) == 3
+        assert sample.question == f"Which character appears on the {clip.colour} marker?"
+        for light in lights:
+            x, y = light.centre
+            assert clip.frame(light.moment)[y - 12, x].max() > 60
