@@ -8,10 +8,12 @@ intervals over samples). Writes `benchmarks/embedded_pair.json`; what is done is
 """
 
 import argparse
+import hashlib
 import json
 import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from visreplay.replay_core import embedded_config
+from visreplay.replay_core import EMBEDDED, embedded_config
 from visreplay.tasks.demo import ROWS, embedded_agent, prepare_process
 from visreplay.tasks.evaluate import evaluate, replays, right_count
 from visreplay.tasks.registry import open_task
@@ -102,8 +104,18 @@ def settings(system: str, samples: int) -> dict[str, Any]:
     """What a kept result must have been measured with, as JSON values."""
     row, changes = SYSTEMS[system]
     config = asdict(embedded_config(ROWS[row][1], **changes))
-    known: dict[str, Any] = json.loads(json.dumps({"samples": samples, **config}))
+    what = {"samples": samples, "weights": _weights(), **config}
+    known: dict[str, Any] = json.loads(json.dumps(what))
     return known
+
+
+@cache
+def _weights() -> str:
+    """A digest of the pair: what was measured with other weights is measured again."""
+    digest = hashlib.sha256()
+    for path in sorted(EMBEDDED.glob("*/*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def summary(found: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
