@@ -43,7 +43,9 @@ class Grid:
             print(f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in cells), sep="\n")
             print()
             return
-        table = Table(title=escape(self.title), title_justify="left", box=box.SIMPLE_HEAD)
+        # A table's own title would be folded to the table's width.
+        console.print(self.title, style="italic", markup=False, soft_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD)
         for heading in self.headings:
             table.add_column(escape(heading), overflow="fold")
         for row in self.rows:
