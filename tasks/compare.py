@@ -8,10 +8,10 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from visreplay.tasks.evaluate import pass_rates
+from visreplay.tasks.evaluate import groups_of, pass_rates
 from visreplay.tasks.journal import differences
 from visreplay.tasks.options import mistakes_told
-from visreplay.tasks.runs import Run
+from visreplay.tasks.runs import Run, open_runs
 from visreplay.tasks.statistics import Estimate, estimates, mcnemar_p
 from visreplay.tasks.table import Grid, MarkdownOption
 
@@ -28,7 +28,7 @@ class Comparison:
         gained: Ids of samples that are right in the second run only; with several rollouts, by the
             majority of them.
         lost: Ids of samples that are right in the first run only.
-        p: McNemar's, two-sided and exact; None with several rollouts.
+        p: McNemar's, two-sided and exact; None with several rollouts, or samples in groups.
         settings: What differs: name, value in the first run, and in the second.
     """
 
@@ -50,7 +50,7 @@ def compare(
     """Pair the samples of two runs: the difference with its interval, and which ones flipped."""
     console = Console(highlight=False)
     with mistakes_told():
-        first, second = Run.open(run_a), Run.open(run_b)
+        first, second = open_runs([run_a, run_b])
         found = compare_runs(first, second)
     grid = Grid(
         f"{len(found.paired)} samples of {first.settings['task']} in both, in %; "
@@ -95,7 +95,9 @@ def compare_runs(first: Run, second: Run) -> Comparison:
     }
     name = "accuracy" if rollouts == 1 else "avg@k = pass@1"
     columns = {name if key == "pass@1" else key: pair for key, pair in columns.items()}
-    drawn = estimates(np.stack([after - before for before, after in columns.values()], axis=1))
+    groups = groups_of(ours)
+    changes = np.stack([after - before for before, after in columns.values()], axis=1)
+    drawn = estimates(changes, groups)
     metrics = {
         key: (float(before.mean()), float(after.mean()), difference)
         for (key, (before, after)), difference in zip(columns.items(), drawn, strict=True)
@@ -114,7 +116,7 @@ def compare_runs(first: Run, second: Run) -> Comparison:
         metrics=metrics,
         gained=gained,
         lost=lost,
-        p=mcnemar_p(len(gained), len(lost)) if single else None,
+        p=mcnemar_p(len(gained), len(lost)) if single and groups is None else None,
         settings=differences(first.settings, second.settings),
     )
 

@@ -181,6 +181,15 @@ def pass_rates(records: Sequence[Record], k: int, *, with_cot: bool = False) -> 
     )
 
 
+def groups_of(records: Sequence[Record]) -> list[str] | None:
+    """The group of every record; None where each is independent of all others."""
+    named = [record.get("group") for record in records]
+    if len({name for name in named if name is not None}) + named.count(None) == len(named):
+        return None
+    # A record without a group is one of its own: no name of a group begins like this.
+    return [f"\0{n}" if name is None else name for n, name in enumerate(named)]
+
+
 def _metrics(records: Sequence[Record], rollouts: int, with_cot: bool) -> dict[str, Estimate]:
     ks = range(1, rollouts + 1)
     columns: dict[str, Floats] = {}
@@ -190,12 +199,15 @@ def _metrics(records: Sequence[Record], rollouts: int, with_cot: bool) -> dict[s
     if with_cot:
         columns |= {f"CoT-pass@{k}": pass_rates(records, k, with_cot=True) for k in ks}
     found: dict[str, Estimate] = {}
-    if rollouts == 1:
+    groups = groups_of(records)
+    if rollouts == 1 and groups is not None:
+        columns["accuracy"] = pass_rates(records, 1)
+    elif rollouts == 1:
         # A proportion: Wilson's interval does not shrink to nothing where all are right.
         right = sum(right_count(record) for record in records)
         found["accuracy"] = Estimate(right / len(records), *wilson_interval(right, len(records)))
     if columns:
-        drawn = estimates(np.stack(list(columns.values()), axis=1))
+        drawn = estimates(np.stack(list(columns.values()), axis=1), groups)
         found |= dict(zip(columns, drawn, strict=True))
     return found
 

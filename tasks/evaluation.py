@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -64,14 +64,17 @@ def evaluation(
     """Evaluate on a task. A run that was stopped goes on when the same command is given again.
 
     Writes a line a sample into OUT/run.jsonl as it ends, and every image into OUT/images once.
+    Ends with code 1 where samples ended in an error.
     """
     console = Console(highlight=False)
     out = out or Path("runs/eval") / f"{task}-{method}"
     with mistakes_told():
+        if rollouts > 1 and episode.temperature is None:
+            episode = replace(episode, temperature=1.0)
         if rollouts > 1 and not episode.temperature:
             raise ValueError(
-                f"--rollouts is {rollouts}, but at temperature 0 all of them are the same: give "
-                "--temperature too, 1 say"
+                f"--rollouts is {rollouts}, but at --temperature 0 all of them are the same: leave "
+                "one of them out"
             )
         checker = load_checker(cot_checker) if cot_checker else None
         source = open_task(task, data)
@@ -85,6 +88,7 @@ def evaluation(
         settings = {
             "task": source.name,
             "data": data and str(data),
+            "data_digest": getattr(source, "digest", None),
             "policy": names.names[0],
             "base": names.names[1],
             "processor": pair.processor,
@@ -117,6 +121,8 @@ def evaluation(
     console.print(f"run   {out}", soft_wrap=True)
     for line in errors_told(run):
         console.print(line, style="red", markup=False, soft_wrap=True)
+    if run.errors:
+        raise typer.Exit(1)
 
 
 def grow(

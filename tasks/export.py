@@ -7,11 +7,10 @@ vlmevalkit   the TSV of predictions that VLMEvalKit scores
 import base64
 import csv
 import io
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from visreplay.tasks.evaluate import summarise
+from visreplay.tasks.files import inline_options
 from visreplay.tasks.options import mistakes_told
 from visreplay.tasks.runs import LINES, Record, Rollout, Run
 
@@ -68,8 +68,6 @@ def export(
 
 # VLMEvalKit.
 
-_OPTION = re.compile(r"^\s*\(?([A-H])[.):]\s*(.+?)\s*$", re.MULTILINE)
-
 
 def write_predictions(run: Run, path: Path, rollout: int = 0) -> None:
     """Write VLMEvalKit's TSV: a row a sample, those with errors left out.
@@ -97,18 +95,11 @@ def _prediction(record: Record, rollout: Rollout) -> dict[str, str]:
     return {
         "index": record["sample_id"],
         "question": record["question"] or "",
-        **options(record["question"] or ""),
+        **inline_options(record["question"] or ""),
         "answer": record["expected"] or "",
         "prediction": last if trajectory["answer"] is None else trajectory["answer"],
         "category": record["category"] or "",
     }
-
-
-def options(question: str) -> dict[str, str]:
-    """The options that a question lists, a line each, by letter; none if they are not A, B, ..."""
-    found = dict(_OPTION.findall(question))
-    whole = list(found) == list("ABCDEFGH"[: len(found)]) and len(found) > 1
-    return found if whole else {}
 
 
 # inspect_ai.
@@ -155,7 +146,8 @@ def inspect_log(run: Run) -> "EvalLog":
         values = {"accuracy": summary.accuracy, **summary.metrics}
         metrics = {name: EvalMetric(name=name, value=each.value) for name, each in values.items()}
     rollouts = int(settings["rollouts"])
-    picture = cache(lambda reference: data_uri(run.store.get(reference)))
+    # Rollouts of a sample share pictures, samples hardly do: not all can be held.
+    picture = lru_cache(maxsize=256)(lambda reference: data_uri(run.store.get(reference)))
     return EvalLog(
         status="success",
         eval=EvalSpec(

@@ -106,7 +106,10 @@ class EpisodeOptions:
 
     max_steps: Annotated[int | None, typer.Option(help="Policy turns at most.")] = None
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of a turn at most.")] = 2048
-    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="0 decodes greedily. Default: 0, but 1 for several rollouts."),
+    ] = None
     seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0
     system_prompt: Annotated[
         Path | None, typer.Option(exists=True, help="File: the checkpoint's own system prompt.")
@@ -119,7 +122,7 @@ class EpisodeOptions:
     @property
     def sampling(self) -> Sampling:
         """How a turn is decoded."""
-        return Sampling(self.temperature, max_new_tokens=self.max_new_tokens)
+        return Sampling(self.temperature or 0.0, max_new_tokens=self.max_new_tokens)
 
     @property
     def limits(self) -> Limits:

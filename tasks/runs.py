@@ -6,7 +6,7 @@ runs/hr4k/
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, Self, TypedDict, cast
@@ -43,6 +43,7 @@ class Record(TypedDict):
         question: As the model read it; None if the sample could not be loaded, like the next two.
         expected: The right answer.
         category: What tables break down by.
+        group: Of samples that are not independent of each other (`Sample.group`).
         error: Type and message of the exception that ended it.
         rollouts: Empty after an error.
         seconds: Wall time of playing and scoring, loading aside.
@@ -54,6 +55,7 @@ class Record(TypedDict):
     category: str | None
     error: str | None
     rollouts: list[Rollout]
+    group: NotRequired[str | None]
     seconds: NotRequired[float]
 
 
@@ -76,6 +78,7 @@ def record_of(sample: Sample, rollouts: Sequence[Rollout]) -> Record:
         "question": sample.question,
         "expected": sample.answer,
         "category": sample.category,
+        "group": sample.group,
         "error": None,
         "rollouts": list(rollouts),
     }
@@ -89,11 +92,13 @@ class Run:
         folder: Where it lies.
         settings: Everything that its results depend on.
         records: By sample id, in the order in which the samples ended first.
+        label: What it is called, where the folder's name will not do.
     """
 
     folder: Path
     settings: dict[str, Any]
     records: dict[str, Record]
+    label: str | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -116,8 +121,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.folder.resolve().name
+        """What it is called: the folder's name, unless it has a label."""
+        return self.label or self.folder.resolve().name
 
     @cached_property
     def store(self) -> ImageStore:
@@ -140,3 +145,21 @@ class Run:
     def errors(self) -> dict[str, Record]:
         """The records of errors."""
         return {key: record for key, record in self.records.items() if record["error"] is not None}
+
+
+def open_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read several runs, each with a name of its own: as much of its path as that takes.
+
+    Raises:
+        ValueError: a folder holds none, or is named twice.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    runs = []
+    for folder, own in zip(folders, parts, strict=True):
+        if parts.count(own) > 1:
+            raise ValueError(f"{folder} is named twice: a run is shown once")
+        length = 1
+        while sum(other[-length:] == own[-length:] for other in parts) > 1:
+            length += 1
+        runs.append(replace(Run.open(folder), label=str(Path(*own[-length:]))))
+    return runs

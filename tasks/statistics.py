@@ -1,6 +1,7 @@
 """Estimates with their intervals: proportions, pass@k, means over samples, paired differences."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -67,33 +68,42 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def bootstrap_interval(values: Floats, draws: int = 10_000) -> tuple[Floats, Floats]:
+def bootstrap_interval(
+    values: Floats, draws: int = 10_000, groups: Sequence[str] | None = None
+) -> tuple[Floats, Floats]:
     """95 % percentile intervals of means over samples, drawn with replacement.
 
     Args:
         values: One row a sample, of any shape.
         draws: Sets of samples to draw.
+        groups: Of each sample, where samples of one group are not independent: then groups are
+            drawn, with all of their samples (the cluster bootstrap).
 
     Returns:
         Lower and upper ends, of the shape of a row.
     """
-    samples = len(values)
-    rows = values.reshape(samples, -1)
+    rows = values.reshape(len(values), -1)
+    names = range(len(rows)) if groups is None else groups
+    _, of_row = np.unique(np.asarray(names), return_inverse=True)
+    counts = np.bincount(of_row)
+    sums = np.zeros((len(counts), rows.shape[1]))
+    np.add.at(sums, of_row, rows)
+    samples = len(sums)
     rng = np.random.default_rng(0)
     means = []
     for start in range(0, draws, _DRAWN_AT_ONCE):
         size = (min(_DRAWN_AT_ONCE, draws - start), samples)
         drawn = rng.integers(samples, size=size)
         times_drawn = np.apply_along_axis(np.bincount, 1, drawn, minlength=samples)
-        means.append(times_drawn @ rows / samples)
+        means.append(times_drawn @ sums / (times_drawn @ counts)[:, None])
     ends = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
     low, high = ends.reshape(2, *values.shape[1:])
     return low, high
 
 
-def estimates(values: Floats) -> list[Estimate]:
+def estimates(values: Floats, groups: Sequence[str] | None = None) -> list[Estimate]:
     """The mean of every column, with its bootstrap interval over rows (samples)."""
-    low, high = bootstrap_interval(values)
+    low, high = bootstrap_interval(values, groups=groups)
     return [
         Estimate(*map(float, each)) for each in zip(values.mean(axis=0), low, high, strict=True)
     ]

@@ -14,7 +14,7 @@ from rich.table import Table
 from visreplay.tasks.evaluate import by_category, summarise
 from visreplay.tasks.options import mistakes_told
 from visreplay.tasks.paper import Benchmark, benchmark_of, figure
-from visreplay.tasks.runs import Record, Run
+from visreplay.tasks.runs import Record, Run, open_runs
 
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
 
@@ -63,7 +63,7 @@ def table(
     """
     console = Console(highlight=False)
     with mistakes_told():
-        grids = tables([Run.open(folder) for folder in runs])
+        grids = tables(open_runs(runs))
     for grid in grids:
         grid.show(console, markdown=markdown)
 

@@ -27,7 +27,7 @@ from PIL import Image
 from rich.console import Console
 
 from visreplay.tasks.options import mistakes_told
-from visreplay.tasks.runs import Run
+from visreplay.tasks.runs import Run, open_runs
 from visreplay.tasks.shown import Pictures, detail, summary
 
 LONGEST_SIDE = 896
@@ -177,7 +177,7 @@ def view(
     console = Console(highlight=False)
     path = out or runs[0] / "view.html"
     with mistakes_told():
-        written = write_page([Run.open(folder) for folder in runs], path)
+        written = write_page(open_runs(runs), path)
     console.print(str(path), markup=False, soft_wrap=True)
     console.print(
         f"[dim]{written.samples} samples, {written.trajectories} trajectories, "

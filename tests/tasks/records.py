@@ -37,6 +37,7 @@ def record(
     question: str = "Which one?\nA. a cup\nB. a cat\nC. a car\nD. a cap",
     messages: tuple[dict[str, Any], ...] = (),
     answer: str | None = "B",
+    group: str | None = None,
 ) -> dict[str, Any]:
     """A record whose rollouts were right or not, in their reasoning too where a pair is given."""
     scores = [each if isinstance(each, tuple) else (each, None) for each in right]
@@ -45,6 +46,7 @@ def record(
         "question": question,
         "expected": "B",
         "category": category,
+        "group": group,
         "error": error,
         "seconds": 0.5,
         "rollouts": [

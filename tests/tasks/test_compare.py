@@ -69,7 +69,7 @@ def test_several_rollouts_flip_by_majority(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     one = run_of(tmp_path / "one", record("a", True))
     for name, told, records, settings in (
-        ("task", "of hr-bench-4k and task of v-star", [record("a", True)], {"task": "v-star"}),
+        ("task", "of hr-bench-4k and task of vstar", [record("a", True)], {"task": "vstar"}),
         ("none", "no sample in common", [record("b", True), record("a", error="x")], {}),
         ("file", "'a' has another question", [record("a", True, question="What?")], {}),
     ):

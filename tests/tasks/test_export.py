@@ -11,7 +11,7 @@ from records import record, run_of, store_of
 from typer.testing import CliRunner
 
 from visreplay.tasks.cli import app
-from visreplay.tasks.export import options
+from visreplay.tasks.files import inline_options
 from visreplay.tasks.runs import Run
 
 
@@ -139,6 +139,6 @@ def test_without_inspect_ai_the_extra_is_named(
 
 
 def test_options_are_lines_with_letters_in_order() -> None:
-    assert options("Which?\n(A) one\n(B) two") == {"A": "one", "B": "two"}
-    assert options("Which?\nB. two\nC. three") == {}
-    assert options("A. Turing was who?") == {}
+    assert inline_options("Which?\n(A) one\n(B) two") == {"A": "one", "B": "two"}
+    assert inline_options("Which?\nB. two\nC. three") == {}
+    assert inline_options("A. Turing was who?") == {}

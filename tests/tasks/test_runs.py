@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from records import record, run_of, store_of
 
-from visreplay.tasks.runs import Run
+from visreplay.tasks.runs import Run, open_runs
 
 
 def test_a_run_on_the_disk(tmp_path: Path) -> None:
@@ -37,3 +37,12 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl").write_text('{"settings": {}}\n{"sample_id": "1", "kl": 0}\n')
     with pytest.raises(ValueError, match=r"sample '1' of .* has no field 'category'"):
         Run.open(tmp_path)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("s0/hr4k", "s1/hr4k", "mlvu")]
+    for folder in folders:
+        run_of(folder, record("1", True))
+    assert [run.name for run in open_runs(folders)] == ["s0/hr4k", "s1/hr4k", "mlvu"]
+    with pytest.raises(ValueError, match="mlvu is named twice"):
+        open_runs([folders[2], tmp_path / "s0" / ".." / "mlvu"])

@@ -43,6 +43,16 @@ def test_bootstrap_intervals_of_normal_samples_are_as_wide_as_theory_says() -> N
     assert (low.shape, high.shape) == ((), ())
 
 
+def test_samples_of_one_group_count_as_one() -> None:
+    values = np.random.default_rng(1).integers(0, 2, 100).astype(float)
+    groups = [str(n) for n in range(100)]
+    single = bootstrap_interval(values, groups=groups)
+    fourfold = bootstrap_interval(np.repeat(values, 4), groups=np.repeat(groups, 4).tolist())
+    np.testing.assert_allclose(fourfold, single, atol=0.01)
+    blind = bootstrap_interval(np.repeat(values, 4))
+    assert float(blind[1] - blind[0]) < 0.6 * float(single[1] - single[0])
+
+
 def test_estimates_are_of_columns() -> None:
     one, other = estimates(np.array([[0.0, 1.0], [1.0, 1.0]]))
     assert (one.value, one.low, one.high) == (0.5, 0, 1)

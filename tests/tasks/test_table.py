@@ -1,10 +1,14 @@
+import re
 from pathlib import Path
 
 from records import record, run_of
 from typer.testing import CliRunner
 
 from visreplay.tasks.cli import app
+from visreplay.tasks.compare import compare_runs
+from visreplay.tasks.evaluate import summarise
 from visreplay.tasks.paper import BENCHMARKS, benchmark_of, figure
+from visreplay.tasks.registry import ENTRIES
 from visreplay.tasks.runs import Run
 from visreplay.tasks.table import details, layout
 
@@ -20,10 +24,10 @@ def hr_bench(folder: Path, method: str, right: int) -> Run:
 
 
 def test_ours_stand_beside_the_paper_s(tmp_path: Path) -> None:
-    other = run_of(tmp_path / "v", record("1", True), task="v-star", data="v_star.jsonl")
+    other = run_of(tmp_path / "v", record("1", True), task="vstar", data="vstar.jsonl")
     runs = [hr_bench(tmp_path / "a", "none", 5), hr_bench(tmp_path / "b", "token", 6), other]
     grid = layout(runs)
-    assert grid.headings == ["system", "HR-Bench 4K FCP", "v-star"]
+    assert grid.headings == ["system", "HR-Bench 4K FCP", "vstar"]
     plain, replay = grid.rows
     assert plain[0] == "DeepEyes-7B"
     assert plain[1] == "50.0 (23.7 to 76.3); paper 53.7"
@@ -37,6 +41,27 @@ def test_two_runs_of_one_system_are_two_rows(tmp_path: Path) -> None:
     runs = [hr_bench(tmp_path / name, "token", 5) for name in ("a", "b")]
     systems = [row[0] for row in layout(runs).rows]
     assert systems == ["DeepEyes-7B + token replay", "DeepEyes-7B + token replay (b)"]
+
+
+def test_cycles_of_a_question_widen_the_interval_and_have_no_mcnemar(tmp_path: Path) -> None:
+    def cycles(folder: Path, *, grouped: bool) -> Run:
+        return run_of(
+            folder,
+            *(
+                record(f"{n}-{cycle}", n % 2 == 0, group=str(n) if grouped else None)
+                for n in range(20)
+                for cycle in range(4)
+            ),
+        )
+
+    grouped, single = (
+        summarise(cycles(tmp_path / str(is_grouped), grouped=is_grouped).records.values()).accuracy
+        for is_grouped in (True, False)
+    )
+    assert grouped.value == single.value == 0.5
+    assert grouped.high - grouped.low > 1.5 * (single.high - single.low)
+    one, other = (cycles(tmp_path / name, grouped=True) for name in "ab")
+    assert compare_runs(one, other).p is None
 
 
 def test_all_figures_of_a_run_and_of_its_categories(tmp_path: Path) -> None:
@@ -78,7 +103,7 @@ def test_markdown_and_errors_that_are_no_answers(tmp_path: Path) -> None:
 
 
 def test_the_paper_s_figures_are_found_by_task_or_file() -> None:
-    mathverse = benchmark_of({"task": "vqa", "data": "data/MathVerse_MINI_Vision_Only.tsv"})
+    mathverse = benchmark_of({"task": "image-qa", "data": "data/MathVerse_MINI_Vision_Only.tsv"})
     assert mathverse is not None and mathverse.label == "MathVerse(VO)"
     assert figure("FanqingM/MM-Eureka-Qwen-7B", mathverse, replayed=True) == 47.7
     assert figure("some/other", mathverse, replayed=True) is None
@@ -95,3 +120,11 @@ def test_the_paper_s_parts_are_categories_that_loaders_give() -> None:
     assert parts["HR-Bench 4K FCP"].covers("FCP") and not parts["HR-Bench 4K FCP"].covers("FSP")
     assert parts["MMVU(mc)"].covers("multiple-choice")
     assert not parts["MMVU(mc)"].covers("open-ended")
+
+
+def test_the_paper_s_benchmarks_are_tasks() -> None:
+    tasks = {re.sub("[^a-z0-9]", "", entry.name) for entry in ENTRIES}
+    # Of these the common table is read, by the name of its file.
+    by_file = {"DynaMath", "WeMath", "MMMU-Pro", "MathVerse(VO)"}
+    for benchmark in BENCHMARKS:
+        assert bool(benchmark.names & tasks) or benchmark.label in by_file, benchmark.label
