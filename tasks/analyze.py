@@ -29,9 +29,8 @@ from visreplay.tasks.options import (
     mistakes_told,
     with_options,
 )
-from visreplay.tasks.registry import TASKS, task_named
+from visreplay.tasks.registry import open_task
 from visreplay.tasks.shifts import PLAIN, measure, summarise, verdict
-from visreplay.tasks.types import Split
 
 MAPS = 3
 """The first so many samples are shown as pictures."""
@@ -39,14 +38,15 @@ MAPS = 3
 
 @with_options
 def analyze(
-    task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
+    task: Annotated[str, typer.Argument(help="One of `visreplay tasks`.")],
     options: PairOptions,
     replay: ReplayOptions,
     method: Annotated[
         list[Method] | None,
         typer.Option(help="How to replay; may be given twice. Default: token and state."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Held-out samples.")] = 100,
+    data: Annotated[Path | None, typer.Option(help="The task's file, where it has one.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="The first so many samples.")] = 100,
     layer: Annotated[
         int | None,
         typer.Option(min=0, help="To show on pictures. Default: the last replayed, or 0."),
@@ -63,7 +63,7 @@ def analyze(
     console = Console(highlight=False)
     with mistakes_told(), ExitStack() as stack:
         plots = _plots()
-        source = task_named(task)
+        source = open_task(task, data)
         names = Checkpoints.of(options.policy, options.base, console)
         if names.base is None:
             raise ValueError("the policy is compared with its base: name it with --base")
@@ -77,6 +77,7 @@ def analyze(
         # Neither the device nor the number of samples: a run may be moved, and lengthened.
         settings = {
             "task": task,
+            "data": data and str(data),
             "policy": names.names[0],
             "base": names.names[1],
             "processor": options.processor,
@@ -100,23 +101,23 @@ def analyze(
         if not 0 <= layer < depth:
             raise ValueError(f"--layer is {layer}, but the pair has layers 0 to {depth - 1}")
 
-        def opening(seed: int) -> Opening:
-            sample = source.sample(seed)
+        def opening(sample_id: str) -> Opening:
+            sample = source.load(sample_id)
             dialect = names.protocol(options.protocol)
             return Opening.of(sample, dialect, pair)
 
-        seeds = range(Split.HELD_OUT, Split.HELD_OUT + samples)
+        ids = source.sample_ids()[:samples]
         with progress_bar(console) as progress:
-            for number, seed in enumerate(progress.track(seeds, description=task)):
-                if str(seed) not in journal.results:
-                    result = measure(pair, opening(seed), configs, maps=number < MAPS)
-                    journal.add(str(seed), result)
-        results = [journal.results[str(seed)] for seed in seeds]
+            for number, sample_id in enumerate(progress.track(ids, description=task)):
+                if sample_id not in journal.results:
+                    result = measure(pair, opening(sample_id), configs, maps=number < MAPS)
+                    journal.add(sample_id, result)
+        results = [journal.results[sample_id] for sample_id in ids]
         report = {"settings": settings, **summarise(results, pair.policy.head.out_features)}
         (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
         maps = [
-            (opening(seed).pictures[0], result["maps"][0])
-            for seed, result in zip(seeds[:MAPS], results, strict=False)
+            (opening(sample_id).pictures[0], result["maps"][0])
+            for sample_id, result in zip(ids[:MAPS], results, strict=False)
         ]
         files = plots.draw(report, maps, layer, out)
     console.print(_table(report))
