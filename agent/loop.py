@@ -94,7 +94,7 @@ class Loop:
             "seconds": turn.seconds,
         }
         cut = turn.finish_reason == "length"
-        answer = None if cut and read.untagged else read.answer
+        answer = None if cut and read.open_ended else read.answer
         reason: StopReason | None = None
         if answer is not None:
             reason = StopReason.ANSWERED

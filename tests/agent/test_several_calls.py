@@ -131,6 +131,39 @@ def test_free_text_cut_off_at_the_token_limit_is_no_answer(protocol: str) -> Non
         assert update["answer"] == answer
 
 
+OPEN = {
+    "embedded": ["<think>a</think><answer>12"],
+    "deepeyes": ["<think>a</think><answer>12", "<answer>9</answer> No: <answer>12</ans"],
+    "video-r1": ["<think>a</think> <answer>12"],
+    "pixel-reasoner": [r"So \boxed{12", r"\boxed{9}, no, \boxed{12", r"\boxed{\frac{1}{2}"],
+    "mini-o3": ["<think>a</think><answer>12"],
+    "hermes": ["<think>a</think><answer>12"],
+}
+CLOSED = {name: "<think>a</think><answer>12</answer> It" for name in OPEN} | {
+    "pixel-reasoner": r"So \boxed{12}. It",
+}
+
+
+@pytest.mark.parametrize(("protocol", "text"), [(p, t) for p, ts in OPEN.items() for t in ts])
+def test_an_answer_cut_off_at_the_token_limit_is_none(protocol: str, text: str) -> None:
+    loop, start = started(protocol)
+    update = loop.after_turn(start, written(text, "length"))
+    assert (update["answer"], update["stop_reason"]) == (None, StopReason.MAX_TOKENS)
+
+
+@pytest.mark.parametrize("protocol", CLOSED)
+def test_an_answer_that_was_closed_before_the_token_limit_is_one(protocol: str) -> None:
+    loop, start = started(protocol)
+    update = loop.after_turn(start, written(CLOSED[protocol], "length"))
+    assert (update["answer"], update["stop_reason"]) == ("12", StopReason.ANSWERED)
+
+
+def test_an_answer_that_is_left_open_by_a_turn_that_ended_is_one() -> None:
+    loop, start = started("deepeyes")
+    update = loop.after_turn(start, written("<think>a</think><answer>12"))
+    assert (update["answer"], update["stop_reason"]) == ("12", StopReason.ANSWERED)
+
+
 def test_a_dialect_may_allow_fewer_images_than_the_limits() -> None:
     loop, state = started("pixel-reasoner", Limits(max_steps=99))
     shots = 0

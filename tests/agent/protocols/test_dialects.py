@@ -217,7 +217,7 @@ def test_qwen3_vl_reads_all_calls_outside_of_the_thought() -> None:
     assert [read["name"] for read in turn.calls] == ["a", "b"]
     assert turn.thought == call("x")
     assert protocol.read(f"<think>{call('x')}</think> A dog. ").answer == "A dog."
-    assert protocol.read(f"<think>{call('x')}") == Turn(call("x"), untagged=True)
+    assert protocol.read(f"<think>{call('x')}") == Turn(call("x"), open_ended=True)
     # The template of the thinking models opens the thought.
     assert protocol.read(f"{call('x')}</think>\n\nA dog.").answer == "A dog."
 
