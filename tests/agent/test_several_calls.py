@@ -136,11 +136,13 @@ OPEN = {
     "deepeyes": ["<think>a</think><answer>12", "<answer>9</answer> No: <answer>12</ans"],
     "video-r1": ["<think>a</think> <answer>12"],
     "pixel-reasoner": [r"So \boxed{12", r"\boxed{9}, no, \boxed{12", r"\boxed{\frac{1}{2}"],
+    "boxed": [r"<think>\boxed{9}</think>So \boxed{12", r"\boxed{9}, no, \boxed{12"],
     "mini-o3": ["<think>a</think><answer>12"],
     "hermes": ["<think>a</think><answer>12"],
 }
 CLOSED = {name: "<think>a</think><answer>12</answer> It" for name in OPEN} | {
     "pixel-reasoner": r"So \boxed{12}. It",
+    "boxed": r"<think>a</think>So \boxed{12}. It",
 }
 
 
