@@ -88,6 +88,15 @@ def test_every_call_of_a_turn_counts_as_an_image() -> None:
     assert len(state["messages"]) == 3
 
 
+def test_every_call_that_was_run_has_its_time() -> None:
+    turn = look(0, 0, 500, 500) + look(9, 9, 0, 0) + look(0, 0, 400, 400) + look(0, 0, 300, 300)
+    state = play([turn], Limits(max_images=2))
+    ran, failed, last, never = state["steps"][0]["tool_calls"]
+    assert ran["seconds"] > 0 and last["seconds"] > 0
+    assert failed["error"] and failed["seconds"] >= 0
+    assert "seconds" not in never
+
+
 def test_repeats_within_a_turn_and_over_turns_are_counted() -> None:
     once = look(0, 0, 500, 500)
     assert play([once * 3])["stop_reason"] == StopReason.REPEATED_CALL
