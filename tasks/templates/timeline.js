@@ -1,6 +1,6 @@
 // Trajectories: one column a run, each a timeline of what was shown, thought, called and answered.
 
-const seconds = (value) => value === null ? "–" : value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`;
+const seconds = (value) => value === null ? "–" : value > 0 && value < 0.01 ? `${(1000 * value).toPrecision(2)} ms` : value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`;
 const nats = (value) => value >= 0.1 ? value.toFixed(3) : value.toPrecision(2);
 
 /** A run's name after its letter, if there are several: two may have the same name. */
