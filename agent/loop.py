@@ -5,6 +5,7 @@ lockstep, say) use them without a graph.
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,13 +89,13 @@ class Loop:
             "index": len(state["steps"]),
             "text": turn.text,
             "thought": read.thought,
-            "tool_calls": [{**call, "observation": None, "error": None} for call in read.calls],
+            "tool_calls": [_asked(call) for call in read.calls],
             "error": read.error,
             "replay": turn.replay,
             "seconds": turn.seconds,
         }
         cut = turn.finish_reason == "length"
-        answer = None if cut and read.untagged else read.answer
+        answer = None if cut and read.open_ended else read.answer
         reason: StopReason | None = None
         if answer is not None:
             reason = StopReason.ANSWERED
@@ -123,13 +124,16 @@ class Loop:
         uses = step["tool_calls"] = [use.copy() for use in step["tool_calls"]]
         images = 0
         for use in uses:
+            call: ToolCall = {"name": use["name"], "arguments": use["arguments"]}
+            began = time.perf_counter()
             try:
-                call: ToolCall = {"name": use["name"], "arguments": use["arguments"]}
-                observation = use["observation"] = self.protocol.run(call, state)
+                use["observation"] = self.protocol.run(call, state)
             except ToolError as error:
                 use["error"] = str(error)
+            use["seconds"] = time.perf_counter() - began
+            if use["observation"] is None:
                 continue
-            images += len(observation["images"])
+            images += len(use["observation"]["images"])
             if not self._fits(state, images):
                 return {"steps": [step], "stop_reason": StopReason.MAX_IMAGES.value}
         return {"messages": [self.protocol.show(step, state)], "steps": [step]}
@@ -154,6 +158,12 @@ class Loop:
         return pictures + frames <= self.limits.max_images and (
             most is None or pictures + len(clips) <= most
         )
+
+
+def _asked(call: ToolCall) -> ToolUse:
+    """A call that was not run yet."""
+    name, arguments = call["name"], call["arguments"]
+    return {"name": name, "arguments": arguments, "observation": None, "error": None}
 
 
 def _written(use: ToolUse) -> str:

@@ -83,12 +83,14 @@ class ToolUse(TypedDict):
         arguments: As the model wrote them.
         observation: What the tool gave back.
         error: What the model was told was wrong with the call. Neither is there before it is run.
+        seconds: Wall time of running it; not there before, nor in records of earlier versions.
     """
 
     name: str
     arguments: dict[str, Any]
     observation: Observation | None
     error: str | None
+    seconds: NotRequired[float]
 
 
 class Step(TypedDict):
@@ -101,7 +103,7 @@ class Step(TypedDict):
         tool_calls: The calls that were read from it, in the order written.
         error: What the model was told was wrong with the turn itself (a call that cannot be read).
         replay: What replay did (`telemetry.replay_record`), or None where none ran.
-        seconds: Wall time of the policy's turn.
+        seconds: Wall time of the policy's turn; the calls have their own.
     """
 
     index: int

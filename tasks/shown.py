@@ -3,7 +3,8 @@
 A step's replay tells of the visual blocks that the step read, in the order of the messages; they
 are what the question or an earlier step's calls showed. Here each block finds its picture.
 
-    view   {"frames": [number, ...], "times": [seconds, ...] | null, "map": {...} | null}
+    view   {"frames": [number, ...], "times": [seconds, ...] | null, "map": {...} | null,
+            "of": number of the picture that it shows resized, whose pixels boxes count}
 """
 
 import json
@@ -48,7 +49,8 @@ def summary(sample: str, runs: Sequence[Run]) -> dict[str, Any]:
             found.append(None)
             continue
         with _named(run.name, sample):
-            facts = facts or {key: record[key] for key in ("question", "expected", "category")}
+            if facts.get("question") is None:  # this or no run could load the sample
+                facts = {key: record[key] for key in ("question", "expected", "category")}
             found.append(
                 {
                     "error": record["error"],
@@ -104,7 +106,12 @@ def _trajectory(trajectory: Mapping[str, Any], pictures: Pictures) -> dict[str, 
     ]
     images = trajectory["images"]
     opening = read[0] if read[0] else [_view([pictures.number(image)]) for image in images]
-    first = pictures.number(images[0]) if images else None
+    originals = [pictures.number(image) for image in images]
+    shown = [view for view in opening if view["times"] is None]
+    if len(shown) == len(originals):
+        for view, original in zip(shown, originals, strict=True):
+            view["of"] = original
+    first = originals[0] if originals else None
     return {
         "opening": opening,
         "steps": [
@@ -178,6 +185,7 @@ def _step(
         "calls": calls,
         "error": step["error"],
         "seconds": _finite(step["seconds"]),
+        "tools": _finite(sum(use.get("seconds", 0.0) for use in step["tool_calls"])),
         "replay": replay
         and {
             "method": replay["method"],

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from visreplay.agent.protocols.base import MAX_TURN_CHARACTERS, Place, ToolProtocol, Turn
+from visreplay.agent.protocols.boxed import BoxedProtocol
 from visreplay.agent.protocols.deepeyes import DeepEyesProtocol
 from visreplay.agent.protocols.embedded import EmbeddedProtocol
 from visreplay.agent.protocols.hermes import HermesProtocol
@@ -17,6 +18,7 @@ from visreplay.tools import ImageStore, TokenGrid
 __all__ = [
     "MAX_TURN_CHARACTERS",
     "PROTOCOLS",
+    "BoxedProtocol",
     "DeepEyesProtocol",
     "EmbeddedProtocol",
     "HermesProtocol",
@@ -37,6 +39,7 @@ PROTOCOLS: dict[str, type[ToolProtocol]] = {
         EmbeddedProtocol,
         DeepEyesProtocol,
         VideoR1Protocol,
+        BoxedProtocol,
         PixelReasonerProtocol,
         MiniO3Protocol,
         Qwen3VLProtocol,

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.crops import cropped
-from visreplay.agent.protocols.reading import bodies, parse_call, split_thought
+from visreplay.agent.protocols.reading import (
+    bodies,
+    boxed,
+    ends_in_a_box,
+    parse_call,
+    split_thought,
+)
 from visreplay.agent.state import (
     EpisodeState,
     ImagePart,
@@ -40,20 +46,31 @@ class Turn:
         calls: To be run, in this order.
         answer: The answer to the question.
         error: Why the turn cannot be read.
-        untagged: The answer is free text, that no tag marks as one: if the token limit cut the
-            turn off, it is none.
+        open_ended: Nothing marks the end of the answer (free text, or a tag or a box that is not
+            closed): if the token limit cut the turn off, it is none.
     """
 
     thought: str
     calls: tuple[ToolCall, ...] = ()
     answer: str | None = None
     error: str | None = None
-    untagged: bool = False
+    open_ended: bool = False
 
     @classmethod
     def free(cls, thought: str, written: str) -> "Turn":
         """A turn whose whole text is the answer."""
-        return cls(thought, answer=written.strip() or None, untagged=True)
+        return cls(thought, answer=written.strip() or None, open_ended=True)
+
+    @classmethod
+    def tagged(cls, thought: str, written: str) -> "Turn":
+        """A turn whose answer stands after its last <answer>."""
+        answer, closed, _ = written.rpartition("<answer>")[2].partition("</answer>")
+        return cls(thought, answer=answer.strip(), open_ended=not closed)
+
+    @classmethod
+    def boxed(cls, thought: str, written: str) -> "Turn":
+        r"""A turn whose answer stands in its last closed \boxed{}."""
+        return cls(thought, answer=boxed(written), open_ended=ends_in_a_box(written))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +187,7 @@ class ToolProtocol(ABC):
         """
         answer_at, call_at = rest.rfind("<answer>"), rest.rfind("<tool_call>")
         if answer_at > call_at:
-            answer = rest[answer_at + len("<answer>") :].partition("</answer>")[0]
-            return Turn(thought, answer=answer.strip())
+            return Turn.tagged(thought, rest)
         if call_at >= 0:
             *_, last = bodies(rest[call_at:], "tool_call")
             return Turn(thought, (parse_call(last),))

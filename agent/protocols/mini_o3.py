@@ -68,8 +68,7 @@ class MiniO3Protocol(ToolProtocol):
             thought, rest = thought.strip(), tag + last
         answer_at, call_at = rest.rfind("<answer>"), rest.rfind("<grounding>")
         if answer_at > call_at:
-            answer = rest[answer_at + len("<answer>") :].partition("</answer>")[0]
-            return Turn(thought, answer=answer.strip())
+            return Turn.tagged(thought, rest)
         if call_at < 0:
             return Turn(thought)
         (body,) = bodies(rest[call_at:], "grounding")

@@ -8,7 +8,6 @@ from visreplay.agent.protocols.crops import crop_observation
 from visreplay.agent.protocols.reading import (
     arguments_of,
     bodies,
-    boxed,
     numbered,
     parse_call,
     unknown_tool,
@@ -102,7 +101,7 @@ class PixelReasonerProtocol(ToolProtocol):
             before, tag, last = written.rpartition("<tool_call>")
             (body,) = bodies(tag + last, "tool_call")
             return Turn(thought if rest and thought else before.strip(), (parse_call(body),))
-        return Turn(thought or rest.strip(), answer=boxed(written))
+        return Turn.boxed(thought or rest.strip(), written)
 
     def run(self, call: ToolCall, state: EpisodeState) -> Observation:
         """Run `crop_image_normalized` or `select_frames`."""

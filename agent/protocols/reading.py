@@ -39,6 +39,12 @@ def bodies(written: str, tag: str) -> list[str]:
     return found
 
 
+def ends_in_a_box(written: str) -> bool:
+    r"""Whether the last \boxed{...} is not closed."""
+    _, opened, last = written.rpartition(r"\boxed{")
+    return bool(opened) and boxed(opened + last) is None
+
+
 def parse_call(body: str) -> ToolCall:
     """Read the JSON of a call strictly: an object with a name and an object of arguments.
 

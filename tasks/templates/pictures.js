@@ -146,9 +146,10 @@ function mapsSwitched() {
 }
 
 /**
- * A picture with numbered boxes ({step, box} in pixels of the original) and its map, if it has one.
+ * A picture with numbered boxes ({step, box} in pixels of `of`, the picture that it shows resized)
+ * and its map, if it has one.
  */
-function picture(number, { boxes = [], map = null, label = "", enlarge = true } = {}) {
+function picture(number, { of = number, boxes = [], map = null, label = "", enlarge = true } = {}) {
   const data = document.getElementById(`i${number}`);
   const width = Number(data?.dataset.width) || null, height = Number(data?.dataset.height) || null;
   const image = el("img", { "data-number": number, alt: label, width, height });
@@ -168,8 +169,7 @@ function picture(number, { boxes = [], map = null, label = "", enlarge = true } 
     frame.append(canvas);
     seen.observe(canvas);
   }
-  const draw = () => {
-    const across = width ?? image.naturalWidth, down = height ?? image.naturalHeight;
+  const draw = ({ dataset: { width: across, height: down } }) => {
     for (const { step, box: [left, top, right, bottom] } of boxes) {
       const box = el("span", { class: "box", "data-step": step }, el("b", {}, String(step + 1)));
       box.style.left = `${100 * left / across}%`;
@@ -181,9 +181,10 @@ function picture(number, { boxes = [], map = null, label = "", enlarge = true } 
       frame.append(box);
     }
   };
-  if (width) draw();
-  else image.addEventListener("load", draw, { once: true });
-  if (enlarge) frame.addEventListener("click", () => showLarge(number, { boxes, map, label }));
+  const original = document.getElementById(`i${of}`);
+  if (original) draw(original);
+  else if (boxes.length) block(`i${of}`).then((found) => { if (found) draw(found); });
+  if (enlarge) frame.addEventListener("click", () => showLarge(number, { of, boxes, map, label }));
   return frame;
 }
 

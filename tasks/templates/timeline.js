@@ -1,7 +1,10 @@
 // Trajectories: one column a run, each a timeline of what was shown, thought, called and answered.
 
-const seconds = (value) => value === null ? "–" : value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`;
+const seconds = (value) => value === null ? "–" : value > 0 && value < 0.01 ? `${(1000 * value).toPrecision(2)} ms` : value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`;
 const nats = (value) => value >= 0.1 ? value.toFixed(3) : value.toPrecision(2);
+
+/** A run's name after its letter, if there are several: two may have the same name. */
+const named = (run, letter) => letter ? `${letter} ${run.name}` : run.name;
 
 /** The word and the class for how a rollout ended. */
 function verdict(rollout) {
@@ -25,7 +28,7 @@ function sampleView(sample, details, index, state, choose) {
   const tabs = el("div", { class: "tabs", role: "group", "aria-label": "Run" },
     ...index.runs.map((run, r) => el("button", {
       "aria-pressed": String(r === state.run), onclick: () => choose({ run: r, step: null }),
-    }, run.name)));
+    }, named(run, state.letters?.[r]))));
   const columns = el("div", { class: "columns" }, ...index.runs.map((run, r) => column(
     run, r, sample.runs[r], details[r], state, choose)));
   columns.style.setProperty("--runs", index.runs.length);
@@ -34,7 +37,7 @@ function sampleView(sample, details, index, state, choose) {
 
 function column(run, r, summary, trajectories, state, choose) {
   const focused = r === state.run;
-  const made = el("section", { class: `column${focused ? " focused" : ""}`, "aria-label": `Run ${run.name}`, "data-run": r });
+  const made = el("section", { class: `column${focused ? " focused" : ""}`, "aria-label": `Run ${named(run, state.letters?.[r])}`, "data-run": r });
   const head = el("header", {}, el("h3", {}, state.letters && el("b", {}, state.letters[r]), run.name));
   made.append(head);
   if (!summary) {
@@ -66,12 +69,12 @@ function timeline(rollout, trajectory, r, state, choose) {
     .map((call) => ({ step: s, box: call.box, source: call.source })));
   const on = (number) => boxes.filter((box) => box.source === number);
   const [word, mood] = verdict(rollout);
-  const total = sum(steps.map((step) => step.seconds)), replay = sum(steps.map((step) => step.replay?.seconds));
-  const longest = Math.max(...steps.map((step) => step.seconds ?? 0), 1e-9);
+  const total = sum(steps.map(spent)), replay = sum(steps.map((step) => step.replay?.seconds)), tools = sum(steps.map((step) => step.tools));
+  const longest = Math.max(...steps.map(spent), 1e-9);
   const widest = Math.max(...steps.map((step) => step.replay?.before ?? 0), ...steps.map((step) => step.replay?.after ?? 0), 1e-12);
   const facts = el("p", { class: "facts" },
     el("b", { class: mood }, word), ` · ${rollout.stop.replaceAll("_", " ")} · ${steps.length} step${steps.length === 1 ? "" : "s"} · ${seconds(total)}`,
-    replay ? `, ${seconds(replay)} of it replay` : "", ` · seed ${rollout.seed}`);
+    replay ? `, ${seconds(replay)} of it replay` : "", tools ? `, ${seconds(tools)} tools` : "", ` · seed ${rollout.seed}`);
   const items = steps.map((step, s) => stepItem(step, s, { on, longest, widest, focused: r === state.run && s === state.step, go: () => choose({ run: r, step: s }) }));
   const end = el("li", { class: `end ${mood}` },
     rollout.answer === null ? el("p", { class: "answer" }, "no answer")
@@ -82,6 +85,9 @@ function timeline(rollout, trajectory, r, state, choose) {
 }
 
 const sum = (values) => values.reduce((all, value) => all + (value ?? 0), 0);
+
+/** Seconds of a step: the policy's turn, and its tools. */
+const spent = (step) => (step.seconds ?? 0) + (step.tools ?? 0);
 
 /** Pictures or clips, with boxes that were called on them and their maps. */
 function views(shown, on, label) {
@@ -95,7 +101,7 @@ function views(shown, on, label) {
         max: view.map.max,
       };
       const time = view.times?.[f] ?? null;
-      return el("figure", {}, picture(number, { boxes: on(number), map, label: time === null ? label : `the frame at ${time.toFixed(2)} seconds` }),
+      return el("figure", {}, picture(number, { of: view.of, boxes: on(view.of ?? number), map, label: time === null ? label : `the frame at ${time.toFixed(2)} seconds` }),
         time === null ? null : el("figcaption", {}, `${time.toFixed(2)} s`));
     });
     const box = el("div", { class: clip ? "view clip" : "view" }, el("div", { class: "frames" }, ...pictures));
@@ -129,7 +135,7 @@ function stepItem(step, s, { on, longest, widest, focused, go }) {
   return item;
 }
 
-/** KL before and after as two bars, and the step's time as one: replay, then the rest. */
+/** KL before and after as two bars, and the step's time as one: replay, the rest of the turn, tools. */
 function measures(step, longest, widest) {
   const { replay } = step;
   const box = el("dl", { class: "measures" });
@@ -147,9 +153,11 @@ function measures(step, longest, widest) {
       change === null ? null : el("small", {}, `${change <= 0 ? "−" : "+"}${Math.abs(change)} %`),
       el("small", {}, `${replay.method} replay over ${replay.tokens} new visual tokens`, replay.steps ? ` in ${replay.steps} steps` : "")));
   }
-  const spent = Math.min(replay?.seconds ?? 0, step.seconds ?? 0);
+  const replayed = Math.min(replay?.seconds ?? 0, step.seconds ?? 0), rest = (step.seconds ?? 0) - replayed;
+  const parts = [[replay?.seconds, "replay"], [rest, "rest"], [step.tools, "tools"]].filter(([value]) => value > 0);
   box.append(el("dt", {}, "time"), el("dd", {},
-    el("span", { class: "bars time", "aria-hidden": "true" }, bar("replay", spent / longest), bar("rest", ((step.seconds ?? 0) - spent) / longest)),
-    seconds(step.seconds), replay ? el("small", {}, `${seconds(replay.seconds)} replay, ${seconds(Math.max(0, step.seconds - spent))} rest`) : null));
+    el("span", { class: "bars time", "aria-hidden": "true" }, bar("replay", replayed / longest), bar("rest", rest / longest), bar("called", (step.tools ?? 0) / longest)),
+    seconds(step.seconds === null ? null : spent(step)),
+    parts.length > 1 ? el("small", {}, parts.map(([value, word]) => `${seconds(value)} ${word}`).join(", ")) : null));
   return box;
 }

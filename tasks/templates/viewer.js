@@ -114,7 +114,7 @@ function rowOf(number, place) {
 
 /** How a sample ended in one run: a mark, or right ones of all rollouts. */
 function chip(run, r) {
-  const letter = letters && el("b", { "aria-label": index.runs[r].name }, letters[r]);
+  const letter = letters && el("b", { "aria-label": named(index.runs[r], letters[r]) }, letters[r]);
   let [mark, mood, word] = ["–", "none", "not in this run"];
   if (run?.error) [mark, mood, word] = ["!", "warn", "error"];
   else if (run?.rollouts.length) {
@@ -190,10 +190,18 @@ function moveRollout(by) {
 
 function writeLink() {
   const link = new URLSearchParams({ sample: index.samples[state.sample].id });
-  if (index.runs.length > 1) link.set("run", index.runs[state.run].name);
+  if (index.runs.length > 1) link.set("run", letters[state.run]);
   link.set("rollout", (state.rollouts[state.run] ?? 0) + 1);
   if (state.step !== null) link.set("step", state.step + 1);
   history.replaceState(null, "", `#${link}`);
+}
+
+/** The run of a letter, or of a name that no other one has; else the first. */
+function runOf(link) {
+  const letter = letters?.indexOf(link) ?? -1;
+  if (letter >= 0) return letter;
+  const alike = index.runs.flatMap(({ name }, r) => name === link ? [r] : []);
+  return alike.length === 1 ? alike[0] : 0;
 }
 
 /** Go where the address says; whether it named a sample that there is. */
@@ -201,7 +209,7 @@ function readLink() {
   const link = new URLSearchParams(location.hash.slice(1));
   const sample = index.samples.findIndex(({ id }) => id === link.get("sample"));
   if (sample < 0) return false;
-  const run = Math.max(0, index.runs.findIndex(({ name }) => name === link.get("run")));
+  const run = runOf(link.get("run"));
   const count = index.samples[sample].runs[run]?.rollouts.length ?? 0;
   const rollout = Math.max(0, clamp((Number.parseInt(link.get("rollout")) || 1) - 1, count));
   const step = Number.parseInt(link.get("step"));
@@ -253,7 +261,7 @@ function setUp() {
   }
   const rollouts = index.samples.flatMap((sample) => sample.runs.flatMap((run) => run?.rollouts ?? []));
   const reasons = distinct(rollouts.map((rollout) => rollout.stop));
-  options(at("run"), "any run", index.runs.map((run, r) => r), index.runs.map((run) => run.name));
+  options(at("run"), "any run", index.runs.map((run, r) => r), index.runs.map((run, r) => named(run, letters?.[r])));
   options(at("stop"), "any stop reason", reasons, reasons.map((reason) => reason.replaceAll("_", " ")));
   options(at("category"), "any category", distinct(index.samples.map((sample) => sample.category).filter(Boolean)));
   let waiting;

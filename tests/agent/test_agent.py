@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from visreplay.agent import PROTOCOLS, EpisodeState, Limits, Sampling, StopReason, VisualAgent
 from visreplay.agent.graph import turn_seed
+from visreplay.agent.state import Step
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Sample, Split
@@ -32,7 +34,14 @@ def play(agent: VisualAgent, sample: Sample = SEARCH, seed: int = 0) -> EpisodeS
 
 def told(state: EpisodeState) -> list[tuple[str, object]]:
     """What an episode came to, timings aside."""
-    return [(step["text"], step["tool_calls"]) for step in state["steps"]]
+    return untimed(state["steps"])
+
+
+def untimed(steps: Iterable[Step]) -> list[tuple[str, object]]:
+    return [
+        (step["text"], [(use["arguments"], use["observation"]) for use in step["tool_calls"]])
+        for step in steps
+    ]
 
 
 @pytest.mark.parametrize("method", list(Method))
@@ -71,9 +80,7 @@ def test_rollouts_together_equal_rollouts_one_by_one(make_agent: MakeAgent, meth
     assert len({json.dumps([step["text"] for step in t.steps]) for t in together}) > 1
     for seed, trajectory in enumerate(together):
         alone = make_agent(method, store=agent.store, temperature=1.3)
-        assert told(play(alone, seed=seed)) == [
-            (step["text"], step["tool_calls"]) for step in trajectory.steps
-        ]
+        assert told(play(alone, seed=seed)) == untimed(trajectory.steps)
 
 
 def test_a_second_run_is_an_episode_of_its_own(make_agent: MakeAgent) -> None:
@@ -129,7 +136,10 @@ with SqliteSaver.from_conn_string(str(folder / "checkpoints.sqlite")) as saver:
     for number, state in enumerate(agent.stream(start), 1):
         if number == moves:
             sys.exit()
-print([(step["text"], step["tool_calls"]) for step in state["steps"]])
+print([
+    (step["text"], [(use["arguments"], use["observation"]) for use in step["tool_calls"]])
+    for step in state["steps"]
+])
 """
 
 
@@ -152,7 +162,7 @@ def test_a_real_photograph(make_agent: MakeAgent, protocol: str, method: Method)
     json.dumps(trajectory.to_json())
 
 
-@pytest.mark.parametrize("protocol", ["embedded", "video-r1", "pixel-reasoner", "hermes"])
+@pytest.mark.parametrize("protocol", ["embedded", "video-r1", "boxed", "pixel-reasoner", "hermes"])
 @pytest.mark.parametrize("clip", ["bikes.mp4", "carphone_pristine.mp4"])
 def test_a_real_video(make_agent: MakeAgent, protocol: str, clip: str) -> None:
     agent = make_agent(protocol=protocol, max_new_tokens=64)

@@ -88,6 +88,15 @@ def test_every_call_of_a_turn_counts_as_an_image() -> None:
     assert len(state["messages"]) == 3
 
 
+def test_every_call_that_was_run_has_its_time() -> None:
+    turn = look(0, 0, 500, 500) + look(9, 9, 0, 0) + look(0, 0, 400, 400) + look(0, 0, 300, 300)
+    state = play([turn], Limits(max_images=2))
+    ran, failed, last, never = state["steps"][0]["tool_calls"]
+    assert ran["seconds"] > 0 and last["seconds"] > 0
+    assert failed["error"] and failed["seconds"] >= 0
+    assert "seconds" not in never
+
+
 def test_repeats_within_a_turn_and_over_turns_are_counted() -> None:
     once = look(0, 0, 500, 500)
     assert play([once * 3])["stop_reason"] == StopReason.REPEATED_CALL
@@ -129,6 +138,41 @@ def test_free_text_cut_off_at_the_token_limit_is_no_answer(protocol: str) -> Non
     for reason, answer in (("length", None), ("stop", "I think that")):
         update = loop.after_turn(start, written("I think that", reason))  # type: ignore[arg-type]
         assert update["answer"] == answer
+
+
+OPEN = {
+    "embedded": ["<think>a</think><answer>12"],
+    "deepeyes": ["<think>a</think><answer>12", "<answer>9</answer> No: <answer>12</ans"],
+    "video-r1": ["<think>a</think> <answer>12"],
+    "pixel-reasoner": [r"So \boxed{12", r"\boxed{9}, no, \boxed{12", r"\boxed{\frac{1}{2}"],
+    "boxed": [r"<think>\boxed{9}</think>So \boxed{12", r"\boxed{9}, no, \boxed{12"],
+    "mini-o3": ["<think>a</think><answer>12"],
+    "hermes": ["<think>a</think><answer>12"],
+}
+CLOSED = {name: "<think>a</think><answer>12</answer> It" for name in OPEN} | {
+    "pixel-reasoner": r"So \boxed{12}. It",
+    "boxed": r"<think>a</think>So \boxed{12}. It",
+}
+
+
+@pytest.mark.parametrize(("protocol", "text"), [(p, t) for p, ts in OPEN.items() for t in ts])
+def test_an_answer_cut_off_at_the_token_limit_is_none(protocol: str, text: str) -> None:
+    loop, start = started(protocol)
+    update = loop.after_turn(start, written(text, "length"))
+    assert (update["answer"], update["stop_reason"]) == (None, StopReason.MAX_TOKENS)
+
+
+@pytest.mark.parametrize("protocol", CLOSED)
+def test_an_answer_that_was_closed_before_the_token_limit_is_one(protocol: str) -> None:
+    loop, start = started(protocol)
+    update = loop.after_turn(start, written(CLOSED[protocol], "length"))
+    assert (update["answer"], update["stop_reason"]) == ("12", StopReason.ANSWERED)
+
+
+def test_an_answer_that_is_left_open_by_a_turn_that_ended_is_one() -> None:
+    loop, start = started("deepeyes")
+    update = loop.after_turn(start, written("<think>a</think><answer>12"))
+    assert (update["answer"], update["stop_reason"]) == ("12", StopReason.ANSWERED)
 
 
 def test_a_dialect_may_allow_fewer_images_than_the_limits() -> None:

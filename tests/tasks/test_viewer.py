@@ -2,7 +2,7 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,19 @@ from played import play
 from shared import MakeAgent
 from typer.testing import CliRunner
 
-from visreplay.agent import Loop, ScriptedPolicy, Trajectory, VisualAgent, build_graph
+from visreplay.agent import (
+    Loop,
+    ScriptedPolicy,
+    Trajectory,
+    VisualAgent,
+    build_graph,
+    protocol_named,
+)
 from visreplay.replay_core import Method
 from visreplay.tasks.cli import app
 from visreplay.tasks.registry import open_task
-from visreplay.tasks.runs import Run, record_of, rollout_of
-from visreplay.tasks.shown import Pictures, detail
+from visreplay.tasks.runs import Record, Run, record_of, rollout_of
+from visreplay.tasks.shown import Pictures, detail, summary
 from visreplay.tasks.types import Sample
 from visreplay.tasks.viewer import LONGEST_SIDE, Written, write_page
 from visreplay.tools import ImageStore, ToolError, zoom
@@ -115,6 +122,37 @@ def test_a_record_of_another_shape_is_named(runs: list[Path], tmp_path: Path) ->
     run = replace(run, records={sample: broken})
     with pytest.raises(ValueError, match=f"{sample}.*'steps'"):
         write_page([run], tmp_path / "page.html")
+
+
+def test_what_one_run_could_not_load_is_told_by_another(runs: list[Path]) -> None:
+    base = Run.open(runs[1])
+    sample, told = next(iter(base.records.items()))
+    lost: Record = {
+        "sample_id": sample, "question": None, "expected": None, "category": None,
+        "error": "OSError: gone", "rollouts": [],
+    }  # fmt: skip
+    lame = replace(base, records={sample: lost})
+    for order in ([lame, base], [base, lame]):
+        found = summary(sample, order)
+        assert [found[key] for key in ("question", "expected", "category")] == [
+            told[key] for key in ("question", "expected", "category")
+        ]
+    assert summary(sample, [lame])["question"] is None
+
+
+def test_tools_have_their_share_of_a_step_and_old_records_none(runs: list[Path]) -> None:
+    run = Run.open(runs[0])
+    sample = next(iter(run.records))
+    step = run.records[sample]["rollouts"][0]["trajectory"]["steps"][0]
+    (use,) = step["tool_calls"]
+
+    def tools() -> float:
+        ((shown, *_),) = detail(sample, [run], Pictures())
+        return shown["steps"][0]["tools"]  # type: ignore[no-any-return]
+
+    assert tools() == use["seconds"] > 0
+    del use["seconds"]
+    assert tools() == 0
 
 
 def test_numbers_that_json_lacks_are_left_out(runs: list[Path], tmp_path: Path) -> None:
@@ -264,11 +302,16 @@ def page_file(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_trajectory_is_shown_whole(tab: Tab, page_file: Path) -> None:
     page = tab.open(page_file)
     replayed = page.locator(".column").first
-    assert replayed.get_attribute("aria-label") == "Run replayed"
+    assert replayed.get_attribute("aria-label") == "Run A replayed"
     assert replayed.locator(".opening .box").get_attribute("data-step") == "0"
     assert "zoom" in replayed.locator(".call").inner_text()
     assert "→" in replayed.locator(".measures").first.inner_text()
     assert replayed.locator(".bars.time .replay").count() == 2
+    parts = [replayed.locator(f".bars.time .{kind}").first for kind in ("replay", "rest", "called")]
+    assert all(part.bounding_box()["width"] > 0 for part in parts)
+    assert re.search(
+        r"s replay, .*s rest, .*[1-9].* m?s tools", replayed.locator(".measures").first.inner_text()
+    )
     tab.until("document.querySelector('.observed img').naturalWidth > 0")
     # The box lies where the call put it: a cell of the 8 x 8 grid.
     width = replayed.locator(".opening .picture").bounding_box()["width"]
@@ -283,7 +326,7 @@ def test_samples_are_filtered(tab: Tab, page_file: Path) -> None:
     verdicts = page.get_by_role("group", name="Show")
     verdicts.get_by_role("button", name="error").click()
     assert tab.texts("#rows .id") == ["failed"]
-    page.get_by_role("combobox", name="Run").select_option("base")
+    page.get_by_role("combobox", name="Run").select_option("B base")
     verdicts.get_by_role("button", name="wrong").click()
     assert page.locator("#rows li").count() == page.locator("#rows .chip.bad").count() > 0
     verdicts.get_by_role("button", name="flipped").click()
@@ -320,8 +363,8 @@ def test_keys_step_through_samples_steps_rollouts_and_runs(tab: Tab, page_file: 
     page.keyboard.press("]")
     page.wait_for_selector(".focused .rollouts [aria-label^='Rollout 2'][aria-pressed='true']")
     page.keyboard.press("r")
-    page.wait_for_selector(".column.focused[aria-label='Run base']")
-    assert "run=base" in page.url
+    page.wait_for_selector(".column.focused[aria-label='Run B base']")
+    assert "run=B" in page.url
     page.keyboard.press("?")
     assert page.locator("#keys").is_visible()
 
@@ -334,9 +377,25 @@ def test_a_link_leads_to_its_step_and_moving_writes_it(tab: Tab, page_file: Path
     assert tab.chosen() == sample
     assert page.locator(".focused .rollouts [aria-pressed='true']").inner_text() == "2"
     page.keyboard.press("ArrowLeft")
-    assert page.url.endswith(f"#sample={sample}&run=replayed&rollout=2&step=1")
+    assert page.url.endswith(f"#sample={sample}&run=A&rollout=2&step=1")
     page.keyboard.press("j")
     assert sample not in page.url
+
+
+@needs_chromium
+def test_runs_of_one_name_are_told_apart(tab: Tab, runs: list[Path], tmp_path: Path) -> None:
+    folders = [shutil.copytree(runs[1], tmp_path / seed / "hr4k") for seed in ("s0", "s1")]
+    write_page(opened(*folders), tmp_path / "page.html")
+    page = tab.open(tmp_path / "page.html")
+    names = page.locator(".column").evaluate_all("all => all.map((one) => one.ariaLabel)")
+    assert len(set(names)) == 2
+    assert len(set(tab.texts("#run option"))) == 3
+    page.keyboard.press("r")
+    page.wait_for_selector(".column.focused[data-run='1']")
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    page.wait_for_selector(".column.focused[data-run='1']")
 
 
 @needs_chromium
@@ -425,13 +484,77 @@ def test_a_crop_of_a_crop_has_its_box_on_the_crop(
     assert locator.locator(".box").bounding_box()["width"] == pytest.approx(width / 4, abs=3)
 
 
+def shown_with_calls(
+    folder: Path, protocol: str, turns: Sequence[str], picture: Image.Image, agent: VisualAgent
+) -> Record:
+    """The record of a scripted episode whose images are in the run's folder."""
+    dialect = protocol_named(protocol, agent.protocol.grid, ImageStore(folder / "images"))
+    start = Loop(dialect).start("?", images=[dialect.store.put(picture)])
+    state = build_graph(ScriptedPolicy(turns), dialect).invoke(start)
+    trajectory = Trajectory.of(state, policy="p", base=None, protocol=protocol, settings={})  # type: ignore[arg-type]
+    return record_of(Sample("a", "?", "B"), [rollout_of(trajectory, right=False)])
+
+
+def grounding(*bbox: float, source: str = "original_image") -> str:
+    call = {"bbox_2d": bbox, "source": source}
+    return f"<think>look</think><grounding>{json.dumps(call)}</grounding>"
+
+
+@needs_chromium
+def test_boxes_lie_on_the_opening_picture_that_was_resized(
+    tab: Tab, tmp_path: Path, make_agent: MakeAgent
+) -> None:
+    turns = [
+        grounding(0.25, 0.5, 0.5, 0.75),
+        grounding(0, 0, 0.5, 0.5, source="observation_1"),
+        "<think>it</think><answer>B</answer>",
+    ]
+    picture = Image.linear_gradient("L").resize((1200, 900)).convert("RGB")
+    told = shown_with_calls(tmp_path, "mini-o3", turns, picture, make_agent(Method.NONE))
+    trajectory = told["rollouts"][0]["trajectory"]
+    run = Run(tmp_path, {}, {"a": told})
+    ((shown,),) = detail("a", [run], Pictures())
+    (view,) = shown["opening"]
+    first, second = (step["calls"][0] for step in shown["steps"][:2])
+    assert view["frames"] != [view["of"]] == [first["source"]]
+    assert second["source"] == first["views"][0]["frames"][0]
+    assert trajectory["images"][0] != trajectory["messages"][1]["content"][0]["image"]
+    write_page([run], tmp_path / "page.html")
+    page = tab.open(tmp_path / "page.html")
+    assert tab.texts(".opening .box") == ["1"]
+    frame = page.locator(".opening .picture").bounding_box()
+    box = page.locator(".opening .box").bounding_box()
+    assert box["x"] - frame["x"] == pytest.approx(frame["width"] / 4, abs=3)
+    assert box["y"] - frame["y"] == pytest.approx(frame["height"] / 2, abs=3)
+    assert box["width"] == pytest.approx(frame["width"] / 4, abs=3)
+    page.locator(".opening .picture").click()
+    large = page.locator("#large .picture").bounding_box()["width"]
+    assert page.locator("#large .box").bounding_box()["width"] == pytest.approx(large / 4, abs=3)
+
+
+def distinct(run: Run, count: int) -> dict[str, Record]:
+    """As many records as asked, each with an id, an answer and a picture of its own."""
+    one = next(iter(run.records.values()))
+    shown = one["rollouts"][0]["trajectory"]["images"][0]
+    written = json.dumps(one)
+    records = {}
+    for i in range(count):
+        picture = Image.new("RGB", (32, 32), (i % 256, i // 256, 99))
+        record = json.loads(written.replace(shown, run.store.put(picture)))
+        record |= {"sample_id": f"sample-{i:04}", "expected": f"E{i}"}
+        for rollout in record["rollouts"]:
+            rollout["trajectory"]["answer"] = f"answer {i}"
+        records[record["sample_id"]] = record
+    return records
+
+
 @needs_chromium
 def test_a_thousand_trajectories_open(tab: Tab, runs: list[Path], tmp_path: Path) -> None:
-    run = Run.open(runs[0])
-    one = next(iter(run.records.values()))
-    records = {f"sample-{i:04}": one for i in range(1000)}
-    written = write_page([replace(run, records=records)], tmp_path / "page.html")
-    assert written.trajectories == 2000
+    run = Run.open(shutil.copytree(runs[0], tmp_path / "run"))
+    run = replace(run, records=distinct(run, 1000))
+    written = write_page([run], tmp_path / "page.html")
+    assert (written.trajectories, written.missing) == (2000, 0)
+    assert written.images > 1000
     page = tab.open(tmp_path / "page.html")
     assert page.locator("#count").inner_text() == "1000 of 1000 samples"
     assert page.locator("#rows li").count() < 60  # only those in sight are built
@@ -440,7 +563,12 @@ def test_a_thousand_trajectories_open(tab: Tab, runs: list[Path], tmp_path: Path
     assert page.locator("#rows li").count() < 60
     page.locator("#rows li:has-text('sample-0999') button").click()
     tab.until("document.querySelector('.question .id').innerText.includes('0999')")
-    tab.until("document.querySelector('.opening img').naturalWidth > 0")
+    tab.until("document.querySelector('.opening img').naturalWidth === 32")
+    assert "answer 999" in page.locator(".answer").inner_text()
+    page.keyboard.press("/")
+    page.keyboard.type("answer 512")
+    tab.until("document.querySelectorAll('#rows li').length === 1")
+    assert tab.texts("#rows .id") == ["sample-0512"]
 
 
 DARK = {"color_scheme": "dark"}
@@ -469,7 +597,7 @@ def test_on_a_phone_one_pane_and_one_run_at_a_time(tab: Tab, page_file: Path) ->
     page.locator("#rows button").first.click()
     assert page.locator(".column:visible").count() == 1
     page.get_by_role("group", name="Run").get_by_role("button", name="base").click()
-    page.wait_for_selector(".column.focused[aria-label='Run base']")
+    page.wait_for_selector(".column.focused[aria-label='Run B base']")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.get_by_role("button", name="Back to the samples").click()
     assert page.locator("#rows").is_visible()

@@ -81,6 +81,10 @@ SCRIPTS = {
     "video-r1": Script(
         "video-r1", ("<think>They ride.</think> <answer>bikes</answer>",), images=0, video=True
     ),
+    "boxed": Script(
+        "boxed",
+        (r"<think>Half of it.</think><answer>It is $\boxed{\frac{1}{2}}$.</answer>",),
+    ),
     "pixel-reasoner": Script(
         "pixel-reasoner",
         (

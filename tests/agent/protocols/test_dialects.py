@@ -145,6 +145,24 @@ def test_a_checkpoints_own_line_before_a_crop() -> None:
     assert picture == {"type": "image", "image": made["images"][0]}
 
 
+# boxed
+
+
+@pytest.mark.parametrize(
+    ("written", "thought", "answer"),
+    [
+        (r"<think>a \boxed{1}</think><answer>$\boxed{2}$</answer>", r"a \boxed{1}", "2"),
+        (r"By step: \boxed{3}.", r"By step: \boxed{3}.", "3"),
+        (r"<think>a, so \boxed{4}", r"a, so \boxed{4}", "4"),
+        ("<think>a</think>It is 5.", "a", None),
+    ],
+)
+def test_boxed_answers(written: str, thought: str, answer: str | None) -> None:
+    read = opened("boxed")[0].read(written)
+    assert (read.thought, read.answer) == (thought, answer)
+    assert not opened("boxed")[0].read(call("zoom")).calls
+
+
 # mini-o3
 
 
@@ -217,7 +235,7 @@ def test_qwen3_vl_reads_all_calls_outside_of_the_thought() -> None:
     assert [read["name"] for read in turn.calls] == ["a", "b"]
     assert turn.thought == call("x")
     assert protocol.read(f"<think>{call('x')}</think> A dog. ").answer == "A dog."
-    assert protocol.read(f"<think>{call('x')}") == Turn(call("x"), untagged=True)
+    assert protocol.read(f"<think>{call('x')}") == Turn(call("x"), open_ended=True)
     # The template of the thinking models opens the thought.
     assert protocol.read(f"{call('x')}</think>\n\nA dog.").answer == "A dog."
 

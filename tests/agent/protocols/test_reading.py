@@ -12,7 +12,6 @@ from visreplay.agent.protocols import (
     EmbeddedProtocol,
     ToolProtocol,
     Turn,
-    VideoR1Protocol,
     protocol_named,
 )
 from visreplay.agent.state import EpisodeState
@@ -267,8 +266,9 @@ def test_unknown_tools_and_arguments_are_named(embedded: EmbeddedProtocol) -> No
         embedded.run({"name": "zoom", "arguments": {"label": "red"}}, state)
 
 
-def test_video_r1_has_no_tools() -> None:
-    protocol = VideoR1Protocol(TokenGrid(), ImageStore())
+@pytest.mark.parametrize("name", ["video-r1", "boxed"])
+def test_dialects_without_tools_refuse_calls(name: str) -> None:
+    protocol = protocol_named(name, TokenGrid(), ImageStore())
     with pytest.raises(ToolError, match="available: none"):
         protocol.run({"name": "zoom", "arguments": {}}, state_of(protocol))
 
