@@ -48,6 +48,13 @@ OPTIONS = {"A": "red", "B": "blue", "C": "dark red", "D": "a dog"}
         ("The answer is \\(\\text{B}\\).", "B"),
         ("Answer: the red one (C)", "C"),  # the letter was asked for
         ("Option (B) is correct.", "B"),
+        # What is said of other options, and where things are, is no choice.
+        ("The answer is B. Option A would be correct if it were red.", "B"),
+        ("The answer is B. If it were red, A is right.", "B"),
+        ("The answer is (C), since B is right of A.", "C"),
+        ("B is right next to A, so C is correct.", "C"),
+        ("B is right above A.\n\nC", "C"),
+        ("The solution is simple. B is right, A is too bright.", "B"),
         ("B is not correct. A is.", "A"),
         ("So A it is", "A"),
         ("I'm not sure, maybe A?", "A"),
