@@ -29,7 +29,8 @@ _JUDGED = re.compile(
 )
 _LONE = re.compile(rf"^\W{{0,4}}{_LETTER}\W{{0,4}}$", re.MULTILINE)
 _NEGATED = re.compile(
-    rf"(?:\b(?:not|n't|neither|nor|never|instead of|rather than|except)|n't|不是|不选|而非|排除)"
+    r"(?:\b(?:not|cannot|neither|nor|never|instead of|rather than|except)|n't"
+    r"|不是|不选|而非|排除)"
     rf"\W{{0,4}}(?:(?:be|the|an?|option|choice)\s+){{0,3}}[(\[]?[A-Z]{_NO_LETTER}[)\]]?"
     rf"|(?<![A-Za-z0-9'])[(\[]?[A-Z]{_NO_LETTER}[)\]]?\s+"
     r"(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|false))"
@@ -154,7 +155,10 @@ def _by_text(text: str, options: Mapping[str, str]) -> str | None:
     found: dict[str, str] = {}
     for letter, option in options.items():
         wanted = bare(option)
-        denied = r"(?:\b(?:not|neither|nor|instead of|rather than)|n't|不是)\s*(?:the |an? )?"
+        denied = (
+            r"(?:\b(?:not|cannot|neither|nor|instead of|rather than)|n't|不是)"
+            r"\s*(?:be )?(?:the |an? )?"
+        )
         if wanted and re.search(
             rf"(?<!\w){re.escape(wanted)}(?!\w)", re.sub(denied + re.escape(wanted), " ", written)
         ):

@@ -70,6 +70,8 @@ OPTIONS = {"A": "red", "B": "blue", "C": "dark red", "D": "a dog"}
         ("I think it's not A but B", "B"),
         ("The answer is not A, it is C", "C"),
         ("It can't be A. So D", "D"),
+        ("It cannot be A, so B.", "B"),
+        ("It cannot be blue, it is red", "A"),
         ("neither A nor B, so C", "C"),
         ("not blue but red", "A"),
         # The text of an option.
