@@ -159,7 +159,8 @@ class _Child:
                 why = told.read().decode("utf-8", "replace").strip() or "it says nothing"
                 raise ImportError(
                     "answers in mathematics need math-verify, which cannot be started: "
-                    f"{why[-1000:]}\nInstall it anew: pip install --force-reinstall 'visreplay[eval]'"
+                    f"{why[-1000:]}\n"
+                    "Install it anew: pip install --force-reinstall 'visreplay[eval]'"
                 )
         self._process = process
         return process
