@@ -134,11 +134,21 @@ class FileTask(ABC):
                 field, f"{place!r} leads out of {self.folder}; paths are relative to it"
             )
         path = self.folder / parts
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        real = path.resolve()
+        if not any(real.is_relative_to(home) for home in self._homes()):
             raise row.refused(
                 field, f"{place!r} is a link that leads out of {self.folder}: put the file there"
             )
         return path
+
+    def _homes(self) -> list[Path]:
+        """Where links may lead: the folder, and the blobs of Hugging Face's cache that it is in.
+
+        There, snapshots/COMMIT/a.png is a link to blobs/DIGEST, beside snapshots/.
+        """
+        folder = self.folder.resolve()
+        snapshots = [place for place in folder.parents if place.name == "snapshots"]
+        return [folder, *(place.parent / "blobs" for place in snapshots[:1])]
 
     def _check(self) -> None:
         referring: list[tuple[int, str]] = []

@@ -16,7 +16,6 @@ from visreplay.tasks.stating import SENTENCE_END, bare, final, number, plain, st
 LETTERS: Mapping[str, str] = dict.fromkeys(ascii_uppercase[:10], "")
 """Options whose texts are not known: they are in the picture."""
 
-
 _VERB = re.compile(r"\b(?:is|are|was|says|reads|shows)\b")
 _DENIED = re.compile(
     r"\b(?:not|cannot|never|no|none|nothing|neither|nor|if|whether|unless|unclear)\b|n't\b|\?",

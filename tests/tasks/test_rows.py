@@ -213,6 +213,32 @@ def test_links_within_the_folder_are_fine(tmp_path: Path) -> None:
     assert open_task("vstar", path).load("0").images
 
 
+def test_a_snapshot_of_hugging_face_s_cache_is_read(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "datasets--a--b"
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / "0a1b"
+    for folder in (blobs, snapshot / "images", repository / "refs"):
+        folder.mkdir(parents=True)
+    write_picture(tmp_path / "a.png", "red").rename(blobs / "c0ffee")
+    (snapshot / "images" / "a.png").symlink_to("../../../blobs/c0ffee")
+    line = LINE | {"image": "images/a.png"}
+    write_json(tmp_path / "q.jsonl", [line]).rename(blobs / "beef")
+    (snapshot / "q.jsonl").symlink_to("../../blobs/beef")
+    (tmp_path / "short").symlink_to(snapshot)
+    for folder in (snapshot, tmp_path / "short"):
+        assert open_task("vstar", folder / "q.jsonl").load("0").images
+
+    (snapshot / "images" / "a.png").unlink()
+    write_picture(tmp_path / "hub" / "secret.png", "red")
+    write_picture(repository / "refs" / "secret.png", "red")
+    (blobs / "out").symlink_to(tmp_path / "hub" / "secret.png")
+    for target in ("../../../../secret.png", "../../../refs/secret.png", "../../../blobs/out"):
+        (snapshot / "images" / "a.png").symlink_to(target)
+        assert (snapshot / "images" / "a.png").is_file()
+        with pytest.raises(ValueError, match="is a link that leads out of"):
+            open_task("vstar", snapshot / "q.jsonl")
+        (snapshot / "images" / "a.png").unlink()
+
+
 def test_a_file_that_is_no_picture_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
     task = open_task("vstar", write_json(tmp_path / "q.jsonl", [LINE | {"image": "a.png"}]))
