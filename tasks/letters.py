@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 
+from visreplay.agent.protocols.reading import boxed
 from visreplay.tasks.stating import (
     EDGES,
     PHRASE,
     SENTENCE_END,
     bare,
     final,
-    last_box,
     plain,
     stated,
 )
@@ -65,7 +65,7 @@ def option_letter(answer: str, options: Mapping[str, str]) -> str | None:
         options: Texts by upper-case letter; the texts may be empty.
     """
     text = plain(final(answer))
-    box = last_box(text)
+    box = boxed(text)
     if box is not None and (found := _chosen(box, options)) is not None:
         return found or None
     without = _NEGATED.sub(" ", text)

@@ -33,7 +33,6 @@ MAX_CHARACTERS = 500
 _LATEX = re.compile(
     r"\$\$(.{1,500}?)\$\$|\$(.{1,500}?)\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
 )
-_SENTENCE_END = re.compile(r"[.;。;](?:\s|$)|\n")
 _OR = re.compile(r"\b(?:or|and)\b|或|和")
 _WORD = re.compile(
     r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt)\b)"
@@ -81,15 +80,16 @@ def expression(answer: str) -> str | None:
     end of the sentence: the first LaTeX in it, or what comes before its first word. Or else the
     only LaTeX of the text, all of a text without words or before its unit, the only number.
     """
-    from visreplay.tasks.stating import final, last_box, number, stated
+    from visreplay.agent.protocols.reading import boxed
+    from visreplay.tasks.stating import SENTENCE_END, final, number, stated
 
     text = final(answer).strip()
-    if (box := last_box(text)) is not None:
+    if (box := boxed(text)) is not None:
         return box
     if "\\boxed" in text:
         return None  # it breaks off: more digits may have been to come
     said = stated(text)
-    sentence = text if said is None else _SENTENCE_END.split(said.strip())[0]
+    sentence = text if said is None else SENTENCE_END.split(said.strip())[0]
     spans = [next(filter(None, found)).strip() for found in _LATEX.findall(sentence)]
     words = _WORD.search(sentence)
     if spans:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from visreplay.tools.types import shown
+
 MAX_ROW = 256 << 20
 """Bytes of a TSV row at most; a picture of 8K is about 30 million as base64."""
 MAX_JSON = 1 << 30
@@ -50,7 +52,7 @@ class Row:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise self.refused(name, f"a text is needed, not {_shown(value)}")
+            raise self.refused(name, f"a text is needed, not {shown(value)}")
         return str(value).strip() or None
 
     def text(self, name: str) -> str:
@@ -75,7 +77,7 @@ class Row:
         if values is None:
             return []
         if not is_texts(values):
-            raise self.refused(name, f"a list of texts is needed, not {_shown(values)}")
+            raise self.refused(name, f"a list of texts is needed, not {shown(values)}")
         return [str(value) for value in values]
 
     def options(self, name: str) -> dict[str, str]:
@@ -86,7 +88,7 @@ class Row:
         """
         values = self.fields.get(name)
         if not isinstance(values, dict):
-            raise self.refused(name, f"an object of options is needed, not {_shown(values)}")
+            raise self.refused(name, f"an object of options is needed, not {shown(values)}")
         given = {k: str(v).strip() for k, v in values.items() if v is not None and str(v).strip()}
         if list(given) != [chr(65 + i) for i in range(len(given))]:
             raise self.refused(name, f"the keys must be A, B, C.., not {', '.join(given)}"[:500])
@@ -260,7 +262,7 @@ def _json_rows(file: Path) -> list[Row]:
     rows = []
     for number, (where, groups, value) in enumerate(named):
         if not isinstance(value, dict):
-            raise ValueError(f"{file}, {where}: an object is needed, not {_shown(value)}")
+            raise ValueError(f"{file}, {where}: an object is needed, not {shown(value)}")
         rows.append(Row(file, number, where, value, groups))
     return rows
 
@@ -285,8 +287,3 @@ def _objects(value: Any, groups: tuple[str, ...]) -> Iterator[tuple[str, tuple[s
 
 def _all_nested(values: Any) -> bool:
     return all(isinstance(value, dict | list) for value in values)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -13,6 +13,8 @@ import math
 import re
 import unicodedata
 
+from visreplay.agent.protocols.reading import boxed
+
 MAX_CHARACTERS = 20_000
 """Only the end of a longer text is looked at."""
 
@@ -67,25 +69,11 @@ def final(text: str) -> str:
 
 def stated(text: str) -> str | None:
     """The inside of the last box, or what follows the last phrase."""
-    box = last_box(text)
+    box = boxed(text)
     if box is not None:
         return box
     *_, last = (None, *PHRASE.finditer(text))
     return None if last is None else text[last.end() :]
-
-
-def last_box(text: str) -> str | None:
-    r"""The inside of the last closed ``\boxed{..}``."""
-    opened: list[int | None] = []
-    start = end = -1
-    for brace in re.finditer(r"\\boxed\s?\{|\\[{}]|[{}]", text):
-        if brace[0] == "}" and opened:
-            begin = opened.pop()
-            if begin is not None and begin > start:
-                start, end = begin, brace.start()
-        elif brace[0][-1] == "{" and brace[0] != "\\{":
-            opened.append(brace.end() if len(brace[0]) > 1 else None)
-    return text[start:end] if start >= 0 else None
 
 
 def number(text: str) -> float | None:
@@ -98,7 +86,7 @@ def number(text: str) -> float | None:
     raised = _POWER.sub(_as_exponent, final(text).replace("{,}", ","))
     # The exponents of units would become digits.
     written = plain(re.sub(f"[{_SUPERSCRIPTS}]", "^", raised)).translate(_SIGNS)
-    box = last_box(written)
+    box = boxed(written)
     if "\\boxed" in written and box is None:
         return None  # it breaks off: more digits may have been to come
     said = stated(written)

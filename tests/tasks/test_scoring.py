@@ -229,6 +229,7 @@ def test_texts(expected: str, written: str | None, right: bool) -> None:
         ("\\boxed{2 \\times 3}", None),
         ("The answer is $2\\sqrt{3}$.", None),
         ("\\boxed{13} no, \\boxed{14}", 14),
+        ("\\boxed {13} or \\boxed  { 14 }", 14),
         ("The answer is:\n\n14", 14),
         ("3 dogs and 2 cats", None),
         ("14 or 15", None),
