@@ -20,6 +20,8 @@ class Sample:
         images: The images that the question is about.
         video: The clip that the question is about.
         category: What tables break scores down by.
+        group: Samples of one group are not independent of each other (the cycles of one
+            question): intervals resample groups. None: a sample for itself.
         facts: What the generator or the data set knows besides (for scoring and analysis;
             never shown to a model).
     """
@@ -30,6 +32,7 @@ class Sample:
     images: tuple[Picture, ...] = ()
     video: Path | None = None
     category: str | None = None
+    group: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
