@@ -74,6 +74,14 @@ class FileTask(ABC):
         self._numbers: dict[str, int] = {}
         self._check()
 
+    @property
+    def digest(self) -> str:
+        """sha256 of the file as it was read, or of a folder's files one after the other.
+
+        Media that are files of their own are not in it.
+        """
+        return self.rows.digest
+
     @abstractmethod
     def read(self, row: Row) -> Sample:
         """The sample of a row, its images not decoded yet, and without those in the row itself.

@@ -1,6 +1,7 @@
 """The two readers, and what all tasks of files refuse, shown on the common table and on V*."""
 
 import tracemalloc
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,27 @@ def test_a_byte_order_mark_line_ends_and_empty_lines(tmp_path: Path, end: str) -
     file = TsvFile(path, ["index", "q"])
     assert [(row.number, row.fields["q"]) for row in file.scan()] == [(0, "ä"), (1, "b")]
     assert file.row(1).fields == {"index": "2", "q": "b"}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_the_digest_is_that_of_the_file(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "a.tsv"
+    rows = f'index\tquestion\timage\tanswer{end}1\t"ä\nb"\t{png("red")}\tx{end}'
+    path.write_bytes(f"\ufeff{rows}".encode())
+    assert open_task("image-qa", path).digest == sha256(path.read_bytes()).hexdigest()
+    file = TsvFile(path, [])
+    next(scan := file.scan())
+    scan.close()
+    assert file.digest == ""
+    assert [len(list(file.scan())) for _ in range(2)] == [1, 1]
+    assert file.digest == sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_digest_of_a_folder_is_that_of_its_files_in_order(tmp_path: Path) -> None:
+    files = [write_json(tmp_path / name, [{"q": name}]) for name in ("b.json", "a.json")]
+    assert JsonFile(files[0]).digest == sha256(files[0].read_bytes()).hexdigest()
+    contents = files[1].read_bytes() + files[0].read_bytes()
+    assert JsonFile(tmp_path).digest == sha256(contents).hexdigest()
 
 
 def test_a_large_table_is_not_held_in_memory(tmp_path: Path) -> None:
