@@ -74,6 +74,14 @@ class FileTask(ABC):
         self._numbers: dict[str, int] = {}
         self._check()
 
+    @property
+    def digest(self) -> str:
+        """sha256 of the file as it was read, or of a folder's files one after the other.
+
+        Media that are files of their own are not in it.
+        """
+        return self.rows.digest
+
     @abstractmethod
     def read(self, row: Row) -> Sample:
         """The sample of a row, its images not decoded yet, and without those in the row itself.
@@ -134,11 +142,21 @@ class FileTask(ABC):
                 field, f"{place!r} leads out of {self.folder}; paths are relative to it"
             )
         path = self.folder / parts
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        real = path.resolve()
+        if not any(real.is_relative_to(home) for home in self._homes()):
             raise row.refused(
                 field, f"{place!r} is a link that leads out of {self.folder}: put the file there"
             )
         return path
+
+    def _homes(self) -> list[Path]:
+        """Where links may lead: the folder, and the blobs of Hugging Face's cache that it is in.
+
+        There, snapshots/COMMIT/a.png is a link to blobs/DIGEST, beside snapshots/.
+        """
+        folder = self.folder.resolve()
+        snapshots = [place for place in folder.parents if place.name == "snapshots"]
+        return [folder, *(place.parent / "blobs" for place in snapshots[:1])]
 
     def _check(self) -> None:
         referring: list[tuple[int, str]] = []

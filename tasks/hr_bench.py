@@ -8,14 +8,24 @@ A TSV file; every question comes four times, with its options in another order e
 
 `image` is the file of the picture in base64, or the index of the row that has it. Questions about
 one object are called FSP (fine-grained single-instance perception), those across objects FCP.
+
+HR-Bench's score is the mean over the cycles of each cycle's mean. Every cycle has every question
+once, so that is the plain mean over all samples. The cycles of a question are a group.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
-from statistics import fmean
+import json
+from hashlib import sha256
+from pathlib import Path
 from typing import ClassVar
 
-from visreplay.tasks.files import Entry, FileTask, answer_letter, asked, chose_right
+from visreplay.tasks.files import (
+    REFERENCE,
+    Entry,
+    FileTask,
+    answer_letter,
+    asked,
+    chose_right,
+)
 from visreplay.tasks.rows import Row
 from visreplay.tasks.types import Sample
 
@@ -28,7 +38,7 @@ class HRBench(FileTask):
     entries: ClassVar = tuple(
         Entry(
             f"hr-bench-{size}",
-            "option letter, mean over answer cycles",
+            "option letter",
             f"hr_bench_{size}.tsv",
         )
         for size in ("4k", "8k")
@@ -39,37 +49,34 @@ class HRBench(FileTask):
         *("answer", "category", "cycle_category"),
     )
 
+    def __init__(self, name: str, data: Path) -> None:
+        self._pictures: dict[str, str] = {}  # digests by the index of the row that has one
+        super().__init__(name, data)
+
     def read(self, row: Row) -> Sample:
-        """A question in one of its cycles; facts hold `options` and `cycle`."""
+        """A question in one of its cycles; facts hold `options` and `cycle`.
+
+        The group is what does not change from cycle to cycle: question, options and picture.
+        """
         options = {letter: row.text(letter) for letter in "ABCD"}
         category = row.text("category").lower()
         if category not in CATEGORIES:
             raise row.refused("category", f"{category!r} is none of {', '.join(CATEGORIES)}")
+        index, image, question = row.text("index"), row.text("image"), row.text("question")
+        if len(image) >= REFERENCE:
+            self._pictures[index] = sha256(image.encode()).hexdigest()
+            image = index
+        # While the file is opened, the row that has the picture may be still to come.
+        same = [question, sorted(options.values()), self._pictures.get(image)]
         return Sample(
-            sample_id=row.text("index"),
-            question=asked(row.text("question"), options),
+            sample_id=index,
+            question=asked(question, options),
             answer=answer_letter(row, "answer", options),
             category=CATEGORIES[category],
+            group=sha256(json.dumps(same).encode()).hexdigest()[:16],
             facts={"options": options, "cycle": row.text("cycle_category")},
         )
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:
         """Whether the answer chooses the right option."""
         return chose_right(sample, answer)
-
-
-def mean_over_cycles(scored: Iterable[tuple[str, float]]) -> float:
-    """HR-Bench's score: the mean over the cycles of each cycle's mean.
-
-    Args:
-        scored: For each sample its cycle, and 1 if it is right or 0 if it is wrong.
-
-    Raises:
-        ValueError: there are none.
-    """
-    cycles: defaultdict[str, list[float]] = defaultdict(list)
-    for cycle, right in scored:
-        cycles[cycle].append(right)
-    if not cycles:
-        raise ValueError("there are no samples to average")
-    return fmean(fmean(scores) for scores in cycles.values())

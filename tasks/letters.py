@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 
+from visreplay.agent.protocols.reading import boxed
 from visreplay.tasks.stating import (
     EDGES,
     PHRASE,
     SENTENCE_END,
     bare,
     final,
-    last_box,
     plain,
     stated,
 )
@@ -18,13 +18,19 @@ _STATEMENT = 400
 """Characters after a phrase that are looked at, and the number of statements."""
 _NO_LETTER = r"(?![A-Za-z0-9'])"
 _LETTER = rf"(?:(?:option|choice|letter)\s+)?[(\[\"]{{0,2}}([A-Z]){_NO_LETTER}"
+_PLACE = (
+    r"\s+(?:of|next|to|in|on|at|by|above|below|under|over|beside|behind|near|between|before|after"
+    r"|there|here|where|hand|side|half|edge|corner)\b|-"
+)
+"""What follows "right" where it says where something is, and not that an option is right."""
 _JUDGED = re.compile(
-    r"(?<![A-Za-z0-9'])[(\[]?([A-Z])[)\]]?\s+(?:is|would be|must be|seems)\s+(?:the\s+)?"
-    r"(?:correct|right|best|answer)\b|(?<![A-Za-z0-9'])([A-Z])\s*(?:是)?(?:正确|对的)"
+    r"(?<![A-Za-z0-9'])[(\[]?([A-Z])[)\]]?\s+(?:is|must be|seems)\s+(?:the\s+)?"
+    rf"(?:correct|right(?!{_PLACE})|best|answer)\b|(?<![A-Za-z0-9'])([A-Z])\s*(?:是)?(?:正确|对的)"
 )
 _LONE = re.compile(rf"^\W{{0,4}}{_LETTER}\W{{0,4}}$", re.MULTILINE)
 _NEGATED = re.compile(
-    rf"(?:\b(?:not|n't|neither|nor|never|instead of|rather than|except)|n't|不是|不选|而非|排除)"
+    r"(?:\b(?:not|cannot|neither|nor|never|instead of|rather than|except)|n't"
+    r"|不是|不选|而非|排除)"
     rf"\W{{0,4}}(?:(?:be|the|an?|option|choice)\s+){{0,3}}[(\[]?[A-Z]{_NO_LETTER}[)\]]?"
     rf"|(?<![A-Za-z0-9'])[(\[]?[A-Z]{_NO_LETTER}[)\]]?\s+"
     r"(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|false))"
@@ -42,9 +48,10 @@ def option_letter(answer: str, options: Mapping[str, str]) -> str | None:
     In this order, after `final`:
 
     1. The last ``\boxed{..}``, and
-    2. statements, the last first: "the answer is (C) because A..", "B is correct", a line that
-       holds only a letter. In each: an option's text that is all of it; the letter in front, or
-       else the only one in it; the only option's text. "A or B" chooses nothing.
+    2. statements, the last first: "the answer is (C) because A..", a line that holds only a
+       letter, and, where no "the answer is" chooses any, "B is correct". In each: an option's text
+       that is all of it; the letter in front, or else the only one in it; the only option's text.
+       "A or B" chooses nothing.
     3. A letter at the very beginning with a mark behind it: "B) red", "C: ..".
     4. The only letter that is mentioned; "not A", "A is wrong", the article A, the pronoun I and
        letters inside of an option's text are no mentions.
@@ -58,19 +65,19 @@ def option_letter(answer: str, options: Mapping[str, str]) -> str | None:
         options: Texts by upper-case letter; the texts may be empty.
     """
     text = plain(final(answer))
-    box = last_box(text)
+    box = boxed(text)
     if box is not None and (found := _chosen(box, options)) is not None:
         return found or None
     without = _NEGATED.sub(" ", text)
-    statements = [
-        (m.start(), without[m.end() : m.end() + _STATEMENT]) for m in PHRASE.finditer(without)
-    ]
-    statements += [(m.start(), m[1] or m[2]) for m in _JUDGED.finditer(without)]
-    statements += [(m.start(1), m[1]) for m in _LONE.finditer(without)]
-    for _, statement in sorted(statements, reverse=True)[:_STATEMENT]:
-        found = _chosen(statement.partition("\n")[0], options)
-        if found is not None:
-            return found or None
+    said = [(m.start(), without[m.end() : m.end() + _STATEMENT]) for m in PHRASE.finditer(without)]
+    judged = [(m.start(), m[1] or m[2]) for m in _JUDGED.finditer(without)]
+    lone = [(m.start(1), m[1]) for m in _LONE.finditer(without)]
+    # What is judged after "the answer is" is the other options, or a reason.
+    for statements in ([*said, *lone] if said else [], [*judged, *lone]):
+        for _, statement in sorted(statements, reverse=True)[:_STATEMENT]:
+            found = _chosen(statement.partition("\n")[0], options)
+            if found is not None:
+                return found or None
     if len(set(_MARKED.findall(without)) & set(options)) < 2:  # or else the options are repeated
         found = _chosen(text, options, marked=True)
         if found is not None:
@@ -148,7 +155,10 @@ def _by_text(text: str, options: Mapping[str, str]) -> str | None:
     found: dict[str, str] = {}
     for letter, option in options.items():
         wanted = bare(option)
-        denied = r"(?:\b(?:not|neither|nor|instead of|rather than)|n't|不是)\s*(?:the |an? )?"
+        denied = (
+            r"(?:\b(?:not|cannot|neither|nor|instead of|rather than)|n't|不是)"
+            r"\s*(?:be )?(?:the |an? )?"
+        )
         if wanted and re.search(
             rf"(?<!\w){re.escape(wanted)}(?!\w)", re.sub(denied + re.escape(wanted), " ", written)
         ):

@@ -18,19 +18,21 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Lock, Timer
 
 SECONDS = 10.0
 """A comparison that takes longer is given up, and the answer is wrong."""
 MEMORY = 4 << 30
 """Bytes of address space that the child may use, where the system can limit it."""
+PROGRAM = Path(__file__).resolve()
+"""What the child runs."""
 MAX_CHARACTERS = 500
 """A longer expression is not compared, and wrong."""
 
 _LATEX = re.compile(
     r"\$\$(.{1,500}?)\$\$|\$(.{1,500}?)\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
 )
-_SENTENCE_END = re.compile(r"[.;。;](?:\s|$)|\n")
 _OR = re.compile(r"\b(?:or|and)\b|或|和")
 _WORD = re.compile(
     r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt)\b)"
@@ -42,20 +44,21 @@ _SYMBOLS = str.maketrans(
 
 
 def require_math_verify() -> None:
-    """Check that math-verify is there, before a run that needs it begins.
+    """Start math-verify, before a run that needs it begins.
 
     Raises:
-        ImportError: it is not; says how to install it.
+        ImportError: it is not there, or cannot be imported; says how to install it.
     """
     if find_spec("math_verify") is None:
         raise ImportError("answers in mathematics need math-verify: pip install 'visreplay[eval]'")
+    _CHILD.start()
 
 
 def same_mathematics(expected: str, answer: str | None) -> bool:
     """Whether an answer states a value equal to the expected one, or the same text.
 
     Raises:
-        ImportError: math-verify is not installed.
+        ImportError: math-verify is not installed, or cannot be imported.
     """
     # Here, and not above: the child has no such package.
     from visreplay.tasks.scoring import same_text
@@ -77,15 +80,16 @@ def expression(answer: str) -> str | None:
     end of the sentence: the first LaTeX in it, or what comes before its first word. Or else the
     only LaTeX of the text, all of a text without words or before its unit, the only number.
     """
-    from visreplay.tasks.stating import final, last_box, number, stated
+    from visreplay.agent.protocols.reading import boxed
+    from visreplay.tasks.stating import SENTENCE_END, final, number, stated
 
     text = final(answer).strip()
-    if (box := last_box(text)) is not None:
+    if (box := boxed(text)) is not None:
         return box
     if "\\boxed" in text:
         return None  # it breaks off: more digits may have been to come
     said = stated(text)
-    sentence = text if said is None else _SENTENCE_END.split(said.strip())[0]
+    sentence = text if said is None else SENTENCE_END.split(said.strip())[0]
     spans = [next(filter(None, found)).strip() for found in _LATEX.findall(sentence)]
     words = _WORD.search(sentence)
     if spans:
@@ -113,6 +117,10 @@ class _Child:
         self._process: subprocess.Popen[str] | None = None
         self._lock = Lock()
 
+    def start(self) -> None:
+        with self._lock:
+            self._started()
+
     def ask(self, expected: str, answer: str) -> bool:
         with self._lock:
             process = self._started()
@@ -131,19 +139,31 @@ class _Child:
             return line == "true\n"
 
     def _started(self) -> "subprocess.Popen[str]":
-        if self._process is None:
-            require_math_verify()
+        if self._process is not None:
+            return self._process
+        with TemporaryFile() as told:
             # -P: this folder's types.py would hide the standard library's.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(Path(__file__).resolve())],
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(PROGRAM)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=told,
                 encoding="utf-8",
             )
-            assert self._process.stdout is not None
-            self._process.stdout.readline()  # it has imported SymPy: from now on the time counts
-        return self._process
+            assert process.stdout is not None
+            # After "ready" it has imported SymPy: from now on the time counts.
+            if process.stdout.readline() != "ready\n":
+                process.kill()
+                process.communicate()
+                told.seek(0)
+                why = told.read().decode("utf-8", "replace").strip() or "it says nothing"
+                raise ImportError(
+                    "answers in mathematics need math-verify, which cannot be started: "
+                    f"{why[-1000:]}\n"
+                    "Install it anew: pip install --force-reinstall 'visreplay[eval]'"
+                )
+        self._process = process
+        return process
 
     def stop(self) -> None:
         if self._process is not None:

@@ -7,15 +7,20 @@ Two readers with one face: `TsvFile` for tables with images in them, which can h
 import csv
 import json
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
+
+from visreplay.tools.types import shown
 
 MAX_ROW = 256 << 20
 """Bytes of a TSV row at most; a picture of 8K is about 30 million as base64."""
 MAX_JSON = 1 << 30
 """Bytes of a JSON file at most: it is held in memory."""
+Seen = Callable[[bytes], object]
+"""Is called with a file's bytes as they are read: `update` of a digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Row:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise self.refused(name, f"a text is needed, not {_shown(value)}")
+            raise self.refused(name, f"a text is needed, not {shown(value)}")
         return str(value).strip() or None
 
     def text(self, name: str) -> str:
@@ -75,7 +80,7 @@ class Row:
         if values is None:
             return []
         if not is_texts(values):
-            raise self.refused(name, f"a list of texts is needed, not {_shown(values)}")
+            raise self.refused(name, f"a list of texts is needed, not {shown(values)}")
         return [str(value) for value in values]
 
     def options(self, name: str) -> dict[str, str]:
@@ -86,7 +91,7 @@ class Row:
         """
         values = self.fields.get(name)
         if not isinstance(values, dict):
-            raise self.refused(name, f"an object of options is needed, not {_shown(values)}")
+            raise self.refused(name, f"an object of options is needed, not {shown(values)}")
         given = {k: str(v).strip() for k, v in values.items() if v is not None and str(v).strip()}
         if list(given) != [chr(65 + i) for i in range(len(given))]:
             raise self.refused(name, f"the keys must be A, B, C.., not {', '.join(given)}"[:500])
@@ -96,9 +101,16 @@ class Row:
 
 
 class Rows(Protocol):
-    """A file's rows."""
+    """A file's rows.
+
+    Attributes:
+        path: The file, or the folder.
+        digest: sha256 of its bytes, or of those of a folder's files one after the other; known
+            after a whole `scan`.
+    """
 
     path: Path
+    digest: str
 
     def scan(self) -> Iterator[Row]:
         """All rows, in order, from the beginning."""
@@ -125,9 +137,11 @@ class TsvFile:
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
+        self.digest = ""
         self._starts = array("Q")
+        self._heading = sha256()
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
-        with self._reader(0, "the heading") as reader:
+        with self._reader(0, "the heading", self._heading.update) as reader:
             self.columns = next(reader, [])
             self._first = reader.position
         if missing := [name for name in columns if name not in self.columns]:
@@ -144,7 +158,8 @@ class TsvFile:
             ValueError: a row is malformed.
         """
         self._starts = array("Q")
-        with self._reader(self._first, "row 1") as reader:
+        digest = self._heading.copy()
+        with self._reader(self._first, "row 1", digest.update) as reader:
             start = reader.position
             for cells in reader:
                 if cells:  # an empty line is no row
@@ -152,6 +167,7 @@ class TsvFile:
                     yield self._row(len(self._starts) - 1, cells)
                 start = reader.position
                 reader.where = f"row {len(self._starts) + 1}"
+        self.digest = digest.hexdigest()
 
     def row(self, number: int) -> Row:
         """Read one row."""
@@ -167,17 +183,18 @@ class TsvFile:
             )
         return Row(self.path, number, where, dict(zip(self.columns, cells, strict=True)))
 
-    def _reader(self, position: int, where: str) -> "_TsvReader":
-        return _TsvReader(self.path, position, where)
+    def _reader(self, position: int, where: str, seen: Seen | None = None) -> "_TsvReader":
+        return _TsvReader(self.path, position, where, seen)
 
 
 class _TsvReader:
     """The csv module's reader, fed line by line, so that it is known where the next row begins."""
 
-    def __init__(self, path: Path, position: int, where: str) -> None:
+    def __init__(self, path: Path, position: int, where: str, seen: Seen | None) -> None:
         self.position = position
         self.where = where
         self._path = path
+        self._seen = seen
         self._file = path.open("rb")
         self._file.seek(position)
         self._rows = csv.reader(self._lines(), delimiter="\t", strict=True)
@@ -202,6 +219,8 @@ class _TsvReader:
     def _lines(self) -> Iterator[str]:
         while line := self._file.readline(MAX_ROW + 1):
             self.position += len(line)
+            if self._seen is not None:
+                self._seen(line)
             if self.position - self._begin > MAX_ROW:
                 raise ValueError(
                     f"{self._path}, {self.where}: it is longer than {MAX_ROW} bytes; is a quote "
@@ -229,7 +248,9 @@ class JsonFile:
         files = sorted(path.glob(pattern)) if path.is_dir() else [path]
         if not files:
             raise ValueError(f"there is no {pattern} in the folder {path}")
-        self._rows = [row for file in files for row in _json_rows(file)]
+        digest = sha256()
+        self._rows = [row for file in files for row in _json_rows(file, digest.update)]
+        self.digest = digest.hexdigest()
 
     def scan(self) -> Iterator[Row]:
         """All rows, in order."""
@@ -245,10 +266,11 @@ def is_texts(values: object) -> bool:
     return isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
 
 
-def _json_rows(file: Path) -> list[Row]:
+def _json_rows(file: Path, seen: Seen) -> list[Row]:
     if (size := file.stat().st_size) > MAX_JSON:
         raise ValueError(f"{file} has {size} bytes; at most {MAX_JSON} are read: split it")
     content = file.read_bytes()
+    seen(content)
     if file.suffix == ".jsonl":
         named: list[tuple[str, tuple[str, ...], Any]] = [
             (f"line {number}", (), _parsed(file, f", line {number}", line))
@@ -260,7 +282,7 @@ def _json_rows(file: Path) -> list[Row]:
     rows = []
     for number, (where, groups, value) in enumerate(named):
         if not isinstance(value, dict):
-            raise ValueError(f"{file}, {where}: an object is needed, not {_shown(value)}")
+            raise ValueError(f"{file}, {where}: an object is needed, not {shown(value)}")
         rows.append(Row(file, number, where, value, groups))
     return rows
 
@@ -285,8 +307,3 @@ def _objects(value: Any, groups: tuple[str, ...]) -> Iterator[tuple[str, tuple[s
 
 def _all_nested(values: Any) -> bool:
     return all(isinstance(value, dict | list) for value in values)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -16,12 +16,20 @@ from visreplay.tasks.stating import SENTENCE_END, bare, final, number, plain, st
 LETTERS: Mapping[str, str] = dict.fromkeys(ascii_uppercase[:10], "")
 """Options whose texts are not known: they are in the picture."""
 
+_VERB = re.compile(r"\b(?:is|are|was|says|reads|shows)\b")
+_DENIED = re.compile(
+    r"\b(?:not|cannot|never|no|none|nothing|neither|nor|if|whether|unless|unclear)\b|n't\b|\?",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(r"\b(?:and|but|or|while|whereas|because|since|as|so|then)\b|[,:!]")
+
 
 def same_text(expected: str, answer: str | None) -> bool:
     """Whether an answer is the expected text.
 
     Letter case, white space, Markdown, punctuation at the ends and an article in front do not
-    count. The whole answer is compared, what it states, and the first sentence of that.
+    count. The whole answer is compared, what it states, the first sentence of that, and, where it
+    is one sentence that claims one thing, what follows its verb: "The text on the lifebelt is ..".
     """
     if answer is None:
         return False
@@ -32,7 +40,24 @@ def same_text(expected: str, answer: str | None) -> bool:
     if (said := stated(text)) is not None:
         sentence = SENTENCE_END.split(said)[0]
         candidates += [said, sentence, re.split(r",\s+(?:because|since|as)\b", sentence)[0]]
+    if (claim := _claim(text if said is None else f"is {said}")) is not None:
+        candidates.append(claim)
     return any(bare(candidate) == wanted for candidate in candidates)
+
+
+def _claim(text: str) -> str | None:
+    """What follows the last verb of a text that is one sentence; None if that claims nothing."""
+    sentence, *more = SENTENCE_END.split(text.strip())
+    *before, last = (None, *_VERB.finditer(sentence))
+    if (
+        last is None
+        or any(rest.strip() for rest in more)
+        or _DENIED.search(sentence, 0, last.start())
+    ):
+        return None
+    if (earlier := before[-1]) and _CLAUSE.search(sentence, earlier.end(), last.start()):
+        return None  # "The sky is red and the boat is blue"
+    return sentence[last.end() :]
 
 
 def same_number(expected: str, answer: str | None, tolerance: float = 1e-9) -> bool:

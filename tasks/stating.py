@@ -13,6 +13,8 @@ import math
 import re
 import unicodedata
 
+from visreplay.agent.protocols.reading import boxed
+
 MAX_CHARACTERS = 20_000
 """Only the end of a longer text is looked at."""
 
@@ -43,6 +45,18 @@ _NUMBER = re.compile(
     r"(?:\s*/\s*(\d+(?:\.\d+)?))?"
 )
 _FRACTION = re.compile(r"(?<!\d)\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
+_POWER = re.compile(
+    r"(?:(?<=\d)\s{0,3}(?:\\times|\\cdot|[\u00d7\u00b7\u22c5*x])\s{0,3}|(?<![\w.,]))10\s?"
+    r"(?:(?:\^|\*\*)\s?(?:\{\s?([-+\u2212]?\d{1,4})\s?\}|([-+\u2212]?\d{1,4}))|([⁺⁻]?[⁰¹²³⁴-⁹]{1,4}))"
+)
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺"
+_RAISED = str.maketrans(f"{_SUPERSCRIPTS}\u2212", "0123456789-+-")
+_UNITS = re.compile(
+    r"\^?\s?\{?\\(?:circ|degree)\b\}?|\\(?:left|right|approx|quad|qquad|displaystyle|mu|Omega)\b"
+)
+"""LaTeX that does not change which number is meant."""
+_UNREAD = re.compile(r"\\[A-Za-z]|√|π|[\d)}]\s?\^")
+_REASON = re.compile(r",\s|\b(?:because|since|as)\b")
 _ALTERNATIVE = re.compile(r"\d\s{0,3}\S{0,8}\s{0,3}(?:\bor\b|\band\b|\bto\b|或|和|~)\s*[-+]?\d")
 
 
@@ -55,45 +69,39 @@ def final(text: str) -> str:
 
 def stated(text: str) -> str | None:
     """The inside of the last box, or what follows the last phrase."""
-    box = last_box(text)
+    box = boxed(text)
     if box is not None:
         return box
     *_, last = (None, *PHRASE.finditer(text))
     return None if last is None else text[last.end() :]
 
 
-def last_box(text: str) -> str | None:
-    r"""The inside of the last closed ``\boxed{..}``."""
-    opened: list[int | None] = []
-    start = end = -1
-    for brace in re.finditer(r"\\boxed\s?\{|\\[{}]|[{}]", text):
-        if brace[0] == "}" and opened:
-            begin = opened.pop()
-            if begin is not None and begin > start:
-                start, end = begin, brace.start()
-        elif brace[0][-1] == "{" and brace[0] != "\\{":
-            opened.append(brace.end() if len(brace[0]) > 1 else None)
-    return text[start:end] if start >= 0 else None
-
-
 def number(text: str) -> float | None:
     r"""The number that a text states, or None if it states none or several.
 
-    Signs, thousands ("1,234.5"), fractions (3/4, ``\frac34``), exponents and the words from zero
-    to twelve are read. Of an equation the right-hand side counts.
+    Signs, thousands ("1,234.5"), fractions (3/4, ``\frac34``), powers of ten (2.5e3,
+    ``2.5 \times 10^3``) and the words from zero to twelve are read. Of an equation the right-hand
+    side counts. Other LaTeX, as ``2\sqrt3``, is no number.
     """
+    raised = _POWER.sub(_as_exponent, final(text).replace("{,}", ","))
     # The exponents of units would become digits.
-    written = plain(re.sub("[⁰¹²³⁴-⁹]", "^", final(text))).translate(_SIGNS)
-    if "\\boxed" in written and last_box(written) is None:
+    written = plain(re.sub(f"[{_SUPERSCRIPTS}]", "^", raised)).translate(_SIGNS)
+    box = boxed(written)
+    if "\\boxed" in written and box is None:
         return None  # it breaks off: more digits may have been to come
     said = stated(written)
     sentence = written if said is None else SENTENCE_END.split(said)[0]
     sentence = _FRACTION.sub(lambda m: f"{m[1] or m[2]}/{m[3] or m[4]}", sentence)
     if (word := bare(sentence)) in _WORDS:
         return float(_WORDS.index(word))
-    found = _numbers(sentence.rpartition("=")[2]) or _numbers(sentence)
-    if said is not None and len(found) > 1 and not _ALTERNATIVE.search(sentence):
-        found = found[:1]  # "14, since 3 + 11": what follows is a reason
+    side = sentence.rpartition("=")[2]
+    if not (found := _numbers(side)):
+        side, found = sentence, _numbers(sentence)
+    if said is not None:
+        if _UNREAD.search(_UNITS.sub("", side if box is not None else _REASON.split(side)[0])):
+            return None
+        if len(found) > 1 and not _ALTERNATIVE.search(sentence):
+            found = found[:1]  # "14, since 3 + 11": what follows is a reason
     return found[0] if len(set(found)) == 1 else None
 
 
@@ -109,6 +117,11 @@ def bare(text: str) -> str:
     # Brackets around one word are decoration; around more they can mean an interval.
     text = re.sub(r"^[(\[{<](\w+)[)\]}>]$", r"\1", text)
     return _ARTICLE.sub("", text)
+
+
+def _as_exponent(power: re.Match[str]) -> str:
+    one = "" if power[0].lstrip()[:1] != "1" else "1"  # it stands alone: 10^3 is 1e3
+    return f"{one}e{(power[1] or power[2] or power[3]).translate(_RAISED)}"
 
 
 def _numbers(text: str) -> list[float]:

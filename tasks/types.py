@@ -21,7 +21,7 @@ class Sample:
         video: The clip that the question is about.
         category: What tables break scores down by.
         group: Samples of one group are not independent of each other (the cycles of one
-            question): intervals resample groups. None is a group of its own.
+            question): intervals resample groups. None: a sample for itself.
         facts: What the generator or the data set knows besides (for scoring and analysis;
             never shown to a model).
     """

@@ -141,10 +141,13 @@ def unknown_tool(name: str, *known: str) -> ToolError:
 
 
 def boxed(written: str) -> str | None:
-    r"""What stands in the last \boxed{...}, whose braces may nest; None without a closed one."""
+    r"""What stands in the last \boxed{...}, whose braces may nest; None without a closed one.
+
+    As the scorers of `visreplay.tasks` read it too.
+    """
     open_braces: list[tuple[bool, int]] = []  # whether it is a box's, and where its content begins
     last: tuple[int, int] | None = None
-    for brace in re.finditer(r"\\boxed\{|\\[{}]|[{}]", written):
+    for brace in re.finditer(r"\\boxed\s{0,3}\{|\\[{}]|[{}]", written):
         if brace[0] in (r"\{", r"\}"):
             continue
         if brace[0] != "}":

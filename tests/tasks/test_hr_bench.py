@@ -4,7 +4,6 @@ import pytest
 from PIL import Image
 from shared import png, write_tsv
 
-from visreplay.tasks.hr_bench import mean_over_cycles
 from visreplay.tasks.registry import open_task
 
 ROW: dict[str, object] = {
@@ -42,11 +41,21 @@ def test_a_short_image_is_the_index_of_the_row_that_has_it(tmp_path: Path) -> No
     assert colours == {"0": (255, 0, 0), "1": (255, 0, 0), "2": (0, 0, 255)}
 
 
-def test_the_score_is_the_mean_over_cycles() -> None:
-    scored = [("1", 1.0), ("1", 0.0), ("1", 0.0), ("1", 1.0), ("2", 1.0)]
-    assert mean_over_cycles(scored) == 0.75
-    with pytest.raises(ValueError, match="no samples"):
-        mean_over_cycles([])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_the_cycles_of_a_question_are_a_group(tmp_path: Path, repeated: bool) -> None:
+    rows = []
+    for question, image in (("Q?", "red"), ("Q?", "blue"), ("R?", "blue")):
+        first = len(rows)
+        for cycle in range(4):
+            options = dict(zip("ABCD", [*"wxyz"[cycle:], *"wxyz"[:cycle]], strict=True))
+            shown = png(image) if repeated or not cycle else str(first)
+            changes = {"index": first + cycle, "question": question, "image": shown}
+            rows.append(ROW | changes | options | {"answer": "A", "cycle_category": cycle})
+    rows[0], rows[2] = rows[2], rows[0]  # the row with the picture need not be the first
+    task = open_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", rows))
+    groups = [task.load(str(index)).group for index in range(12)]
+    assert [groups.index(group) for group in groups] == [0] * 4 + [4] * 4 + [8] * 4
+    assert None not in groups
 
 
 @pytest.mark.parametrize(

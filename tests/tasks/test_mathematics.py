@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from time import perf_counter
 
 import pytest
@@ -93,6 +94,38 @@ def test_without_math_verify_it_is_said_how_to_get_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr(mathematics, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'visreplay\[eval\]'"):
         require_math_verify()
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("raise ImportError('SymPy is torn')", "ImportError: SymPy is torn"),
+        ("", "it says nothing"),
+        ("print('hello')", "it says nothing"),
+    ],
+)
+def test_a_child_that_cannot_start_is_no_wrong_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, told: str
+) -> None:
+    child = mathematics._Child()
+    monkeypatch.setattr(mathematics, "_CHILD", child)
+    (tmp_path / "program.py").write_text(program)
+    monkeypatch.setattr(mathematics, "PROGRAM", tmp_path / "program.py")
+    for attempt in (require_math_verify, lambda: same_mathematics("9", "\\boxed{18/2}")):
+        with pytest.raises(ImportError, match=rf"(?s)cannot be started: .*{told}\nInstall it anew"):
+            attempt()
+    monkeypatch.undo()
+    assert same_mathematics("9", "\\boxed{18/2}")
+
+
+def test_it_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = mathematics._Child()
+    monkeypatch.setattr(mathematics, "_CHILD", child)
+    require_math_verify()
+    monkeypatch.setattr(mathematics, "PROGRAM", "nowhere")
+    require_math_verify()
+    assert same_mathematics("9", "\\boxed{18/2}")
+    child.stop()
 
 
 def test_the_child_loads_no_more_than_it_needs() -> None:

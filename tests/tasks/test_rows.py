@@ -1,6 +1,7 @@
 """The two readers, and what all tasks of files refuse, shown on the common table and on V*."""
 
 import tracemalloc
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,27 @@ def test_a_byte_order_mark_line_ends_and_empty_lines(tmp_path: Path, end: str) -
     file = TsvFile(path, ["index", "q"])
     assert [(row.number, row.fields["q"]) for row in file.scan()] == [(0, "ä"), (1, "b")]
     assert file.row(1).fields == {"index": "2", "q": "b"}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_the_digest_is_that_of_the_file(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "a.tsv"
+    rows = f'index\tquestion\timage\tanswer{end}1\t"ä\nb"\t{png("red")}\tx{end}'
+    path.write_bytes(f"\ufeff{rows}".encode())
+    assert open_task("image-qa", path).digest == sha256(path.read_bytes()).hexdigest()
+    file = TsvFile(path, [])
+    next(scan := file.scan())
+    scan.close()
+    assert file.digest == ""
+    assert [len(list(file.scan())) for _ in range(2)] == [1, 1]
+    assert file.digest == sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_digest_of_a_folder_is_that_of_its_files_in_order(tmp_path: Path) -> None:
+    files = [write_json(tmp_path / name, [{"q": name}]) for name in ("b.json", "a.json")]
+    assert JsonFile(files[0]).digest == sha256(files[0].read_bytes()).hexdigest()
+    contents = files[1].read_bytes() + files[0].read_bytes()
+    assert JsonFile(tmp_path).digest == sha256(contents).hexdigest()
 
 
 def test_a_large_table_is_not_held_in_memory(tmp_path: Path) -> None:
@@ -211,6 +233,32 @@ def test_links_within_the_folder_are_fine(tmp_path: Path) -> None:
     (tmp_path / "here").symlink_to(tmp_path / "there")
     path = write_json(tmp_path / "q.jsonl", [LINE | {"image": "./here/a.png"}])
     assert open_task("vstar", path).load("0").images
+
+
+def test_a_snapshot_of_hugging_face_s_cache_is_read(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "datasets--a--b"
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / "0a1b"
+    for folder in (blobs, snapshot / "images", repository / "refs"):
+        folder.mkdir(parents=True)
+    write_picture(tmp_path / "a.png", "red").rename(blobs / "c0ffee")
+    (snapshot / "images" / "a.png").symlink_to("../../../blobs/c0ffee")
+    line = LINE | {"image": "images/a.png"}
+    write_json(tmp_path / "q.jsonl", [line]).rename(blobs / "beef")
+    (snapshot / "q.jsonl").symlink_to("../../blobs/beef")
+    (tmp_path / "short").symlink_to(snapshot)
+    for folder in (snapshot, tmp_path / "short"):
+        assert open_task("vstar", folder / "q.jsonl").load("0").images
+
+    (snapshot / "images" / "a.png").unlink()
+    write_picture(tmp_path / "hub" / "secret.png", "red")
+    write_picture(repository / "refs" / "secret.png", "red")
+    (blobs / "out").symlink_to(tmp_path / "hub" / "secret.png")
+    for target in ("../../../../secret.png", "../../../refs/secret.png", "../../../blobs/out"):
+        (snapshot / "images" / "a.png").symlink_to(target)
+        assert (snapshot / "images" / "a.png").is_file()
+        with pytest.raises(ValueError, match="is a link that leads out of"):
+            open_task("vstar", snapshot / "q.jsonl")
+        (snapshot / "images" / "a.png").unlink()
 
 
 def test_a_file_that_is_no_picture_is_refused_when_it_is_loaded(tmp_path: Path) -> None:

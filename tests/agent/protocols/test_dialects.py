@@ -45,6 +45,7 @@ def test_a_pixel_reasoner_call_counts_at_the_very_end_alone() -> None:
         (r"first \boxed{A}, no, \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
         (r"\boxed{A} and \boxed{B", "A"),
         (r"\boxed{}", ""),
+        (r"\boxed {A}", "A"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{" * 9_000, None),
         ("B", None),
