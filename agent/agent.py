@@ -230,6 +230,8 @@ class VisualAgent:
 
 def versions() -> dict[str, str]:
     """Versions of everything that can change a result."""
-    names = ("visreplay", "torch", "torchvision", "transformers", "langgraph", "numpy", "pillow")
-    names += ("opencv-python-headless", "decord2")
+    names = (
+        *("visreplay", "torch", "torchvision", "transformers", "langgraph", "numpy", "pillow"),
+        *("opencv-python-headless", "decord2"),
+    )
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

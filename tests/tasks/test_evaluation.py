@@ -141,7 +141,7 @@ def test_errors_are_kept_counted_apart_and_retried(
     Path("broken").touch()
     given = ("--limit", "4", "--cot-checker", f"{module}:check")
     code, printed, err = evaluation(Path("run"), *given)
-    assert code == 0, err
+    assert code == 1, err
     assert f"4 x {error}: the judge is away" in printed
     assert "--retry-errors plays them again" in printed
     assert "accuracy" not in printed  # no silent wrong answer
