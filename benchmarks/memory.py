@@ -75,7 +75,9 @@ def large(models: Models, repeats: int) -> Iterator[Row]:
     peak = [each["peak"] for each in found]
     middle = statistics.median(peak)
     note = f"{middle:.3g} GB, of which weights {middle - found[0]['above']:.3g} GB"
-    yield Row("4,096 visual tokens, our GB in all", middle, min(peak), max(peak), 12, True, note)
+    yield Row(
+        "4,096 visual tokens, our GB in all", middle, min(peak), max(peak), 12, True, note, repeats
+    )
 
 
 def probe(models: Models, name: str, steps: int) -> dict[str, float]:

@@ -48,9 +48,9 @@ def speed_table(rows: Found) -> str:
     for row in rows:
         sign = "at most" if row["at_most"] else "at least"
         target = "-" if row["target"] is None else f"{sign} {row['target']:g}"
-        spread = (
-            "counted" if row["low"] == row["high"] else f"{row['low']:.3g} to {row['high']:.3g}"
-        )
+        spread = f"{row['low']:.3g} to {row['high']:.3g}"
+        if row["low"] == row["high"]:
+            spread = "counted" if row["runs"] is None else "one run"
         lines.append((row["name"], f"{row['ratio']:.3g}", spread, target, row["note"]))
     return markdown(("what", "ratio", "spread", "target", "medians"), lines)
 

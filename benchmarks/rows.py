@@ -26,6 +26,7 @@ class Row:
         target: What is aimed at; None for a row that is only for information.
         at_most: Whether the target is an upper bound.
         note: Absolute values.
+        runs: How often it was timed; None for what is counted instead.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     target: float | None
     at_most: bool = False
     note: str = ""
+    runs: int | None = None
 
     @classmethod
     def of(
@@ -55,7 +57,8 @@ class Row:
             max(above) / min(below),
             target,
             at_most,
-            f"{upper:.3g} {unit} / {lower:.3g} {unit}",
+            f"{_short(upper)} {unit} / {_short(lower)} {unit}",
+            len(above),
         )
 
     @property
@@ -68,8 +71,18 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """The line of `latest.json`."""
         numbers = {key: round(getattr(self, key), 4) for key in ("ratio", "low", "high")}
-        rest = {"target": self.target, "at_most": self.at_most, "note": self.note}
+        rest = {
+            "target": self.target,
+            "at_most": self.at_most,
+            "note": self.note,
+            "runs": self.runs,
+        }
         return {"name": self.name, **numbers, **rest}
+
+
+def _short(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):,.12g}"
 
 
 def timed(work: Callable[[], Any]) -> float:
