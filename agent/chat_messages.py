@@ -213,6 +213,9 @@ class Interpreter:
         """The reference of a block's image, which is put in the store if it is not there."""
         store = self.dialect.store
         data, url = block.get("base64"), block.get("url")
+        source = block.get("source")
+        if isinstance(source, Mapping):  # as Anthropic has it, which LangChain leaves as it is
+            data, url = source.get("data"), source.get("url")
         if data is None and isinstance(url, str):
             reference = url.removeprefix(REFERENCE)
             if reference != url:
