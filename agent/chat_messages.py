@@ -20,9 +20,8 @@ from langchain_core.messages import (
     SystemMessage,
     ToolCall,
     ToolMessage,
-    invalid_tool_call,
-    tool_call,
 )
+from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.protocols.base import image, text, user
