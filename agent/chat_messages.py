@@ -193,8 +193,9 @@ class Interpreter:
                 return image(self._image(block))
             case {"type": "video", "frames": list(frames), "times": list(times)}:
                 return self._clip(frames, times)
+        kind = block["value"].get("type") if block["type"] == "non_standard" else block["type"]
         raise MessageError(
-            f"a block of type {shown(block.get('type'))} cannot be shown: text, images, and clips "
+            f"a block of type {shown(kind)} cannot be shown: text, images, and clips "
             'as {"type": "video", "frames": [image URLs], "times": [seconds]} can be'
         )
 

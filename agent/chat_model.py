@@ -163,7 +163,9 @@ class ReplayChatModel(BaseChatModel):
         return {**{name: getattr(self, name) for name in names}, "replay": asdict(self.replay)}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        return {**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": "visreplay"}
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = "visreplay"
+        return params
 
     def _generate(
         self,
