@@ -6,6 +6,7 @@ base64, as data URIs, or as `visreplay:` and a reference into the image store.
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -202,7 +203,7 @@ class Interpreter:
     def _clip(self, frames: Sequence[Any], times: Sequence[Any]) -> VideoPart:
         if not frames or len(frames) != len(times):
             raise MessageError(f"a clip has {len(frames)} frames and {len(times)} times")
-        if not all(type(time) in (int, float) for time in times):
+        if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
             raise MessageError(f"the times of a clip are seconds, not {shown(times)}")
         references = [self._image({"url": frame}) for frame in frames]
         if len({self.dialect.store.get(reference).size for reference in references}) > 1:

@@ -117,8 +117,8 @@ def taught_pair(most: int = 60) -> ModelPair:
         if lesson.forced and names:
             before += dialect.call_opening(names)
         after = lesson.reply + processor.tokenizer.eos_token
-        start = len(processor.tokenizer.encode(before))
-        examples.append((start, torch.tensor(processor.tokenizer.encode(before + after))))
+        read, written = map(processor.tokenizer.encode, (before, after))
+        examples.append((len(read), torch.tensor([*read, *written])))
     policy = AutoModelForImageTextToText.from_pretrained(EMBEDDED / "policy")
     optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
     for _ in range(most):
