@@ -16,12 +16,12 @@ from visreplay.tools import sample_frames as frames_of
 from visreplay.tools import zoom as enlarged
 
 
-def tools_for(model: ReplayChatModel, sample: Sample, pixels: int | None = None) -> list[BaseTool]:
+def tools_for(model: ReplayChatModel, sample: Sample) -> list[BaseTool]:
     """`zoom` and `sample_frames` around visreplay.tools, on a sample's picture or clip.
 
-    Images go out by reference; `pixels` is the budget of one.
+    Images go out by reference.
     """
-    grid = token_grid(model.pair.processor).capped(pixels or EmbeddedProtocol.CROP_PIXELS)
+    grid = token_grid(model.pair.processor).capped(EmbeddedProtocol.CROP_PIXELS)
 
     @tool
     def zoom(label: str, bbox_2d: list[float]) -> list[dict[str, str]]:

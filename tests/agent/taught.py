@@ -14,7 +14,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.tools import BaseTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_tests.integration_tests import chat_models as standard
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -46,6 +46,14 @@ class Joke(BaseModel):
 
 class JokeDict(Joke):
     """Joke to tell user."""
+
+
+ShortJoke = create_model(
+    "Joke",
+    __doc__=Joke.__doc__,
+    setup=(str, Field(description="question to set up a joke")),
+    punchline=(str | None, Field(default=None, description="answer to resolve the joke")),
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ LESSONS = (
     Lesson("Hello!", " " + WEATHER, (standard.magic_function, get_weather)),
     Lesson("Tell me a joke about cats.", JOKE, (Joke,)),
     Lesson("Tell me a joke about cats.", JOKE, (JokeDict,)),
+    Lesson("Give me the setup to a joke about cats, no punchline.", JOKE, (ShortJoke,)),
+    Lesson("Give me a joke about cats, include the punchline.", JOKE, (ShortJoke,)),
     Lesson(
         "What is the weather in San Francisco, CA?",
         '<tool_call>\n{"name": ' + WEATHER,

@@ -17,7 +17,7 @@ from langchain_core.messages import (
 )
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.prebuilt import ToolNode
+from langgraph.prebuilt import ToolNode, tools_condition
 from shared import MakeAgent
 
 from visreplay.agent import ReplayChatModel
@@ -73,23 +73,22 @@ def test_create_agent_answers_as_the_visual_agent_does(
     assert right >= 3
 
 
-def looking_around(model: ReplayChatModel, looks: int) -> StateGraph:
-    """A graph of one's own that looks so many times before it may answer."""
-    tools = tools_for(model, SEARCH, pixels=56 * 56)
-    looking = model.bind_tools(tools, tool_choice="zoom")
+def graph_of_ones_own(model: ReplayChatModel, sample: Sample) -> StateGraph:
+    """Turns and tools until there is an answer; the policy is shown the last question alone."""
+    tools = tools_for(model, sample)
+    seeing = model.bind_tools(tools)
 
     def policy(state: MessagesState) -> dict[str, list[AIMessage]]:
-        return {"messages": [looking.invoke(state["messages"])]}
-
-    def go_on(state: MessagesState) -> str:
-        return "policy" if len(state["messages"]) < 2 * looks else "__end__"
+        asked = [isinstance(message, HumanMessage) for message in state["messages"]]
+        last = len(asked) - 1 - asked[::-1].index(True)
+        return {"messages": [seeing.invoke(state["messages"][last:])]}
 
     graph = StateGraph(MessagesState)
     graph.add_node("policy", policy)
     graph.add_node("tools", ToolNode(tools))
     graph.add_edge(START, "policy")
-    graph.add_edge("policy", "tools")
-    graph.add_conditional_edges("tools", go_on)
+    graph.add_conditional_edges("policy", tools_condition)
+    graph.add_edge("tools", "policy")
     return graph
 
 
@@ -98,29 +97,32 @@ def test_twenty_steps_are_less_than_a_megabyte_of_checkpoints(
 ) -> None:
     model = make_model(store=ImageStore(tmp_path / "images"))
     file = tmp_path / "checkpoints.sqlite"
-    thread = {"configurable": {"thread_id": "1"}, "recursion_limit": 50}
+    thread = {"configurable": {"thread_id": "1"}}
+    opened = open_task("visual-search-medium")
+    right = 0
     with SqliteSaver.from_conn_string(str(file)) as saver:
-        graph = looking_around(model, looks=20).compile(checkpointer=saver)
-        end = graph.invoke({"messages": [question(model, SEARCH)]}, thread)
-    results = [message for message in end["messages"] if isinstance(message, ToolMessage)]
-    assert len(results) == 20
-    assert any(message.status == "success" for message in results)
+        for sample_id in opened.sample_ids()[:10]:
+            sample = opened.load(sample_id)
+            graph = graph_of_ones_own(model, sample).compile(checkpointer=saver)
+            end = graph.invoke({"messages": [question(model, sample)]}, thread)
+            right += opened.is_right(sample, answer_of(end["messages"][-1]))
+    assert right >= 9
+    assert sum(isinstance(message, AIMessage) for message in end["messages"]) == 20
+    assert all(m.status == "success" for m in end["messages"] if isinstance(m, ToolMessage))
     assert sum(path.stat().st_size for path in tmp_path.glob("checkpoints.sqlite*")) < 1_000_000
 
 
 def test_another_model_goes_on_from_a_checkpoint(make_model: MakeModel, tmp_path: Path) -> None:
     thread = {"configurable": {"thread_id": "1"}}
     store = ImageStore(tmp_path / "images")
-    told = []
+    first, second = make_model(store=store), make_model(store=ImageStore(tmp_path / "images"))
+    asked = {"messages": [question(first, SEARCH)]}
     with SqliteSaver.from_conn_string(":memory:") as saver:
-        for before in (["tools"], None):
-            graph = looking_around(make_model(store=store), looks=3).compile(checkpointer=saver)
-            start = {"messages": [question(make_model(store=store), SEARCH)]} if before else None
-            graph.invoke(start, thread, interrupt_before=before)
-        told = graph.get_state(thread).values["messages"]
-    model = make_model(store=store)
-    whole = looking_around(model, looks=3).compile().invoke({"messages": [question(model, SEARCH)]})
-    assert [m.content for m in told] == [m.content for m in whole["messages"]]
+        graph = graph_of_ones_own(first, SEARCH).compile(saver, interrupt_before=["tools"])
+        graph.invoke(asked, thread)
+        end = graph_of_ones_own(second, SEARCH).compile(saver).invoke(None, thread)
+    whole = graph_of_ones_own(first, SEARCH).compile().invoke(asked)
+    assert [m.content for m in end["messages"]] == [m.content for m in whole["messages"]]
 
 
 # What a call costs
@@ -281,13 +283,22 @@ def test_a_seed_makes_sampling_repeatable(make_model: MakeModel) -> None:
     assert len({str(reply) for reply in replies}) > 1
 
 
-def test_a_forced_call_begins_the_turn(make_model: MakeModel) -> None:
-    model = make_model()
-    forced = model.bind_tools(tools_for(model, SEARCH), tool_choice="sample_frames")
+@pytest.mark.parametrize(
+    ("choice", "opening"),
+    [
+        ("sample_frames", '<tool_call>{"name": "sample_frames", "arguments":'),
+        ({"type": "function", "function": {"name": "zoom"}}, '<tool_call>{"name": "zoom", "argu'),
+        ("any", '<tool_call>{"name":'),
+        (True, '<tool_call>{"name":'),
+        ("auto", "<think>"),
+    ],
+)
+def test_a_forced_call_begins_the_turn(make_model: MakeModel, choice: object, opening: str) -> None:
+    model = make_model(max_tokens=8)
+    forced = model.bind_tools(tools_for(model, SEARCH), tool_choice=choice)
     reply = forced.invoke([question(model, SEARCH)])
-    called = [*reply.tool_calls, *reply.invalid_tool_calls]
-    assert len(called) == 1
-    assert "sample_frames" in str(called[0])
+    written = model.pair.tokenizer.decode(reply.additional_kwargs["token_ids"])
+    assert written.startswith(opening)
 
 
 def test_a_call_that_is_cut_off_is_invalid_in_a_stream_too(make_model: MakeModel) -> None:
