@@ -1,6 +1,8 @@
 """The agent: a LangGraph loop of policy turns and visual tools, with replay at every step."""
 
 from visreplay.agent.agent import VisualAgent
+from visreplay.agent.chat_messages import MessageError
+from visreplay.agent.chat_model import ReplayChatModel
 from visreplay.agent.graph import build_graph
 from visreplay.agent.loop import Limits, Loop, completed
 from visreplay.agent.policy import Policy, PolicyTurn, ReplayPolicy, Sampling, ScriptedPolicy
@@ -20,9 +22,11 @@ __all__ = [
     "Limits",
     "Loop",
     "Message",
+    "MessageError",
     "Observation",
     "Policy",
     "PolicyTurn",
+    "ReplayChatModel",
     "ReplayPolicy",
     "Sampling",
     "ScriptedPolicy",

@@ -20,7 +20,7 @@ from visreplay.agent.policy import PolicyTurn, ReplayPolicy, Sampling
 from visreplay.agent.protocols import ToolProtocol, protocol_named
 from visreplay.agent.state import EpisodeState
 from visreplay.agent.trajectory import Trajectory
-from visreplay.replay_core import Method, ModelPair, ReplayConfig, Teacher, is_adapter, load_pair
+from visreplay.replay_core import ModelPair, ReplayConfig, load_for
 from visreplay.tools import ImageStore, load_image
 
 Picture = Image.Image | str | Path | bytes
@@ -103,16 +103,13 @@ class VisualAgent:
             load_options: More for `load_pair`: `device_map`, `attn_implementation`, ...
             **options: As the constructor's.
         """
-        plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
-        if plain and not is_adapter(policy):
-            base = None
-        pair = load_pair(
+        pair = load_for(
+            config,
             policy,
             base,
             device=device,
             base_device=base_device,
             dtype=dtype,
-            replay_layers=None if config.swap_roles else config.depth,
             processor=processor,
             **(load_options or {}),
         )
@@ -122,7 +119,8 @@ class VisualAgent:
             ImageStore() if store is None else store,
             **(protocol_options or {}),
         )
-        return cls(pair, dialect, config, **{"names": (policy, base), **options})
+        names = (policy, None if pair.base is None else base)
+        return cls(pair, dialect, config, **{"names": names, **options})
 
     def start(
         self,

@@ -124,6 +124,17 @@ def token_grid(processor: Any) -> TokenGrid:
     )
 
 
+def without_special_tokens(text: str, tokenizer: Any) -> str:
+    """A text in which every special token that it spells out is broken by a space.
+
+    In a question, or an error that quotes the model, it would become that token: a picture that
+    is not there, or the end of a turn.
+    """
+    for token in tokenizer.all_special_tokens:
+        text = text.replace(token, f"{token[:1]} {token[1:]}")
+    return text
+
+
 def _metadata(times: Sequence[float]) -> dict[str, Any]:
     """Frame times as the video processor wants them: all frames of a clip of constant rate."""
     spacing = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
@@ -139,19 +150,13 @@ def _metadata(times: Sequence[float]) -> dict[str, Any]:
 def _fill_template(processor: Any, messages: Sequence[Message]) -> str:
     """The chat template's text of messages and of the assistant's opening.
 
-    Templates render bare `image` and `video` placeholders, not references. A special token that a
-    text spells out (a question, or an error that quotes the model) would become that token: a
-    picture that is not there, or the end of a turn. It is broken by a space.
+    Templates render bare `image` and `video` placeholders, not references.
     """
-    special = processor.tokenizer.all_special_tokens
 
     def plain(part: Part) -> dict[str, str]:
         if part["type"] != "text":
             return {"type": part["type"]}
-        text = part["text"]
-        for token in special:
-            text = text.replace(token, f"{token[:1]} {token[1:]}")
-        return {"type": "text", "text": text}
+        return {"type": "text", "text": without_special_tokens(part["text"], processor.tokenizer)}
 
     conversation = [
         {"role": message["role"], "content": [plain(part) for part in message["content"]]}

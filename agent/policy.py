@@ -1,17 +1,25 @@
 """Who writes the turns of an episode: a replay-enabled model, or a script."""
 
 import json
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
-from visreplay.agent.encoding import ContextEncoder
+from visreplay.agent.encoding import ContextEncoder, without_special_tokens
 from visreplay.agent.state import Message
 from visreplay.agent.telemetry import replay_record
-from visreplay.replay_core import Generation, ModelPair, ReplayConfig, ReplaySession, Segment
+from visreplay.replay_core import (
+    Generation,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    Segment,
+    value_of,
+)
 from visreplay.tools import ImageStore
 
 Replay = dict[str, Any] | None
@@ -28,6 +36,8 @@ class PolicyTurn:
         finish_reason: "stop", or "length" when the token limit cut it off.
         replay: What `replay_record` tells of the context that it read.
         seconds: Wall time of reading the new context and writing the turn.
+        context_tokens: How many tokens it answers.
+        known_tokens: How many of these had been read before.
     """
 
     text: str
@@ -35,6 +45,27 @@ class PolicyTurn:
     finish_reason: Literal["stop", "length"]
     replay: Replay
     seconds: float
+    context_tokens: int = 0
+    known_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A session that has read a whole conversation.
+
+    Attributes:
+        keys: Of its messages.
+        session: A fork of what is kept, so that other rollouts can go on from there as well.
+        replay: The report on the last part that was read.
+        known: How many tokens had been read before.
+        began: When reading began, by `time.perf_counter`.
+    """
+
+    keys: tuple[str, ...]
+    session: ReplaySession
+    replay: Replay
+    known: int
+    began: float
 
 
 class Policy(Protocol):
@@ -72,7 +103,8 @@ class ReplayPolicy:
     the longest beginning of it: only what is new is encoded, refreshed on the base, replayed and
     prefilled. So the steps of an episode, and several rollouts of one question, share what they
     have in common. A conversation it has never seen, one resumed from a checkpoint of another
-    process say, is read from its start and leads to the same turns, only slower.
+    process say, is read from its start and leads to the same turns, only slower. It may be used
+    from several threads.
 
     Args:
         pair: Policy and base.
@@ -103,26 +135,60 @@ class ReplayPolicy:
         self._encoder = ContextEncoder(pair.processor, store, pair.policy)
         self._sessions: OrderedDict[tuple[str, ...], tuple[ReplaySession, Replay]]
         self._sessions = OrderedDict()
+        # Held for what is kept and for the processor, never while a model runs: sessions that are
+        # worked on belong to one call alone.
+        self._lock = threading.Lock()
 
     def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
         """Read what is new in the conversation and write the next turn."""
-        began = time.perf_counter()
-        keys = _keys(messages)
-        session, replay = self._read(messages, keys)
-        generated = session.generate(seed=seed, **self._decoding)
-        return self._turn(keys, session, replay, generated, began)
+        return value_of(self.stream(messages, seed=seed))
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        seed: int | None = 0,
+        sampling: Sampling | None = None,
+        stop_strings: Sequence[str] = (),
+        opening: str = "",
+    ) -> Generator[int, None, PolicyTurn]:
+        """Write the next turn, and give every token of it as soon as it is drawn.
+
+        Args:
+            messages: As in `act`.
+            seed: As in `act`; None takes torch's global generator.
+            sampling: How to decode this turn, if not as the others.
+            stop_strings: More texts that end it.
+            opening: Words that the policy has to begin with.
+
+        Returns:
+            What `act` returns, as the value of the generator.
+        """
+        reading = self._read(messages)
+        tokenizer = self.pair.tokenizer
+        opened: list[int] = []
+        if opening:
+            opened = tokenizer.encode(opening, add_special_tokens=False)
+            reading.session.extend_generated(opened)
+            yield from opened
+        generated = yield from reading.session.stream(
+            seed=seed, **self._decoding(sampling, stop_strings)
+        )
+        if opened:
+            ids = (*opened, *generated.token_ids)
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            generated = replace(generated, token_ids=ids, text=text)
+        return self._turn(reading, reading.session, generated)
 
     def act_together(self, messages: Sequence[Message], seeds: Sequence[int]) -> list[PolicyTurn]:
         """Write the next turn once for each seed, as a batch: what `act` would write one by one.
 
         The conversation is read and replayed once. The seconds of a turn are those of the batch.
         """
-        began = time.perf_counter()
-        keys = _keys(messages)
-        session, replay = self._read(messages, keys)
+        reading = self._read(messages)
         return [
-            self._turn(keys, branch, replay, generated, began)
-            for branch, generated in session.branch(seeds, **self._decoding)
+            self._turn(reading, branch, generated)
+            for branch, generated in reading.session.branch(seeds, **self._decoding())
         ]
 
     @contextmanager
@@ -138,68 +204,75 @@ class ReplayPolicy:
             self.max_sessions = before
             self._forget()
 
-    @property
-    def _decoding(self) -> dict[str, Any]:
-        return {**asdict(self.sampling), "stop_strings": self.stop_strings}
+    def _decoding(
+        self, sampling: Sampling | None = None, stop_strings: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        stops = (*self.stop_strings, *stop_strings)
+        return {**asdict(sampling or self.sampling), "stop_strings": stops}
 
-    def _turn(
-        self,
-        keys: tuple[str, ...],
-        session: ReplaySession,
-        replay: Replay,
-        generated: Generation,
-        began: float,
-    ) -> PolicyTurn:
+    def _turn(self, reading: _Reading, session: ReplaySession, generated: Generation) -> PolicyTurn:
         """Keep the session for the next turn, and tell of this one."""
         message: Message = {
             "role": "assistant",
             "content": [{"type": "text", "text": generated.text}],
             "token_ids": list(generated.token_ids),
         }
-        self._keep((*keys, *_keys([message])), session, replay)
+        self._keep((*reading.keys, *_keys([message])), session, reading.replay)
         return PolicyTurn(
             text=generated.text,
             message=message,
             finish_reason=generated.finish_reason,
-            replay=replay,
-            seconds=time.perf_counter() - began,
+            replay=reading.replay,
+            seconds=time.perf_counter() - reading.began,
+            context_tokens=session.length - len(generated.token_ids),
+            known_tokens=reading.known,
         )
 
     def close(self) -> None:
         """Drop every session and its caches."""
-        while self._sessions:
-            self._sessions.popitem()[1][0].close()
+        with self._lock:
+            while self._sessions:
+                self._sessions.popitem()[1][0].close()
 
-    def _read(
-        self, messages: Sequence[Message], keys: tuple[str, ...]
-    ) -> tuple[ReplaySession, Replay]:
-        """A session that has read the whole conversation, and the report on its last part.
-
-        It is a fork of what is kept, so that other rollouts can go on from there as well.
-        """
+    def _read(self, messages: Sequence[Message]) -> _Reading:
+        began = time.perf_counter()
+        keys = _keys(messages)
         end = len(messages)
         if not end or messages[-1]["role"] == "assistant":
             raise ValueError("the conversation must end with a turn that the policy can answer")
-        beginnings = [known for known in self._sessions if keys[: len(known)] == known]
-        known = max(beginnings, key=len, default=())
-        if known:
-            self._sessions.move_to_end(known)
-            kept, replay = self._sessions[known]
-            session = kept.fork()
-        else:
-            session = ReplaySession(self.pair, self.config)
-        start = len(known)
+        turns = [n for n in range(1, end) if _wrote(messages[n - 1]) != _wrote(messages[n])]
+        start, session, replay = self._longest_known([keys[:n] for n in (*turns, end)])
+        known = session.length
         while start < end:
             stop = start
             while stop < end and messages[stop]["role"] != "assistant":
                 stop += 1
             if stop > start:
-                replay = self._append(session, self._encoder.encode(messages[:stop], start))
+                with self._lock:
+                    segment = self._encoder.encode(messages[:stop], start)
+                replay = self._append(session, segment)
             if stop < end:
                 session.extend_generated(self._written(messages[stop]))
             start = stop + 1
         self._keep(keys, session.fork(), replay)
-        return session, replay
+        return _Reading(keys, session, replay, known, began)
+
+    def _longest_known(
+        self, beginnings: Sequence[tuple[str, ...]]
+    ) -> tuple[int, ReplaySession, Replay]:
+        """The longest beginning that is kept: its messages, a fork of its session, its report.
+
+        Args:
+            beginnings: Of the conversation, up to each change between the policy and the others:
+                a session that has read up to there stands before the policy's turn or behind it.
+        """
+        with self._lock:
+            for known in reversed(beginnings):
+                if known in self._sessions:
+                    self._sessions.move_to_end(known)
+                    session, replay = self._sessions[known]
+                    return len(known), session.fork(), replay
+        return 0, ReplaySession(self.pair, self.config), None
 
     def _append(self, session: ReplaySession, segment: Segment) -> Replay:
         report = session.append(segment)
@@ -214,17 +287,20 @@ class ReplayPolicy:
         if "token_ids" in message:
             return message["token_ids"]
         text = "".join(part["text"] for part in message["content"] if part["type"] == "text")
+        text = without_special_tokens(text, self.pair.tokenizer)
         ids: list[int] = self.pair.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def _keep(self, keys: tuple[str, ...], session: ReplaySession, replay: Replay) -> None:
-        self._sessions[keys] = session, replay
-        self._sessions.move_to_end(keys)
+        with self._lock:
+            self._sessions[keys] = session, replay
+            self._sessions.move_to_end(keys)
         self._forget()
 
     def _forget(self) -> None:
-        while len(self._sessions) > self.max_sessions:
-            self._sessions.popitem(last=False)[1][0].close()
+        with self._lock:
+            while len(self._sessions) > self.max_sessions:
+                self._sessions.popitem(last=False)[1][0].close()
 
 
 class ScriptedPolicy:
@@ -248,6 +324,11 @@ class ScriptedPolicy:
         text = self.turns[number]
         message: Message = {"role": "assistant", "content": [{"type": "text", "text": text}]}
         return PolicyTurn(text, message, "stop", None, 0.0)
+
+
+def _wrote(message: Message) -> bool:
+    """Whether the policy wrote it."""
+    return message["role"] == "assistant"
 
 
 def _keys(messages: Sequence[Message]) -> tuple[str, ...]:

@@ -24,9 +24,9 @@ from visreplay.replay_core.errors import (
     UnsupportedModelError,
 )
 from visreplay.replay_core.families import adapter_for
-from visreplay.replay_core.generation import Generation
+from visreplay.replay_core.generation import Generation, value_of
 from visreplay.replay_core.lens import Comparison
-from visreplay.replay_core.loading import load_pair
+from visreplay.replay_core.loading import load_for, load_pair
 from visreplay.replay_core.lora import is_adapter
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.qwen import QwenTokens
@@ -69,6 +69,8 @@ __all__ = [
     "compare_runs",
     "embedded_config",
     "is_adapter",
+    "load_for",
     "load_pair",
     "load_theta",
+    "value_of",
 ]

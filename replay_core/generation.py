@@ -1,8 +1,8 @@
 """From logits to tokens: sampling, and when to stop."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 from visreplay.replay_core.errors import ConfigError
 
 FinishReason = Literal["stop", "length"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -134,3 +136,13 @@ def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     named = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
     flat = [ids if isinstance(ids, list) else [ids] for ids in named if ids is not None]
     return tuple(sorted({int(token) for ids in flat for token in ids}))
+
+
+def value_of(stream: Generator[Any, None, T]) -> T:
+    """What a generator returns at its end."""
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            value: T = end.value
+            return value

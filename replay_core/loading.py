@@ -15,6 +15,7 @@ from transformers import (
 
 from visreplay.replay_core import lora
 from visreplay.replay_core.alike import architecture, check_alike, picture_processing
+from visreplay.replay_core.config import Method, ReplayConfig, Teacher
 from visreplay.replay_core.errors import UnsupportedModelError
 from visreplay.replay_core.pair import ModelPair
 
@@ -86,6 +87,26 @@ def load_pair(
             kwargs.pop("device_map", None)
         base_model = _load(base, base_config, base_device or device, kwargs)
     return ModelPair.assemble(policy_model, base_model, chosen, replay_layers)
+
+
+def load_for(config: ReplayConfig, policy: str, base: str | None, **options: Any) -> ModelPair:
+    """Load what a way of replaying needs: no base where it uses none, no layer that it never reads.
+
+    Args:
+        config: How to replay.
+        policy: As in `load_pair`.
+        base: As in `load_pair`; an adapter's is loaded in any case.
+        **options: As in `load_pair`.
+
+    Raises:
+        PairMismatchError: As `load_pair`.
+        UnsupportedModelError: As `load_pair`.
+    """
+    plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
+    if plain and not lora.is_adapter(policy):
+        base = None
+    layers = None if config.swap_roles else config.depth
+    return load_pair(policy, base, replay_layers=layers, **options)
 
 
 def _load(name: str, config: Any, device: str, kwargs: dict[str, Any]) -> PreTrainedModel:

@@ -1,7 +1,7 @@
 """One conversation with a policy under replay: append, generate, crop, fork."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from types import TracebackType
@@ -21,6 +21,7 @@ from visreplay.replay_core.generation import (
     StopRule,
     Writer,
     eos_ids,
+    value_of,
 )
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.records import BlockRecord, ReplayReport
@@ -145,10 +146,53 @@ class ReplaySession:
             ConfigError: a sampling setting is out of range.
             ContextError: the context is empty.
         """
-        with self._writing(max_new_tokens) as (context, limit):
-            writer = self._writer(stop_strings, temperature, top_p, seed)
-            while writer.goes_on(limit):
+        return value_of(
+            self.stream(
+                max_new_tokens=max_new_tokens,
+                stop_strings=stop_strings,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+            )
+        )
+
+    def stream(
+        self,
+        *,
+        max_new_tokens: int,
+        stop_strings: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Generator[int, None, Generation]:
+        """Let the policy write as in `generate`, and give every token as soon as it is drawn.
+
+        The session has what was written once the stream has come to its end; one that is dropped
+        before leaves it as it was. Each step may run in a thread of its own.
+
+        Args:
+            max_new_tokens: As in `generate`, and so are the others.
+            stop_strings: See there.
+            temperature: See there.
+            top_p: See there.
+            seed: See there.
+
+        Returns:
+            What `generate` returns, as the value of the generator.
+
+        Raises:
+            ConfigError: a sampling setting is out of range.
+            ContextError: the context is empty.
+        """
+        limit = self._room(max_new_tokens)
+        writer = self._writer(stop_strings, temperature, top_p, seed)
+        context = self._open().prefix()
+        while writer.goes_on(limit):
+            # Between two tokens the caller's own modes hold.
+            with _plainly():
                 context.ids.append(writer.write(context.next_logits()))
+            yield writer.ids[-1]
+        self._context = context
         return writer.generation(self.pair.tokenizer)
 
     def branch(
@@ -267,20 +311,25 @@ class ReplaySession:
     def _work(self) -> Iterator[Context]:
         """A fork of the context to work on; it is kept only if nothing is raised."""
         context = self._open().prefix()
-        # Inside a caller's inference mode, tensors would be useless for token replay's gradients.
-        with torch.inference_mode(False), torch.no_grad():
+        with _plainly():
             yield context
         self._context = context
 
     @contextmanager
     def _writing(self, max_new_tokens: int) -> Iterator[tuple[Context, int]]:
         """A fork of the context to write on, and how many tokens there is room for."""
+        limit = self._room(max_new_tokens)
+        with self._work() as context:
+            yield context, limit
+
+    def _room(self, max_new_tokens: int) -> int:
+        """How many tokens may be written."""
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
-        with self._work() as context:
-            if not context.ids:
-                raise ContextError("there is nothing to continue: append a segment first")
-            yield context, min(max_new_tokens, self._max_position - context.position())
+        context = self._open()
+        if not context.ids:
+            raise ContextError("there is nothing to continue: append a segment first")
+        return min(max_new_tokens, self._max_position - context.position())
 
     def _writer(
         self, stop_strings: Sequence[str], temperature: float, top_p: float, seed: int | None
@@ -306,3 +355,13 @@ class ReplaySession:
                 f"the context would take {end} positions, but the model has {self._max_position}: "
                 "crop it, or use smaller pictures"
             )
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Without gradients, and without inference mode.
+
+    Inside a caller's inference mode, tensors would be useless for token replay's gradients.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield

@@ -7,7 +7,9 @@ checkpoints; the sentences around them are this project's, and can be replaced b
 own (`system_prompt`, `user_suffix`, and where a dialect has them the texts of its observations).
 """
 
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +21,7 @@ from visreplay.agent.protocols.reading import (
     parse_call,
     split_thought,
 )
+from visreplay.agent.protocols.signatures import Signature, described
 from visreplay.agent.state import (
     EpisodeState,
     ImagePart,
@@ -131,6 +134,11 @@ class ToolProtocol(ABC):
     overview_frames: ClassVar[int] = 16
     separator: ClassVar[str] = ""
     """Between what came of several calls."""
+    named_calls: ClassVar[bool] = True
+    """Whether calls are JSON with the tool's name between <tool_call> tags: if so, the dialect can
+    call other tools than its own."""
+    call_break: ClassVar[str] = "\n"
+    """Between those tags and the JSON."""
 
     default_system_prompt: ClassVar[str] = ""
     default_user_suffix: ClassVar[str] = ""
@@ -204,6 +212,25 @@ class ToolProtocol(ABC):
             ToolError: Whatever is wrong with the call; the model is told.
         """
 
+    def offer(self, tools: Sequence[Signature], system: str) -> str:
+        """The system prompt that offers other tools than the dialect's own.
+
+        Args:
+            tools: Their signatures.
+            system: What the system prompt says besides.
+        """
+        return described(system or "You can call tools.", *tools) if tools else system
+
+    def call_opening(self, names: Sequence[str]) -> str:
+        """How a turn begins that calls one of some tools: what follows is the policy's."""
+        # No space at its end: it would be the beginning of the policy's next token.
+        opening = f'<tool_call>{self.call_break}{{"name":'
+        return f'{opening} {json.dumps(names[0])}, "arguments":' if len(names) == 1 else opening
+
+    def written(self, call: ToolCall) -> str:
+        """A call as the policy writes it."""
+        return f"<tool_call>{self.call_break}{json.dumps(call)}{self.call_break}</tool_call>"
+
     def show(self, step: Step, state: EpisodeState) -> Message:
         """The turn that tells the policy what came of a step: each of its calls, in their order.
 
@@ -229,8 +256,11 @@ class ToolProtocol(ABC):
 
     def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
         """How the policy is shown what one call gave."""
-        pictures = [image(reference) for reference in observation["images"]]
-        return [text("<tool_response>"), *pictures, text("</tool_response>")]
+        return self.framed([image(reference) for reference in observation["images"]])
+
+    def framed(self, parts: Sequence[Part]) -> list[Part]:
+        """What a tool gave, whatever it is, in the tags that tell the policy so."""
+        return [text("<tool_response>"), *parts, text("</tool_response>")]
 
     def error_parts(self, error: str) -> list[Part]:
         """How the policy is told what was wrong with one call, or with its turn."""

@@ -1,10 +1,12 @@
 """The dialect of the pair that ships with the package."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.reading import arguments_of, unknown_tool
+from visreplay.agent.protocols.signatures import Signature
 from visreplay.agent.state import EpisodeState, Observation, ToolCall
 from visreplay.tools import TokenGrid, ToolError, sample_frames
 
@@ -20,6 +22,7 @@ class EmbeddedProtocol(ToolProtocol):
 
     name: ClassVar[str] = "embedded"
     overview_frames: ClassVar[int] = 8
+    call_break: ClassVar[str] = ""
 
     CELLS: ClassVar[float] = 8.0
     CROP_PIXELS: ClassVar[int] = 168 * 168
@@ -30,6 +33,10 @@ class EmbeddedProtocol(ToolProtocol):
     def frame_grid(self) -> TokenGrid:
         """Crops and frames get at most 36 tokens, an overview 64."""
         return self.grid.capped(self.CROP_PIXELS)
+
+    def offer(self, tools: Sequence[Signature], system: str) -> str:
+        """Nothing more: the pair knows its two tools by heart, and has never read a signature."""
+        return system
 
     def run(self, call: ToolCall, state: EpisodeState) -> Observation:
         """Run `zoom` or `sample_frames`."""

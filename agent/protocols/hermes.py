@@ -1,5 +1,6 @@
 """A plain dialect for any instruction-tuned model that can call tools."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -106,6 +107,10 @@ class HermesProtocol(ToolProtocol):
             label = _label(place.images + at + 1, width, height)
             parts += [text(f"\n{label}{moment}:\n"), image(reference)]
         return [*parts, text("\n</tool_response>")]
+
+    def framed(self, parts: Sequence[Part]) -> list[Part]:
+        """Between tags on lines of their own."""
+        return [text("<tool_response>\n"), *parts, text("\n</tool_response>")]
 
     def error_parts(self, error: str) -> list[Part]:
         """The error between the same tags."""

@@ -37,6 +37,7 @@ class MiniO3Protocol(ToolProtocol):
     name: ClassVar[str] = "mini-o3"
     spoken_by: ClassVar[tuple[str, ...]] = ("minio3",)
     stop_strings: ClassVar[tuple[str, ...]] = ("</grounding>",)
+    named_calls: ClassVar[bool] = False
     max_steps: ClassVar[int] = 12
     clips: ClassVar[bool] = False
 

@@ -1,10 +1,11 @@
 """Qwen3-VL, as Qwen-Agent runs it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
+from visreplay.agent.protocols.base import ToolProtocol, Turn, text
 from visreplay.agent.protocols.crops import crop_observation
 from visreplay.agent.protocols.reading import arguments_of, numbered, parse_calls, unknown_tool
 from visreplay.agent.protocols.signatures import box, described, signature
@@ -69,10 +70,9 @@ class Qwen3VLProtocol(ToolProtocol):
         region = zoom(picture, wide, grid=self.crop_grid)
         return crop_observation(reference, picture, wide, region, self.store)
 
-    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
-        """The images between tags."""
-        pictures = [image(reference) for reference in observation["images"]]
-        return [text("<tool_response>\n"), *pictures, text("\n</tool_response>")]
+    def framed(self, parts: Sequence[Part]) -> list[Part]:
+        """Between tags on lines of their own."""
+        return [text("<tool_response>\n"), *parts, text("\n</tool_response>")]
 
     def error_parts(self, error: str) -> list[Part]:
         """The error between the same tags: it is what the tool said."""

@@ -24,6 +24,15 @@ def split_thought(written: str) -> tuple[str, str]:
     return outside.strip(), written
 
 
+def first_call(written: str) -> int:
+    """Where the first call of a turn begins, after its thinking; the turn's end if it has none."""
+    thought = 0
+    if written.lstrip().startswith("<think>"):
+        thought = written.find("</think>")
+    call = written.find("<tool_call>", thought) if thought >= 0 else -1
+    return call if call >= 0 else len(written)
+
+
 def bodies(written: str, tag: str) -> list[str]:
     """What stands between each pair of tags.
 

@@ -15,6 +15,7 @@ class VideoR1Protocol(ToolProtocol):
 
     name: ClassVar[str] = "video-r1"
     spoken_by: ClassVar[tuple[str, ...]] = ("videor1",)
+    named_calls: ClassVar[bool] = False
     max_steps: ClassVar[int] = 1
 
     FRAME_PIXELS: ClassVar[int] = 200_704

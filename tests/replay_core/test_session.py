@@ -257,6 +257,27 @@ def test_common_prefix(pair: ModelPair) -> None:
         assert session.common_prefix([other]) == len(other)
 
 
+def test_a_stream_is_what_generate_writes(pair: ModelPair) -> None:
+    settings: Any = {"max_new_tokens": 8, "temperature": 1.5, "seed": 3}
+    with ReplaySession(pair, config("token")) as session:
+        session.append(IMAGE)
+        before = session.token_ids
+        expected = session.fork().generate(**settings)
+        stream = session.stream(**settings)
+        ids = []
+        with pytest.raises(StopIteration) as end:
+            while True:
+                ids.append(next(stream))
+                assert torch.is_grad_enabled() and session.token_ids == before
+        assert end.value.value == expected
+        assert tuple(ids) == expected.token_ids
+        assert session.token_ids == (*before, *ids)
+        dropped = session.stream(**settings)
+        next(dropped)
+        dropped.close()
+        assert session.token_ids == (*before, *ids)
+
+
 def test_stops(pair: ModelPair) -> None:
     letters = [builders.letter(i) for i in range(builders.VOCABULARY)]
     with ReplaySession(pair, config("none")) as session:
