@@ -9,10 +9,6 @@ from typing import Any
 
 import anyio
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_mcp_adapters.client import MultiServerMCPClient
-from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.prebuilt import ToolNode, tools_condition
 from mcp import ClientSession, McpError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.types import CancelledNotification, CancelledNotificationParams, ClientNotification
@@ -33,6 +29,7 @@ from served import (
 )
 from shared import MakeAgent
 
+from visreplay.agent import VisualAgent
 from visreplay.agent.mcp_server import MAX_ASKED, client_media, http_app, mcp_server
 from visreplay.tools import ToolError
 
@@ -134,6 +131,7 @@ def test_every_tool_over_stdio(root: Path, tmp_path: Path) -> None:
 def test_standard_output_is_the_protocols_whatever_libraries_print(tmp_path: Path) -> None:
     script = """
 import os
+from visreplay.agent import VisualAgent
 from visreplay.agent.mcp_server import client_media, mcp_server
 from visreplay.agent.mcp_stdio import serve_stdio
 
@@ -171,7 +169,7 @@ serve_stdio(mcp_server(client_media([]), load))
         ("zoom", {"image": "scene.png", "bbox": [0] * 100_000}, "at most 4 items"),
         ("zoom", {"image": "scene.png", "bbox": "everything"}, "valid list"),
         ("zoom", {}, "Field required"),
-        ("sample_frames", {"video": "scene.png", "count": 2}, "not a clip"),
+        ("sample_frames", {"video": "broken.png", "count": 2}, "not a clip"),
         ("sample_frames", {"video": "clip.mp4", "count": 17}, "from 1 to 16"),
         ("sample_frames", {"video": "clip.mp4", "count": 2, "scenes": 2}, "exactly one"),
         ("sample_frames", {"video": "clip.mp4", "times": [9]}, "outside the clip"),
@@ -221,31 +219,41 @@ def test_large_pictures_and_large_crops_are_refused(root: Path, make_agent: Make
         assert shown.width * shown.height <= 1280 * 28 * 28
 
 
-def test_a_question_that_the_client_gives_up_ends_after_a_step(url: str) -> None:
+def test_a_question_that_the_client_gives_up_ends_after_a_step(
+    root: Path, make_agent: MakeAgent
+) -> None:
+    given_up = Event()
+
+    def load() -> VisualAgent:
+        given_up.wait(60)
+        return make_agent()
+
     async def scenario(session: ClientSession) -> None:
         asked = {"question": SCENE.question, "images": ["scene.png"]}
-        steps: list[float] = []
+        told: list[float] = []
 
-        async def progress(made: float, most: float | None, message: str | None) -> None:
-            steps.append(made)
-            if made == 0:
-                given_up = CancelledNotificationParams(requestId=session._request_id - 1)
-                await session.send_notification(
-                    ClientNotification(CancelledNotification(params=given_up))
-                )
+        async def give_up(made: float, most: float | None, message: str | None) -> None:
+            told.append(made)
+            number = CancelledNotificationParams(requestId=session._request_id - 1)
+            await session.send_notification(
+                ClientNotification(CancelledNotification(params=number))
+            )
+            await anyio.sleep(0.5)  # for the server to read it
+            given_up.set()
 
         with pytest.raises(McpError, match="cancelled"):
-            await session.call_tool("ask", asked, progress_callback=progress)
+            await session.call_tool("ask", asked, progress_callback=give_up)
         assert structured(await session.call_tool("ask", asked))["answer"] == SCENE.answer
-        assert steps == [0]
+        assert told == [0]
 
-    with_session(url, scenario)
+    with served(http_app(mcp_server(client_media([root]), load))) as url:
+        with_session(url, scenario)
 
 
 def test_so_many_questions_wait_and_no_more(root: Path) -> None:
     refused = Event()
 
-    def load() -> None:
+    def load() -> VisualAgent:
         refused.wait(60)
         raise ToolError("nobody is there to answer")
 
@@ -260,46 +268,7 @@ def test_so_many_questions_wait_and_no_more(root: Path) -> None:
             for _ in range(MAX_ASKED + 2):
                 group.start_soon(ask)
 
-    with served(http_app(mcp_server(client_media([root]), load))) as url:  # type: ignore[arg-type]
+    with served(http_app(mcp_server(client_media([root]), load))) as url:
         with_session(url, scenario)
     assert "questions are waiting already" in told[0]
     assert sum("nobody is there" in line for line in told) == MAX_ASKED + 1
-
-
-def test_a_langgraph_agent_looks_closer(url: str) -> None:
-    """An agent by rule: crop, zoom into what came back, name a file that is not there, end."""
-
-    def act(state: MessagesState) -> dict[str, list[AIMessage]]:
-        seen = [message for message in state["messages"] if isinstance(message, ToolMessage)]
-        if not seen:
-            step = ("crop", {"image": "scene.png", "bbox": [0, 0, 200, 200]})
-        elif len(seen) == 1:
-            reference = seen[0].artifact["structured_content"]["image"]
-            step = ("zoom", {"image": reference, "bbox": [0, 0, 50, 50]})
-        elif len(seen) == 2:
-            step = ("zoom", {"image": "../private.png"})
-        else:
-            return {"messages": [AIMessage("seen enough")]}
-        name, arguments = step
-        calls = [{"name": name, "args": arguments, "id": str(len(seen))}]
-        return {"messages": [AIMessage("", tool_calls=calls)]}
-
-    async def play() -> list[ToolMessage]:
-        client = MultiServerMCPClient({"eyes": {"transport": "streamable_http", "url": url}})
-        graph = StateGraph(MessagesState)
-        graph.add_node("act", act)
-        graph.add_node("tools", ToolNode(await client.get_tools()))
-        graph.add_edge(START, "act")
-        graph.add_conditional_edges("act", tools_condition)
-        graph.add_edge("tools", "act")
-        end = await graph.compile().ainvoke({"messages": [HumanMessage("look")]})
-        return [message for message in end["messages"] if isinstance(message, ToolMessage)]
-
-    cut, closer, refused = anyio.run(play)
-    line, picture = cut.content
-    assert line["text"].startswith("box [0, 0, 200, 200] px")
-    shown = Image.open(io.BytesIO(base64.b64decode(picture["base64"])))
-    assert same(shown, PICTURE.crop((0, 0, 200, 200)))
-    assert closer.artifact["structured_content"]["source_size"] == [200, 200]
-    assert refused.status == "error"
-    assert "outside the folders" in str(refused.content)
