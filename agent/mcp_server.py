@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, from_thread, to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
 from mcp.server.fastmcp import Context, FastMCP
 from mcp.types import CallToolResult, ToolAnnotations
 from PIL import Image
@@ -243,6 +244,7 @@ async def _in_thread(
     except (ToolError, ReplayError):
         raise
     except Exception as error:
+        await checkpoint_if_cancelled()  # what was given up while it told of progress
         log.exception("a tool failed")
         raise RuntimeError("the server failed at this; its log says why") from error
 
