@@ -114,11 +114,12 @@ class StepResult(BaseModel):
     @classmethod
     def of(cls, step: Step) -> Self:
         """What the record of an episode says of it."""
+        replay = step["replay"]
         return cls(
             thought=step["thought"],
             calls=[CallResult.of(use) for use in step["tool_calls"]],
             error=step["error"],
-            replay=step["replay"] and ReplayResult.model_validate(step["replay"]),
+            replay=None if replay is None else ReplayResult.model_validate(replay),
             seconds=step["seconds"],
         )
 
