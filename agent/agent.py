@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self, cast
@@ -205,6 +205,17 @@ class VisualAgent:
         if len(seeds) == 1:
             return [self.policy.act(messages, seed=seeds[0])]
         return self.policy.act_together(messages, seeds)
+
+    def with_store(self, store: ImageStore) -> Self:
+        """The same agent with images and caches of its own, and no checkpointer."""
+        return type(self)(
+            self.pair,
+            replace(self.protocol, store=store),
+            self.config,
+            names=self.names,
+            sampling=self.sampling,
+            limits=self.limits,
+        )
 
     def trajectory(self, state: EpisodeState) -> Trajectory:
         """The record of a finished state."""

@@ -1,6 +1,7 @@
 """Visual tools: pixels and frames in, pixels and frames out."""
 
 from visreplay.tools.image import TokenGrid, crop, load_image, parse_box, zoom
+from visreplay.tools.media import Media
 from visreplay.tools.store import ImageStore
 from visreplay.tools.types import Box, Frame, Size, ToolError
 from visreplay.tools.video import VideoInfo, probe, sample_frames
@@ -9,6 +10,7 @@ __all__ = [
     "Box",
     "Frame",
     "ImageStore",
+    "Media",
     "Size",
     "TokenGrid",
     "ToolError",

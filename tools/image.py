@@ -1,5 +1,6 @@
 """Load images safely, find boxes in every coordinate convention, crop and zoom."""
 
+import base64
 import io
 import math
 from dataclasses import dataclass
@@ -238,3 +239,18 @@ def zoom(
     shrinks = size[0] * size[1] < region.width * region.height
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
     return Image.fromarray(cv2.resize(np.asarray(region), size, interpolation=method))
+
+
+def region_line(size: Size, box: Box, shown: Size) -> str:
+    """What a tool says of a region of an image of some size that it shows at another."""
+    return (
+        f"box {list(box.as_tuple())} px of the {size[0]} x {size[1]} px image, "
+        f"shown at {shown[0]} x {shown[1]} px"
+    )
+
+
+def png_base64(image: Image.Image) -> str:
+    """The base64 of an image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -6,10 +6,7 @@ put in the store, its references come back as the artifact, and its content is s
 blocks: a line of text with box, size and references, and the images.
 """
 
-import base64
 import inspect
-import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,10 @@ from pydantic import StrictFloat, StrictInt
 
 from visreplay.tools import image as images
 from visreplay.tools import video as videos
-from visreplay.tools.image import TokenGrid, load_image, parse_box
+from visreplay.tools.image import TokenGrid, parse_box, png_base64, region_line
+from visreplay.tools.media import Media
 from visreplay.tools.store import ImageStore
-from visreplay.tools.types import Box, ToolError
+from visreplay.tools.types import ToolError
 
 FRAME_SIDE = 768
 """Longest side of a frame that a tool shows, in pixels: dozens of them go into one message."""
@@ -43,6 +41,7 @@ def visual_tools(
         media_root: The only folder whose files may be opened; none when None.
         grid: To which `zoom` fits what it shows.
     """
+    media = Media(store, () if media_root is None else (media_root,))
 
     def visual_tool(function: Callable[..., Result]) -> BaseTool:
         """Make a typed function that gives a line and images a LangChain tool."""
@@ -66,12 +65,6 @@ def visual_tools(
         made.handle_validation_error = True
         return made
 
-    def picture(name: str) -> Image.Image:
-        try:
-            return store.get(name)
-        except (KeyError, ValueError):
-            return load_image(_below(media_root, name))
-
     @visual_tool
     def crop(image: str, bbox: list[Coordinate]) -> Result:
         """Cut a region out of an image, pixel for pixel.
@@ -80,10 +73,10 @@ def visual_tools(
             image: The image's reference or path.
             bbox: The region [x1, y1, x2, y2] in pixels of the image.
         """
-        source = picture(image)
+        source = media.image(image)
         box = parse_box(bbox, source.size, source.size)
         region = images.crop(source, box)
-        return _line(source, box, region), [region]
+        return region_line(source.size, box, region.size), [region]
 
     @visual_tool
     def zoom(image: str, bbox: list[Coordinate] | None = None) -> Result:
@@ -93,11 +86,11 @@ def visual_tools(
             image: The image's reference or path.
             bbox: The region [x1, y1, x2, y2] in pixels of the image; all of it if left out.
         """
-        source = picture(image)
+        source = media.image(image)
         whole = [0, 0, *source.size]
         box = parse_box(whole if bbox is None else bbox, source.size, source.size)
         region = images.zoom(source, box, grid=grid)
-        return _line(source, box, region), [region]
+        return region_line(source.size, box, region.size), [region]
 
     @visual_tool
     def sample_frames(
@@ -119,7 +112,7 @@ def visual_tools(
             scenes: The starts of at most so many scenes.
         """
         frames = videos.sample_frames(
-            _below(media_root, video),
+            media.file(video, "clip"),
             count=count,
             times=times,
             around=around,
@@ -133,29 +126,5 @@ def visual_tools(
     return [crop, zoom, sample_frames]
 
 
-def _below(root: Path | None, name: str) -> Path:
-    """The file of a name below the root, links followed.
-
-    Raises:
-        ToolError: If the file lies elsewhere, or no root is given.
-    """
-    if root is None:
-        raise ToolError(f"there is no image {name!r:.80}; name one that was shown")
-    path = Path(os.path.realpath(root / name.replace("\0", "")))
-    if not path.is_relative_to(root.resolve()):
-        raise ToolError(f"{name!r:.80} is outside the folder that may be read")
-    return path
-
-
-def _line(source: Image.Image, box: Box, region: Image.Image) -> str:
-    return (
-        f"box {list(box.as_tuple())} px of the {source.width} x {source.height} px image, "
-        f"shown at {region.width} x {region.height} px"
-    )
-
-
 def _image_block(image: Image.Image) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return {"type": "image", "base64": data, "mime_type": "image/png"}
+    return {"type": "image", "base64": png_base64(image), "mime_type": "image/png"}

@@ -18,14 +18,22 @@ class ImageStore:
     """Images by the hash of their content.
 
     Args:
-        root: Folder for lossless PNG files. Without one, images live in memory only, and none
-            is ever dropped, since there is no copy elsewhere.
+        root: Folder for lossless PNG files. Without one, images live in memory only.
         memory_bytes: With a root, how many bytes of pixels are kept in memory besides.
+        forgetful: Whether without a root, too, only so many are kept, the image last used in any
+            case; there is no copy elsewhere, so the others are gone. Else none is ever dropped.
     """
 
-    def __init__(self, root: Path | None = None, *, memory_bytes: int = 256 * 2**20) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        memory_bytes: int = 256 * 2**20,
+        forgetful: bool = False,
+    ) -> None:
         self.root = root
         self.memory_bytes = memory_bytes
+        self._drops = forgetful or root is not None
         self._images: OrderedDict[str, Image.Image] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -97,7 +105,7 @@ class ImageStore:
                 self._images[reference] = image
                 self._bytes += _size(image)
             self._images.move_to_end(reference)
-            while self.root is not None and self._bytes > self.memory_bytes:
+            while self._drops and self._bytes > self.memory_bytes and len(self._images) > 1:
                 self._bytes -= _size(self._images.popitem(last=False)[1])
 
 

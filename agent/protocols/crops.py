@@ -6,6 +6,7 @@ from PIL import Image
 
 from visreplay.agent.state import Observation
 from visreplay.tools import Box, ImageStore, TokenGrid, parse_box, zoom
+from visreplay.tools.image import region_line
 
 
 def cropped(
@@ -71,8 +72,7 @@ def crop_observation(
         store: Gets the crop.
     """
     return {
-        "text": f"box {list(box.as_tuple())} px of the {image.width} x {image.height} px "
-        f"image, shown at {shown.width} x {shown.height} px",
+        "text": region_line(image.size, box, shown.size),
         "images": [store.put(shown)],
         "box": list(box.as_tuple()),
         "source": reference,

@@ -40,6 +40,16 @@ def test_without_a_folder_nothing_is_dropped() -> None:
     assert store.get(references[0]).tobytes() == picture(0).tobytes()
 
 
+def test_a_forgetful_one_keeps_what_was_used_last() -> None:
+    store = ImageStore(memory_bytes=2 * 50 * 40 * 3, forgetful=True)
+    first, second = store.put(picture(1)), store.put(picture(2))
+    store.get(first)
+    third = store.put(picture(3))
+    assert first in store and third in store and second not in store
+    large = store.put(Image.new("RGB", (500, 400)))
+    assert store.get(large).size == (500, 400)
+
+
 def test_unknown_images_are_explained(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="put it there first"):
         ImageStore(tmp_path).get("0" * 64)

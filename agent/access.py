@@ -1,0 +1,53 @@
+"""Who may use a server: programs on this machine, or whoever has the key."""
+
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def check_access(host: str, api_key: str | None) -> None:
+    """Refuse to open a server to other machines without a key.
+
+    Raises:
+        ValueError: If the key is empty, or is missing where the address is not loopback.
+    """
+    if api_key is not None and not api_key.strip():
+        raise ValueError("the API key is empty; leave it out on loopback, or give one")
+    if api_key is None and host not in LOOPBACK:
+        raise ValueError(
+            f"{host} can be reached from other machines: give --api-key, or use {LOOPBACK[0]}"
+        )
+
+
+class KeyRequired:
+    """An ASGI application that only those reach who send `Authorization: Bearer <key>`.
+
+    Args:
+        app: What they reach.
+        api_key: The key; compared in constant time.
+    """
+
+    def __init__(self, app: App, api_key: str) -> None:
+        self._app = app
+        self._key = api_key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401, or pass the request on."""
+        if scope["type"] == "lifespan" or self._sent_key(scope):
+            await self._app(scope, receive, send)
+            return
+        headers = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 401, "headers": headers})
+        told = b"the header Authorization: Bearer <key> is missing or wrong\n"
+        await send({"type": "http.response.body", "body": told})
+
+    def _sent_key(self, scope: Scope) -> bool:
+        scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)

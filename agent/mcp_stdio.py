@@ -1,0 +1,41 @@
+"""An MCP server on standard input and output, where nothing but the protocol may be written."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+import anyio
+from mcp.server.fastmcp import FastMCP
+from mcp.server.stdio import stdio_server
+
+
+def serve_stdio(server: FastMCP) -> None:
+    """Serve the program that started this one, until it closes standard input."""
+
+    async def serve() -> None:
+        # FastMCP's own way has no say in which file the protocol goes to.
+        protocol = server._mcp_server
+        options = protocol.create_initialization_options()
+        with _protocol_alone_on_stdout() as out:
+            async with stdio_server(stdout=anyio.wrap_file(out)) as (read, write):
+                await protocol.run(read, write, options)
+
+    anyio.run(serve)
+
+
+@contextmanager
+def _protocol_alone_on_stdout() -> Iterator[TextIO]:
+    """A file for standard output, to which nothing else is written meanwhile.
+
+    What libraries print, those in C included, goes to standard error.
+    """
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n") as out:
+        os.dup2(2, 1)
+        try:
+            yield out
+        finally:
+            sys.stdout.flush()
+            os.dup2(out.fileno(), 1)

@@ -1,0 +1,74 @@
+"""The command `visreplay mcp`: the visual tools and whole episodes for MCP clients."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from visreplay.agent.access import LOOPBACK, check_access
+from visreplay.replay_core import Method
+from visreplay.tasks.options import (
+    Checkpoints,
+    EpisodeOptions,
+    PairOptions,
+    ReplayOptions,
+    mistakes_told,
+    with_options,
+)
+
+
+@with_options
+def mcp(
+    pair: PairOptions,
+    replay: ReplayOptions,
+    episode: EpisodeOptions,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, file_okay=False, help="Folder whose files clients may open."),
+    ] = None,
+    http: Annotated[
+        bool, typer.Option("--http", help="Streamable HTTP at /mcp instead of stdio.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="Address to listen at, of --http.")] = LOOPBACK[0],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port, of --http.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VISREPLAY_API_KEY",
+            help="What --http clients must send as a Bearer token; needed beyond loopback.",
+        ),
+    ] = None,
+    method: Annotated[Method, typer.Option(help="How to replay.")] = Method.TOKEN,
+) -> None:
+    """Serve crop, zoom, sample_frames, video_info and ask to MCP clients."""
+    console = Console(stderr=True, highlight=False)  # standard output is the protocol's
+    with mistakes_told():
+        try:
+            import uvicorn
+
+            from visreplay.agent.mcp_server import client_media, http_app, mcp_server
+            from visreplay.agent.mcp_stdio import serve_stdio
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"the server needs mcp ({error}): pip install 'visreplay[mcp]'"
+            ) from error
+        if http:
+            check_access(host, api_key)
+        checkpoints = Checkpoints.of(pair.policy, pair.base, console)
+        config = replay.config(checkpoints, method)
+        protocol = checkpoints.protocol(pair.protocol)
+        load = partial(episode.agent, pair, checkpoints, config, protocol, None)
+        server = mcp_server(client_media(root or ()), load, seed=episode.seed, host=host)
+        if http:
+            uvicorn.run(
+                http_app(server, api_key),
+                host=host,
+                port=port,
+                ws="none",
+                limit_concurrency=128,
+                timeout_graceful_shutdown=5,  # seconds: clients keep streams open for ever
+            )
+        else:
+            serve_stdio(server)
