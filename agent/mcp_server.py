@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter, from_thread, to_thread
+from anyio import CapacityLimiter, from_thread, move_on_after, to_thread
 from anyio.lowlevel import checkpoint_if_cancelled
 from mcp.server.fastmcp import Context, FastMCP
 from mcp.types import CallToolResult, ToolAnnotations
@@ -203,9 +203,13 @@ def mcp_server(
     ) -> Annotated[CallToolResult, EpisodeResult]:
         """Ask a model that looks closer by itself, with Activation Replay at every step."""
 
+        async def report(made: int, most: int | None, message: str) -> None:
+            with move_on_after(5):  # seconds: who does not listen must not hold up the others
+                await context.report_progress(made, most, message)
+
         def tell(made: int, most: int | None, message: str) -> None:
             from_thread.check_cancelled()
-            from_thread.run(context.report_progress, made, most, message)
+            from_thread.run(report, made, most, message)
 
         def work() -> CallToolResult:
             tell(0, None, "loading")
