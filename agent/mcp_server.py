@@ -4,6 +4,7 @@
 clients reach it through `http_app`, or `mcp_stdio.serve_stdio`.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -202,14 +203,16 @@ def mcp_server(
         seed: Annotated[int, Field(ge=0, description="Of sampling.")] = seed,
     ) -> Annotated[CallToolResult, EpisodeResult]:
         """Ask a model that looks closer by itself, with Activation Replay at every step."""
-
-        async def report(made: int, most: int | None, message: str) -> None:
-            with move_on_after(5):  # seconds: who does not listen must not hold up the others
-                await context.report_progress(made, most, message)
+        reports: list[asyncio.Task[None]] = []
 
         def tell(made: int, most: int | None, message: str) -> None:
             from_thread.check_cancelled()
-            from_thread.run(report, made, most, message)
+            # Sent beside the work: who does not listen must not hold up the others.
+            from_thread.run_sync(
+                lambda: reports.append(
+                    asyncio.create_task(context.report_progress(made, most, message))
+                )
+            )
 
         def work() -> CallToolResult:
             tell(0, None, "loading")
@@ -225,7 +228,12 @@ def mcp_server(
 
         if answering.statistics().tasks_waiting >= MAX_ASKED:
             raise ToolError(f"{MAX_ASKED} questions are waiting already: ask again later")
-        return await _in_thread(work, answering)
+        try:
+            return await _in_thread(work, answering)
+        finally:
+            # The last of them belong before the result, but not at any price.
+            with move_on_after(5):  # seconds
+                await asyncio.gather(*reports, return_exceptions=True)
 
     return server
 
