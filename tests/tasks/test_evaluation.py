@@ -75,7 +75,7 @@ def child(out: str, limit: int) -> None:
 
 
 def test_killed_twenty_times_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
-    limit, kills = 48, 20
+    limit, kills = 64, 20
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     began = time.monotonic()
     code, _, err = evaluation(whole, "--limit", str(limit))
