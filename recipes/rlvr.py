@@ -23,7 +23,8 @@ from visreplay.agent.encoding import ContextEncoder
 from visreplay.agent.loop import Limits, Loop
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.state import EpisodeState, observations
-from visreplay.tasks.types import GeneratedTask, Sample, Split
+from visreplay.tasks.generated import GeneratedTask
+from visreplay.tasks.types import Sample, Split
 from visreplay.tasks.video_search import VideoSearch
 from visreplay.tasks.visual_search import EASY, MEDIUM, VisualSearch
 from visreplay.tools import ImageStore

@@ -7,11 +7,12 @@ from random import Random
 
 from visreplay.tasks import video_search, visual_search
 from visreplay.tasks.files import Entry, FileTask
+from visreplay.tasks.generated import GeneratedTask
 from visreplay.tasks.hr_bench import HRBench
 from visreplay.tasks.image_qa import ImageQA
 from visreplay.tasks.mlvu import MLVU
 from visreplay.tasks.mmvu import MMVU
-from visreplay.tasks.types import GeneratedTask, Task
+from visreplay.tasks.types import Task
 from visreplay.tasks.video_holmes import VideoHolmes
 from visreplay.tasks.video_mmmu import VideoMMMU
 from visreplay.tasks.video_r1 import VideoR1

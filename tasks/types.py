@@ -61,14 +61,6 @@ class Task(Protocol):
         ...
 
 
-class GeneratedTask(Task, Protocol):
-    """A task that draws its samples from seeds."""
-
-    def sample(self, seed: int) -> Sample:
-        """The sample of a seed; the same seed always gives the same sample."""
-        ...
-
-
 class Split(IntEnum):
     """Disjoint ranges of seeds for generated tasks: the value is the first seed."""
 
@@ -77,27 +69,6 @@ class Split(IntEnum):
     HELD_OUT = 20_000_000
 
 
-GENERATED_SAMPLES = 1000
-"""So many held-out seeds are the samples of a generated task."""
-
-
 def ids_of(name: str, seeds: Iterable[int]) -> list[str]:
     """The sample ids of seeds of a generated task."""
     return [f"{name}-{seed}" for seed in seeds]
-
-
-def held_out_ids(name: str) -> list[str]:
-    """All sample ids of a generated task."""
-    return ids_of(name, range(Split.HELD_OUT, Split.HELD_OUT + GENERATED_SAMPLES))
-
-
-def seed_of(name: str, sample_id: str) -> int:
-    """The seed in a generated task's sample id.
-
-    Raises:
-        ValueError: it is not an id of that task.
-    """
-    prefix, _, seed = sample_id.rpartition("-")
-    if prefix != name or not (seed.isascii() and seed.isdigit()):
-        raise ValueError(f"{sample_id!r} is no sample of {name}; its ids are {name}-SEED")
-    return int(seed)

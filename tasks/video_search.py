@@ -33,8 +33,8 @@ from visreplay.tasks.drawing import (
     paste,
     shape_mask,
 )
-from visreplay.tasks.scoring import same_text
-from visreplay.tasks.types import Sample, held_out_ids, seed_of
+from visreplay.tasks.generated import GeneratedTask
+from visreplay.tasks.types import Sample
 
 SIDE = 112
 """Side of a clip in pixels."""
@@ -161,7 +161,7 @@ HARD = Level("video-search-hard", decoys=2)
 
 
 @dataclass(frozen=True, slots=True)
-class VideoSearch:
+class VideoSearch(GeneratedTask):
     """The task at one level; its clips lie in a temporary folder until the process ends."""
 
     level: Level = EASY
@@ -185,22 +185,6 @@ class VideoSearch:
             video=path,
             facts={"clip": clip},
         )
-
-    def sample_ids(self) -> list[str]:
-        """Those of held-out clips."""
-        return held_out_ids(self.name)
-
-    def load(self, sample_id: str) -> Sample:
-        """Draw the clip of an id.
-
-        Raises:
-            ValueError: it is not an id of this task.
-        """
-        return self.sample(seed_of(self.name, sample_id))
-
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether the answer is the character."""
-        return same_text(sample.answer, answer)
 
 
 @lru_cache(maxsize=1)

@@ -24,8 +24,8 @@ from visreplay.tasks.drawing import (
     paste,
     shape_mask,
 )
-from visreplay.tasks.scoring import same_text
-from visreplay.tasks.types import Sample, held_out_ids, seed_of
+from visreplay.tasks.generated import GeneratedTask
+from visreplay.tasks.types import Sample
 
 CELLS = 8
 """Markers stand in the cells of a CELLS x CELLS grid, one visual token each in the overview."""
@@ -77,7 +77,7 @@ class Marker:
 
 
 @dataclass(frozen=True, slots=True)
-class VisualSearch:
+class VisualSearch(GeneratedTask):
     """The task at one level."""
 
     level: Level
@@ -99,22 +99,6 @@ class VisualSearch:
             images=(Image.fromarray(canvas),),
             facts={"markers": markers, "target": target},
         )
-
-    def sample_ids(self) -> list[str]:
-        """Those of held-out scenes."""
-        return held_out_ids(self.name)
-
-    def load(self, sample_id: str) -> Sample:
-        """Draw the scene of an id.
-
-        Raises:
-            ValueError: it is not an id of this task.
-        """
-        return self.sample(seed_of(self.name, sample_id))
-
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether the answer is the character."""
-        return same_text(sample.answer, answer)
 
 
 def _draw(level: Level, rng: np.random.Generator) -> tuple[tuple[Marker, ...], Pixels]:
