@@ -48,7 +48,7 @@ needs_chromium = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A policy that is right, and a base that is mostly wrong, on the same scenes and a clip."""
     folder = tmp_path_factory.mktemp("runs")
@@ -261,7 +261,7 @@ class Tab:
         return found.split(" ")[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
@@ -282,7 +282,7 @@ def tab(browser: Any, request: pytest.FixtureRequest) -> Iterator[Tab]:
     assert [url for url in tab.requests if not url.startswith(("file:", "blob:", "data:"))] == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page_file(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both runs, and a sample of the first that failed."""
     replayed, base = opened(*runs)
