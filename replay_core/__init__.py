@@ -11,6 +11,7 @@ Method: arXiv 2511.19972. This package knows nothing of agents, tools or tasks.
 
 from visreplay.replay_core.adapters import ModelAdapter
 from visreplay.replay_core.analysis import Shift, compare_runs
+from visreplay.replay_core.batch import Batch, Continuation
 from visreplay.replay_core.calibration import Calibration, calibrate, load_theta
 from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
 from visreplay.replay_core.embedded import EMBEDDED, EMBEDDED_NAMES, embedded_config
@@ -24,7 +25,7 @@ from visreplay.replay_core.errors import (
     UnsupportedModelError,
 )
 from visreplay.replay_core.families import adapter_for
-from visreplay.replay_core.generation import Generation, value_of
+from visreplay.replay_core.generation import Generation, TokenLogprob, value_of
 from visreplay.replay_core.lens import Comparison
 from visreplay.replay_core.loading import load_for, load_pair
 from visreplay.replay_core.lora import is_adapter
@@ -38,11 +39,13 @@ from visreplay.replay_core.sketch import Sketch
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_NAMES",
+    "Batch",
     "BlockRecord",
     "Calibration",
     "Comparison",
     "ConfigError",
     "ContextError",
+    "Continuation",
     "Generation",
     "Method",
     "ModelAdapter",
@@ -61,6 +64,7 @@ __all__ = [
     "Sketch",
     "Teacher",
     "Threshold",
+    "TokenLogprob",
     "UnsupportedModelError",
     "VisualBlock",
     "VisualTokens",

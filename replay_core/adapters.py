@@ -157,14 +157,19 @@ class ModelAdapter(ABC):
         return Features(table(ids_T.to(table.weight.device)))
 
     def layer_inputs(
-        self, hidden_1TD: Tensor, positions_3T: Tensor, cache: KVCache
+        self,
+        hidden_BTD: Tensor,
+        positions_3BT: Tensor,
+        cache: KVCache,
+        seen_BS: Tensor | None = None,
     ) -> list[dict[str, Any]]:
         """Keyword arguments of each decoder layer of the cache: mask and rotary embedding.
 
         Args:
-            hidden_1TD: Input embeddings of new positions, behind those in the cache.
-            positions_3T: Their rotary positions.
+            hidden_BTD: Input embeddings of new positions, behind those in the cache.
+            positions_3BT: Their rotary positions.
             cache: The keys and values so far.
+            seen_BS: Which positions, old and new, are there at all; by default every one.
         """
         config = self.text_config
         # Families that never slide a window do not tell the kinds of their layers.
@@ -172,13 +177,13 @@ class ModelAdapter(ABC):
         kinds = kinds[: cache.depth]
         masks = {
             kind: MASKS[kind](
-                config=config, inputs_embeds=hidden_1TD, attention_mask=None, cache=cache
+                config=config, inputs_embeds=hidden_BTD, attention_mask=seen_BS, cache=cache
             )
             for kind in set(kinds)
         }
-        positions_3T = positions_3T.to(hidden_1TD.device)
-        positions = positions_3T[:1] if self.rotary_axes == 1 else positions_3T[:, None]
-        rotary = self.language_model.rotary_emb(hidden_1TD, positions)
+        positions_3BT = positions_3BT.to(hidden_BTD.device)
+        positions = positions_3BT[0] if self.rotary_axes == 1 else positions_3BT
+        rotary = self.language_model.rotary_emb(hidden_BTD, positions)
         return [{"attention_mask": masks[kind], "position_embeddings": rotary} for kind in kinds]
 
     # The vision tower.
@@ -273,7 +278,7 @@ class ModelAdapter(ABC):
         for start in range(0, total, chunk or total):
             rows = slice(start, min(start + (chunk or total), total))
             hidden = embeds_TD[None, rows]
-            layers = self._layers(hidden, positions_3T[:, rows], cache)
+            layers = self._layers(hidden, positions_3T[:, None, rows], cache)
             for index, (layer, kwargs) in enumerate(layers):
                 if recompute:
                     hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
@@ -287,30 +292,42 @@ class ModelAdapter(ABC):
             outputs.append(hidden[0])
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
-    def decode(self, ids_K: Tensor, position: int, cache: KVCache) -> Tensor:
-        """Run all layers over one new text token of each of K contexts of the same length.
+    def decode(
+        self, ids_K: Tensor, positions_K: Tensor, cache: KVCache, lengths_K: Tensor
+    ) -> Tensor:
+        """Run all layers over one new text token of each of K contexts.
 
         Args:
             ids_K: The tokens.
-            position: The rotary position of all of them.
-            cache: Of the batch; it is appended to.
+            positions_K: Their rotary positions.
+            cache: Of the batch, whose rows end together (`KVCache.gathered`); it is appended to.
+            lengths_K: How many positions each row has then, from the end.
 
         Returns:
             The output of the last layer, `(K, D)`, before the final norm.
         """
         hidden_K1D = self.embed(ids_K).embeds_TD[:, None]
-        for layer, kwargs in self._layers(hidden_K1D, self.text_positions(1, position), cache):
+        seen_KS = None
+        if lengths_K.min() < lengths_K.max():
+            behind_S = torch.arange(int(lengths_K.max()), 0, -1)
+            seen_KS = (behind_S <= lengths_K[:, None]).to(hidden_K1D.device)
+        positions_3K1 = positions_K[:, None].expand(3, -1, -1)
+        for layer, kwargs in self._layers(hidden_K1D, positions_3K1, cache, seen_KS):
             hidden_K1D = layer(hidden_K1D, **kwargs)
         decoded_KD: Tensor = hidden_K1D[:, 0]
         return decoded_KD
 
     def _layers(
-        self, hidden_BTD: Tensor, positions_3T: Tensor, cache: KVCache
+        self,
+        hidden_BTD: Tensor,
+        positions_3BT: Tensor,
+        cache: KVCache,
+        seen_BS: Tensor | None = None,
     ) -> list[tuple[nn.Module, dict[str, Any]]]:
         """The decoder layers of the cache, each with its keyword arguments.
 
         All of these are made before the first layer runs: each one's update lengthens the cache.
         """
-        inputs = self.layer_inputs(hidden_BTD, positions_3T, cache)
+        inputs = self.layer_inputs(hidden_BTD, positions_3BT, cache, seen_BS)
         layers = zip(self.language_model.layers, inputs, strict=False)
         return [(layer, {**kwargs, "cache": cache}) for layer, kwargs in layers]

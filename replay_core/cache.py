@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
@@ -134,16 +134,28 @@ class _KVLayer(CacheLayerMixin):
     def prefix(self, length: int) -> "_KVLayer":
         return _KVLayer(self.key_rows.prefix(length), self.value_rows.prefix(length))
 
-    def repeated(self, count: int) -> "_KVLayer":
-        layer = _KVLayer()
-        layer.update(*(rows.data.expand(count, -1, -1, -1) for rows in self._rows))
+    @classmethod
+    def gathered(cls, rows: Sequence[tuple[Tensor, Tensor]]) -> "_KVLayer":
+        layer = cls()
+        longest = max(keys.shape[-2] for keys, _ in rows)
+        layer.update(
+            *(
+                torch.cat([nn.functional.pad(x, (0, 0, longest - x.shape[-2], 0)) for x in column])
+                for column in zip(*rows, strict=True)
+            )
+        )
         return layer
 
-    def extended(self, other: "_KVLayer", index: int, length: int) -> "_KVLayer":
+    def extended(self, other: "_KVLayer", row: int, count: int) -> "_KVLayer":
         layer = self.prefix(len(self.key_rows))
-        new = slice(len(self.key_rows), length)
-        layer.update(*(rows.data[index : index + 1, :, new] for rows in other._rows))
+        layer.update(*other.ends(row, count))
         return layer
+
+    def ends(self, row: int, count: int) -> tuple[Tensor, Tensor]:
+        """The last `count` keys and values of a row of a batch."""
+        start = len(self.key_rows) - count
+        keys, values = (rows.data[row : row + 1, :, start:] for rows in self._rows)
+        return keys, values
 
     @property
     def _rows(self) -> tuple[Rows, Rows]:
@@ -196,20 +208,20 @@ class KVCache(Cache):
         """
         return KVCache([layer.prefix(length) for layer in self._own_layers])
 
-    def repeated(self, count: int) -> "KVCache":
-        """The same `count` times over, in memory of its own, for a batch that goes on from here."""
-        return KVCache([layer.repeated(count) for layer in self._own_layers])
-
-    def extended(self, batch: "KVCache", index: int, length: int) -> "KVCache":
-        """A cache that goes on from here as one of a batch did, up to `length` positions.
+    @classmethod
+    def gathered(cls, parts: Sequence[tuple["KVCache", int, int]]) -> "KVCache":
+        """A batch, in memory of its own, of rows that end together; shorter ones begin with zeros.
 
         Args:
-            batch: What became of `repeated`.
-            index: Which of the batch.
-            length: Positions in all.
+            parts: For each row a cache, which row of it, and how many of its last positions.
         """
+        rows = [[layer.ends(row, n) for layer in cache._own_layers] for cache, row, n in parts]
+        return cls([_KVLayer.gathered(layer) for layer in zip(*rows, strict=True)])
+
+    def extended(self, batch: "KVCache", row: int, count: int) -> "KVCache":
+        """A cache that goes on from here with the last `count` positions of one row of a batch."""
         layers = zip(self._own_layers, batch._own_layers, strict=True)
-        return KVCache([layer.extended(other, index, length) for layer, other in layers])
+        return KVCache([layer.extended(other, row, count) for layer, other in layers])
 
     def frozen(self, depth: int) -> "KVCache":
         """A read-only view of the first `depth` layers: a forward pass leaves it as it is."""

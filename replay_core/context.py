@@ -4,7 +4,8 @@
 found out about every visual block. A fork is cheap, since caches share their past.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 
@@ -304,6 +305,16 @@ class Context:
             kl_after=after.mean() if after else None,
             kl_path=tuple(kl_path),
         )
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Without gradients, and without inference mode.
+
+    Inside a caller's inference mode, tensors would be useless for token replay's gradients.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _only_seen(visit: Visitor) -> Visitor:

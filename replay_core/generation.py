@@ -15,6 +15,21 @@ FinishReason = Literal["stop", "length"]
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How probable the policy held a token to be, before temperature and top-p.
+
+    Attributes:
+        token_id: The token.
+        logprob: In nats.
+        top: The most probable tokens at its place, with theirs.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
 @dataclass(frozen=True)
 class Generation:
     """What the policy wrote.
@@ -24,11 +39,13 @@ class Generation:
         text: The same, decoded without special tokens.
         finish_reason: "stop" at an end-of-turn token or a stop string (which is kept), "length"
             when `max_new_tokens` or the model's positions were used up.
+        logprobs: Of every token, where they were asked for.
     """
 
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Sampler:
@@ -106,12 +123,26 @@ class Writer:
 
     Attributes:
         ids: Its tokens so far.
+        logprobs: Theirs, where they were asked for.
     """
 
-    def __init__(self, sample: Sampler, ends: StopRule) -> None:
-        """Start with nothing."""
+    def __init__(self, sample: Sampler, ends: StopRule, logprobs: int | None = None) -> None:
+        """Start with nothing.
+
+        Args:
+            sample: Draws a token.
+            ends: Says whether it is the last.
+            logprobs: How many of the most probable tokens to keep at each place; None keeps no
+                log-probabilities at all.
+
+        Raises:
+            ConfigError: `logprobs` is negative.
+        """
+        if logprobs is not None and logprobs < 0:
+            raise ConfigError(f"logprobs is {logprobs}, but must be 0 or more")
         self.ids: list[int] = []
-        self._sample, self._ends = sample, ends
+        self.logprobs: list[TokenLogprob] = []
+        self._sample, self._ends, self._top = sample, ends, logprobs
         self._finish: FinishReason = "length"
 
     def goes_on(self, limit: int) -> bool:
@@ -121,6 +152,11 @@ class Writer:
     def write(self, logits_V: Tensor) -> int:
         """Draw the next token."""
         self.ids.append(self._sample(logits_V))
+        if self._top is not None:
+            logprob_V = logits_V.float().log_softmax(-1)
+            best, ids = logprob_V.topk(min(self._top, len(logprob_V)))
+            top = tuple(zip(ids.tolist(), best.tolist(), strict=True))
+            self.logprobs.append(TokenLogprob(self.ids[-1], float(logprob_V[self.ids[-1]]), top))
         if self._ends(self.ids):
             self._finish = "stop"
         return self.ids[-1]
@@ -128,7 +164,7 @@ class Writer:
     def generation(self, tokenizer: Any) -> Generation:
         """What was written."""
         text = tokenizer.decode(self.ids, skip_special_tokens=True)
-        return Generation(tuple(self.ids), text, self._finish)
+        return Generation(tuple(self.ids), text, self._finish, tuple(self.logprobs))
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

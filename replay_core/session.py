@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from visreplay.replay_core.adapters import Visitor
-from visreplay.replay_core.branches import Branches
+from visreplay.replay_core.batch import Batch, Continuation
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher
-from visreplay.replay_core.context import Context
+from visreplay.replay_core.context import Context, plainly
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
 from visreplay.replay_core.generation import (
     Generation,
@@ -189,7 +189,7 @@ class ReplaySession:
         context = self._open().prefix()
         while writer.goes_on(limit):
             # Between two tokens the caller's own modes hold.
-            with _plainly():
+            with plainly():
                 context.ids.append(writer.write(context.next_logits()))
             yield writer.ids[-1]
         self._context = context
@@ -220,25 +220,66 @@ class ReplaySession:
             ConfigError: a sampling setting is out of range.
             ContextError: the context is empty.
         """
-        with self._writing(max_new_tokens) as (trunk, limit):
-            writers = [self._writer(stop_strings, temperature, top_p, seed) for seed in seeds]
-            if not writers:
-                return []
-            batch = Branches(trunk, len(writers))
-            while any(writer.goes_on(limit) for writer in writers):
-                logits_KV = batch.next_logits()
-                # One that has ended is fed its last token again, and what follows is dropped.
-                batch.extend(
-                    [
-                        writer.write(logits_V) if writer.goes_on(limit) else writer.ids[-1]
-                        for writer, logits_V in zip(writers, logits_KV, strict=True)
-                    ]
-                )
-            twins = [copy(self) for _ in writers]
-            for index, (twin, writer) in enumerate(zip(twins, writers, strict=True)):
-                twin._context = batch.context(index, len(writer.ids))
-        generations = [writer.generation(self.pair.tokenizer) for writer in writers]
-        return list(zip(twins, generations, strict=True))
+        batch = Batch()
+        begun = [
+            self.join(
+                batch,
+                max_new_tokens=max_new_tokens,
+                stop_strings=stop_strings,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+            )
+            for seed in seeds
+        ]
+        while batch.step():
+            pass
+        return [(self.continued(each), each.generation(self.pair.tokenizer)) for each in begun]
+
+    def join(
+        self,
+        batch: Batch,
+        *,
+        max_new_tokens: int,
+        stop_strings: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+    ) -> Continuation:
+        """Let the policy write in a batch with others; the session itself stays as it is.
+
+        The first token is written at once, the others by `Batch.step`.
+
+        Args:
+            batch: Of continuations that the same policy writes.
+            max_new_tokens: As in `generate`, and so are the others.
+            stop_strings: See there.
+            temperature: See there.
+            top_p: See there.
+            seed: See there.
+            logprobs: Keep each token's log-probability, and so many of the most probable ones.
+
+        Raises:
+            ConfigError: a sampling setting is out of range.
+            ContextError: the context is empty, or another policy writes the batch.
+        """
+        limit = self._room(max_new_tokens)
+        writer = self._writer(stop_strings, temperature, top_p, seed, logprobs)
+        with self._work() as context:
+            continuation = Continuation(context, writer, limit)
+        batch.add(continuation)
+        return continuation
+
+    def continued(self, continuation: Continuation) -> Self:
+        """A session of its own, with what was written by a continuation of this one.
+
+        Raises:
+            ContextError: it is not written to its end.
+        """
+        twin = copy(self)
+        twin._context = continuation.context
+        return twin
 
     def extend_generated(self, ids: Sequence[int]) -> None:
         """Append tokens as if `generate` had written them now: to resume, or to force words.
@@ -311,16 +352,9 @@ class ReplaySession:
     def _work(self) -> Iterator[Context]:
         """A fork of the context to work on; it is kept only if nothing is raised."""
         context = self._open().prefix()
-        with _plainly():
+        with plainly():
             yield context
         self._context = context
-
-    @contextmanager
-    def _writing(self, max_new_tokens: int) -> Iterator[tuple[Context, int]]:
-        """A fork of the context to write on, and how many tokens there is room for."""
-        limit = self._room(max_new_tokens)
-        with self._work() as context:
-            yield context, limit
 
     def _room(self, max_new_tokens: int) -> int:
         """How many tokens may be written."""
@@ -332,11 +366,16 @@ class ReplaySession:
         return min(max_new_tokens, self._max_position - context.position())
 
     def _writer(
-        self, stop_strings: Sequence[str], temperature: float, top_p: float, seed: int | None
+        self,
+        stop_strings: Sequence[str],
+        temperature: float,
+        top_p: float,
+        seed: int | None,
+        logprobs: int | None = None,
     ) -> Writer:
         tokenizer = self.pair.tokenizer
         ends = StopRule(tokenizer, eos_ids(self.pair.policy.model, tokenizer), stop_strings)
-        return Writer(Sampler(temperature, top_p, seed), ends)
+        return Writer(Sampler(temperature, top_p, seed), ends, logprobs)
 
     @property
     def _max_position(self) -> int:
@@ -355,13 +394,3 @@ class ReplaySession:
                 f"the context would take {end} positions, but the model has {self._max_position}: "
                 "crop it, or use smaller pictures"
             )
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    """Without gradients, and without inference mode.
-
-    Inside a caller's inference mode, tensors would be useless for token replay's gradients.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        yield
