@@ -186,7 +186,7 @@ class VisualAgent:
         next turns decoded as a batch.
         """
         states = [self.start(question, images=images, video=video, seed=seed) for seed in seeds]
-        with self.policy.remembering(2 * len(states)):
+        with self.policy.sessions.holding(2 * len(states)):
             while going := [i for i, state in enumerate(states) if not state["stop_reason"]]:
                 alike: dict[str, list[int]] = {}
                 for i in going:

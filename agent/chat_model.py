@@ -19,6 +19,7 @@ from visreplay.agent.encoding import token_grid
 from visreplay.agent.policy import PolicyTurn, ReplayPolicy, Sampling
 from visreplay.agent.protocols import protocol_named
 from visreplay.agent.protocols.signatures import Signature
+from visreplay.agent.sessions import CACHE_BYTES, SessionCache
 from visreplay.replay_core import ModelPair, ReplayConfig, load_for, value_of
 from visreplay.tools import ImageStore, load_image
 
@@ -55,7 +56,7 @@ class ReplayChatModel(BaseChatModel):
         max_tokens: Limit of one turn.
         stop: Texts that end a turn, and are left out of it.
         seed: Of sampling; None takes torch's global generator.
-        max_sessions: Points of conversations whose caches are kept.
+        cache_bytes: Of what was read and is kept; the least recently used goes first.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -70,7 +71,7 @@ class ReplayChatModel(BaseChatModel):
     max_tokens: int = 2048
     stop: list[str] | None = None
     seed: int | None = None
-    max_sessions: int = 4
+    cache_bytes: int = CACHE_BYTES
 
     _policy: ReplayPolicy = PrivateAttr()
     _interpreter: Interpreter = PrivateAttr()
@@ -84,7 +85,7 @@ class ReplayChatModel(BaseChatModel):
             self.replay,
             self.store,
             stop_strings=protocol.stop_strings,
-            max_sessions=self.max_sessions,
+            sessions=SessionCache(self.cache_bytes),
         )
 
     @classmethod

@@ -1,15 +1,13 @@
 """Who writes the turns of an episode: a replay-enabled model, or a script."""
 
-import json
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from visreplay.agent.encoding import ContextEncoder, without_special_tokens
+from visreplay.agent.sessions import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.state import Message
 from visreplay.agent.telemetry import replay_record
 from visreplay.replay_core import (
@@ -17,13 +15,10 @@ from visreplay.replay_core import (
     ModelPair,
     ReplayConfig,
     ReplaySession,
-    Segment,
+    TokenLogprob,
     value_of,
 )
 from visreplay.tools import ImageStore
-
-Replay = dict[str, Any] | None
-"""Of `replay_record`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +33,7 @@ class PolicyTurn:
         seconds: Wall time of reading the new context and writing the turn.
         context_tokens: How many tokens it answers.
         known_tokens: How many of these had been read before.
+        logprobs: Of what was generated, where they were asked for.
     """
 
     text: str
@@ -47,24 +43,27 @@ class PolicyTurn:
     seconds: float
     context_tokens: int = 0
     known_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
     """A session that has read a whole conversation.
 
     Attributes:
-        keys: Of its messages.
+        keys: Of the conversation.
         session: A fork of what is kept, so that other rollouts can go on from there as well.
         replay: The report on the last part that was read.
         known: How many tokens had been read before.
+        opened: Tokens that the turn has to begin with; the session has read them as well.
         began: When reading began, by `time.perf_counter`.
     """
 
-    keys: tuple[str, ...]
+    keys: Keys
     session: ReplaySession
     replay: Replay
     known: int
+    opened: tuple[int, ...]
     began: float
 
 
@@ -112,8 +111,7 @@ class ReplayPolicy:
         store: Resolves image references.
         sampling: How to decode.
         stop_strings: End a turn (kept in the text), besides the model's own end tokens.
-        max_sessions: Points of conversations whose caches are kept; the least recently used go
-            first. Points of one conversation share their memory.
+        sessions: Where sessions that have read something are kept; policies may share one.
     """
 
     def __init__(
@@ -124,19 +122,18 @@ class ReplayPolicy:
         *,
         sampling: Sampling = Sampling(),
         stop_strings: tuple[str, ...] = (),
-        max_sessions: int = 4,
+        sessions: SessionCache | None = None,
     ) -> None:
         self.pair = pair
         self.config = config
         self.sampling = sampling
         self.stop_strings = stop_strings
-        self.max_sessions = max_sessions
+        self.sessions = SessionCache() if sessions is None else sessions
         self._store = store
         self._encoder = ContextEncoder(pair.processor, store, pair.policy)
-        self._sessions: OrderedDict[tuple[str, ...], tuple[ReplaySession, Replay]]
-        self._sessions = OrderedDict()
-        # Held for what is kept and for the processor, never while a model runs: sessions that are
-        # worked on belong to one call alone.
+        # What other models have read, or this one replayed otherwise, is something else.
+        self._own = f"{id(pair)} {config}"
+        # For the processor, which is not to be used by two threads.
         self._lock = threading.Lock()
 
     def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
@@ -164,84 +161,50 @@ class ReplayPolicy:
         Returns:
             What `act` returns, as the value of the generator.
         """
-        reading = self._read(messages)
-        tokenizer = self.pair.tokenizer
-        opened: list[int] = []
-        if opening:
-            opened = tokenizer.encode(opening, add_special_tokens=False)
-            reading.session.extend_generated(opened)
-            yield from opened
+        reading = value_of(self.read(messages, opening))
+        yield from reading.opened
         generated = yield from reading.session.stream(
-            seed=seed, **self._decoding(sampling, stop_strings)
+            seed=seed, **self.decoding(sampling, stop_strings)
         )
-        if opened:
-            ids = (*opened, *generated.token_ids)
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            generated = replace(generated, token_ids=ids, text=text)
-        return self._turn(reading, reading.session, generated)
+        return self.turn(reading, reading.session, generated)
 
     def act_together(self, messages: Sequence[Message], seeds: Sequence[int]) -> list[PolicyTurn]:
         """Write the next turn once for each seed, as a batch: what `act` would write one by one.
 
         The conversation is read and replayed once. The seconds of a turn are those of the batch.
         """
-        reading = self._read(messages)
+        reading = value_of(self.read(messages))
         return [
-            self._turn(reading, branch, generated)
-            for branch, generated in reading.session.branch(seeds, **self._decoding())
+            self.turn(reading, branch, generated)
+            for branch, generated in reading.session.branch(seeds, **self.decoding())
         ]
 
-    @contextmanager
-    def remembering(self, points: int) -> Iterator[None]:
-        """Keep at least so many points of conversations meanwhile.
+    def read(
+        self, messages: Sequence[Message], opening: str = ""
+    ) -> Generator[None, None, Reading]:
+        """Read what is new in a conversation; the generator pauses after every piece of it.
 
-        Each branch of a batch has memory of its own, and is not to be read again from the start.
+        `stream` reads and writes. This is for who does the writing in another way, and tells of it
+        by `turn`. Each piece may be read in a thread of its own.
+
+        Args:
+            messages: As in `act`.
+            opening: As in `stream`.
+
+        Returns:
+            What has been read, as the value of the generator.
         """
-        before, self.max_sessions = self.max_sessions, max(self.max_sessions, points)
-        try:
-            yield
-        finally:
-            self.max_sessions = before
-            self._forget()
-
-    def _decoding(
-        self, sampling: Sampling | None = None, stop_strings: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        stops = (*self.stop_strings, *stop_strings)
-        return {**asdict(sampling or self.sampling), "stop_strings": stops}
-
-    def _turn(self, reading: _Reading, session: ReplaySession, generated: Generation) -> PolicyTurn:
-        """Keep the session for the next turn, and tell of this one."""
-        message: Message = {
-            "role": "assistant",
-            "content": [{"type": "text", "text": generated.text}],
-            "token_ids": list(generated.token_ids),
-        }
-        self._keep((*reading.keys, *_keys([message])), session, reading.replay)
-        return PolicyTurn(
-            text=generated.text,
-            message=message,
-            finish_reason=generated.finish_reason,
-            replay=reading.replay,
-            seconds=time.perf_counter() - reading.began,
-            context_tokens=session.length - len(generated.token_ids),
-            known_tokens=reading.known,
-        )
-
-    def close(self) -> None:
-        """Drop every session and its caches."""
-        with self._lock:
-            while self._sessions:
-                self._sessions.popitem()[1][0].close()
-
-    def _read(self, messages: Sequence[Message]) -> _Reading:
         began = time.perf_counter()
-        keys = _keys(messages)
+        keys = (self._own, *keys_of(messages))
         end = len(messages)
         if not end or messages[-1]["role"] == "assistant":
             raise ValueError("the conversation must end with a turn that the policy can answer")
         turns = [n for n in range(1, end) if _wrote(messages[n - 1]) != _wrote(messages[n])]
-        start, session, replay = self._longest_known([keys[:n] for n in (*turns, end)])
+        # A session that is kept stands before a turn of the policy's or behind it.
+        best = self.sessions.longest([keys[: n + 1] for n in (*turns, end)])
+        start = len(best.messages) - 1 if best else 0
+        session = best.session.fork() if best else ReplaySession(self.pair, self.config)
+        replay = best.replay if best else None
         known = session.length
         while start < end:
             stop = start
@@ -250,34 +213,63 @@ class ReplayPolicy:
             if stop > start:
                 with self._lock:
                     segment = self._encoder.encode(messages[:stop], start)
-                replay = self._append(session, segment)
+                report = yield from session.appending(segment)
+                blocks = session.blocks[len(session.blocks) - len(segment.blocks) :]
+                replay = replay_record(report, segment, blocks, self.pair.policy, self._store)
             if stop < end:
                 session.extend_generated(self._written(messages[stop]))
             start = stop + 1
-        self._keep(keys, session.fork(), replay)
-        return _Reading(keys, session, replay, known, began)
+        self.sessions.keep(keys, session.fork(), replay)
+        opened: list[int] = []
+        if opening:
+            opened = self.pair.tokenizer.encode(opening, add_special_tokens=False)
+            session.extend_generated(opened)
+        return Reading(keys, session, replay, known, tuple(opened), began)
 
-    def _longest_known(
-        self, beginnings: Sequence[tuple[str, ...]]
-    ) -> tuple[int, ReplaySession, Replay]:
-        """The longest beginning that is kept: its messages, a fork of its session, its report.
+    def decoding(
+        self, sampling: Sampling | None = None, stop_strings: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Options of `ReplaySession.generate` for a turn.
 
         Args:
-            beginnings: Of the conversation, up to each change between the policy and the others:
-                a session that has read up to there stands before the policy's turn or behind it.
+            sampling: As in `stream`.
+            stop_strings: As in `stream`.
         """
-        with self._lock:
-            for known in reversed(beginnings):
-                if known in self._sessions:
-                    self._sessions.move_to_end(known)
-                    session, replay = self._sessions[known]
-                    return len(known), session.fork(), replay
-        return 0, ReplaySession(self.pair, self.config), None
+        stops = (*self.stop_strings, *stop_strings)
+        return {**asdict(sampling or self.sampling), "stop_strings": stops}
 
-    def _append(self, session: ReplaySession, segment: Segment) -> Replay:
-        report = session.append(segment)
-        new = session.blocks[len(session.blocks) - len(segment.blocks) :]
-        return replay_record(report, segment, new, self.pair.policy, self._store)
+    def turn(self, reading: Reading, session: ReplaySession, generated: Generation) -> PolicyTurn:
+        """Keep the session for the next turn, and tell of this one.
+
+        Args:
+            reading: The conversation that is answered.
+            session: Has read it, and has what was generated.
+            generated: Without what the turn had to begin with.
+        """
+        ids, text = generated.token_ids, generated.text
+        if reading.opened:
+            ids = (*reading.opened, *ids)
+            text = self.pair.tokenizer.decode(ids, skip_special_tokens=True)
+        message: Message = {
+            "role": "assistant",
+            "content": [{"type": "text", "text": text}],
+            "token_ids": list(ids),
+        }
+        self.sessions.keep((*reading.keys, *keys_of([message])), session, reading.replay)
+        return PolicyTurn(
+            text=text,
+            message=message,
+            finish_reason=generated.finish_reason,
+            replay=reading.replay,
+            seconds=time.perf_counter() - reading.began,
+            context_tokens=session.length - len(ids),
+            known_tokens=reading.known,
+            logprobs=generated.logprobs,
+        )
+
+    def close(self) -> None:
+        """Drop every session and its caches."""
+        self.sessions.clear()
 
     def _written(self, message: Message) -> list[int]:
         """The tokens of an assistant's turn: those that were generated, or else its text's.
@@ -290,17 +282,6 @@ class ReplayPolicy:
         text = without_special_tokens(text, self.pair.tokenizer)
         ids: list[int] = self.pair.tokenizer.encode(text, add_special_tokens=False)
         return ids
-
-    def _keep(self, keys: tuple[str, ...], session: ReplaySession, replay: Replay) -> None:
-        with self._lock:
-            self._sessions[keys] = session, replay
-            self._sessions.move_to_end(keys)
-        self._forget()
-
-    def _forget(self) -> None:
-        with self._lock:
-            while len(self._sessions) > self.max_sessions:
-                self._sessions.popitem(last=False)[1][0].close()
 
 
 class ScriptedPolicy:
@@ -329,7 +310,3 @@ class ScriptedPolicy:
 def _wrote(message: Message) -> bool:
     """Whether the policy wrote it."""
     return message["role"] == "assistant"
-
-
-def _keys(messages: Sequence[Message]) -> tuple[str, ...]:
-    return tuple(json.dumps(message, sort_keys=True) for message in messages)

@@ -57,6 +57,12 @@ class Rows:
         return self._length
 
     @property
+    def memory(self) -> dict[int, int]:
+        """Bytes of the storage that holds the rows, spare room included, by its identity."""
+        storage = self._storage
+        return {} if storage is None else {id(storage): storage.data.nbytes}
+
+    @property
     def data(self) -> Tensor:
         """All rows so far, as a view (`length` entries on the growing axis)."""
         if self._storage is None:
@@ -154,11 +160,11 @@ class _KVLayer(CacheLayerMixin):
     def ends(self, row: int, count: int) -> tuple[Tensor, Tensor]:
         """The last `count` keys and values of a row of a batch."""
         start = len(self.key_rows) - count
-        keys, values = (rows.data[row : row + 1, :, start:] for rows in self._rows)
+        keys, values = (rows.data[row : row + 1, :, start:] for rows in self.rows)
         return keys, values
 
     @property
-    def _rows(self) -> tuple[Rows, Rows]:
+    def rows(self) -> tuple[Rows, Rows]:
         return self.key_rows, self.value_rows
 
 
@@ -200,6 +206,12 @@ class KVCache(Cache):
     def length(self) -> int:
         """Number of positions so far."""
         return self._own_layers[0].get_seq_length() if self._own_layers else 0
+
+    @property
+    def memory(self) -> dict[int, int]:
+        """Bytes of each storage, as of `Rows.memory`."""
+        rows = (rows for layer in self._own_layers for rows in layer.rows)
+        return {key: size for each in rows for key, size in each.memory.items()}
 
     def prefix(self, length: int) -> "KVCache":
         """A cache of the first `length` positions that shares this one's memory.

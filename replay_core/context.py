@@ -94,6 +94,15 @@ class Context:
         other._final = self._final.prefix(min(length, len(self._final)))
         return other
 
+    @property
+    def memory(self) -> dict[int, int]:
+        """Bytes of each storage of keys, values and outputs; contexts that share one count it once.
+
+        Keyed by identity, which says something only as long as the context lives.
+        """
+        caches = (run.cache.memory for run in (self._policy, self._base, self._plain))
+        return {key: size for each in (*caches, self._final.memory) for key, size in each.items()}
+
     def position(self, length: int | None = None) -> int:
         """The rotary position of a text token behind the first `length` tokens (default: all)."""
         length = len(self.ids) if length is None else length

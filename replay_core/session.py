@@ -93,6 +93,14 @@ class ReplaySession:
         return tuple(self._open().records)
 
     @property
+    def memory(self) -> dict[int, int]:
+        """Bytes that the caches take, storage by storage (its identity).
+
+        Forks share storages: the memory of several sessions is that of all different ones.
+        """
+        return self._open().memory
+
+    @property
     def next_logits(self) -> Tensor:
         """Logits `(V,)` of the next token, in float32."""
         with self._work() as context:
@@ -114,15 +122,40 @@ class ReplaySession:
         Raises:
             ContextError: ids outside the vocabulary, or more positions than the model has.
         """
-        start = time.perf_counter()
+        return value_of(self.appending(segment, watch=watch))
+
+    def appending(
+        self, segment: Segment, *, watch: Visitor | None = None
+    ) -> Generator[None, None, ReplayReport]:
+        """Append tokens as `append` does, and pause after each stretch of text and each block.
+
+        The session has them once the generator has come to its end; one that is dropped before
+        leaves it as it was. Each piece may be read in a thread of its own.
+
+        Args:
+            segment: See there.
+            watch: See there.
+
+        Returns:
+            What `append` returns, as the value of the generator; its seconds are those of reading.
+
+        Raises:
+            ContextError: See there.
+        """
         self._check_fit(segment.token_ids, segment.blocks)
+        context = self._open().prefix()
         records = []
-        with self._work() as context:
-            for ids_T, block in segment.pieces():
+        seconds = 0.0
+        for ids_T, block in segment.pieces():
+            start = time.perf_counter()
+            with plainly():
                 record = context.append(ids_T, block, watch)
-                if record is not None:
-                    records.append(record)
-        return ReplayReport.of(self.config.method, records, time.perf_counter() - start)
+            if record is not None:
+                records.append(record)
+            seconds += time.perf_counter() - start
+            yield
+        self._context = context
+        return ReplayReport.of(self.config.method, records, seconds)
 
     def generate(
         self,

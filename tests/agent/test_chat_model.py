@@ -132,7 +132,7 @@ def test_a_step_reads_only_what_is_new(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    append, extend = ReplaySession.append, ReplaySession.extend_generated
+    append, extend = ReplaySession.appending, ReplaySession.extend_generated
 
     def counted(self: ReplaySession, segment: Segment, **options: object) -> object:
         read.append(len(segment))
@@ -145,7 +145,7 @@ def test_a_step_reads_only_what_is_new(
     model = make_model()
     first, call, look = after_a_look(model)
     assert isinstance(call, AIMessage) and call.usage_metadata
-    monkeypatch.setattr(ReplaySession, "append", counted)
+    monkeypatch.setattr(ReplaySession, "appending", counted)
     monkeypatch.setattr(ReplaySession, "extend_generated", counted_text)
     answer = model.invoke([first, call, look])
     assert isinstance(answer, AIMessage) and answer.usage_metadata
