@@ -1,6 +1,5 @@
 """Who writes the turns of an episode: a replay-enabled model, or a script."""
 
-import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -130,11 +129,8 @@ class ReplayPolicy:
         self.stop_strings = stop_strings
         self.sessions = SessionCache() if sessions is None else sessions
         self._store = store
-        self._encoder = ContextEncoder(pair.processor, store, pair.policy)
         # What other models have read, or this one replayed otherwise, is something else.
         self._own = f"{id(pair)} {config}"
-        # For the processor, which is not to be used by two threads.
-        self._lock = threading.Lock()
 
     def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
         """Read what is new in the conversation and write the next turn."""
@@ -180,7 +176,10 @@ class ReplayPolicy:
         ]
 
     def read(
-        self, messages: Sequence[Message], opening: str = ""
+        self,
+        messages: Sequence[Message],
+        opening: str = "",
+        store: ImageStore | None = None,
     ) -> Generator[None, None, Reading]:
         """Read what is new in a conversation; the generator pauses after every piece of it.
 
@@ -190,11 +189,14 @@ class ReplayPolicy:
         Args:
             messages: As in `act`.
             opening: As in `stream`.
+            store: Where their images are, if not in the policy's store.
 
         Returns:
             What has been read, as the value of the generator.
         """
         began = time.perf_counter()
+        store = self._store if store is None else store
+        encoder = ContextEncoder(self.pair.processor, store, self.pair.policy)
         keys = (self._own, *keys_of(messages))
         end = len(messages)
         if not end or messages[-1]["role"] == "assistant":
@@ -211,11 +213,11 @@ class ReplayPolicy:
             while stop < end and messages[stop]["role"] != "assistant":
                 stop += 1
             if stop > start:
-                with self._lock:
-                    segment = self._encoder.encode(messages[:stop], start)
+                with self.pair.lock:
+                    segment = encoder.encode(messages[:stop], start)
                 report = yield from session.appending(segment)
                 blocks = session.blocks[len(session.blocks) - len(segment.blocks) :]
-                replay = replay_record(report, segment, blocks, self.pair.policy, self._store)
+                replay = replay_record(report, segment, blocks, self.pair.policy, store)
             if stop < end:
                 session.extend_generated(self._written(messages[stop]))
             start = stop + 1

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -38,6 +40,7 @@ class ModelPair:
         processor: Makes the inputs of both.
         shares_vision: Whether both have the same visual features, so that they are computed once.
         sketch: Makes entropies cheap; None computes them all exactly. See `sketched`.
+        lock: Held while the processor works, which two threads may not use at once.
     """
 
     policy: ModelAdapter
@@ -45,6 +48,7 @@ class ModelPair:
     processor: Any
     shares_vision: bool
     sketch: Sketch | None = None
+    lock: AbstractContextManager[Any] = field(default_factory=Lock, repr=False)
 
     @classmethod
     def of(
