@@ -15,6 +15,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr
 
 from visreplay.agent.chat_messages import TOKEN_IDS, Interpreter, image_block
+from visreplay.agent.chat_turns import TurnText, choice_of, offered
 from visreplay.agent.encoding import token_grid
 from visreplay.agent.policy import PolicyTurn, ReplayPolicy, Sampling
 from visreplay.agent.protocols import protocol_named
@@ -147,7 +148,7 @@ class ReplayChatModel(BaseChatModel):
                 f"the {self.dialect} protocol calls no tools but its own: choose another dialect"
             )
         signatures = [convert_to_openai_tool(tool) for tool in tools]
-        choice = _choice(tool_choice, _names(signatures))
+        choice = choice_of(tool_choice, signatures)
         return self.bind(tools=signatures, tool_choice=choice, **kwargs)
 
     def close(self) -> None:
@@ -175,9 +176,9 @@ class ReplayChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        stops = self._stops(stop)
-        turn = value_of(self._writing(messages, stops, kwargs))
-        message = AIMessage(**self._told(turn, stops))
+        shown = self._shown(stop)
+        turn = value_of(self._writing(messages, shown.stops, kwargs))
+        message = AIMessage(**self._told(turn, shown))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
@@ -187,8 +188,8 @@ class ReplayChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        stops = self._stops(stop)
-        writing = self._writing(messages, stops, kwargs)
+        shown = self._shown(stop)
+        writing = self._writing(messages, shown.stops, kwargs)
         ids: list[int] = []
         sent = 0
         while True:
@@ -197,22 +198,22 @@ class ReplayChatModel(BaseChatModel):
             except StopIteration as end:
                 turn: PolicyTurn = end.value
                 break
-            ready = self._ready(ids, stops)
+            ready = shown.sendable(ids)
             if len(ready) > sent:
                 chunk = ChatGenerationChunk(message=AIMessageChunk(content=ready[sent:]))
                 sent = len(ready)
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-        told = self._told(turn, stops)
+        told = self._told(turn, shown)
         told["content"] = told["content"][sent:]
         last = ChatGenerationChunk(message=AIMessageChunk(**told, chunk_position="last"))
         if run_manager:
             run_manager.on_llm_new_token(last.text, chunk=last)
         yield last
 
-    def _stops(self, stop: list[str] | None) -> list[str]:
-        return (self.stop or []) if stop is None else stop
+    def _shown(self, stop: list[str] | None) -> TurnText:
+        return TurnText(self._interpreter, (self.stop or []) if stop is None else stop)
 
     def _writing(
         self, messages: Sequence[BaseMessage], stops: Sequence[str], options: dict[str, Any]
@@ -224,12 +225,7 @@ class ReplayChatModel(BaseChatModel):
                 f"a call has no option {unknown[0]!r}; there are {', '.join(sorted(_OPTIONS))}"
             )
         tools: Sequence[Signature] = options.get("tools") or ()
-        choice = _choice(options.get("tool_choice"), _names(tools))
-        opening = ""
-        if choice not in ("auto", "none"):
-            names = _names(tools) if choice == "any" else [choice]
-            opening = self._interpreter.dialect.call_opening(names)
-        shown = () if choice == "none" else tools
+        shown, opening = offered(self._interpreter, tools, options.get("tool_choice"))
         return self._policy.stream(
             self._interpreter.conversation(messages, shown),
             seed=options.get("seed", self.seed),
@@ -242,25 +238,12 @@ class ReplayChatModel(BaseChatModel):
             opening=opening,
         )
 
-    def _ready(self, ids: Sequence[int], stops: Sequence[str]) -> str:
-        """What can be sent of a turn that is being written: no later token takes it back."""
-        written = self.pair.tokenizer.decode(ids, skip_special_tokens=True)
-        ready = _cut(written[: self._interpreter.first_call(written)], stops)
-        if ready != written:
-            return ready
-        # A character may be in the middle of its bytes, a tag or a stop string of its letters.
-        ready = ready.rstrip("\ufffd")
-        marks = ["<tool_call>", *stops] if self._interpreter.dialect.named_calls else stops
-        begun = [n for mark in marks for n in range(1, len(mark)) if ready.endswith(mark[:n])]
-        return ready[: len(ready) - max(begun, default=0)]
-
-    def _told(self, turn: PolicyTurn, stops: Sequence[str]) -> dict[str, Any]:
+    def _told(self, turn: PolicyTurn, shown: TurnText) -> dict[str, Any]:
         """The fields of a turn's message."""
-        written = _cut(turn.text, stops)
-        said = self._interpreter.said(written)
+        said = shown.said(turn.text)
         ids = turn.message["token_ids"]
         # What a stop string cut off is in the tokens, but not in the message.
-        whole = written == turn.text
+        whole = shown.cut(turn.text) == turn.text
         return {
             "content": said.content,
             "tool_calls": list(said.tool_calls),
@@ -278,27 +261,3 @@ class ReplayChatModel(BaseChatModel):
                 "input_token_details": {"cache_read": turn.known_tokens},
             },
         }
-
-
-def _cut(written: str, stops: Sequence[str]) -> str:
-    """What stands before the first stop string."""
-    return written[: min((at for s in stops if (at := written.find(s)) >= 0), default=len(written))]
-
-
-def _names(signatures: Sequence[Signature]) -> list[str]:
-    return [signature["function"]["name"] for signature in signatures]
-
-
-def _choice(choice: str | bool | dict[str, Any] | None, names: Sequence[str]) -> str:
-    """Which call is forced: "auto", "none", "any", or the name of one of the tools."""
-    if isinstance(choice, dict):
-        choice = choice.get("function", choice).get("name")
-    if choice is None or choice is False or choice == "auto":
-        return "auto"
-    if choice == "none":
-        return "none"
-    if choice in (True, "any", "required") and names:
-        return "any"
-    if choice not in names:
-        raise ValueError(f"tool_choice is {choice!r}; the tools are {', '.join(names) or 'none'}")
-    return str(choice)
