@@ -1,16 +1,15 @@
 """From LangChain's messages to the conversation that a policy reads, and from its turns back.
 
-All of a message is untrusted. Nothing is fetched and no file is opened for it: images come as
-base64, as data URIs, or as `visreplay:` and a reference into the image store.
+All of a message is untrusted. Images and clips come as base64, as data URIs, or as `visreplay:` and
+a reference into the image store; URLs and files are read only where the interpreter's `Media` may.
 """
 
-import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from langchain_core.messages import (
@@ -29,14 +28,18 @@ from visreplay.agent.protocols.base import image, text, user
 from visreplay.agent.protocols.reading import first_call
 from visreplay.agent.protocols.signatures import Signature
 from visreplay.agent.state import Message, Part, VideoPart
-from visreplay.tools import ToolError, load_image
+from visreplay.tools import Media, ToolError
+from visreplay.tools.media import REFERENCE
 from visreplay.tools.types import shown
 
-REFERENCE = "visreplay:"
-"""What an image's URL begins with where a reference into the image store follows."""
+MAX_URI = 64 * 2**20
+"""Characters of base64 that are read, unless an interpreter is given another `Media`."""
 
 TOKEN_IDS = "token_ids"
 """Where a message's `additional_kwargs` keep the tokens that the policy generated."""
+
+
+T = TypeVar("T")
 
 
 class MessageError(ValueError):
@@ -75,10 +78,21 @@ class Interpreter:
     Attributes:
         dialect: How the policy calls tools and is shown what they gave; it has the image store.
         tokenizer: The policy's.
+        media: What a message may name; its store is the dialect's. None reads only what is in the
+            store, and what comes with the message, up to `MAX_URI`.
+
+    Raises:
+        ValueError: If the store is another one.
     """
 
     dialect: ToolProtocol
     tokenizer: Any
+    media: Media | None = None
+
+    def __post_init__(self) -> None:
+        """Check that images are put where the dialect finds them."""
+        if self.media is not None and self.media.store is not self.dialect.store:
+            raise ValueError("the media's store must be the dialect's: Media(dialect.store, ...)")
 
     def conversation(
         self, messages: Sequence[BaseMessage], tools: Sequence[Signature] = ()
@@ -193,14 +207,18 @@ class Interpreter:
             case {"type": "image"}:
                 return image(self._image(block))
             case {"type": "video", "frames": list(frames), "times": list(times)}:
-                return self._clip(frames, times)
+                return self._frames(frames, times)
+            case {"type": "video"}:
+                return self._clip(block)
+            case {"value": {"type": "video_url", "video_url": {"url": str(url)}}}:
+                return self._clip({"url": url})
         kind = block["value"].get("type") if block["type"] == "non_standard" else block["type"]
         raise MessageError(
-            f"a block of type {shown(kind)} cannot be shown: text, images, and clips "
-            'as {"type": "video", "frames": [image URLs], "times": [seconds]} can be'
+            f"a block of type {shown(kind)} cannot be shown: text, images, and clips can be, clips "
+            'also as {"type": "video", "frames": [image URLs], "times": [seconds]}'
         )
 
-    def _clip(self, frames: Sequence[Any], times: Sequence[Any]) -> VideoPart:
+    def _frames(self, frames: Sequence[Any], times: Sequence[Any]) -> VideoPart:
         if not frames or len(frames) != len(times):
             raise MessageError(f"a clip has {len(frames)} frames and {len(times)} times")
         if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
@@ -210,35 +228,33 @@ class Interpreter:
             raise MessageError("the frames of a clip must have one size")
         return {"type": "video", "frames": references, "times": list(times)}
 
+    def _clip(self, block: Mapping[str, Any]) -> VideoPart:
+        """A block's clip, as frames that are put in the store."""
+        clip = _read(self._media.clip, block, "a clip")
+        return {"type": "video", "frames": list(clip.frames), "times": list(clip.times)}
+
     def _image(self, block: Mapping[str, Any]) -> str:
         """The reference of a block's image, which is put in the store if it is not there."""
-        store = self.dialect.store
-        data, url = block.get("base64"), block.get("url")
-        source = block.get("source")
-        if isinstance(source, Mapping):  # as Anthropic has it, which LangChain leaves as it is
-            data, url = source.get("data"), source.get("url")
+        return _read(self._media.reference, block, "an image")
+
+    @property
+    def _media(self) -> Media:
+        return self.media or Media(self.dialect.store, max_uri=MAX_URI)
+
+
+def _read(read: Callable[..., T], block: Mapping[str, Any], what: str) -> T:
+    """What is made of the base64 or the URL that a block has."""
+    # As Anthropic has it, which LangChain leaves as it is; or in the block itself.
+    source = block["source"] if isinstance(block.get("source"), Mapping) else block
+    data, url = source.get("base64", source.get("data")), source.get("url")
+    try:
+        if isinstance(data, str):
+            return read(base64=data)
         if data is None and isinstance(url, str):
-            reference = url.removeprefix(REFERENCE)
-            if reference != url:
-                if reference not in store:
-                    raise MessageError(f"there is no image {shown(reference)} in the image store")
-                return reference
-            head, _, data = url.partition(",")
-            if not head.startswith("data:") or not head.endswith(";base64"):
-                raise MessageError(
-                    f"the image at {shown(url)} is not fetched: send it as base64, as a data URI "
-                    f"(data:image/png;base64,...), or as {REFERENCE} and a reference into the "
-                    "model's image store"
-                )
-        if not isinstance(data, str):
-            raise MessageError("an image has neither base64 nor a URL")
-        try:
-            decoded = base64.b64decode("".join(data.split()), validate=True)
-            return store.put(load_image(decoded))
-        except ToolError as error:
-            raise MessageError(str(error)) from error
-        except ValueError as error:
-            raise MessageError(f"the base64 of an image cannot be decoded: {error}") from error
+            return read(url)
+    except ToolError as error:
+        raise MessageError(str(error)) from error
+    raise MessageError(f"{what} has neither base64 nor a URL")
 
 
 def image_block(reference: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ _OTHERS = tuple(
 """What `ipaddress` does not know, or not in each version: 6to4, which leads to any IPv4 address,
 and its relays; IETF's protocols and Oracle's metadata; what Azure tells its machines."""
 _REDIRECTS = (301, 302, 303, 307, 308)
-_HEADERS = {"User-Agent": "visreplay", "Accept": "*/*", "Accept-Encoding": "identity"}
+_HEADERS = ((b"User-Agent", b"visreplay"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity"))
 
 
 def is_public(address: Address) -> bool:
@@ -91,7 +91,7 @@ class Fetcher:
                 port=target.port,
                 target=target.raw_path,
             )
-            headers = {"Host": target.netloc, **_HEADERS}
+            headers = [(b"Host", target.netloc), *_HEADERS]
             # A redirect's own body is not read.
             with pool.stream("GET", where, headers=headers) as response:
                 location = _header(response, b"location")
