@@ -5,11 +5,10 @@ a reference into the image store; URLs and files are read only where the interpr
 """
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from langchain_core.messages import (
@@ -23,23 +22,20 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
+from visreplay.agent.chat_blocks import part_of
 from visreplay.agent.protocols import ToolProtocol
-from visreplay.agent.protocols.base import image, text, user
+from visreplay.agent.protocols.base import text, user
 from visreplay.agent.protocols.reading import first_call
 from visreplay.agent.protocols.signatures import Signature
-from visreplay.agent.state import Message, Part, VideoPart
+from visreplay.agent.state import Message, Part
 from visreplay.tools import Media, ToolError
 from visreplay.tools.media import REFERENCE
-from visreplay.tools.types import shown
 
 MAX_URI = 64 * 2**20
 """Characters of base64 that are read, unless an interpreter is given another `Media`."""
 
 TOKEN_IDS = "token_ids"
 """Where a message's `additional_kwargs` keep the tokens that the policy generated."""
-
-
-T = TypeVar("T")
 
 
 class MessageError(ValueError):
@@ -198,63 +194,11 @@ class Interpreter:
         return user(*parts)
 
     def _parts(self, message: BaseMessage) -> list[Part]:
-        return [self._part(block) for block in _blocks(message)]
-
-    def _part(self, block: Mapping[str, Any]) -> Part:
-        match block:
-            case {"type": "text", "text": str(words)}:
-                return text(words)
-            case {"type": "image"}:
-                return image(self._image(block))
-            case {"type": "video", "frames": list(frames), "times": list(times)}:
-                return self._frames(frames, times)
-            case {"type": "video"}:
-                return self._clip(block)
-            case {"value": {"type": "video_url", "video_url": {"url": str(url)}}}:
-                return self._clip({"url": url})
-        kind = block["value"].get("type") if block["type"] == "non_standard" else block["type"]
-        raise MessageError(
-            f"a block of type {shown(kind)} cannot be shown: text, images, and clips can be, clips "
-            'also as {"type": "video", "frames": [image URLs], "times": [seconds]}'
-        )
-
-    def _frames(self, frames: Sequence[Any], times: Sequence[Any]) -> VideoPart:
-        if not frames or len(frames) != len(times):
-            raise MessageError(f"a clip has {len(frames)} frames and {len(times)} times")
-        if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
-            raise MessageError(f"the times of a clip are seconds, not {shown(times)}")
-        references = [self._image({"url": frame}) for frame in frames]
-        if len({self.dialect.store.get(reference).size for reference in references}) > 1:
-            raise MessageError("the frames of a clip must have one size")
-        return {"type": "video", "frames": references, "times": list(times)}
-
-    def _clip(self, block: Mapping[str, Any]) -> VideoPart:
-        """A block's clip, as frames that are put in the store."""
-        clip = _read(self._media.clip, block, "a clip")
-        return {"type": "video", "frames": list(clip.frames), "times": list(clip.times)}
-
-    def _image(self, block: Mapping[str, Any]) -> str:
-        """The reference of a block's image, which is put in the store if it is not there."""
-        return _read(self._media.reference, block, "an image")
-
-    @property
-    def _media(self) -> Media:
-        return self.media or Media(self.dialect.store, max_uri=MAX_URI)
-
-
-def _read(read: Callable[..., T], block: Mapping[str, Any], what: str) -> T:
-    """What is made of the base64 or the URL that a block has."""
-    # As Anthropic has it, which LangChain leaves as it is; or in the block itself.
-    source = block["source"] if isinstance(block.get("source"), Mapping) else block
-    data, url = source.get("base64", source.get("data")), source.get("url")
-    try:
-        if isinstance(data, str):
-            return read(base64=data)
-        if data is None and isinstance(url, str):
-            return read(url)
-    except ToolError as error:
-        raise MessageError(str(error)) from error
-    raise MessageError(f"{what} has neither base64 nor a URL")
+        media = self.media or Media(self.dialect.store, max_uri=MAX_URI)
+        try:
+            return [part_of(block, media) for block in _blocks(message)]
+        except ToolError as error:
+            raise MessageError(str(error)) from error
 
 
 def image_block(reference: str) -> dict[str, str]:
