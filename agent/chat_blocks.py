@@ -1,18 +1,19 @@
-"""What the blocks of a message show: text, images and clips, in each form in which they are sent."""
+"""What the blocks of a message show: text, images and clips, in each form that clients send."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from visreplay.agent.protocols.base import image, text
 from visreplay.agent.state import Part, VideoPart
-from visreplay.tools import Media, ToolError
+from visreplay.tools import Media, TokenGrid, ToolError
 from visreplay.tools.types import shown
 
 T = TypeVar("T")
 
 
-def part_of(block: Mapping[str, Any], media: Media) -> Part:
+def part_of(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
     """What a block shows, whose images are put in the store.
 
     Args:
@@ -20,6 +21,7 @@ def part_of(block: Mapping[str, Any], media: Media) -> Part:
             `{"type": "video_url", "video_url": {"url": ...}}`, or frames of a clip,
             `{"type": "video", "frames": [image URLs], "times": [seconds]}`.
         media: What it may name.
+        grid: To which the frames of a clip are fitted that comes as one.
 
     Raises:
         ToolError: If it cannot be shown.
@@ -32,9 +34,9 @@ def part_of(block: Mapping[str, Any], media: Media) -> Part:
         case {"type": "video", "frames": list(frames), "times": list(times)}:
             return _frames(frames, times, media)
         case {"type": "video"}:
-            return _clip(block, media)
+            return _clip(block, media, grid)
         case {"type": "non_standard", "value": {"type": "video_url", "video_url": {"url": url}}}:
-            return _clip({"url": url}, media)
+            return _clip({"url": url}, media, grid)
     kind = block["value"].get("type") if block["type"] == "non_standard" else block["type"]
     raise ToolError(
         f"a block of type {shown(kind)} cannot be shown: text, images and clips can be, also clips "
@@ -42,8 +44,8 @@ def part_of(block: Mapping[str, Any], media: Media) -> Part:
     )
 
 
-def _clip(block: Mapping[str, Any], media: Media) -> VideoPart:
-    clip = _read(media.clip, block, "a clip")
+def _clip(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> VideoPart:
+    clip = _read(partial(media.clip, grid=grid), block, "a clip")
     return {"type": "video", "frames": list(clip.frames), "times": list(clip.times)}
 
 

@@ -196,7 +196,7 @@ class Interpreter:
     def _parts(self, message: BaseMessage) -> list[Part]:
         media = self.media or Media(self.dialect.store, max_uri=MAX_URI)
         try:
-            return [part_of(block, media) for block in _blocks(message)]
+            return [part_of(block, media, self.dialect.frame_grid) for block in _blocks(message)]
         except ToolError as error:
             raise MessageError(str(error)) from error
 

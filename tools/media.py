@@ -10,10 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from visreplay.tools.image import MAX_PIXELS, load_image
+from visreplay.tools.image import MAX_PIXELS, TokenGrid, load_image, zoom
+from visreplay.tools.isolated import clip_frames
 from visreplay.tools.store import ImageStore
 from visreplay.tools.types import ToolError, shown
-from visreplay.tools.video import MAX_FRAMES, probe, sample_frames
+from visreplay.tools.video import MAX_FRAMES
 
 if TYPE_CHECKING:  # its extra is needed by none who fetch nothing
     from visreplay.tools.fetch import Fetcher
@@ -53,6 +54,7 @@ class Media:
         max_seconds: Of a clip; longer ones are refused.
         max_video_bytes: Of a clip that is sent or fetched.
         max_side: Larger frames of a clip are shrunk, in pixels.
+        max_decoding: Seconds that a clip may take to decode.
     """
 
     store: ImageStore
@@ -64,6 +66,7 @@ class Media:
     max_seconds: float = 600.0
     max_video_bytes: int = 64 * 2**20
     max_side: int = 768
+    max_decoding: float = 60.0
 
     def image(self, name: str) -> Image.Image:
         """The image of a reference, a data URI, a file's name or a URL.
@@ -96,12 +99,15 @@ class Media:
         reference = name.removeprefix(REFERENCE)
         return reference if reference in self.store else self.store.put(self.image(name))
 
-    def clip(self, name: str = "", *, base64: str | None = None) -> Clip:
+    def clip(
+        self, name: str = "", *, base64: str | None = None, grid: TokenGrid | None = None
+    ) -> Clip:
         """Frames of a clip, which are put in the store: two a second, or as many as are allowed.
 
         Args:
             name: A data URI, a file's name, or a URL.
             base64: Or the clip's file.
+            grid: To which the frames are fitted, if the model is to see them as they are.
 
         Raises:
             ToolError: If there is none, none that may be read, or one that is too large or long.
@@ -112,7 +118,7 @@ class Media:
         else:
             content = self._decoded(base64, "base64")
         if isinstance(content, Path):
-            return self._sampled(content)
+            return self._sampled(content, grid)
         if len(content) > self.max_video_bytes:
             raise ToolError(
                 f"the clip has {len(content)} bytes; at most {self.max_video_bytes} are read"
@@ -121,7 +127,7 @@ class Media:
         with TemporaryDirectory(prefix="visreplay-") as folder:
             path = Path(folder) / "what was sent"
             path.write_bytes(content)
-            return self._sampled(path)
+            return self._sampled(path, grid)
 
     def file(self, name: str, what: str) -> Path:
         """The file of a name or a `file:` URL below one of the folders, links followed.
@@ -166,24 +172,18 @@ class Media:
             raise ToolError(f"the {form} has {length} characters; at most {self.max_uri} are read")
         return decoded(data)
 
-    def _sampled(self, path: Path) -> Clip:
-        info = probe(path, max_pixels=self.max_pixels)
-        if info.duration > self.max_seconds:
-            raise ToolError(
-                f"the clip has {info.duration:.1f} s; at most {self.max_seconds:g} s are allowed"
-            )
-        wanted = max(1, round(CLIP_RATE * info.duration))
-        frames = sample_frames(
+    def _sampled(self, path: Path, grid: TokenGrid | None) -> Clip:
+        frames = clip_frames(
             path,
-            count=min(wanted, info.frame_count, self.max_frames),
+            rate=CLIP_RATE,
             max_frames=self.max_frames,
-            max_side=self.max_side,
+            max_seconds=self.max_seconds,
             max_pixels=self.max_pixels,
+            max_side=self.max_side,
+            timeout=self.max_decoding,
         )
-        return Clip(
-            tuple(self.store.put(frame.image) for frame in frames),
-            tuple(frame.time for frame in frames),
-        )
+        images = [zoom(frame.image, grid=grid) if grid else frame.image for frame in frames]
+        return Clip(tuple(map(self.store.put, images)), tuple(frame.time for frame in frames))
 
 
 def decoded(data: str) -> bytes:

@@ -54,6 +54,23 @@ class VideoInfo:
     starts: NDArray[np.float64] = field(repr=False, compare=False)
 
 
+def clip_file(path: str | Path) -> Path:
+    """The path of a file that begins as a clip does.
+
+    Raises:
+        ToolError: If there is none.
+    """
+    file = regular_file(path, "clip")
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(256)
+    except OSError as error:
+        raise ToolError(f"the clip {file.name} cannot be opened: {error.strerror}") from error
+    if not _CONTAINER.match(start):
+        raise ToolError(f"{file.name} is not a clip that can be read")
+    return file
+
+
 def probe(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     """Read what a clip is.
 
@@ -124,11 +141,8 @@ def sample_frames(
 
 
 def _open(path: str | Path, max_pixels: int) -> tuple[Any, VideoInfo]:
-    file = regular_file(path, "clip")
+    file = clip_file(path)
     try:
-        with file.open("rb") as opened:
-            if not _CONTAINER.match(opened.read(256)):
-                raise ToolError(f"{file.name} is not a clip that can be read")
         _check_size(file, max_pixels)
         reader = decord.VideoReader(str(file), num_threads=1)
         count = len(reader)
@@ -137,7 +151,7 @@ def _open(path: str | Path, max_pixels: int) -> tuple[Any, VideoInfo]:
         fps = float(reader.get_avg_fps())
         spans = np.asarray(reader.get_frame_timestamp(np.arange(count)), dtype=np.float64)
         height, width = reader[0].shape[:2]
-    except (DECORDError, RuntimeError, IndexError, OSError) as error:
+    except (DECORDError, RuntimeError, IndexError) as error:
         raise ToolError(f"{file.name} is not a clip that can be read") from error
     # decord gives float32: its noise is below a tenth of a millisecond.
     starts = np.maximum.accumulate(spans[:, 0] - spans[0, 0]).round(4)

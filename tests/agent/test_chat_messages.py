@@ -141,6 +141,8 @@ def test_a_clip_is_the_same_in_every_form(hermes: Interpreter, tmp_path: Path, f
     clip: Any = asked["content"][0]
     assert clip["type"] == "video"
     assert clip["times"] == [0.2, 0.7, 1.2, 1.7]
+    sizes = {hermes.dialect.store.get(frame).size for frame in clip["frames"]}
+    assert sizes == {hermes.dialect.frame_grid.fit((64, 48))} != {(64, 48)}
     shades = [hermes.dialect.store.get(frame).getpixel((0, 0)) for frame in clip["frames"]]
     assert [shade[0] > 128 for shade in shades] == [False, False, True, True]  # type: ignore[index]
     assert clip in result["content"]

@@ -1,11 +1,14 @@
 import base64
 import io
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -261,6 +264,33 @@ def test_clips_that_are_too_large_are_refused(tmp_path: Path, temporary: Path) -
     ):
         with pytest.raises(ToolError, match=told):
             replace(media, **changes).clip(uri)  # type: ignore[arg-type]
+    assert not list(temporary.iterdir())
+
+
+def claiming(frames: int, path: Path) -> bytes:
+    """An AVI of ten frames that claims more."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(10):
+        writer.write(np.full((48, 64, 3), 90, np.uint8))
+    writer.release()
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.index(b"strh") + 40, frames)
+    return bytes(content)
+
+
+def test_a_clip_that_ends_the_decoder_does_not_end_us(tmp_path: Path, temporary: Path) -> None:
+    path = tmp_path / "a.avi"
+    path.write_bytes(claiming(2**31 - 1, path))
+    probing = "import sys; from visreplay.tools import probe; probe(sys.argv[1])"
+    ended = subprocess.run([sys.executable, "-c", probing, path], capture_output=True, check=False)
+    assert ended.returncode < 0, "decord reads it by now: is a process of its own still needed?"
+    media = Media(ImageStore(), (tmp_path,))
+    with pytest.raises(ToolError, match=r"a.avi is not a clip that can be read"):
+        media.clip("a.avi")
+    path.write_bytes(claiming(10, path))
+    assert len(media.clip("a.avi").frames) == 2
+    with pytest.raises(ToolError, match=r"longer than the 0.001 s"):
+        replace(media, max_decoding=0.001).clip("a.avi")
     assert not list(temporary.iterdir())
 
 
