@@ -1,12 +1,10 @@
 """From LangChain's messages to the conversation that a policy reads, and from its turns back.
 
-All of a message is untrusted. Nothing is fetched and no file is opened for it: images come as
-base64, as data URIs, or as `visreplay:` and a reference into the image store.
+All of a message is untrusted. Images and clips come as base64, as data URIs, or as `visreplay:` and
+a reference into the image store; URLs and files are read only where the interpreter's `Media` may.
 """
 
-import base64
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -24,16 +22,17 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
+from visreplay.agent.chat_blocks import part_of
 from visreplay.agent.protocols import ToolProtocol
-from visreplay.agent.protocols.base import image, text, user
+from visreplay.agent.protocols.base import text, user
 from visreplay.agent.protocols.reading import first_call
 from visreplay.agent.protocols.signatures import Signature
-from visreplay.agent.state import Message, Part, VideoPart
-from visreplay.tools import ToolError, load_image
-from visreplay.tools.types import shown
+from visreplay.agent.state import Message, Part
+from visreplay.tools import Media, ToolError
+from visreplay.tools.media import REFERENCE
 
-REFERENCE = "visreplay:"
-"""What an image's URL begins with where a reference into the image store follows."""
+MAX_URI = 64 * 2**20
+"""Characters of base64 that are read, unless an interpreter is given another `Media`."""
 
 TOKEN_IDS = "token_ids"
 """Where a message's `additional_kwargs` keep the tokens that the policy generated."""
@@ -75,10 +74,21 @@ class Interpreter:
     Attributes:
         dialect: How the policy calls tools and is shown what they gave; it has the image store.
         tokenizer: The policy's.
+        media: What a message may name; its store is the dialect's. None reads only what is in the
+            store, and what comes with the message, up to `MAX_URI`.
+
+    Raises:
+        ValueError: If the store is another one.
     """
 
     dialect: ToolProtocol
     tokenizer: Any
+    media: Media | None = None
+
+    def __post_init__(self) -> None:
+        """Check that images are put where the dialect finds them."""
+        if self.media is not None and self.media.store is not self.dialect.store:
+            raise ValueError("the media's store must be the dialect's: Media(dialect.store, ...)")
 
     def conversation(
         self, messages: Sequence[BaseMessage], tools: Sequence[Signature] = ()
@@ -184,61 +194,11 @@ class Interpreter:
         return user(*parts)
 
     def _parts(self, message: BaseMessage) -> list[Part]:
-        return [self._part(block) for block in _blocks(message)]
-
-    def _part(self, block: Mapping[str, Any]) -> Part:
-        match block:
-            case {"type": "text", "text": str(words)}:
-                return text(words)
-            case {"type": "image"}:
-                return image(self._image(block))
-            case {"type": "video", "frames": list(frames), "times": list(times)}:
-                return self._clip(frames, times)
-        kind = block["value"].get("type") if block["type"] == "non_standard" else block["type"]
-        raise MessageError(
-            f"a block of type {shown(kind)} cannot be shown: text, images, and clips "
-            'as {"type": "video", "frames": [image URLs], "times": [seconds]} can be'
-        )
-
-    def _clip(self, frames: Sequence[Any], times: Sequence[Any]) -> VideoPart:
-        if not frames or len(frames) != len(times):
-            raise MessageError(f"a clip has {len(frames)} frames and {len(times)} times")
-        if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
-            raise MessageError(f"the times of a clip are seconds, not {shown(times)}")
-        references = [self._image({"url": frame}) for frame in frames]
-        if len({self.dialect.store.get(reference).size for reference in references}) > 1:
-            raise MessageError("the frames of a clip must have one size")
-        return {"type": "video", "frames": references, "times": list(times)}
-
-    def _image(self, block: Mapping[str, Any]) -> str:
-        """The reference of a block's image, which is put in the store if it is not there."""
-        store = self.dialect.store
-        data, url = block.get("base64"), block.get("url")
-        source = block.get("source")
-        if isinstance(source, Mapping):  # as Anthropic has it, which LangChain leaves as it is
-            data, url = source.get("data"), source.get("url")
-        if data is None and isinstance(url, str):
-            reference = url.removeprefix(REFERENCE)
-            if reference != url:
-                if reference not in store:
-                    raise MessageError(f"there is no image {shown(reference)} in the image store")
-                return reference
-            head, _, data = url.partition(",")
-            if not head.startswith("data:") or not head.endswith(";base64"):
-                raise MessageError(
-                    f"the image at {shown(url)} is not fetched: send it as base64, as a data URI "
-                    f"(data:image/png;base64,...), or as {REFERENCE} and a reference into the "
-                    "model's image store"
-                )
-        if not isinstance(data, str):
-            raise MessageError("an image has neither base64 nor a URL")
+        media = self.media or Media(self.dialect.store, max_uri=MAX_URI)
         try:
-            decoded = base64.b64decode("".join(data.split()), validate=True)
-            return store.put(load_image(decoded))
+            return [part_of(block, media, self.dialect.frame_grid) for block in _blocks(message)]
         except ToolError as error:
             raise MessageError(str(error)) from error
-        except ValueError as error:
-            raise MessageError(f"the base64 of an image cannot be decoded: {error}") from error
 
 
 def image_block(reference: str) -> dict[str, str]:

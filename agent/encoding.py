@@ -57,8 +57,10 @@ class ContextEncoder:
                 if part["type"] == "image":
                     images.append(zoom(self.store.get(part["image"]), grid=self.grid))
                 elif part["type"] == "video":
-                    frames = [np.asarray(self.store.get(frame)) for frame in part["frames"]]
-                    clips.append(np.stack(frames))
+                    frames = [
+                        zoom(self.store.get(frame), grid=self.grid) for frame in part["frames"]
+                    ]
+                    clips.append(np.stack([np.asarray(frame) for frame in frames]))
                     metadata.append(_metadata(part["times"]))
         visual: dict[str, Any] = {}
         if images:

@@ -4,8 +4,6 @@ A new task is one file with a subclass of `FileTask`; see CONTRIBUTING.
 """
 
 import ast
-import base64
-import binascii
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +15,7 @@ from visreplay.tasks.rows import JsonFile, Row, Rows, TsvFile, is_texts
 from visreplay.tasks.scoring import same_option
 from visreplay.tasks.types import Sample
 from visreplay.tools import ToolError, load_image, probe
+from visreplay.tools.media import decoded
 
 REFERENCE = 64
 """An `image` cell of fewer characters is the index of the row that holds the image."""
@@ -194,10 +193,9 @@ class FileTask(ABC):
             text = self._target(row, text).text("image")
         for encoded in listed(row, "image", text) if text.startswith("[") else [text]:
             try:
-                content = "".join(encoded.rpartition("base64,")[2].split())
-                yield base64.b64decode(content, validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise row.refused("image", f"it is not base64: {error}") from error
+                yield decoded(encoded.rpartition("base64,")[2])
+            except ToolError as error:
+                raise row.refused("image", str(error)) from error
 
 
 def chose_right(sample: Sample, answer: str | None) -> bool:

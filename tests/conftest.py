@@ -1,9 +1,12 @@
 """What all tests share: the embedded pair, loaded once, on one thread."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from shared import MakeAgent
 from transformers.utils import logging
+from web import Server, serving
 
 from visreplay.agent import Limits, Sampling, VisualAgent, protocol_named
 from visreplay.agent.encoding import token_grid
@@ -45,3 +48,10 @@ def make_agent(embedded_pair: ModelPair) -> MakeAgent:
         )
 
     return make
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A web server on this machine."""
+    with serving(Server()) as server:
+        yield server

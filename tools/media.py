@@ -1,48 +1,136 @@
-"""What a caller may name: images that were shown, data URIs, and files below certain folders."""
+"""What a caller may name: images that were shown, data URIs, files below certain folders, URLs."""
 
-import base64
 import os
-from dataclasses import dataclass
+from base64 import b64decode
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from visreplay.tools.image import MAX_PIXELS, load_image
+from visreplay.tools.image import MAX_PIXELS, TokenGrid, load_image, zoom
+from visreplay.tools.isolated import clip_frames
 from visreplay.tools.store import ImageStore
 from visreplay.tools.types import ToolError, shown
+from visreplay.tools.video import MAX_FRAMES
+
+if TYPE_CHECKING:  # its extra is needed by none who fetch nothing
+    from visreplay.tools.fetch import Fetcher
+
+REFERENCE = "visreplay:"
+"""What a URL begins with where a reference into the image store follows."""
+
+CLIP_RATE = 2
+"""Frames that a clip is shown with, a second, unless they become too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames of a clip, evenly over it and of one size.
+
+    Attributes:
+        frames: Their references.
+        times: Of each, in seconds from the clip's start.
+    """
+
+    frames: tuple[str, ...]
+    times: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Media:
-    """Images and files by the names that an untrusted caller gives them.
+    """Images, clips and files by the names that an untrusted caller gives them.
 
     Attributes:
         store: Images by reference.
-        roots: The only folders whose files may be opened. A relative name is looked for in each.
-        max_pixels: Of an image that is decoded.
-        max_uri: Characters of a data URI; at 0 none is read.
+        roots: The only folders whose files may be opened, by name or `file:` URL. A relative name
+            is looked for in each.
+        max_pixels: Of an image or a frame that is decoded.
+        max_uri: Characters of a data URI, and of base64 alone; at 0 none is read.
+        fetch: Reads http and https URLs; None reads none.
+        max_frames: That a clip is shown with.
+        max_seconds: Of a clip; longer ones are refused.
+        max_video_bytes: Of a clip that is sent or fetched.
+        max_side: Larger frames of a clip are shrunk, in pixels.
+        max_decoding: Seconds that a clip may take to decode.
     """
 
     store: ImageStore
     roots: tuple[Path, ...] = ()
     max_pixels: int = MAX_PIXELS
     max_uri: int = 0
+    fetch: "Fetcher | None" = None
+    max_frames: int = MAX_FRAMES
+    max_seconds: float = 600.0
+    max_video_bytes: int = 64 * 2**20
+    max_side: int = 768
+    max_decoding: float = 60.0
 
     def image(self, name: str) -> Image.Image:
-        """The image of a reference, a data URI or a file's name.
+        """The image of a reference, a data URI, a file's name or a URL.
 
         Raises:
             ToolError: If there is none, or none that may be read.
         """
-        if self.max_uri and name.startswith("data:"):
-            return load_image(self._decoded(name), max_pixels=self.max_pixels)
+        reference = name.removeprefix(REFERENCE)
+        if reference == name and reference not in self.store:
+            content = self._content(name, "image", self.fetch)
+            return load_image(content, max_pixels=self.max_pixels)
         try:
-            return self.store.get(name)
-        except (KeyError, ValueError):
-            return load_image(self.file(name, "image"), max_pixels=self.max_pixels)
+            return self.store.get(reference)
+        except (KeyError, ValueError) as error:
+            raise ToolError(f"there is no image {shown(reference)} in the image store") from error
+
+    def reference(self, name: str = "", *, base64: str | None = None) -> str:
+        """The reference of an image, which is put in the store if it is not there.
+
+        Args:
+            name: Whatever `image` takes.
+            base64: Or the image's file.
+
+        Raises:
+            ToolError: If there is none, or none that may be read.
+        """
+        if base64 is not None:
+            content = self._decoded(base64, "base64")
+            return self.store.put(load_image(content, max_pixels=self.max_pixels))
+        reference = name.removeprefix(REFERENCE)
+        return reference if reference in self.store else self.store.put(self.image(name))
+
+    def clip(
+        self, name: str = "", *, base64: str | None = None, grid: TokenGrid | None = None
+    ) -> Clip:
+        """Frames of a clip, which are put in the store: two a second, or as many as are allowed.
+
+        Args:
+            name: A data URI, a file's name, or a URL.
+            base64: Or the clip's file.
+            grid: To which the frames are fitted, if the model is to see them as they are.
+
+        Raises:
+            ToolError: If there is none, none that may be read, or one that is too large or long.
+        """
+        if base64 is None:
+            fetch = self.fetch and replace(self.fetch, max_bytes=self.max_video_bytes)
+            content = self._content(name, "clip", fetch)
+        else:
+            content = self._decoded(base64, "base64")
+        if isinstance(content, Path):
+            return self._sampled(content, grid)
+        if len(content) > self.max_video_bytes:
+            raise ToolError(
+                f"the clip has {len(content)} bytes; at most {self.max_video_bytes} are read"
+            )
+        # A folder of its own: a clip has no neighbours that it could name.
+        with TemporaryDirectory(prefix="visreplay-") as folder:
+            path = Path(folder) / "what was sent"
+            path.write_bytes(content)
+            return self._sampled(path, grid)
 
     def file(self, name: str, what: str) -> Path:
-        """The file of a name below one of the folders, links followed.
+        """The file of a name or a `file:` URL below one of the folders, links followed.
 
         Raises:
             ToolError: If there is none, or it lies elsewhere; `what` names what was looked for.
@@ -51,9 +139,10 @@ class Media:
             raise ToolError(
                 f"there is no {what} {shown(name)}: it was not shown, and no files may be read"
             )
-        if "://" in name:
+        path_name = _file_url(name) if name[:7].lower() == "file://" else name
+        if "://" in path_name:
             raise ToolError(f"{shown(name)} is a URL; only files are read")
-        below = [path for root in self.roots if (path := _below(root, name))]
+        below = [path for root in self.roots if (path := _below(root, path_name))]
         if not below:
             raise ToolError(f"{shown(name)} is outside the folders that may be read")
         for path in below:
@@ -61,18 +150,63 @@ class Media:
                 return path
         raise ToolError(f"there is no {what} {shown(name)}")
 
-    def _decoded(self, uri: str) -> bytes:
-        if len(uri) > self.max_uri:
-            raise ToolError(
-                f"the data URI has {len(uri)} characters; at most {self.max_uri} are read"
-            )
-        head, _, data = uri.partition(",")
-        if not head.endswith(";base64"):
-            raise ToolError(f"{shown(uri)} is no base64 data URI: data:image/png;base64,...")
-        try:
-            return base64.b64decode(data, validate=True)
-        except ValueError as error:
-            raise ToolError(f"the base64 of the data URI cannot be decoded: {error}") from error
+    def _content(self, name: str, what: str, fetch: "Fetcher | None") -> bytes | Path:
+        """What a data URI or a URL has, or the file that is named."""
+        scheme = name.partition(":")[0].lower()
+        if scheme == "data" and self.max_uri:
+            head, _, data = name.partition(",")
+            if not head.endswith(";base64"):
+                raise ToolError(f"{shown(name)} is no base64 data URI: data:image/png;base64,...")
+            return self._decoded(data, "data URI", len(name))
+        if scheme in ("http", "https"):
+            if fetch is None:
+                raise ToolError(
+                    f"{shown(name)} is a URL, which is not fetched here: send the {what} itself"
+                )
+            return fetch.get(name)
+        return self.file(name, what)
+
+    def _decoded(self, data: str, form: str, length: int | None = None) -> bytes:
+        length = len(data) if length is None else length
+        if length > self.max_uri:
+            raise ToolError(f"the {form} has {length} characters; at most {self.max_uri} are read")
+        return decoded(data)
+
+    def _sampled(self, path: Path, grid: TokenGrid | None) -> Clip:
+        frames = clip_frames(
+            path,
+            rate=CLIP_RATE,
+            max_frames=self.max_frames,
+            max_seconds=self.max_seconds,
+            max_pixels=self.max_pixels,
+            max_side=self.max_side,
+            timeout=self.max_decoding,
+        )
+        images = [zoom(frame.image, grid=grid) if grid else frame.image for frame in frames]
+        return Clip(tuple(map(self.store.put, images)), tuple(frame.time for frame in frames))
+
+
+def decoded(data: str) -> bytes:
+    """What base64 says, in which there may be spaces and line breaks.
+
+    Raises:
+        ToolError: If it is none.
+    """
+    try:
+        return b64decode("".join(data.split()), validate=True)
+    except ValueError as error:
+        raise ToolError(f"the base64 cannot be decoded: {error}") from error
+
+
+def _file_url(url: str) -> str:
+    """The path that a `file:` URL names."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ToolError(f"{shown(url)} is no URL that can be read") from error
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise ToolError(f"{shown(url)} is no file of this machine: file:///folder/name.png")
+    return unquote(parts.path)
 
 
 def _below(root: Path, name: str) -> Path | None:

@@ -1,6 +1,7 @@
 """Look at clips: what they are, and frames of them."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,10 +15,19 @@ from decord.base import DECORDError
 from numpy.typing import NDArray
 from PIL import Image
 
+from visreplay.tools.image import MAX_PIXELS
 from visreplay.tools.types import Frame, Size, ToolError, regular_file, shown
 
 MAX_FRAMES = 64
-_CHUNK = 8
+_CHUNK_PIXELS = 2**26
+"""Of the frames that are decoded at a time: eight of 4K."""
+_CONTAINER = re.compile(
+    rb"....(ftyp|moov|mdat|wide|free|skip|styp)|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|OggS|GIF8"
+    rb"|\0\0\x01[\xba\xb3]|0&\xb2u|G.{187}G|.{4}G.{191}G",
+    re.DOTALL,
+)
+"""How a clip's file begins: MP4, Matroska, AVI, FLV, Ogg, GIF, MPEG, ASF, transport streams. FFmpeg
+would also open playlists, texts that name other files and addresses."""
 _SCENE_PROBES = 512
 _CUT = 0.4
 """Bhattacharyya distance of two frames' histograms from which on it is a cut, not motion."""
@@ -44,13 +54,34 @@ class VideoInfo:
     starts: NDArray[np.float64] = field(repr=False, compare=False)
 
 
-def probe(path: str | Path) -> VideoInfo:
-    """Read what a clip is.
+def clip_file(path: str | Path) -> Path:
+    """The path of a file that begins as a clip does.
 
     Raises:
-        ToolError: If it is not a readable clip with at least one frame.
+        ToolError: If there is none.
     """
-    return _open(path)[1]
+    file = regular_file(path, "clip")
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(256)
+    except OSError as error:
+        raise ToolError(f"the clip {file.name} cannot be opened: {error.strerror}") from error
+    if not _CONTAINER.match(start):
+        raise ToolError(f"{file.name} is not a clip that can be read")
+    return file
+
+
+def probe(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
+    """Read what a clip is.
+
+    Args:
+        path: The clip's file.
+        max_pixels: Of a frame; larger ones are refused.
+
+    Raises:
+        ToolError: If it is not a readable clip with at least one frame, or too large.
+    """
+    return _open(path, max_pixels)[1]
 
 
 def sample_frames(
@@ -63,6 +94,7 @@ def sample_frames(
     scenes: int | None = None,
     max_frames: int = MAX_FRAMES,
     max_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Frame, ...]:
     """Frames of a clip, chosen in one of four ways.
 
@@ -77,6 +109,7 @@ def sample_frames(
             all. Changes are distances between colour histograms of at most 512 frames.
         max_frames: More are refused.
         max_side: Larger frames are shrunk, in pixels.
+        max_pixels: Of a frame; larger ones are refused.
 
     Raises:
         ToolError: If the clip cannot be read, or the choice makes no sense for it.
@@ -89,7 +122,7 @@ def sample_frames(
         raise ToolError("choose frames by exactly one of count, times, around (with count), scenes")
     if max_side is not None:
         _whole("max_side", max_side, 100_000)
-    reader, info = _open(path)
+    reader, info = _open(path, max_pixels)
     if scenes is not None:
         indices = _scene_starts(reader, info, _whole("scenes", scenes, max_frames))
     else:
@@ -107,9 +140,10 @@ def sample_frames(
     return tuple(_decode(reader, info, indices, max_side))
 
 
-def _open(path: str | Path) -> tuple[Any, VideoInfo]:
-    file = regular_file(path, "clip")
+def _open(path: str | Path, max_pixels: int) -> tuple[Any, VideoInfo]:
+    file = clip_file(path)
     try:
+        _check_size(file, max_pixels)
         reader = decord.VideoReader(str(file), num_threads=1)
         count = len(reader)
         if not count:
@@ -127,13 +161,34 @@ def _open(path: str | Path) -> tuple[Any, VideoInfo]:
     return reader, VideoInfo(file, duration, fps, count, (width, height), starts)
 
 
+def _check_size(file: Path, max_pixels: int) -> None:
+    """Refuse large frames by what the file says of them, since decord only tells of decoded ones.
+
+    Raises:
+        ToolError: If they have more pixels.
+    """
+    capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
+    try:
+        width, height = (
+            int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+    finally:
+        capture.release()
+    if width * height > max_pixels:
+        raise ToolError(
+            f"the frames of {file.name} have {width} x {height} = {width * height} pixels; at most "
+            f"{max_pixels} are allowed"
+        )
+
+
 def _decode(
     reader: Any, info: VideoInfo, indices: Sequence[int], max_side: int | None
 ) -> list[Frame]:
     """Decode a few frames at a time and shrink them as they come."""
     frames = []
-    for start in range(0, len(indices), _CHUNK):
-        chunk = list(indices[start : start + _CHUNK])
+    step = min(8, max(1, _CHUNK_PIXELS // (info.size[0] * info.size[1])))
+    for start in range(0, len(indices), step):
+        chunk = list(indices[start : start + step])
         try:
             pixels = reader.get_batch(chunk).asnumpy()
         except (DECORDError, RuntimeError, IndexError) as error:

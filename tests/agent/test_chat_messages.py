@@ -1,18 +1,25 @@
 """LangChain's messages as the policy reads them, and its turns as LangChain has them."""
 
+import base64
 import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import tool_call
-from shared import png
+from PIL import Image
+from shared import png, write_clip, write_picture
+from web import Server, only_here, sends
 
-from visreplay.agent import MessageError, protocol_named
+from visreplay.agent import MessageError, chat_messages, protocol_named
 from visreplay.agent.chat_messages import Interpreter, image_block
 from visreplay.agent.encoding import token_grid
 from visreplay.agent.protocols.signatures import signature
 from visreplay.replay_core import ModelPair
-from visreplay.tools import ImageStore
+from visreplay.tools import ImageStore, Media
+from visreplay.tools.fetch import Fetcher
 
 RED, BLUE = png("red"), png("blue")
 
@@ -64,9 +71,9 @@ def test_an_image_is_the_same_in_every_form(hermes: Interpreter, form: int) -> N
     [
         ({"type": "image", "url": "https://example.org/a.png"}, "is not fetched"),
         ({"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}, "is not fetched"),
-        ({"type": "image", "url": "file:///etc/passwd"}, "is not fetched"),
-        ({"type": "image", "url": "/etc/passwd"}, "is not fetched"),
-        ({"type": "image", "url": "data:image/png,abc"}, "is not fetched"),
+        ({"type": "image", "url": "file:///etc/passwd"}, "no files may be read"),
+        ({"type": "image", "url": "/etc/passwd"}, "no files may be read"),
+        ({"type": "image", "url": "data:image/png,abc"}, "no base64 data URI"),
         ({"type": "image", "url": "visreplay:" + 64 * "0"}, "no image"),
         ({"type": "image", "url": "visreplay:../../etc/passwd"}, "no image"),
         ({"type": "image", "base64": "?"}, "cannot be decoded"),
@@ -80,6 +87,23 @@ def test_an_image_is_the_same_in_every_form(hermes: Interpreter, form: int) -> N
         ({"type": "video", "frames": [], "times": []}, "0 frames"),
         ({"type": "video", "frames": ["visreplay:0"], "times": [0.0]}, "no image"),
         ({"type": "video", "frames": ["x"], "times": ["now"]}, "are seconds"),
+        ({"type": "video", "frames": [7], "times": [0.0]}, "neither base64 nor a URL"),
+        ({"type": "video", "frames": ["/etc/passwd"], "times": [0.0]}, "no files may be read"),
+        ({"type": "video", "frames": ["http://127.0.0.1/"], "times": [0.0]}, "is not fetched"),
+        ({"type": "video", "url": "https://example.org/a.mp4"}, "is not fetched"),
+        ({"type": "video", "url": "file:///etc/passwd"}, "no files may be read"),
+        ({"type": "video", "url": "visreplay:" + 64 * "0"}, "no clip"),
+        ({"type": "video", "url": "data:video/mp4,abc"}, "no base64 data URI"),
+        ({"type": "video", "base64": "?"}, "cannot be decoded"),
+        ({"type": "video", "base64": "aGVsbG8="}, "not a clip"),
+        ({"type": "video", "base64": RED}, "not a clip"),
+        ({"type": "video", "file_id": "f"}, "neither base64 nor a URL"),
+        ({"type": "video", "frames": 7, "times": []}, "neither base64 nor a URL"),
+        ({"type": "video_url", "video_url": {"url": "http://127.0.0.1/a.mp4"}}, "is not fetched"),
+        ({"type": "video_url", "video_url": {"url": "/etc/passwd"}}, "no files may be read"),
+        ({"type": "video_url", "video_url": {"url": 7}}, "neither base64 nor a URL"),
+        ({"type": "video_url", "video_url": "data:video/mp4;base64,AAAA"}, "'video_url' cannot be"),
+        ({"type": "video_url"}, "'video_url' cannot be"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(
@@ -89,6 +113,90 @@ def test_what_cannot_be_shown_is_refused(
         hermes.conversation([HumanMessage([block])])
     with pytest.raises(MessageError, match=error):
         hermes.conversation([HumanMessage("?"), ToolMessage([block], tool_call_id="1")])
+
+
+def clip_forms(data: str) -> list[dict[str, object]]:
+    """A clip in every form."""
+    uri = f"data:video/mp4;base64,{data}"
+    return [
+        {"type": "video", "base64": data, "mime_type": "video/mp4"},
+        {"type": "video", "url": uri},
+        {"type": "video", "source_type": "base64", "data": data, "mime_type": "video/mp4"},
+        {"type": "video", "source_type": "url", "url": uri},
+        {"type": "video_url", "video_url": {"url": uri}},
+    ]
+
+
+@pytest.mark.parametrize("form", range(5))
+def test_a_clip_is_the_same_in_every_form(hermes: Interpreter, tmp_path: Path, form: int) -> None:
+    path = write_clip(tmp_path / "a.mp4", [20] * 10 + [220] * 10)
+    block = clip_forms(base64.b64encode(path.read_bytes()).decode())[form]
+    asked, _, result = hermes.conversation(
+        [
+            HumanMessage([block, {"type": "text", "text": "What?"}]),
+            AIMessage("", tool_calls=[tool_call(name="zoom", args={}, id="1")]),
+            ToolMessage([block], tool_call_id="1"),
+        ]
+    )
+    clip: Any = asked["content"][0]
+    assert clip["type"] == "video"
+    assert clip["times"] == [0.2, 0.7, 1.2, 1.7]
+    sizes = {hermes.dialect.store.get(frame).size for frame in clip["frames"]}
+    assert sizes == {hermes.dialect.frame_grid.fit((64, 48))} != {(64, 48)}
+    shades = [hermes.dialect.store.get(frame).getpixel((0, 0)) for frame in clip["frames"]]
+    assert [shade[0] > 128 for shade in shades] == [False, False, True, True]  # type: ignore[index]
+    assert clip in result["content"]
+    frames = ["visreplay:" + frame for frame in clip["frames"]]
+    shown = {"type": "video", "frames": frames, "times": clip["times"]}
+    (again,) = hermes.conversation([HumanMessage([shown])])
+    assert again["content"] == [clip]
+
+
+def test_files_and_urls_are_read_where_the_media_may(
+    hermes: Interpreter, tmp_path: Path, server: Server
+) -> None:
+    path = write_picture(tmp_path / "a.png", "red")
+    clip = write_clip(tmp_path / "a.mp4", [20] * 10)
+    server.answers |= {"/a.png": sends(path.read_bytes()), "/a.mp4": sends(clip.read_bytes())}
+    store = hermes.dialect.store
+    media = Media(store, (tmp_path,), fetch=Fetcher(allowed=only_here))
+    reading = replace(hermes, media=media)
+    urls = [server.url, f"file://{tmp_path}"]
+    (asked,) = reading.conversation(
+        [
+            HumanMessage(
+                [{"type": "image_url", "image_url": {"url": url + "/a.png"}} for url in urls]
+                + [{"type": "video_url", "video_url": {"url": url + "/a.mp4"}} for url in urls]
+            )
+        ]
+    )
+    first, second, third, fourth = asked["content"]
+    assert first == second == {"type": "image", "image": store.put(Image.open(path))}
+    assert third == fourth
+    assert third["type"] == "video"
+    assert len(third["frames"]) == 2
+    for block in ({"type": "image", "base64": RED}, {"type": "video", "base64": "AAAA"}):
+        with pytest.raises(MessageError, match="at most 0 are read"):  # as this media has it
+            reading.conversation([HumanMessage([block])])
+    for url in (server.url + "/missing", "http://127.0.0.2/", "file:///etc/passwd"):
+        with pytest.raises(MessageError):
+            reading.conversation([HumanMessage([{"type": "image", "url": url}])])
+
+
+def test_no_more_base64_is_read_than_stated(
+    hermes: Interpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_messages, "MAX_URI", len(RED))
+    assert hermes.conversation([HumanMessage([{"type": "image", "base64": RED}])])
+    with pytest.raises(MessageError, match=f"at most {len(RED)} are read"):
+        hermes.conversation([HumanMessage([{"type": "image", "base64": RED + "\n"}])])
+    with pytest.raises(MessageError, match=f"at most {len(RED)} are read"):
+        hermes.conversation([HumanMessage([{"type": "video", "url": "data:;base64," + RED}])])
+
+
+def test_images_are_put_where_the_dialect_finds_them(hermes: Interpreter) -> None:
+    with pytest.raises(ValueError, match="must be the dialect's"):
+        replace(hermes, media=Media(ImageStore()))
 
 
 def test_tools_are_introduced_after_the_system_messages(hermes: Interpreter) -> None:

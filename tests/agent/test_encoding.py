@@ -97,3 +97,15 @@ def test_images_that_fit_are_not_resampled(encoder: ContextEncoder) -> None:
     message: Message = {"role": "user", "content": [{"type": "image", "image": reference}]}
     (block,) = encoder.encode([message]).blocks
     assert block.inputs["image_grid_thw"].tolist() == [[1, 4, 6]]
+
+
+def test_frames_of_any_size_are_fitted_to_the_grid(encoder: ContextEncoder) -> None:
+    def clip(size: tuple[int, int]) -> Message:
+        frames = [encoder.store.put(Image.new("RGB", size, (i, 0, 0))) for i in range(4)]
+        video = {"type": "video", "frames": frames, "times": [0.0, 0.5, 1.0, 1.5]}
+        return {"role": "user", "content": [video]}  # type: ignore[typeddict-item, list-item]
+
+    sent, fitted = (encoder.encode([clip(size)]).blocks[0] for size in ((64, 48), (56, 56)))
+    assert encoder.grid.fit((64, 48)) == (56, 56)
+    for name in ("pixel_values_videos", "video_grid_thw"):
+        assert sent.inputs[name].equal(fitted.inputs[name])

@@ -169,7 +169,7 @@ def test_a_table_s_fields_are_checked_when_it_is_opened(
 @pytest.mark.parametrize(
     ("image", "told"),
     [
-        ("!" * 100, "field 'image': it is not base64"),
+        ("!" * 100, "field 'image': the base64 cannot be decoded"),
         ("QUJD" * 30, "not an image that can be read"),
         (png("red")[:80], "field 'image'"),
         ("[" + "1," * 50 + "]", "field 'image'"),

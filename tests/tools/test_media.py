@@ -1,12 +1,24 @@
+import base64
+import io
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from shared import png, write_picture
+from shared import png, write_clip, write_picture
+from web import Server, only_here, sends
 
-from visreplay.tools import ImageStore, Media, ToolError
+from visreplay.tools import Clip, ImageStore, Media, ToolError
+from visreplay.tools.fetch import Fetcher
 
 RED = "data:image/png;base64," + png("red")
 
@@ -25,8 +37,22 @@ def test_a_reference_a_data_uri_and_files_of_every_root_are_found(
     media: Media, tmp_path: Path
 ) -> None:
     reference = media.store.put(Image.new("RGB", (40, 30)))
-    names = (reference, RED, "first.png", "second.png", str(tmp_path / "second" / "second.png"))
-    assert [media.image(name).size for name in names] == [(40, 30)] * 5
+    write_picture(tmp_path / "first" / "a folder" / "ä.png", "red")
+    names = (
+        reference,
+        "visreplay:" + reference,
+        RED,
+        "first.png",
+        "second.png",
+        str(tmp_path / "second" / "second.png"),
+        f"file://{tmp_path}/second/second.png",
+        f"file://localhost{tmp_path}/first/a%20folder/%C3%A4.png",
+    )
+    assert [media.image(name).size for name in names] == [(40, 30)] * 8
+    red = media.reference(RED)
+    assert [media.reference(name) for name in names] == [reference] * 2 + [red] * 6
+    assert media.reference(base64=png("red")) == media.reference(base64=png("red") + "\n") == red
+    assert media.store.get(red).getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +69,24 @@ def test_a_reference_a_data_uri_and_files_of_every_root_are_found(
         ("nul\0", "outside the folders"),
         ("\ud800", "outside the folders"),
         ("http://127.0.0.1/a.png", "is a URL"),
-        ("file:///etc/passwd", "is a URL"),
+        ("ftp://127.0.0.1/a.png", "is a URL"),
+        ("file:///etc/passwd", "outside the folders"),
+        ("FILE:///etc/passwd", "outside the folders"),
+        ("file://localhost/etc/passwd", "outside the folders"),
+        ("file://example.org/etc/passwd", "no file of this machine"),
+        ("file://first.png", "no file of this machine"),
+        ("file://{tmp}/first/first.png?a=b", "no file of this machine"),
+        ("file://[", "no URL"),
+        ("file://", "no image"),
+        ("file:first.png", "no image"),
+        ("file://{tmp}/first/../private/private.png", "outside the folders"),
+        ("file://{tmp}/first/%2e%2e/private/private.png", "outside the folders"),
+        ("file://{tmp}/first/..%2fprivate%2Fprivate.png", "outside the folders"),
+        ("file://{tmp}/first/%252e%252e/private/private.png", "no image"),
+        ("file://{tmp}/first/nul%00", "outside the folders"),
+        ("file://{tmp}/first/link.png", "outside the folders"),
+        ("visreplay:first.png", "in the image store"),
+        ("visreplay:" + "0" * 64, "in the image store"),
         ("data:image/png;base64,AAAA", "not an image"),
         ("data:image/png;base64,-", "cannot be decoded"),
         ("data:image/png,red", "no base64 data URI"),
@@ -51,8 +94,12 @@ def test_a_reference_a_data_uri_and_files_of_every_root_are_found(
     ],
 )
 def test_nothing_else_is_read(media: Media, tmp_path: Path, name: str, told: str) -> None:
-    with pytest.raises(ToolError, match=told):
-        media.image(name.replace("{tmp}", str(tmp_path)))
+    name = name.replace("{tmp}", str(tmp_path))
+    for read in (media.image, media.reference):
+        with pytest.raises(ToolError, match=told):
+            read(name)
+    with pytest.raises(ToolError):
+        media.clip(name)
 
 
 def test_a_link_that_leads_out_is_refused_where_it_is_the_only_root(tmp_path: Path) -> None:
@@ -74,6 +121,8 @@ def test_without_roots_no_file_and_without_a_limit_no_data_uri_is_read(tmp_path:
     for name in (str(picture), RED):
         with pytest.raises(ToolError, match="no files may be read"):
             Media(ImageStore()).image(name)
+    with pytest.raises(ToolError, match="at most 0 are read"):
+        Media(ImageStore()).reference(base64=png("red"))
 
 
 def test_large_images_are_refused_before_they_are_decoded(media: Media) -> None:
@@ -93,3 +142,180 @@ def test_large_images_are_refused_before_they_are_decoded(media: Media) -> None:
 def test_no_name_leads_out_of_a_root(parts: list[str]) -> None:
     with pytest.raises(ToolError):
         Media(ImageStore(), (Path(__file__).parent,)).image("/".join(parts))
+
+
+def bomb() -> bytes:
+    """A PNG of 30000 x 30000 pixels, whole, in half a megabyte."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    packer = zlib.compressobj(1)
+    lines = bytes(1000 * (1 + 30_000 // 8))
+    pixels = b"".join(packer.compress(lines) for _ in range(30)) + packer.flush()
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def damaged() -> dict[str, bytes]:
+    picture = Image.effect_noise((80, 60), 90)
+    files: dict[str, bytes] = {"bomb.png": bomb(), "text.png": b"hello" * 100, "empty.png": b""}
+    for kind in ("png", "jpeg", "webp", "gif"):
+        file = io.BytesIO()
+        picture.save(file, kind)
+        files[f"half.{kind}"] = file.getvalue()[: len(file.getvalue()) // 2]
+    return files
+
+
+def test_bombs_and_damaged_images_are_refused_however_they_come(
+    tmp_path: Path, server: Server
+) -> None:
+    media = Media(ImageStore(), (tmp_path,), max_uri=10**6, fetch=Fetcher(allowed=only_here))
+    for name, content in damaged().items():
+        (tmp_path / name).write_bytes(content)
+        server.answers["/" + name] = sends(content)
+        encoded = base64.b64encode(content).decode()
+        for source in (name, f"data:image/png;base64,{encoded}", f"{server.url}/{name}"):
+            with pytest.raises(ToolError, match="is too large" if "bomb" in name else "."):
+                media.reference(source)
+        with pytest.raises(ToolError):
+            media.reference(base64=encoded)
+
+
+def test_urls_are_read_where_there_is_a_fetcher(tmp_path: Path, server: Server) -> None:
+    picture = write_picture(tmp_path / "a.png", "red").read_bytes()
+    clip = write_clip(tmp_path / "a.mp4", [10] * 10).read_bytes()
+    server.answers |= {"/a.png": sends(picture), "/a.mp4": sends(clip)}
+    fetcher = Fetcher(max_bytes=len(picture), allowed=only_here)
+    media = Media(ImageStore(), fetch=fetcher)
+    assert media.image(server.url + "/a.png").getpixel((0, 0)) == (255, 0, 0)
+    assert media.reference("HTTP" + server.url[4:] + "/a.png") in media.store
+    assert len(media.clip(server.url + "/a.mp4").frames) == 2  # a clip has a limit of its own
+    with pytest.raises(ToolError, match=f"more than the {len(clip) - 1} bytes"):
+        replace(media, max_video_bytes=len(clip) - 1).clip(server.url + "/a.mp4")
+    with pytest.raises(ToolError, match="answered 404"):
+        media.image(server.url + "/missing")
+    asked = len(server.asked)
+    for strict in (Media(ImageStore()), Media(ImageStore(), (tmp_path,)), media):
+        strict = strict if strict.fetch is None else replace(media, fetch=Fetcher())
+        for read in (strict.image, strict.reference, strict.clip):
+            with pytest.raises(ToolError, match=r"is not fetched here|not all of its addresses"):
+                read(server.url + "/a.png")
+    assert len(server.asked) == asked
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files, which a test finds empty when all is well."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_a_clip_is_the_same_however_it_comes(tmp_path: Path, temporary: Path) -> None:
+    path = write_clip(tmp_path / "clips" / "a.mp4", [20] * 20 + [220] * 20)  # 10 a second
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    media = Media(ImageStore(), (path.parent,), max_uri=10**6)
+    clip = media.clip("a.mp4")
+    assert clip.times == (0.2, 0.7, 1.2, 1.7, 2.2, 2.7, 3.2, 3.7)
+    shades = [np.asarray(media.store.get(frame)).mean() for frame in clip.frames]
+    assert max(shades[:4]) < 60 < 180 < min(shades[4:])
+    assert media.clip(f"file://{path}") == clip
+    assert media.clip(f"data:video/mp4;base64,{encoded}") == clip
+    assert media.clip(base64=encoded) == clip
+    assert not list(temporary.iterdir())
+
+
+def test_a_clip_has_at_least_one_frame_and_no_more_than_there_are(tmp_path: Path) -> None:
+    media = Media(ImageStore(), (tmp_path,))
+    write_clip(tmp_path / "short.mp4", [90], fps=30)
+    assert media.clip("short.mp4").times == (0.0,)
+    write_clip(tmp_path / "slow.mp4", [90, 120, 150], fps=1)
+    assert media.clip("slow.mp4").times == (0.0, 1.0, 2.0)
+
+
+def test_ten_thousand_frames_are_shown_with_as_many_as_are_allowed(tmp_path: Path) -> None:
+    write_clip(tmp_path / "long.mp4", [shade % 256 for shade in range(10_000)], fps=30)
+    media = Media(ImageStore(), (tmp_path,), max_side=32)
+    clip = media.clip("long.mp4")
+    assert len(clip.frames) == len(clip.times) == 64
+    assert clip.times[0] < 3 < 330 < clip.times[-1]
+    assert {media.store.get(frame).size for frame in clip.frames} == {(32, 24)}
+    assert len(replace(media, max_frames=3).clip("long.mp4").frames) == 3
+    with pytest.raises(ToolError, match=r"has 333.3 s; at most 333 s are allowed"):
+        replace(media, max_seconds=333).clip("long.mp4")
+
+
+def test_clips_that_are_too_large_are_refused(tmp_path: Path, temporary: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", [20] * 20)
+    content = path.read_bytes()
+    uri = "data:video/mp4;base64," + base64.b64encode(content).decode()
+    media = Media(ImageStore(), (tmp_path,), max_uri=len(uri))
+    assert isinstance(media.clip(uri), Clip)
+    for changes, told in (
+        ({"max_uri": len(uri) - 1}, f"at most {len(uri) - 1} are read"),
+        ({"max_video_bytes": len(content) - 1}, f"at most {len(content) - 1} are read"),
+        ({"max_pixels": 64 * 48 - 1}, "at most 3071 are allowed"),
+        ({"max_seconds": 1}, "at most 1 s are allowed"),
+    ):
+        with pytest.raises(ToolError, match=told):
+            replace(media, **changes).clip(uri)  # type: ignore[arg-type]
+    assert not list(temporary.iterdir())
+
+
+def claiming(frames: int, path: Path) -> bytes:
+    """An AVI of ten frames that claims more."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(10):
+        writer.write(np.full((48, 64, 3), 90, np.uint8))
+    writer.release()
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.index(b"strh") + 40, frames)
+    return bytes(content)
+
+
+def test_a_clip_that_ends_the_decoder_does_not_end_us(tmp_path: Path, temporary: Path) -> None:
+    path = tmp_path / "a.avi"
+    path.write_bytes(claiming(2**31 - 1, path))
+    probing = "import sys; from visreplay.tools import probe; probe(sys.argv[1])"
+    ended = subprocess.run([sys.executable, "-c", probing, path], capture_output=True, check=False)
+    assert ended.returncode < 0, "decord reads it by now: is a process of its own still needed?"
+    media = Media(ImageStore(), (tmp_path,))
+    with pytest.raises(ToolError, match=r"a.avi is not a clip that can be read"):
+        media.clip("a.avi")
+    path.write_bytes(claiming(10, path))
+    assert len(media.clip("a.avi").frames) == 2
+    with pytest.raises(ToolError, match=r"longer than the 0.001 s"):
+        replace(media, max_decoding=0.001).clip("a.avi")
+    assert not list(temporary.iterdir())
+
+
+def test_what_is_no_clip_is_refused_however_it_comes(tmp_path: Path, temporary: Path) -> None:
+    root = tmp_path / "root"
+    whole = write_clip(root / "whole.mp4", [90] * 10)
+    private = write_clip(tmp_path / "private" / "private.mp4", [90] * 10)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{private}\n#EXT-X-ENDLIST\n"
+    contents = {
+        "text.mp4": b"hello " * 100,
+        "empty.mp4": b"",
+        "half.mp4": whole.read_bytes()[:900],
+        "picture.mp4": write_picture(tmp_path / "a.png", "red").read_bytes(),
+        "playlist.m3u8": playlist.encode(),
+        "playlist.mp4": playlist.encode(),
+        "list.ffconcat": b"ffconcat version 1.0\nfile whole.mp4\n",
+    }
+    media = Media(ImageStore(), (root,), max_uri=10**6)
+    (root / "link.mp4").symlink_to(private)
+    for name, content in contents.items():
+        (root / name).write_bytes(content)
+        with pytest.raises(ToolError, match=r"is not a clip|no frames"):
+            media.clip(base64=base64.b64encode(content).decode())
+    for name in (*contents, "link.mp4", "../private/private.mp4", str(private), ".", "no.mp4"):
+        with pytest.raises(ToolError):
+            media.clip(name)
+    assert len(media.clip("whole.mp4").frames) == 2
+    assert not list(temporary.iterdir())
