@@ -1,7 +1,7 @@
 """Who may use a server: programs on this machine, or whoever has the key."""
 
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -32,21 +32,33 @@ class KeyRequired:
     Args:
         app: What they reach.
         api_key: The key; compared in constant time.
+        refused: Answers the others; by default with 401 and a line of text.
+        open_to_all: Paths that take no key.
     """
 
-    def __init__(self, app: App, api_key: str) -> None:
+    REASON = "the header Authorization: Bearer <key> is missing or wrong"
+
+    def __init__(
+        self,
+        app: App,
+        api_key: str,
+        refused: App | None = None,
+        open_to_all: Collection[str] = (),
+    ) -> None:
         self._app = app
         self._key = api_key.encode()
+        self._refused = refused or self._refuse
+        self._open = open_to_all
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401, or pass the request on."""
-        if scope["type"] == "lifespan" or self._sent_key(scope):
-            await self._app(scope, receive, send)
-            return
+        known = scope["type"] == "lifespan" or scope["path"] in self._open or self._sent_key(scope)
+        await (self._app if known else self._refused)(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")]
         await send({"type": "http.response.start", "status": 401, "headers": headers})
-        told = b"the header Authorization: Bearer <key> is missing or wrong\n"
-        await send({"type": "http.response.body", "body": told})
+        await send({"type": "http.response.body", "body": f"{self.REASON}\n".encode()})
 
     def _sent_key(self, scope: Scope) -> bool:
         scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")

@@ -10,6 +10,7 @@ from visreplay.agent.sessions import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.state import Message
 from visreplay.agent.telemetry import replay_record
 from visreplay.replay_core import (
+    ContextError,
     Generation,
     ModelPair,
     ReplayConfig,
@@ -111,6 +112,7 @@ class ReplayPolicy:
         sampling: How to decode.
         stop_strings: End a turn (kept in the text), besides the model's own end tokens.
         sessions: Where sessions that have read something are kept; policies may share one.
+        max_context: Tokens of a conversation at most; None leaves it to the model.
     """
 
     def __init__(
@@ -122,12 +124,14 @@ class ReplayPolicy:
         sampling: Sampling = Sampling(),
         stop_strings: tuple[str, ...] = (),
         sessions: SessionCache | None = None,
+        max_context: int | None = None,
     ) -> None:
         self.pair = pair
         self.config = config
         self.sampling = sampling
         self.stop_strings = stop_strings
         self.sessions = SessionCache() if sessions is None else sessions
+        self.max_context = max_context
         self._store = store
         # What other models have read, or this one replayed otherwise, is something else.
         self._own = f"{id(pair)} {config}"
@@ -193,6 +197,10 @@ class ReplayPolicy:
 
         Returns:
             What has been read, as the value of the generator.
+
+        Raises:
+            ValueError: The conversation does not end with a turn that the policy can answer.
+            ContextError: It is too long.
         """
         began = time.perf_counter()
         store = self._store if store is None else store
@@ -215,6 +223,7 @@ class ReplayPolicy:
             if stop > start:
                 with self.pair.lock:
                     segment = encoder.encode(messages[:stop], start)
+                self._check(session.length + len(segment))
                 report = yield from session.appending(segment)
                 blocks = session.blocks[len(session.blocks) - len(segment.blocks) :]
                 replay = replay_record(report, segment, blocks, self.pair.policy, store)
@@ -227,6 +236,13 @@ class ReplayPolicy:
             opened = self.pair.tokenizer.encode(opening, add_special_tokens=False)
             session.extend_generated(opened)
         return Reading(keys, session, replay, known, tuple(opened), began)
+
+    def _check(self, tokens: int) -> None:
+        if self.max_context is not None and tokens > self.max_context:
+            raise ContextError(
+                f"the conversation has {tokens} tokens or more; {self.max_context} are allowed: "
+                "send less text, or fewer or smaller pictures"
+            )
 
     def decoding(
         self, sampling: Sampling | None = None, stop_strings: Sequence[str] = ()

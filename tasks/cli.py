@@ -26,6 +26,7 @@ from visreplay.tasks.options import (
     mistakes_told,
     with_options,
 )
+from visreplay.tasks.serve import serve
 from visreplay.tasks.serve_mcp import mcp
 from visreplay.tasks.table import table
 from visreplay.tasks.viewer import view
@@ -39,6 +40,7 @@ app.command()(analyze)
 app.command()(calibrate)
 app.command()(tasks)
 app.command()(view)
+app.command()(serve)
 app.command()(mcp)
 
 
