@@ -21,27 +21,31 @@ class TurnText:
     Attributes:
         interpreter: Reads the policy's dialect.
         stops: Texts that end the turn, and are left out of it.
+        calls: Whether calls are told apart from words; it is all words to who offers no tools.
     """
 
     interpreter: Interpreter
     stops: Sequence[str] = ()
+    calls: bool = True
 
     def sendable(self, ids: Sequence[int]) -> str:
         """What can be sent of a turn that is being written: no later token takes it back."""
         written = self.interpreter.tokenizer.decode(ids, skip_special_tokens=True)
-        ready = self.cut(written[: self.interpreter.first_call(written)])
+        words = self.interpreter.first_call(written) if self.calls else len(written)
+        ready = self.cut(written[:words])
         if ready != written:
             return ready
         # A character may be in the middle of its bytes, a tag or a stop string of its letters.
         ready = ready.rstrip("\ufffd")
-        named = self.interpreter.dialect.named_calls
+        named = self.calls and self.interpreter.dialect.named_calls
         marks = [_CALL_BEGIN, *self.stops] if named else self.stops
         begun = [n for mark in marks for n in range(1, len(mark)) if ready.endswith(mark[:n])]
         return ready[: len(ready) - max(begun, default=0)]
 
     def said(self, written: str) -> Said:
         """What a whole turn says."""
-        return self.interpreter.said(self.cut(written))
+        written = self.cut(written)
+        return self.interpreter.said(written) if self.calls else Said(written)
 
     def cut(self, written: str) -> str:
         """What stands before the first stop string."""

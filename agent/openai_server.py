@@ -202,7 +202,7 @@ class _Desk:
             f"chatcmpl-{uuid4().hex}",
             int(time.time()),
             asked.model,
-            TurnText(interpreter, asked.stops),
+            TurnText(interpreter, asked.stops, calls=bool(tools)),
             reading,
             asked.n,
             bool(asked.logprobs),
