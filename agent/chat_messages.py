@@ -29,7 +29,7 @@ from visreplay.agent.protocols.base import image, text, user
 from visreplay.agent.protocols.reading import first_call
 from visreplay.agent.protocols.signatures import Signature
 from visreplay.agent.state import Message, Part, VideoPart
-from visreplay.tools import ToolError, load_image
+from visreplay.tools import ImageStore, ToolError, load_image
 from visreplay.tools.types import shown
 
 REFERENCE = "visreplay:"
@@ -191,7 +191,7 @@ class Interpreter:
             case {"type": "text", "text": str(words)}:
                 return text(words)
             case {"type": "image"}:
-                return image(self._image(block))
+                return image(image_reference(block, self.dialect.store))
             case {"type": "video", "frames": list(frames), "times": list(times)}:
                 return self._clip(frames, times)
         kind = block["value"].get("type") if block["type"] == "non_standard" else block["type"]
@@ -205,45 +205,50 @@ class Interpreter:
             raise MessageError(f"a clip has {len(frames)} frames and {len(times)} times")
         if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
             raise MessageError(f"the times of a clip are seconds, not {shown(times)}")
-        references = [self._image({"url": frame}) for frame in frames]
-        if len({self.dialect.store.get(reference).size for reference in references}) > 1:
+        store = self.dialect.store
+        references = [image_reference({"url": frame}, store) for frame in frames]
+        if len({store.get(reference).size for reference in references}) > 1:
             raise MessageError("the frames of a clip must have one size")
         return {"type": "video", "frames": references, "times": list(times)}
-
-    def _image(self, block: Mapping[str, Any]) -> str:
-        """The reference of a block's image, which is put in the store if it is not there."""
-        store = self.dialect.store
-        data, url = block.get("base64"), block.get("url")
-        source = block.get("source")
-        if isinstance(source, Mapping):  # as Anthropic has it, which LangChain leaves as it is
-            data, url = source.get("data"), source.get("url")
-        if data is None and isinstance(url, str):
-            reference = url.removeprefix(REFERENCE)
-            if reference != url:
-                if reference not in store:
-                    raise MessageError(f"there is no image {shown(reference)} in the image store")
-                return reference
-            head, _, data = url.partition(",")
-            if not head.startswith("data:") or not head.endswith(";base64"):
-                raise MessageError(
-                    f"the image at {shown(url)} is not fetched: send it as base64, as a data URI "
-                    f"(data:image/png;base64,...), or as {REFERENCE} and a reference into the "
-                    "model's image store"
-                )
-        if not isinstance(data, str):
-            raise MessageError("an image has neither base64 nor a URL")
-        try:
-            decoded = base64.b64decode("".join(data.split()), validate=True)
-            return store.put(load_image(decoded))
-        except ToolError as error:
-            raise MessageError(str(error)) from error
-        except ValueError as error:
-            raise MessageError(f"the base64 of an image cannot be decoded: {error}") from error
 
 
 def image_block(reference: str) -> dict[str, str]:
     """The content block of an image in the store: messages, and so checkpoints, hold no pixels."""
     return {"type": "image", "url": REFERENCE + reference}
+
+
+def image_reference(block: Mapping[str, Any], store: ImageStore) -> str:
+    """The reference of a block's image, which is put in the store if it is not there.
+
+    Raises:
+        MessageError: If there is no image in it, or one that is not fetched.
+    """
+    data, url = block.get("base64"), block.get("url")
+    source = block.get("source")
+    if isinstance(source, Mapping):  # as Anthropic has it, which LangChain leaves as it is
+        data, url = source.get("data"), source.get("url")
+    if data is None and isinstance(url, str):
+        reference = url.removeprefix(REFERENCE)
+        if reference != url:
+            if reference not in store:
+                raise MessageError(f"there is no image {shown(reference)} in the image store")
+            return reference
+        head, _, data = url.partition(",")
+        if not head.startswith("data:") or not head.endswith(";base64"):
+            raise MessageError(
+                f"the image at {shown(url)} is not fetched: send it as base64, as a data URI "
+                f"(data:image/png;base64,...), or as {REFERENCE} and a reference into the "
+                "model's image store"
+            )
+    if not isinstance(data, str):
+        raise MessageError("an image has neither base64 nor a URL")
+    try:
+        decoded = base64.b64decode("".join(data.split()), validate=True)
+        return store.put(load_image(decoded))
+    except ToolError as error:
+        raise MessageError(str(error)) from error
+    except ValueError as error:
+        raise MessageError(f"the base64 of an image cannot be decoded: {error}") from error
 
 
 def _blocks(message: BaseMessage) -> list[Mapping[str, Any]]:

@@ -258,13 +258,13 @@ class ReplayChatModel(BaseChatModel):
         written = _cut(turn.text, stops)
         said = self._interpreter.said(written)
         ids = turn.message["token_ids"]
-        # What a stop string cut off is in the tokens, but not in the message.
-        whole = written == turn.text
+        # What a stop string cut off is in the tokens, but not in the message: the message alone is
+        # then read as text.
         return {
             "content": said.content,
             "tool_calls": list(said.tool_calls),
             "invalid_tool_calls": list(said.invalid_tool_calls),
-            "additional_kwargs": {TOKEN_IDS: ids} if whole else {},
+            "additional_kwargs": {TOKEN_IDS: ids},
             "response_metadata": {
                 "model_name": self.model_name,
                 "finish_reason": "tool_calls" if said.tool_calls else turn.finish_reason,

@@ -1,0 +1,239 @@
+"""From what an agent of smolagents remembers to the messages that a policy reads in its dialect.
+
+smolagents writes a step as text for any model: what the model said, "Calling tools:" with the same
+calls again, images, "Observation:" or "Error:". Here the policy's turn stands as it was generated,
+its calls once, and what came of them in the dialect's frame. All of a message is untrusted.
+"""
+
+import ast
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
+from PIL import Image
+from smolagents import AgentImage, ChatMessage, MessageRole
+
+from visreplay.agent.chat_messages import (
+    REFERENCE,
+    TOKEN_IDS,
+    Interpreter,
+    MessageError,
+    image_block,
+)
+from visreplay.tools import ToolError, load_image
+
+FINAL_ANSWER = "final_answer"
+"""The tool by which agents of smolagents end."""
+
+# What smolagents puts before the parts of a step, and the dialect says in its own way.
+_TASK, _CALLS, _OBSERVATION, _ERROR = (
+    "New task:\n",
+    "Calling tools:\n",
+    "Observation:\n",
+    "Error:\n",
+)
+_CALL_ID = re.compile(r"Call id: .*\n")
+# The line break is the agent's, who has one line an image; the dialect's frame has its own.
+_SHOWN = re.compile(rf"\n?{REFERENCE}([0-9a-f]{{64}})")
+
+Block = dict[str, Any]
+
+
+class Spoken:
+    """What the policy said lately, and the tokens that it generated for it.
+
+    smolagents keeps a turn as text alone, without the white space around it.
+
+    Args:
+        most: Turns that are kept; the least recently used go first. A turn that is forgotten is
+            read as text: it costs its own tokens again.
+    """
+
+    def __init__(self, most: int = 1000) -> None:
+        self.most = most
+        self._ids: OrderedDict[str, list[int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, written: str, ids: Sequence[int]) -> None:
+        """Keep the tokens of a turn."""
+        with self._lock:
+            self._ids[written.strip()] = list(ids)
+            self._ids.move_to_end(written.strip())
+            while len(self._ids) > self.most:
+                self._ids.popitem(last=False)
+
+    def ids(self, written: str) -> list[int] | None:
+        """The tokens of a turn; None if it is not known."""
+        with self._lock:
+            ids = self._ids.get(written.strip())
+            if ids is not None:
+                self._ids.move_to_end(written.strip())
+            return ids
+
+
+class Reader:
+    """Reads the messages of agents, one conversation after the other.
+
+    Args:
+        interpreter: Of the policy's dialect; it has the image store.
+        spoken: What the policy said.
+    """
+
+    def __init__(self, interpreter: Interpreter, spoken: Spoken) -> None:
+        self.interpreter = interpreter
+        self.spoken = spoken
+
+    def conversation(self, messages: Sequence[ChatMessage | dict[str, Any]]) -> list[BaseMessage]:
+        """The whole history.
+
+        Args:
+            messages: As `write_memory_to_messages` has them, or any others of smolagents'.
+
+        Raises:
+            MessageError: What is wrong with a message.
+        """
+        read: list[BaseMessage] = []
+        turn: AIMessage | None = None  # whose results may follow
+        answered = False  # an answer in the dialect's own way, which is no call: nothing came of it
+        seen: list[Block] = []  # what tools showed, before smolagents tells what they said
+        for message in map(_message, messages):
+            role, blocks = MessageRole(message.role), self._blocks(message)
+            called = turn is not None and bool(turn.tool_calls or turn.invalid_tool_calls)
+            if role is MessageRole.USER and turn and blocks and not any(map(_words, blocks)):
+                seen += blocks
+                continue
+            if role is MessageRole.TOOL_RESPONSE and turn:
+                read += self._result(turn, seen, blocks, called) if not answered else ()
+                seen = []
+                continue
+            if turn and seen:
+                read += self._result(turn, seen, [], called)
+                seen = []
+            if role is MessageRole.TOOL_CALL:
+                calls = _echoed("".join(map(_words, blocks)))
+                answered = [call["name"] for call in calls] == [FINAL_ANSWER] and not called
+                if turn is None:
+                    turn = AIMessage("", tool_calls=calls) if calls else _said(blocks)
+                    read.append(turn)
+                    answered = False
+                elif not called and not answered and TOKEN_IDS not in turn.additional_kwargs:
+                    turn.tool_calls = calls
+            elif role is MessageRole.ASSISTANT:
+                turn, answered = self._turn("".join(map(_words, blocks))), False
+                read.append(turn)
+            else:
+                turn = None
+                if role is MessageRole.SYSTEM:
+                    read += (
+                        [SystemMessage(words)] if (words := "".join(map(_words, blocks))) else ()
+                    )
+                else:
+                    read.append(HumanMessage(_task(blocks)))
+        if turn and seen:
+            read += self._result(turn, seen, [], called=bool(turn.tool_calls))
+        return read
+
+    def _turn(self, written: str) -> AIMessage:
+        """A turn of the policy's, with the tokens that it generated if they are known."""
+        ids = self.spoken.ids(written)
+        if ids is not None:
+            written = self.interpreter.tokenizer.decode(ids, skip_special_tokens=True)
+        said = self.interpreter.said(written)
+        return AIMessage(
+            said.content,
+            tool_calls=list(said.tool_calls),
+            invalid_tool_calls=list(said.invalid_tool_calls),
+            additional_kwargs={} if ids is None else {TOKEN_IDS: ids},
+        )
+
+    def _result(
+        self, turn: AIMessage, seen: list[Block], blocks: list[Block], called: bool
+    ) -> list[BaseMessage]:
+        """What came of a turn: in the frame of tools if it called some, or as smolagents has it."""
+        words = "".join(map(_words, blocks))
+        if not called:
+            return [HumanMessage([*seen, *self._with_images(words)])]
+        call_id = turn.tool_calls[0]["id"] if turn.tool_calls else ""
+        error = _CALL_ID.sub("", words, count=1) if words.startswith("Call id: ") else words
+        if error.startswith(_ERROR):
+            told = ToolMessage(
+                error.removeprefix(_ERROR).strip(), tool_call_id=call_id, status="error"
+            )
+            # An error is words alone.
+            return [ToolMessage([*seen], tool_call_id=call_id), told] if seen else [told]
+        shown = self._with_images(words.removeprefix(_OBSERVATION))
+        return [ToolMessage([*seen, *shown], tool_call_id=call_id)]
+
+    def _with_images(self, words: str) -> list[Block]:
+        """An observation with images where it refers to them."""
+        blocks: list[Block] = []
+        store = self.interpreter.dialect.store
+        for at, piece in enumerate(_SHOWN.split(words)):
+            if at % 2 and piece in store:
+                blocks.append(dict(image_block(piece)))
+            elif piece:
+                blocks.append({"type": "text", "text": REFERENCE * (at % 2) + piece})
+        return blocks
+
+    def _blocks(self, message: ChatMessage) -> list[Block]:
+        content = message.content or []
+        if isinstance(content, str):
+            return [{"type": "text", "text": content}]
+        return [self._block(block) for block in content]
+
+    def _block(self, block: Any) -> Block:
+        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+            raise MessageError(f"{block!r:.80} is no block of a message: it has no type")
+        if block["type"] != "image" or not isinstance(block.get("image"), Image.Image):
+            return block
+        picture = block["image"]
+        try:
+            raw = picture.to_raw() if isinstance(picture, AgentImage) else picture
+            return dict(image_block(self.interpreter.dialect.store.put(load_image(raw))))
+        except ToolError as error:
+            raise MessageError(str(error)) from error
+
+
+def _message(message: ChatMessage | dict[str, Any]) -> ChatMessage:
+    return ChatMessage.from_dict(message) if isinstance(message, dict) else message
+
+
+def _words(block: Block) -> str:
+    return str(block.get("text", "")) if block["type"] == "text" else ""
+
+
+def _said(blocks: list[Block]) -> AIMessage:
+    return AIMessage("".join(map(_words, blocks)))
+
+
+def _task(blocks: list[Block]) -> list[str | Block]:
+    """A task as dialects ask it, the images first; other messages stay as they are."""
+    if not blocks or not _words(blocks[0]).startswith(_TASK):
+        return list(blocks)
+    first = {**blocks[0], "text": blocks[0]["text"].removeprefix(_TASK)}
+    return [*blocks[1:], first]
+
+
+def _echoed(words: str) -> list[ToolCall]:
+    """The calls that smolagents lists after a turn; none if they are not such as dialects have."""
+    try:
+        listed = ast.literal_eval(words.removeprefix(_CALLS))
+        calls = [
+            ToolCall(
+                name=call["function"]["name"], args=call["function"]["arguments"], id=call["id"]
+            )
+            for call in listed
+        ]
+    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
+        return []
+    return calls if all(isinstance(call["args"], dict) for call in calls) else []
