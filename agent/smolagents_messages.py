@@ -42,7 +42,7 @@ _TASK, _CALLS, _OBSERVATION, _ERROR = (
     "Observation:\n",
     "Error:\n",
 )
-_CALL_ID = re.compile(r"Call id: .*\n")
+_CALL_ID = re.compile(r"\ACall id: .*\n")
 # The line break is the agent's, who has one line an image; the dialect's frame has its own.
 _SHOWN = re.compile(rf"\n?{REFERENCE}([0-9a-f]{{64}})")
 
@@ -104,43 +104,43 @@ class Reader:
         """
         read: list[BaseMessage] = []
         turn: AIMessage | None = None  # whose results may follow
-        answered = False  # an answer in the dialect's own way, which is no call: nothing came of it
+        answered = False  # by that turn, in the dialect's own way, which is no call
         seen: list[Block] = []  # what tools showed, before smolagents tells what they said
         for message in map(_message, messages):
             role, blocks = MessageRole(message.role), self._blocks(message)
-            called = turn is not None and bool(turn.tool_calls or turn.invalid_tool_calls)
-            if role is MessageRole.USER and turn and blocks and not any(map(_words, blocks)):
+            words = "".join(map(_words, blocks))
+            if turn and role is MessageRole.USER and blocks and not words:
                 seen += blocks
                 continue
-            if role is MessageRole.TOOL_RESPONSE and turn:
-                read += self._result(turn, seen, blocks, called) if not answered else ()
+            if turn and role is MessageRole.TOOL_RESPONSE:
+                # What smolagents observes of an answer is the answer.
+                if not (answered and words.startswith(_OBSERVATION)):
+                    read += self._result(turn, seen, words)
                 seen = []
                 continue
             if turn and seen:
-                read += self._result(turn, seen, [], called)
+                read += self._result(turn, seen)
                 seen = []
-            if role is MessageRole.TOOL_CALL:
-                calls = _echoed("".join(map(_words, blocks)))
-                answered = [call["name"] for call in calls] == [FINAL_ANSWER] and not called
-                if turn is None:
-                    turn = AIMessage("", tool_calls=calls) if calls else _said(blocks)
-                    read.append(turn)
-                    answered = False
-                elif not called and not answered and TOKEN_IDS not in turn.additional_kwargs:
-                    turn.tool_calls = calls
-            elif role is MessageRole.ASSISTANT:
-                turn, answered = self._turn("".join(map(_words, blocks))), False
+            if role is MessageRole.ASSISTANT:
+                turn, answered = self._turn(words), False
                 read.append(turn)
+            elif role is MessageRole.TOOL_CALL:
+                calls = _echoed(words)
+                if turn is None:
+                    turn = AIMessage("" if calls else words, tool_calls=calls)
+                    read.append(turn)
+                elif not _called(turn):
+                    answered = [call["name"] for call in calls] == [FINAL_ANSWER]
+                    if not answered and TOKEN_IDS not in turn.additional_kwargs:
+                        turn.tool_calls = calls
             else:
                 turn = None
-                if role is MessageRole.SYSTEM:
-                    read += (
-                        [SystemMessage(words)] if (words := "".join(map(_words, blocks))) else ()
-                    )
-                else:
-                    read.append(HumanMessage(_task(blocks)))
+                if role is not MessageRole.SYSTEM:
+                    read.append(HumanMessage(_asked(blocks)))
+                elif words:
+                    read.append(SystemMessage(words))
         if turn and seen:
-            read += self._result(turn, seen, [], called=bool(turn.tool_calls))
+            read += self._result(turn, seen)
         return read
 
     def _turn(self, written: str) -> AIMessage:
@@ -156,23 +156,19 @@ class Reader:
             additional_kwargs={} if ids is None else {TOKEN_IDS: ids},
         )
 
-    def _result(
-        self, turn: AIMessage, seen: list[Block], blocks: list[Block], called: bool
-    ) -> list[BaseMessage]:
+    def _result(self, turn: AIMessage, seen: list[Block], words: str = "") -> list[BaseMessage]:
         """What came of a turn: in the frame of tools if it called some, or as smolagents has it."""
-        words = "".join(map(_words, blocks))
-        if not called:
+        words = _CALL_ID.sub("", words)
+        if not _called(turn):
             return [HumanMessage([*seen, *self._with_images(words)])]
         call_id = turn.tool_calls[0]["id"] if turn.tool_calls else ""
-        error = _CALL_ID.sub("", words, count=1) if words.startswith("Call id: ") else words
-        if error.startswith(_ERROR):
-            told = ToolMessage(
-                error.removeprefix(_ERROR).strip(), tool_call_id=call_id, status="error"
-            )
-            # An error is words alone.
-            return [ToolMessage([*seen], tool_call_id=call_id), told] if seen else [told]
-        shown = self._with_images(words.removeprefix(_OBSERVATION))
-        return [ToolMessage([*seen, *shown], tool_call_id=call_id)]
+        if not words.startswith(_ERROR):
+            shown = self._with_images(words.removeprefix(_OBSERVATION))
+            return [ToolMessage([*seen, *shown], tool_call_id=call_id)]
+        # An error is words alone.
+        told = words.removeprefix(_ERROR).strip()
+        error = ToolMessage(told, tool_call_id=call_id, status="error")
+        return [ToolMessage([*seen], tool_call_id=call_id), error] if seen else [error]
 
     def _with_images(self, words: str) -> list[Block]:
         """An observation with images where it refers to them."""
@@ -212,11 +208,11 @@ def _words(block: Block) -> str:
     return str(block.get("text", "")) if block["type"] == "text" else ""
 
 
-def _said(blocks: list[Block]) -> AIMessage:
-    return AIMessage("".join(map(_words, blocks)))
+def _called(turn: AIMessage) -> bool:
+    return bool(turn.tool_calls or turn.invalid_tool_calls)
 
 
-def _task(blocks: list[Block]) -> list[str | Block]:
+def _asked(blocks: list[Block]) -> list[str | Block]:
     """A task as dialects ask it, the images first; other messages stay as they are."""
     if not blocks or not _words(blocks[0]).startswith(_TASK):
         return list(blocks)
