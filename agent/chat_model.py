@@ -35,8 +35,8 @@ class ReplayChatModel(BaseChatModel):
     threads at once.
 
     A message that it returns has in `additional_kwargs` the tokens that were generated, which go
-    back into the context as they are, and in `response_metadata["replay"]` what replay did
-    (`telemetry.replay_record`).
+    back into the context as they are if the message still says the same, and in
+    `response_metadata["replay"]` what replay did (`telemetry.replay_record`).
 
     Example:
         >>> model = ReplayChatModel.from_pretrained(

@@ -1,6 +1,8 @@
 """The model for smolagents on the embedded pair, with real agents around it."""
 
+import importlib
 import json
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -17,7 +19,7 @@ from smolagents import (
     Tool,
     ToolCallingAgent,
 )
-from smolagents.memory import ActionStep, TaskStep
+from smolagents.memory import ActionStep, PlanningStep, TaskStep
 from smolagents.models import agglomerate_stream_deltas
 
 from visreplay.agent import MessageError, ReplayChatModel
@@ -179,6 +181,16 @@ def test_a_second_task_goes_on_from_the_first(model: ReplayModel) -> None:
     assert known(after.model_output_message) == total(played[-1].model_output_message)
 
 
+def test_an_agent_may_plan_and_have_another_agent_for_a_tool(model: ReplayModel) -> None:
+    helper = player(model, SEARCH, name="helper", description="It looks.")
+    agent = agent_for(
+        model, [], planning_interval=1, max_steps=1, managed_agents=[helper], stream_outputs=True
+    )
+    agent.run("Well?")
+    (planned,) = [step for step in agent.memory.steps if isinstance(step, PlanningStep)]
+    assert planned.token_usage is not None and planned.token_usage.output_tokens > 0
+
+
 def test_a_run_tells_its_whole_result(model: ReplayModel) -> None:
     agent = player(model, SEARCH)
     result = agent.run(SEARCH.question, images=pictures(SEARCH), return_full_result=True)
@@ -314,6 +326,13 @@ def test_a_clear_word_about_what_cannot_be_done(embedded_pair: ModelPair) -> Non
         model.generate([{"role": "user", "content": [url]}])
     with pytest.raises(ValueError, match="'painter'"):
         model.generate([{"role": "painter", "content": "Hello"}])
+
+
+def test_without_smolagents_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "smolagents", None)
+    monkeypatch.delitem(sys.modules, ReplayModel.__module__)
+    with pytest.raises(ImportError, match=r"pip install 'visreplay\[smolagents\]'"):
+        importlib.import_module(ReplayModel.__module__)
 
 
 def test_a_dictionary_leads_back_to_checkpoints(embedded_pair: ModelPair) -> None:
