@@ -126,11 +126,11 @@ class Reader:
                 read.append(turn)
             elif role is MessageRole.TOOL_CALL:
                 calls = _echoed(words)
-                if turn is None:
-                    turn = AIMessage("" if calls else words, tool_calls=calls)
+                if turn is None or read[-1] is not turn:
+                    turn, answered = AIMessage("" if calls else words, tool_calls=calls), False
                     read.append(turn)
                 elif not _called(turn):
-                    answered = [call["name"] for call in calls] == [FINAL_ANSWER]
+                    answered = _answered(turn, calls)
                     if not answered and TOKEN_IDS not in turn.additional_kwargs:
                         turn.tool_calls = calls
             else:
@@ -210,6 +210,12 @@ def _words(block: Block) -> str:
 
 def _called(turn: AIMessage) -> bool:
     return bool(turn.tool_calls or turn.invalid_tool_calls)
+
+
+def _answered(turn: AIMessage, calls: Sequence[ToolCall]) -> bool:
+    """Whether a turn without calls is the answer that smolagents lists as a call."""
+    answers = [str(c["args"].get("answer")) for c in calls if c["name"] == FINAL_ANSWER]
+    return len(calls) == len(answers) == 1 and answers[0] in turn.text
 
 
 def _asked(blocks: list[Block]) -> list[str | Block]:

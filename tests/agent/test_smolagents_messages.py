@@ -131,8 +131,16 @@ def test_another_models_history_is_spelled_in_the_dialect(reader: Reader) -> Non
     assert read(reader, step("I look.", **seen)) == [f"assistant: I look.{LOOK}", framed("blue")]
     assert read(reader, step(None, **seen)) == [f"assistant: {LOOK}", framed("blue")]
     # So is a summary, which leaves out what the model said.
-    summary = read(reader, step(LOOK, **seen), summary=True)
-    assert summary == [f"assistant: {LOOK}", framed("blue")]
+    summary = read(reader, step(LOOK, **seen), step("Again.", **seen), summary=True)
+    assert summary == [f"assistant: {LOOK}", framed("blue")] * 2
+    answer = ToolCall("final_answer", {"answer": "L"}, "call_b")
+    spelled_out = (
+        '<tool_call>\n{"name": "final_answer", "arguments": {"answer": "L"}}\n</tool_call>'
+    )
+    assert read(reader, step("I see.", tool_calls=[answer], observations="L")) == [
+        f"assistant: I see.{spelled_out}",
+        framed("L"),
+    ]
 
 
 def test_a_code_agents_history_is_text(reader: Reader) -> None:
