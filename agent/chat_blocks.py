@@ -30,7 +30,7 @@ def part_of(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
         case {"type": "text", "text": str(words)}:
             return text(words)
         case {"type": "image"}:
-            return image(_read(media.reference, block, "an image"))
+            return image(image_reference(block, media))
         case {"type": "video", "frames": list(frames), "times": list(times)}:
             return _frames(frames, times, media)
         case {"type": "video"}:
@@ -42,6 +42,15 @@ def part_of(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
         f"a block of type {shown(kind)} cannot be shown: text, images and clips can be, also clips "
         'as {"type": "video", "frames": [image URLs], "times": [seconds]}'
     )
+
+
+def image_reference(block: Mapping[str, Any], media: Media) -> str:
+    """The reference of a block's image, which is put in the store if it is not there.
+
+    Raises:
+        ToolError: If there is none in it, or none that may be read.
+    """
+    return _read(media.reference, block, "an image")
 
 
 def _clip(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> VideoPart:

@@ -37,8 +37,8 @@ class ReplayChatModel(BaseChatModel):
     threads at once.
 
     A message that it returns has in `additional_kwargs` the tokens that were generated, which go
-    back into the context as they are, and in `response_metadata["replay"]` what replay did
-    (`telemetry.replay_record`).
+    back into the context as they are if the message still says the same, and in
+    `response_metadata["replay"]` what replay did (`telemetry.replay_record`).
 
     Example:
         >>> model = ReplayChatModel.from_pretrained(
@@ -242,13 +242,13 @@ class ReplayChatModel(BaseChatModel):
         """The fields of a turn's message."""
         said = shown.said(turn.text)
         ids = turn.message["token_ids"]
-        # What a stop string cut off is in the tokens, but not in the message.
-        whole = shown.cut(turn.text) == turn.text
+        # What a stop string cut off is in the tokens, but not in the message: the message alone is
+        # then read as text.
         return {
             "content": said.content,
             "tool_calls": list(said.tool_calls),
             "invalid_tool_calls": list(said.invalid_tool_calls),
-            "additional_kwargs": {TOKEN_IDS: ids} if whole else {},
+            "additional_kwargs": {TOKEN_IDS: ids},
             "response_metadata": {
                 "model_name": self.model_name,
                 "finish_reason": "tool_calls" if said.tool_calls else turn.finish_reason,

@@ -5,7 +5,7 @@ of it learns a reply for each tool that the tests offer, from the very tokens th
 puts into the context. What is tested is the way from tools to tokens and back, on a real model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,15 +126,34 @@ def taught_pair(most: int = 60) -> ModelPair:
         before = render(processor, asked)
         if lesson.forced and names:
             before += dialect.call_opening(names)
-        after = lesson.reply + processor.tokenizer.eos_token
-        read, written = map(processor.tokenizer.encode, (before, after))
-        examples.append((len(read), torch.tensor([*read, *written])))
+        examples.append((processor(text=[before], return_tensors="pt"), lesson.reply))
+    return learnt(processor, examples, most)
+
+
+def learnt(processor: Any, examples: Sequence[tuple[Any, str]], most: int = 60) -> ModelPair:
+    """The embedded pair with a policy that knows replies by heart.
+
+    Args:
+        processor: The policy's.
+        examples: What is read, as a batch of one of the processor's, and the reply to it.
+        most: How often each is repeated before it is given up.
+    """
+    whole = []
+    for batch, reply in examples:
+        read = batch["input_ids"][0]
+        written = processor.tokenizer.encode(reply + processor.tokenizer.eos_token)
+        ids_T = torch.cat([read, torch.tensor(written)])
+        extra = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
+        if "mm_token_type_ids" in batch:
+            kinds = batch["mm_token_type_ids"]
+            extra["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, len(written)))
+        whole.append((len(read), ids_T, extra))
     policy = AutoModelForImageTextToText.from_pretrained(EMBEDDED / "policy")
     optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
     for _ in range(most):
         known = True
-        for start, ids_T in examples:
-            logits_TV = policy(input_ids=ids_T[None]).logits[0, start - 1 : -1]
+        for start, ids_T, extra in whole:
+            logits_TV = policy(input_ids=ids_T[None], **extra).logits[0, start - 1 : -1]
             loss = cross_entropy(logits_TV, ids_T[start:])
             known &= bool((logits_TV.softmax(-1).gather(-1, ids_T[start:, None]) > 0.8).all())
             optimiser.zero_grad()

@@ -257,7 +257,12 @@ def test_a_stop_string_ends_a_turn_and_is_left_out(make_model: MakeModel) -> Non
     cut = model.invoke(asked, stop=["</think>"])
     assert isinstance(whole, str)
     assert cut.content == whole[: whole.index("</think>")]
-    assert cut.additional_kwargs == {}
+    # Its tokens have the stop string too. The message has not, and so is read as text.
+    written = model.pair.tokenizer.decode(cut.additional_kwargs["token_ids"])
+    assert written == f"{cut.content}</think>"
+    after = [*asked, cut, HumanMessage("Well?")]
+    bare = [*asked, AIMessage(cut.content), HumanMessage("Well?")]
+    assert model.invoke(after).content == model.invoke(bare).content
     streamed = AIMessageChunk("")
     for chunk in make_model(store=model.store, stop=["</think>"]).stream(asked):
         streamed += chunk

@@ -1,0 +1,46 @@
+"""An agent of smolagents, whose model is under replay, answers a question about a picture.
+
+pip install 'visreplay[smolagents]'
+python examples/smolagents_search.py
+"""
+
+from PIL import Image
+from smolagents import ToolCallingAgent, tool
+
+from visreplay.agent.smolagents_model import ReplayModel
+from visreplay.agent.smolagents_tools import PLAIN_PROMPTS, keep_images
+from visreplay.replay_core import EMBEDDED, Method, embedded_config
+from visreplay.tasks.registry import task_named
+from visreplay.tools import TokenGrid, load_image, parse_box
+from visreplay.tools import zoom as enlarged
+
+sample = task_named("visual-search-medium").sample(0)
+picture = load_image(sample.images[0])  # or load_image("photo.jpg")
+
+
+@tool
+def zoom(label: str, bbox_2d: list[float]) -> Image.Image:
+    """Look at a region of the picture.
+
+    Args:
+        label: What is there.
+        bbox_2d: The region [x1, y1, x2, y2], counted in cells of an 8 x 8 grid.
+    """
+    # Other checkpoints count in pixels (picture.size), from 0 to 1 (1, 1), or to 1000.
+    box = parse_box(bbox_2d, (8, 8), picture.size)
+    return enlarged(picture, box, grid=TokenGrid().capped(168 * 168))
+
+
+# The pair that ships with the package. For 7B checkpoints: their names, their dialect
+# (dialect="deepeyes" for DeepEyes-7B, whose tool is image_zoom_in_tool), and no `replay`.
+model = ReplayModel.from_pretrained(
+    str(EMBEDDED / "policy"),
+    str(EMBEDDED / "base"),
+    replay=embedded_config(Method.TOKEN),
+    dialect="embedded",
+)
+agent = ToolCallingAgent(
+    [zoom], model, prompt_templates=PLAIN_PROMPTS, step_callbacks=[keep_images], max_steps=4
+)
+answer = agent.run(sample.question, images=[picture])
+print(f"{sample.question} {answer}, and it is {sample.answer}")
