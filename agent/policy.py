@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from visreplay.agent.encoding import ContextEncoder, without_special_tokens
 from visreplay.agent.state import Message
-from visreplay.agent.telemetry import replay_record
+from visreplay.agent.telemetry import replay_record, tell
 from visreplay.replay_core import (
     Generation,
     ModelPair,
@@ -105,6 +105,9 @@ class ReplayPolicy:
     have in common. A conversation it has never seen, one resumed from a checkpoint of another
     process say, is read from its start and leads to the same turns, only slower. It may be used
     from several threads.
+
+    In a run of LangGraph, what replay did goes out on the `custom` stream before the first token
+    of each turn (`telemetry.tell`).
 
     Args:
         pair: Policy and base.
@@ -255,6 +258,7 @@ class ReplayPolicy:
                 session.extend_generated(self._written(messages[stop]))
             start = stop + 1
         self._keep(keys, session.fork(), replay)
+        tell(sum(map(_wrote, messages)), session.length, known, replay)
         return _Reading(keys, session, replay, known, began)
 
     def _longest_known(
