@@ -56,6 +56,8 @@ def dialect_tools(model: ReplayChatModel, *, video: str | Path | None = None) ->
             **arguments: Any,
         ) -> tuple[Blocks, Observation]:
             state = _episode(interpreter, messages, video)
+            if not dialect.clips and not state["images"]:
+                raise ToolException("there is no image to look at: none was sent")
             try:
                 made = dialect.run({"name": function["name"], "arguments": arguments}, state)
             except ToolError as error:
@@ -66,9 +68,8 @@ def dialect_tools(model: ReplayChatModel, *, video: str | Path | None = None) ->
                 *_observed(dialect, _earlier(messages, runtime.tool_call_id), state),
             ]
             images = len(state["images"]) + sum(len(seen["images"]) for seen in before)
-            return _blocks(
-                dialect.seen(made, Place(len(state["steps"]) - 1, len(before), images))
-            ), made
+            place = Place(len(state["steps"]) - 1, len(before), images)
+            return _blocks(dialect.seen(made, place)), made
 
         return _DialectTool(
             name=function["name"],
@@ -90,6 +91,8 @@ def question(
     video: str | Path | None = None,
 ) -> HumanMessage:
     """A question as the model's dialect opens with it, its images put in the model's store.
+
+    For agents of one's own; `served.chat_graph` opens every question itself.
 
     Args:
         model: Speaks the dialect.

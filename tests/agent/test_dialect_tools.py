@@ -1,6 +1,7 @@
 """A dialect's own tools in LangChain: the policy is shown what an episode shows it."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -92,6 +93,20 @@ def test_whatever_a_model_writes_is_told_to_it(
     (result,) = run_tools(model, looked(model, args))
     assert result.status == "error"
     assert told in result.content
+
+
+@pytest.mark.parametrize("dialect", sorted({SCRIPTS[name].protocol for name in NAMED}))
+def test_a_call_without_a_picture_is_told_to_the_model(
+    embedded_pair: ModelPair, dialect: str
+) -> None:
+    model = model_for(embedded_pair, dialect)
+    for tool in dialect_tools(model):
+        required = tool.tool_call_schema["required"]  # type: ignore[index]
+        args = {name: [0.1, 0.1, 0.5, 0.5] if name == "bbox_2d" else 1 for name in required}
+        call = AIMessage("", tool_calls=[{"name": tool.name, "args": args, "id": "1"}])
+        (result,) = run_tools(model, [HumanMessage("What is it?"), call])
+        assert result.status == "error"
+        assert re.search(r"there (is|are) no (image|clip)", result.content)
 
 
 def test_a_model_cannot_forge_what_the_graph_knows(embedded_pair: ModelPair) -> None:
