@@ -6,13 +6,11 @@ pictures are those of that message or, if it has none, of the last one that has 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.runnables import run_in_executor
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langgraph.prebuilt import InjectedState, ToolRuntime
 
@@ -129,9 +127,6 @@ class _DialectTool(StructuredTool):
     def _run(self, /, *args: Any, **kwargs: Any) -> Any:
         assert self.func is not None
         return self.func(*args, **kwargs)
-
-    async def _arun(self, /, *args: Any, **kwargs: Any) -> Any:
-        return await run_in_executor(None, partial(self._run, *args, **kwargs))
 
 
 def _interpreter(model: ReplayChatModel) -> Interpreter:
