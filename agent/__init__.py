@@ -3,6 +3,7 @@
 from visreplay.agent.agent import VisualAgent
 from visreplay.agent.chat_messages import MessageError
 from visreplay.agent.chat_model import ReplayChatModel
+from visreplay.agent.dialect_tools import dialect_tools, question
 from visreplay.agent.graph import build_graph
 from visreplay.agent.loop import Limits, Loop, completed
 from visreplay.agent.policy import Policy, PolicyTurn, ReplayPolicy, Sampling, ScriptedPolicy
@@ -40,6 +41,8 @@ __all__ = [
     "VisualAgent",
     "build_graph",
     "completed",
+    "dialect_tools",
     "protocol_named",
     "protocol_spoken_by",
+    "question",
 ]

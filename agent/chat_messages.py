@@ -119,7 +119,7 @@ class Interpreter:
             else:
                 for message in group:
                     role = "user" if kind is HumanMessage else "system"
-                    read.append({"role": role, "content": self._parts(message)})  # type: ignore[typeddict-item]
+                    read.append({"role": role, "content": self.parts(message)})  # type: ignore[typeddict-item]
         if not read or read[0]["role"] == "assistant" or read[-1]["role"] == "assistant":
             raise MessageError(
                 "the messages must begin and end with something that the policy can answer: a "
@@ -190,10 +190,15 @@ class Interpreter:
             if message.status == "error":
                 parts += self.dialect.error_parts(_only_text(message).removeprefix("Error: "))
             else:
-                parts += self.dialect.framed(self._parts(message))
+                parts += self.dialect.framed(self.parts(message))
         return user(*parts)
 
-    def _parts(self, message: BaseMessage) -> list[Part]:
+    def parts(self, message: BaseMessage) -> list[Part]:
+        """A message's content, its images put in the store.
+
+        Raises:
+            MessageError: What is wrong with it.
+        """
         media = self.media or Media(self.dialect.store, max_uri=MAX_URI)
         try:
             return [part_of(block, media, self.dialect.frame_grid) for block in _blocks(message)]

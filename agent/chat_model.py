@@ -38,7 +38,8 @@ class ReplayChatModel(BaseChatModel):
 
     A message that it returns has in `additional_kwargs` the tokens that were generated, which go
     back into the context as they are if the message still says the same, and in
-    `response_metadata["replay"]` what replay did (`telemetry.replay_record`).
+    `response_metadata["replay"]` what replay did (`telemetry.replay_record`). In a run of LangGraph
+    that goes out on the `custom` stream as well, before the first token (`telemetry.tell`).
 
     Example:
         >>> model = ReplayChatModel.from_pretrained(

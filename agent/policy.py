@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from visreplay.agent.encoding import ContextEncoder, without_special_tokens
 from visreplay.agent.sessions import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.state import Message
-from visreplay.agent.telemetry import replay_record
+from visreplay.agent.telemetry import replay_record, tell
 from visreplay.replay_core import (
     ContextError,
     Generation,
@@ -104,6 +104,9 @@ class ReplayPolicy:
     have in common. A conversation it has never seen, one resumed from a checkpoint of another
     process say, is read from its start and leads to the same turns, only slower. It may be used
     from several threads.
+
+    In a run of LangGraph, what replay did goes out on the `custom` stream before the first token
+    of each turn (`telemetry.tell`).
 
     Args:
         pair: Policy and base.
@@ -231,6 +234,7 @@ class ReplayPolicy:
                 session.extend_generated(self._written(messages[stop]))
             start = stop + 1
         self.sessions.keep(keys, session.fork(), replay)
+        tell(sum(map(_wrote, messages)), session.length, known, replay)
         opened: list[int] = []
         if opening:
             opened = self.pair.tokenizer.encode(opening, add_special_tokens=False)

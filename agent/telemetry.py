@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from langgraph.config import get_stream_writer
 from PIL import Image
 
 from visreplay.replay_core import BlockRecord, Method, ModelAdapter, ReplayReport, Segment
@@ -38,6 +39,34 @@ def replay_record(
         for block, record in zip(segment.blocks, records, strict=True)
     ]
     return {**asdict(report), "method": str(report.method), "blocks": blocks}
+
+
+def tell(step: int, context_tokens: int, known_tokens: int, replay: dict[str, Any] | None) -> None:
+    """Send what replay did on the `custom` stream of the LangGraph run that this is called in.
+
+    Outside of a run nothing happens. What is sent holds no pixels and no tokens:
+
+        {"type": "replay", "step": 1, "context_tokens": 153, "known_tokens": 110, "replay": {...}}
+
+    Args:
+        step: Number of the turn that the policy is about to write: how many it wrote before.
+        context_tokens: How many tokens the turn answers.
+        known_tokens: How many of these had been read before.
+        replay: Of `replay_record`.
+    """
+    try:
+        write = get_stream_writer()
+    except (RuntimeError, KeyError):  # in no runnable at all, or in one that is no graph
+        return
+    write(
+        {
+            "type": "replay",
+            "step": step,
+            "context_tokens": context_tokens,
+            "known_tokens": known_tokens,
+            "replay": replay,
+        }
+    )
 
 
 def block_map(record: BlockRecord, grid: tuple[int, int, int], store: ImageStore) -> dict[str, Any]:

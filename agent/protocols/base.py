@@ -139,6 +139,8 @@ class ToolProtocol(ABC):
     call other tools than its own."""
     call_break: ClassVar[str] = "\n"
     """Between those tags and the JSON."""
+    own_tools: ClassVar[tuple[Signature, ...]] = ()
+    """What `run` runs, where calls are JSON with the tool's name."""
 
     default_system_prompt: ClassVar[str] = ""
     default_user_suffix: ClassVar[str] = ""
@@ -160,10 +162,9 @@ class ToolProtocol(ABC):
                 "pixel-reasoner"
             )
         suffix = self.default_user_suffix if self.user_suffix is None else self.user_suffix
-        system = self.default_system_prompt if self.system_prompt is None else self.system_prompt
         opening: list[Message] = []
-        if system:
-            opening.append({"role": "system", "content": [text(system)]})
+        if self._system:
+            opening.append({"role": "system", "content": [text(self._system)]})
         return [*opening, user(*self.media_parts(images, video), text(question + suffix))]
 
     def media_parts(self, images: list[str], video: str | None) -> list[Part]:
@@ -213,12 +214,14 @@ class ToolProtocol(ABC):
         """
 
     def offer(self, tools: Sequence[Signature], system: str) -> str:
-        """The system prompt that offers other tools than the dialect's own.
+        """The system prompt that offers tools: the dialect's own if they are its own, and no more.
 
         Args:
             tools: Their signatures.
             system: What the system prompt says besides.
         """
+        if not system and tools and tuple(tools) == self.own_tools:
+            return self._system
         return described(system or "You can call tools.", *tools) if tools else system
 
     def call_opening(self, names: Sequence[str]) -> str:
@@ -255,8 +258,12 @@ class ToolProtocol(ABC):
         return user(*parts)
 
     def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
-        """How the policy is shown what one call gave."""
-        return self.framed([image(reference) for reference in observation["images"]])
+        """How the policy is shown what one call gave, in its frame."""
+        return self.framed(self.seen(observation, place))
+
+    def seen(self, observation: Observation, place: Place = Place()) -> list[Part]:
+        """The same without the frame."""
+        return [image(reference) for reference in observation["images"]]
 
     def framed(self, parts: Sequence[Part]) -> list[Part]:
         """What a tool gave, whatever it is, in the tags that tell the policy so."""
@@ -265,6 +272,10 @@ class ToolProtocol(ABC):
     def error_parts(self, error: str) -> list[Part]:
         """How the policy is told what was wrong with one call, or with its turn."""
         return [text(f"Error: {error}")]
+
+    @property
+    def _system(self) -> str:
+        return self.default_system_prompt if self.system_prompt is None else self.system_prompt
 
     @property
     def frame_grid(self) -> TokenGrid:

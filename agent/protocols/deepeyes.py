@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from visreplay.agent.protocols.base import ToolProtocol, Turn
 from visreplay.agent.protocols.reading import arguments_of, unknown_tool
-from visreplay.agent.protocols.signatures import box, described, signature
+from visreplay.agent.protocols.signatures import Signature, box, described, signature
 from visreplay.agent.state import EpisodeState, Observation, ToolCall
 
 
@@ -29,8 +29,7 @@ class DeepEyesProtocol(ToolProtocol):
     MAX_ASPECT: ClassVar[float] = 100.0
     TOOL: ClassVar[str] = "image_zoom_in_tool"
 
-    default_system_prompt: ClassVar[str] = described(
-        "You answer questions about an image, and you can look closer with a tool.",
+    own_tools: ClassVar[tuple[Signature, ...]] = (
         signature(
             TOOL,
             "Enlarge a region of the image.",
@@ -43,6 +42,9 @@ class DeepEyesProtocol(ToolProtocol):
             },
             optional=("label",),
         ),
+    )
+    default_system_prompt: ClassVar[str] = described(
+        "You answer questions about an image, and you can look closer with a tool.", *own_tools
     )
     default_user_suffix: ClassVar[str] = (
         "\nFirst think, then call the tool if a closer look helps, or answer. Write "

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.reading import arguments_of, unknown_tool
-from visreplay.agent.protocols.signatures import Signature
+from visreplay.agent.protocols.signatures import Signature, box, signature
 from visreplay.agent.state import EpisodeState, Observation, ToolCall
 from visreplay.tools import TokenGrid, ToolError, sample_frames
 
@@ -28,6 +28,23 @@ class EmbeddedProtocol(ToolProtocol):
     CROP_PIXELS: ClassVar[int] = 168 * 168
     FRAMES: ClassVar[int] = 2
     WINDOW_SECONDS: ClassVar[float] = 0.25
+
+    own_tools: ClassVar[tuple[Signature, ...]] = (
+        signature(
+            "zoom",
+            "Enlarge a region of the image.",
+            {
+                "label": {"type": "string", "description": "What the region shows."},
+                "bbox_2d": box("The region as [x1, y1, x2, y2] in cells of an 8 x 8 grid."),
+            },
+            optional=("label",),
+        ),
+        signature(
+            "sample_frames",
+            "Show two frames of the clip.",
+            {"around": {"type": "number", "description": "Around this time in seconds."}},
+        ),
+    )
 
     @property
     def frame_grid(self) -> TokenGrid:

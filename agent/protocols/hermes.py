@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
 from visreplay.agent.protocols.reading import arguments_of, numbered, parse_calls, unknown_tool
-from visreplay.agent.protocols.signatures import Schema, box, described, signature
+from visreplay.agent.protocols.signatures import Schema, Signature, box, described, signature
 from visreplay.agent.state import EpisodeState, Observation, Part, ToolCall, observations
 from visreplay.tools import TokenGrid, ToolError, probe, sample_frames
 
@@ -29,8 +29,7 @@ class HermesProtocol(ToolProtocol):
 
     MAX_FRAMES: ClassVar[int] = 8
 
-    default_system_prompt: ClassVar[str] = described(
-        "You answer questions about images and clips, and you can look closer with tools.",
+    own_tools: ClassVar[tuple[Signature, ...]] = (
         signature("zoom", "Enlarge a region of an image.", _REGION, optional=("image",)),
         signature(
             "crop", "Show a region of an image at its own size.", _REGION, optional=("image",)
@@ -46,6 +45,10 @@ class HermesProtocol(ToolProtocol):
                 }
             },
         ),
+    )
+    default_system_prompt: ClassVar[str] = described(
+        "You answer questions about images and clips, and you can look closer with tools.",
+        *own_tools,
     )
     default_user_suffix: ClassVar[str] = (
         "\nCall a tool if a closer look helps. Give the final answer between <answer> and "
@@ -97,16 +100,17 @@ class HermesProtocol(ToolProtocol):
             return self._frames(frames)
         raise unknown_tool(call["name"], "zoom", "crop", "sample_frames")
 
-    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
-        """Each image after its number and size, between tags."""
+    def seen(self, observation: Observation, place: Place = Place()) -> list[Part]:
+        """Each image after its number and size."""
         times = observation.get("times", [])
-        parts: list[Part] = [text("<tool_response>")]
+        parts: list[Part] = []
         for at, reference in enumerate(observation["images"]):
             width, height = self.store.get(reference).size
             moment = f" at {times[at]:.2f} s" if times else ""
             label = _label(place.images + at + 1, width, height)
-            parts += [text(f"\n{label}{moment}:\n"), image(reference)]
-        return [*parts, text("\n</tool_response>")]
+            line = "\n" if parts else ""
+            parts += [text(f"{line}{label}{moment}:\n"), image(reference)]
+        return parts
 
     def framed(self, parts: Sequence[Part]) -> list[Part]:
         """Between tags on lines of their own."""

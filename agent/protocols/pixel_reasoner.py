@@ -1,5 +1,6 @@
 """Pixel-Reasoner."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from visreplay.agent.protocols.reading import (
     parse_call,
     unknown_tool,
 )
-from visreplay.agent.protocols.signatures import box, described, signature
+from visreplay.agent.protocols.signatures import Signature, box, described, signature
 from visreplay.agent.state import (
     EpisodeState,
     Observation,
@@ -54,8 +55,7 @@ class PixelReasonerProtocol(ToolProtocol):
     CROP: ClassVar[str] = "crop_image_normalized"
     SELECT: ClassVar[str] = "select_frames"
 
-    default_system_prompt: ClassVar[str] = described(
-        "You answer questions about images and clips, and you can look closer with tools.",
+    own_tools: ClassVar[tuple[Signature, ...]] = (
         signature(
             CROP,
             "Enlarge a region of an image.",
@@ -78,6 +78,10 @@ class PixelReasonerProtocol(ToolProtocol):
                 }
             },
         ),
+    )
+    default_system_prompt: ClassVar[str] = described(
+        "You answer questions about images and clips, and you can look closer with tools.",
+        *own_tools,
     )
     default_user_suffix: ClassVar[str] = (
         "\n\nReason step by step about what you see. Look closer by `crop_image_normalized`, or "
@@ -160,7 +164,11 @@ class PixelReasonerProtocol(ToolProtocol):
             "times": times,
         }
 
-    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
+    def framed(self, parts: Sequence[Part]) -> list[Part]:
+        """As it is: there are no tags around it."""
+        return list(parts)
+
+    def seen(self, observation: Observation, place: Place = Place()) -> list[Part]:
         """A line that names the images and their size, then the images."""
         width, height = self.store.get(observation["images"][0]).size
         count = len(observation["images"])

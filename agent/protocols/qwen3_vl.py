@@ -8,7 +8,7 @@ from typing import ClassVar
 from visreplay.agent.protocols.base import ToolProtocol, Turn, text
 from visreplay.agent.protocols.crops import crop_observation
 from visreplay.agent.protocols.reading import arguments_of, numbered, parse_calls, unknown_tool
-from visreplay.agent.protocols.signatures import box, described, signature
+from visreplay.agent.protocols.signatures import Signature, box, described, signature
 from visreplay.agent.state import EpisodeState, Observation, Part, ToolCall
 from visreplay.tools import Box, TokenGrid, parse_box, zoom
 
@@ -28,8 +28,7 @@ class Qwen3VLProtocol(ToolProtocol):
     EXTENT: ClassVar[tuple[float, float]] = (1000.0, 1000.0)
     TOOL: ClassVar[str] = "image_zoom_in_tool"
 
-    default_system_prompt: ClassVar[str] = described(
-        "You answer questions about images, and you can look closer with a tool.",
+    own_tools: ClassVar[tuple[Signature, ...]] = (
         signature(
             TOOL,
             "Enlarge a region of an image.",
@@ -42,6 +41,9 @@ class Qwen3VLProtocol(ToolProtocol):
                 "img_idx": {"type": "number", "description": "Which image: 0 is the first one."},
             },
         ),
+    )
+    default_system_prompt: ClassVar[str] = described(
+        "You answer questions about images, and you can look closer with a tool.", *own_tools
     )
 
     @property

@@ -1,0 +1,61 @@
+"""A LangGraph graph of one's own: policy and ToolNode, stopped in the middle, resumed from SQLite.
+
+pip install visreplay langgraph-checkpoint-sqlite
+python examples/langgraph_toolnode.py
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+
+from visreplay.agent import ReplayChatModel, dialect_tools, question
+from visreplay.replay_core import EMBEDDED, Method, embedded_config
+from visreplay.tasks.registry import open_task
+from visreplay.tools import ImageStore
+
+
+def load(folder: Path) -> tuple[ReplayChatModel, StateGraph]:
+    """A model that keeps its images in a folder, and the graph around it."""
+    # The tiny pair that ships. For a 7B pair: "ChenShawn/DeepEyes-7B",
+    # "Qwen/Qwen2.5-VL-7B-Instruct", dialect="deepeyes", without `replay` and `max_tokens`.
+    model = ReplayChatModel.from_pretrained(
+        str(EMBEDDED / "policy"),
+        str(EMBEDDED / "base"),
+        replay=embedded_config(Method.TOKEN),
+        dialect="embedded",
+        max_tokens=128,
+        store=ImageStore(folder / "images"),  # messages refer to it: checkpoints hold no pixels
+    )
+    tools = dialect_tools(model)
+    seeing = model.bind_tools(tools)
+    graph = StateGraph(MessagesState)
+    graph.add_node("policy", lambda state: {"messages": [seeing.invoke(state["messages"])]})
+    graph.add_node("tools", ToolNode(tools))
+    graph.add_edge(START, "policy")
+    graph.add_conditional_edges("policy", tools_condition)
+    graph.add_edge("tools", "policy")
+    return model, graph
+
+
+task = open_task("visual-search-medium")
+sample = task.load(task.sample_ids()[0])
+thread = {"configurable": {"thread_id": "1"}}
+with TemporaryDirectory() as name:
+    folder = Path(name)
+    file = folder / "checkpoints.sqlite"
+    with SqliteSaver.from_conn_string(str(file)) as saver:
+        model, graph = load(folder)
+        asked = {"messages": [question(model, sample.question, sample.images)]}
+        graph.compile(saver, interrupt_before=["tools"]).invoke(asked, thread)
+    print(f"stopped before the tool; {file.stat().st_size / 1024:.0f} KB of checkpoints")
+
+    with SqliteSaver.from_conn_string(str(file)) as saver:  # another process might do this
+        _, graph = load(folder)
+        end = graph.compile(saver).invoke(None, thread)
+for message in end["messages"]:
+    message.pretty_print()
+usage = end["messages"][-1].usage_metadata
+print(f"\nthe resumed process read {usage['input_tokens']} tokens; expected: {sample.answer}")

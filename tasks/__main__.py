@@ -1,0 +1,5 @@
+"""`python -m visreplay.tasks`: the command `visreplay`, for where it is not on the path."""
+
+from visreplay.tasks.cli import main
+
+main()
