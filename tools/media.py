@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # its extra is needed by none who fetch nothing
 REFERENCE = "visreplay:"
 """What a URL begins with where a reference into the image store follows."""
 
+MAX_NAME = 4096
+"""Characters of a file's name: the system allows no more, and realpath takes their square."""
+
 CLIP_RATE = 2
 """Frames that a clip is shown with, a second, unless they become too many."""
 
@@ -139,10 +142,12 @@ class Media:
             raise ToolError(
                 f"there is no {what} {shown(name)}: it was not shown, and no files may be read"
             )
-        path_name = _file_url(name) if name[:7].lower() == "file://" else name
-        if "://" in path_name:
+        if len(name) > MAX_NAME:
+            raise ToolError(f"there is no {what} {shown(name)}: no name is so long")
+        local = _file_url(name) if name[:7].lower() == "file://" else name
+        if "://" in local:
             raise ToolError(f"{shown(name)} is a URL; only files are read")
-        below = [path for root in self.roots if (path := _below(root, path_name))]
+        below = [path for root in self.roots if (path := _below(root, local))]
         if not below:
             raise ToolError(f"{shown(name)} is outside the folders that may be read")
         for path in below:

@@ -73,6 +73,8 @@ class Frame:
 
 def shown(value: object) -> str:
     """A value for a message: short, and without the errors that printing a huge one can raise."""
+    if isinstance(value, str):
+        value = value[:80]  # callers send megabytes
     try:
         return f"{value!r:.80}"
     except ValueError:

@@ -2,6 +2,8 @@
 
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
@@ -255,6 +257,15 @@ def test_neither_proxies_nor_passwords_are_taken_from_the_environment(
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     assert Fetcher(allowed=only_here).get(server.url) == b"hello"
     assert not any("Authorization" in headers for _, headers in server.asked)
+
+
+def test_without_httpx_all_else_works_and_the_extra_is_named() -> None:
+    lines = ("import sys", "sys.modules['httpcore'] = None", "import visreplay.tools")
+    without = [sys.executable, "-c", "; ".join((*lines, "import visreplay.tools.fetch"))]
+    ended = subprocess.run(without, capture_output=True, text=True, check=False)
+    assert "pip install 'visreplay[serve]'" in ended.stderr
+    without[-1] = "; ".join(lines)
+    subprocess.run(without, check=True)
 
 
 def certified(folder: Path, name: str) -> Path:

@@ -66,6 +66,8 @@ def test_a_reference_a_data_uri_and_files_of_every_root_are_found(
         ("", "no image"),
         (".", "no image"),
         ("a" * 10_000, "no image"),
+        ("a/" * 2**20 + "../" * 2**20 + "first.png", "no image"),
+        ("file://" + "/a" * 2**20, "no image"),
         ("nul\0", "outside the folders"),
         ("\ud800", "outside the folders"),
         ("http://127.0.0.1/a.png", "is a URL"),
