@@ -13,7 +13,6 @@ from visreplay.replay_core import Method, load_pair
 from visreplay.tasks.options import (
     Checkpoints,
     PairOptions,
-    Protocols,
     ReplayOptions,
     mistakes_told,
     with_options,
@@ -101,7 +100,7 @@ def serve(
             models,
             served_models(models, config),
             # The embedded pair's own dialect has no calls by name.
-            _dialect(pair, checkpoints),
+            checkpoints.protocol(pair.protocol),
             Sampling(temperature, max_new_tokens=max_new_tokens),
             ServerLimits(
                 body_bytes=int(max_body * MIB),
@@ -128,10 +127,3 @@ def serve(
             limit_concurrency=2 * (max_running + max_waiting) + 32,
             timeout_keep_alive=10,
         )
-
-
-def _dialect(pair: PairOptions, checkpoints: Checkpoints) -> str:
-    """As asked, or by the policy's name; the embedded pair's own calls no tools by name."""
-    if checkpoints.embedded and pair.protocol is Protocols["auto"]:
-        return "hermes"
-    return checkpoints.protocol(pair.protocol)
