@@ -6,14 +6,16 @@ conversation is never rendered as a whole: only what comes *after* the last assi
 the ids that the policy generated stay as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from visreplay.agent.state import Message, Part
-from visreplay.replay_core import QwenTokens, Segment, VisualTokens
+from visreplay.replay_core import ContextError, QwenTokens, Segment, VisualTokens, value_of
 from visreplay.tools import ImageStore, TokenGrid, zoom
+from visreplay.tools.types import Size
 
 _SENTINEL = "\u241eassistant turn\u241e"
 
@@ -26,10 +28,15 @@ class ContextEncoder:
         store: Resolves the messages' image references.
         tokens: How the model family writes visual tokens (the policy's adapter); None takes
             Qwen2-VL's and Qwen2.5-VL's way.
+        lock: Held while the processor is called.
     """
 
     def __init__(
-        self, processor: Any, store: ImageStore, tokens: VisualTokens | None = None
+        self,
+        processor: Any,
+        store: ImageStore,
+        tokens: VisualTokens | None = None,
+        lock: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.processor = processor
         self.tokens = tokens or QwenTokens(
@@ -39,6 +46,7 @@ class ContextEncoder:
         )
         self.store = store
         self.grid = token_grid(processor)
+        self._lock = lock or nullcontext()
 
     def encode(self, messages: Sequence[Message], start: int = 0) -> Segment:
         """Encode `messages[start:]`, to be read after `messages[:start]`, up to the next answer.
@@ -51,29 +59,70 @@ class ContextEncoder:
             The token ids (with the template's opening of the assistant's turn at the end) and
             the visual blocks of the new part.
         """
+        return value_of(self.encoding(messages, start))
+
+    def encoding(
+        self, messages: Sequence[Message], start: int = 0, room: int | None = None
+    ) -> Generator[None, None, Segment]:
+        """Encode as `encode` does, and pause after each picture and clip.
+
+        Args:
+            messages: See there.
+            start: See there.
+            room: How many tokens there is room for; what is more than that is not encoded.
+
+        Returns:
+            What `encode` returns, as the value of the generator.
+
+        Raises:
+            ContextError: There are more tokens.
+        """
+        visual_tokens = 0
         images, clips, metadata = [], [], []
         for message in messages[start:]:
             for part in message["content"]:
                 if part["type"] == "image":
                     images.append(zoom(self.store.get(part["image"]), grid=self.grid))
+                    visual_tokens += self._tokens(images[-1].size)
                 elif part["type"] == "video":
                     frames = [
                         zoom(self.store.get(frame), grid=self.grid) for frame in part["frames"]
                     ]
                     clips.append(np.stack([np.asarray(frame) for frame in frames]))
                     metadata.append(_metadata(part["times"]))
+                    visual_tokens += len(frames) // 2 * self._tokens(frames[0].size)
+                else:
+                    continue
+                _check_room(visual_tokens, room)
+                yield
         visual: dict[str, Any] = {}
         if images:
             visual["images"] = images
         if clips:
             visual |= {"videos": clips, "video_metadata": metadata, "do_sample_frames": False}
-        batch = self.processor(
-            text=[render(self.processor, messages, start)],
-            do_resize=False,  # every image fits the model's grid already
-            return_tensors="pt",
-            **visual,
+        text = render(self.processor, messages, start)
+        with self._lock:
+            batch = self.processor(
+                text=[text],
+                do_resize=False,  # every image fits the model's grid already
+                return_tensors="pt",
+                **visual,
+            )
+        segment = Segment.from_processor(batch, self.tokens)
+        _check_room(len(segment), room)
+        return segment
+
+    def _tokens(self, size: Size) -> int:
+        """How many visual tokens a picture takes that fits the grid."""
+        return size[0] * size[1] // self.grid.factor**2
+
+
+def _check_room(tokens: int, room: int | None) -> None:
+    if room is not None and tokens > room:
+        raise ContextError(
+            f"what is new of the conversation has {tokens} tokens or more, but there is room for "
+            f"{room}: send less text, or fewer or smaller pictures"
         )
-        return Segment.from_processor(batch, self.tokens)
 
 
 def render(processor: Any, messages: Sequence[Message], start: int = 0) -> str:

@@ -7,6 +7,7 @@ conversation is read: who has much to read or to write holds up nobody for longe
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,11 @@ from visreplay.agent.policy import PolicyTurn, Reading, ReplayPolicy
 from visreplay.replay_core import Batch, Continuation
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_SHORT = 12
+"""Continuations of at most two to the power of this many positions are written together."""
 
 
 class BusyError(RuntimeError):
@@ -69,23 +75,28 @@ class _Writing:
     reading: Reading
     seeds: Sequence[int | None]
     options: dict[str, Any]
-    events: asyncio.Queue[Event | Exception] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[Event | BaseException] = field(default_factory=asyncio.Queue)
     rows: list[Continuation] = field(default_factory=list)
     gone: bool = False
 
     @property
-    def model(self) -> int:
-        """What writes: those who have it in common are written together."""
-        return id(self.reading.session.pair.policy)
+    def batch(self) -> tuple[int, int]:
+        """What writes, and how long it may become, in powers of two.
 
-    def goes_on(self, told: Sequence[Event | Exception]) -> bool:
+        Those who have it in common are written together: each row takes the memory of the longest.
+        """
+        session = self.reading.session
+        longest = session.length + int(self.options["max_new_tokens"])
+        return id(session.pair.policy), max(_SHORT, longest.bit_length())
+
+    def goes_on(self, told: Sequence[Event | BaseException]) -> bool:
         """Whether there is more to write, or to leave, after a step that told this."""
-        failed = bool(told) and isinstance(told[-1], Exception)
+        failed = bool(told) and isinstance(told[-1], BaseException)
         begun = not self.rows and not self.gone
         return not failed and (begun or any(row.goes_on for row in self.rows))
 
 
-_Told = dict[_Writing, list[Event | Exception]]
+_Told = dict[_Writing, list[Event | BaseException]]
 """What a step has to tell each caller."""
 
 
@@ -119,11 +130,14 @@ class Engine:
         self._to_read: asyncio.Queue[_Read] = asyncio.Queue()
         self._writings: list[_Writing] = []
         self._some_to_write = asyncio.Event()
+        self._open = False
+        self._tasks: list[asyncio.Task[None]] = []
         # Of the thread that writes, and of no other.
-        self._batches: dict[int, Batch] = {}
+        self._batches: dict[tuple[int, int], Batch] = {}
 
     async def __aenter__(self) -> Self:
         """Begin to work."""
+        self._open = True
         self._threads = ThreadPoolExecutor(self._readers + 1, "visreplay")
         loops = [self._read() for _ in range(self._readers)]
         self._tasks = [asyncio.create_task(loop) for loop in (*loops, self._write())]
@@ -131,15 +145,21 @@ class Engine:
 
     async def __aexit__(self, *error: object) -> None:
         """Stop working. Who still waits for something is told so (`BusyError`)."""
+        self._open = False
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        closed = BusyError("the engine was closed")
         for writing in self._writings:
-            writing.events.put_nowait(closed)
-        for job in self._reads:
-            job.result.set_exception(closed)
-        self._threads.shutdown()
+            writing.events.put_nowait(_closed())
+        for future in (*(job.result for job in self._reads), *(each for _, each in self._queue)):
+            if not future.done():
+                future.set_exception(_closed())
+        await asyncio.to_thread(self._threads.shutdown)
+
+    @property
+    def works(self) -> bool:
+        """Whether it was opened, was not closed, and did not break down."""
+        return self._open and not any(task.done() for task in self._tasks)
 
     @property
     def waiting(self) -> int:
@@ -154,13 +174,15 @@ class Engine:
             turns: How many are to be written.
 
         Raises:
-            BusyError: If too many wait already.
+            BusyError: If too many wait already, or the engine is closed.
             ValueError: If more turns are asked for than there are places.
         """
         if not 1 <= turns <= self.max_running:
             raise ValueError(
                 f"{turns} turns at once were asked for; 1 to {self.max_running} can be"
             )
+        if not self._open:
+            raise _closed()
         if self._queue or self.running + turns > self.max_running:
             if len(self._queue) >= self.max_waiting:
                 raise BusyError(
@@ -207,7 +229,7 @@ class Engine:
                 continue  # who asked is gone
             if end is None:
                 self._to_read.put_nowait(job)
-            elif isinstance(end, Exception):
+            elif isinstance(end, BaseException):
                 job.result.set_exception(end)
             else:
                 job.result.set_result(end[0])
@@ -216,12 +238,16 @@ class Engine:
         """Write a token of each turn at a time."""
         while True:
             await self._some_to_write.wait()
+            writings = list(self._writings)
             try:
-                told = await self._in_thread(self._step, list(self._writings))
-            except Exception as error:
+                told = await self._in_thread(self._step, writings)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
                 # Keys and values may be those of half a step: all of them go.
+                logger.exception("a step failed; %d answers end with it", len(writings))
                 self._batches.clear()
-                told = {writing: [error] for writing in self._writings}
+                told = {writing: [error] for writing in writings}
             for writing, events in told.items():
                 for event in events:
                     writing.events.put_nowait(event)
@@ -237,16 +263,16 @@ class Engine:
                 self._leave(writing)
             elif not writing.rows:
                 self._join(writing, told)
-        for model, batch in list(self._batches.items()):
+        for key, batch in list(self._batches.items()):
             written = batch.step()
             if not batch:
-                del self._batches[model]
+                del self._batches[key]
             for writing in writings:
                 self._tell(writing, written, told)
         return told
 
     def _join(self, writing: _Writing, told: _Told) -> None:
-        batch = self._batches.setdefault(writing.model, Batch())
+        batch = self._batches.setdefault(writing.batch, Batch())
         session = writing.reading.session
         try:
             for seed in writing.seeds:
@@ -257,7 +283,7 @@ class Engine:
         self._tell(writing, writing.rows, told)
 
     def _leave(self, writing: _Writing) -> None:
-        batch = self._batches.get(writing.model)
+        batch = self._batches.get(writing.batch)
         for row in writing.rows:
             if batch is not None:
                 batch.drop(row)
@@ -270,6 +296,10 @@ class Engine:
             if row not in written:
                 continue
             events = told.setdefault(writing, [])
+            if row.error is not None:
+                self._leave(writing)
+                events.append(row.error)
+                return
             if row.ids:
                 events.append(Wrote(choice, row.ids[-1]))
             if not row.goes_on:
@@ -337,7 +367,7 @@ class Place:
             ended = 0
             while ended < len(seeds):
                 event = await writing.events.get()
-                if isinstance(event, Exception):
+                if isinstance(event, BaseException):
                     raise event
                 yield event
                 ended += isinstance(event, Ended)
@@ -345,12 +375,16 @@ class Place:
             writing.gone = True
 
 
-def _advance(pieces: Generator[None, None, T]) -> tuple[T] | Exception | None:
+def _advance(pieces: Generator[None, None, T]) -> tuple[T] | BaseException | None:
     """One step of a generator; at its end what it returns, or raises."""
     try:
         next(pieces)
     except StopIteration as end:
         return (end.value,)
-    except Exception as error:
+    except BaseException as error:  # a panic of Rust's is one, and does not end the thread
         return error
     return None
+
+
+def _closed() -> BusyError:
+    return BusyError("the engine is closed")

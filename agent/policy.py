@@ -10,7 +10,6 @@ from visreplay.agent.sessions import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.state import Message
 from visreplay.agent.telemetry import replay_record, tell
 from visreplay.replay_core import (
-    ContextError,
     Generation,
     ModelPair,
     ReplayConfig,
@@ -207,7 +206,7 @@ class ReplayPolicy:
         """
         began = time.perf_counter()
         store = self._store if store is None else store
-        encoder = ContextEncoder(self.pair.processor, store, self.pair.policy)
+        encoder = ContextEncoder(self.pair.processor, store, self.pair.policy, self.pair.lock)
         keys = (self._own, *keys_of(messages))
         end = len(messages)
         if not end or messages[-1]["role"] == "assistant":
@@ -224,9 +223,8 @@ class ReplayPolicy:
             while stop < end and messages[stop]["role"] != "assistant":
                 stop += 1
             if stop > start:
-                with self.pair.lock:
-                    segment = encoder.encode(messages[:stop], start)
-                self._check(session.length + len(segment))
+                room = self._room(session.length)
+                segment = yield from encoder.encoding(messages[:stop], start, room)
                 report = yield from session.appending(segment)
                 blocks = session.blocks[len(session.blocks) - len(segment.blocks) :]
                 replay = replay_record(report, segment, blocks, self.pair.policy, store)
@@ -241,12 +239,9 @@ class ReplayPolicy:
             session.extend_generated(opened)
         return Reading(keys, session, replay, known, tuple(opened), began)
 
-    def _check(self, tokens: int) -> None:
-        if self.max_context is not None and tokens > self.max_context:
-            raise ContextError(
-                f"the conversation has {tokens} tokens or more; {self.max_context} are allowed: "
-                "send less text, or fewer or smaller pictures"
-            )
+    def _room(self, tokens: int) -> int | None:
+        """How many more tokens a conversation of so many may have."""
+        return None if self.max_context is None else self.max_context - tokens
 
     def decoding(
         self, sampling: Sampling | None = None, stop_strings: Sequence[str] = ()

@@ -281,7 +281,10 @@ class ModelAdapter(ABC):
             layers = self._layers(hidden, positions_3T[:, None, rows], cache)
             for index, (layer, kwargs) in enumerate(layers):
                 if recompute:
-                    hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
+                    # Nothing in it is drawn, and torch's generator is other threads' too.
+                    hidden = checkpoint(
+                        layer, hidden, use_reentrant=False, preserve_rng_state=False, **kwargs
+                    )
                 else:
                     hidden = layer(hidden, **kwargs)
                 if index < len(deep):

@@ -18,10 +18,15 @@ class Continuation:
 
     `ReplaySession.join` begins one, `Batch.step` goes on with it, and `ReplaySession.continued`
     makes a session of it.
+
+    Attributes:
+        trunk: The context, which was read and replayed, and stays as it is.
+        error: Why no token could be drawn, if that ended it: logits that are no numbers, say. The
+            others in its batch go on.
     """
 
     def __init__(self, trunk: Context, writer: Writer, limit: int) -> None:
-        """Stand at the end of a context, which was read and replayed, and stays as it is.
+        """Stand at the end of a context.
 
         Args:
             trunk: The context.
@@ -29,6 +34,7 @@ class Continuation:
             limit: Of how many.
         """
         self.trunk = trunk
+        self.error: Exception | None = None
         self._writer = writer
         self._limit = limit
         # What the policy's last layer put out of each token that it has seen, all but the newest.
@@ -45,7 +51,7 @@ class Continuation:
     @property
     def goes_on(self) -> bool:
         """Whether another token follows."""
-        return self._writer.goes_on(self._limit)
+        return self.error is None and self._writer.goes_on(self._limit)
 
     @property
     def length(self) -> int:
@@ -58,10 +64,16 @@ class Continuation:
 
         Raises:
             ContextError: it is being written.
+            Exception: what ended it, if that was an error.
         """
+        if self.error is not None:
+            raise self.error
         if self.goes_on:
             raise ContextError("a continuation has no context before it is written to its end")
-        return self._written or self.trunk.continued(self.ids, _run(self).cache, ())
+        if self._written is None:
+            cache = _run(self).cache
+            self._written = self.trunk.continued(self.ids, cache.prefix(cache.length), ())
+        return self._written
 
     def generation(self, tokenizer: Any) -> Generation:
         """What was written so far."""
@@ -75,7 +87,10 @@ class Continuation:
             logits_V: Of the next one.
         """
         self._outputs.append(output_1D)
-        self._writer.write(logits_V)
+        try:
+            self._writer.write(logits_V)
+        except Exception as error:
+            self.error = error
 
     def end(self, batch: KVCache, row: int) -> None:
         """Take what has been written out of a batch."""
@@ -88,7 +103,8 @@ class Batch:
 
     A continuation is what it would be alone. All of them pass the decoder layers together, and
     each row's past stands at the right of the batch's keys and values: these are copied whenever
-    one comes or goes, and hold the longest context as often as there are continuations.
+    one comes or goes, and hold the longest context as often as there are continuations. Those of
+    very different lengths are better written in batches of their own.
 
     One thread at a time may use it. After an exception from `step` it is of no use.
 
@@ -130,7 +146,10 @@ class Batch:
             self._regroup([row for row in self._rows if row is not continuation])
 
     def step(self) -> list[Continuation]:
-        """Write one token more of each, and give those that have one; none when all have ended."""
+        """Write one token more of each, and give those that have one; none when all have ended.
+
+        One whose token cannot be drawn ends with its `error`.
+        """
         with plainly():
             return self._step()
 
@@ -151,7 +170,7 @@ class Batch:
         logits_KV = run.lens.logits(output_KD)
         for index, (row, logits_V) in enumerate(zip(written, logits_KV, strict=True)):
             row.write(output_KD[index : index + 1], logits_V)
-            if not row.goes_on:
+            if row.error is None and not row.goes_on:
                 row.end(self._cache, index)
         going = [row for row in written if row.goes_on]
         if len(going) < len(written):
@@ -161,7 +180,7 @@ class Batch:
     def _regroup(self, rows: list[Continuation]) -> None:
         """Make the batch's keys and values those of other rows."""
         places = {id(row): index for index, row in enumerate(self._rows)}
-        self._cache = KVCache.gathered(
+        self._cache.regroup(
             [
                 (self._cache, places[id(row)], row.length)
                 if id(row) in places

@@ -220,15 +220,23 @@ class KVCache(Cache):
         """
         return KVCache([layer.prefix(length) for layer in self._own_layers])
 
-    @classmethod
-    def gathered(cls, parts: Sequence[tuple["KVCache", int, int]]) -> "KVCache":
-        """A batch, in memory of its own, of rows that end together; shorter ones begin with zeros.
+    def regroup(self, parts: Sequence[tuple["KVCache", int, int]]) -> None:
+        """Become a batch, in memory of its own, of rows that end together.
+
+        Shorter rows begin with zeros. It is done layer by layer, so that of what was and what will
+        be no more than a layer stands in memory twice.
 
         Args:
-            parts: For each row a cache, which row of it, and how many of its last positions.
+            parts: For each row a cache (this one, say), which row of it, and how many of its last
+                positions.
         """
-        rows = [[layer.ends(row, n) for layer in cache._own_layers] for cache, row, n in parts]
-        return cls([_KVLayer.gathered(layer) for layer in zip(*rows, strict=True)])
+        depth = parts[0][0].depth if parts else 0
+        for n in range(depth):
+            rows = [cache._own_layers[n].ends(row, count) for cache, row, count in parts]
+            layer = _KVLayer.gathered(rows)
+            self._own_layers[n : n + 1], self.layers[n : n + 1] = [layer], [layer]
+            del rows
+        del self._own_layers[depth:], self.layers[depth:]
 
     def extended(self, batch: "KVCache", row: int, count: int) -> "KVCache":
         """A cache that goes on from here with the last `count` positions of one row of a batch."""

@@ -40,7 +40,7 @@ class ModelPair:
         processor: Makes the inputs of both.
         shares_vision: Whether both have the same visual features, so that they are computed once.
         sketch: Makes entropies cheap; None computes them all exactly. See `sketched`.
-        lock: Held while the processor works, which two threads may not use at once.
+        lock: Held while the processor is called, since not each can be from two threads at once.
     """
 
     policy: ModelAdapter

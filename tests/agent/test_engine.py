@@ -5,12 +5,15 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from visreplay.agent.engine import BusyError, Ended, Engine, Event, Wrote
 from visreplay.agent.policy import PolicyTurn, ReplayPolicy, Sampling
 from visreplay.agent.protocols.base import image, text, user
 from visreplay.agent.state import Message
 from visreplay.replay_core import Batch, ConfigError, Method, ModelPair, embedded_config
+from visreplay.replay_core.generation import Sampler
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Split
 from visreplay.tools import ImageStore
@@ -192,6 +195,42 @@ async def test_a_step_that_fails_is_told_and_forgotten(
     assert turn.text == policy_of(embedded_pair).act(asked(0)).text
 
 
+async def test_one_turn_that_fails_is_its_callers_alone(
+    embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(embedded_pair)
+    call = Sampler.__call__
+
+    def ill(self: Sampler, logits_V: Tensor) -> int:
+        return call(self, logits_V * torch.nan if self._generator else logits_V)
+
+    monkeypatch.setattr(Sampler, "__call__", ill)
+    async with Engine() as engine:
+        well = asyncio.create_task(turns(engine, policy, asked(0), (None,)))
+        with pytest.raises(RuntimeError, match="probability"):
+            await turns(engine, policy, asked(1), (1, 2), temperature=1.0)
+        assert (await well)[0].text
+        assert engine.running == 0
+
+
+class Panic(BaseException):
+    """What a thread of Rust's raises into Python."""
+
+
+async def test_what_is_no_exception_does_not_end_the_readers(embedded_pair: ModelPair) -> None:
+    def panics() -> Generator[None, None, None]:
+        yield
+        raise Panic
+
+    async with Engine(readers=1) as engine:
+        async with engine.place() as place:
+            with pytest.raises(Panic):
+                await place.read(panics())
+        assert engine.works
+        (turn,) = await turns(engine, policy_of(embedded_pair), asked(0))
+    assert turn.text
+
+
 async def test_closing_is_told_to_who_still_waits(embedded_pair: ModelPair) -> None:
     policy = policy_of(embedded_pair)
 
@@ -202,14 +241,19 @@ async def test_closing_is_told_to_who_still_waits(embedded_pair: ModelPair) -> N
                 seen.put_nowait(event)
 
     seen: asyncio.Queue[Event] = asyncio.Queue()
-    async with Engine(readers=1) as engine:
+    async with Engine(max_running=2, readers=1) as engine:
         writer = asyncio.create_task(write(engine, seen))
         await seen.get()
         reader = asyncio.create_task(write(engine, seen))
+        waiting = asyncio.create_task(write(engine, seen))
         await asyncio.sleep(0)
-    for task in (writer, reader):
-        with pytest.raises(BusyError, match="the engine was closed"):
+        assert engine.works
+    for task in (writer, reader, waiting):
+        with pytest.raises(BusyError, match="the engine is closed"):
             await task
+    with pytest.raises(BusyError, match="the engine is closed"):
+        await write(engine, seen)
+    assert not engine.works
 
 
 def test_limits_that_make_no_sense() -> None:

@@ -129,6 +129,23 @@ def test_log_probabilities_are_the_models_own(pair: ModelPair) -> None:
     assert [entry.top for entry in plain.generation(pair.tokenizer).logprobs] == [(), ()]
 
 
+def test_one_that_fails_ends_alone(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits that are no numbers, say: the others do not hear of it."""
+    batch = Batch()
+    session = sessions(pair)[0]
+    well, ill = (session.join(batch, max_new_tokens=9, temperature=1.0, seed=1) for _ in range(2))
+    write = ill._writer.write
+    monkeypatch.setattr(ill._writer, "write", lambda logits_V: write(logits_V * torch.nan))
+    while batch.step():
+        pass
+    assert isinstance(ill.error, RuntimeError) and not ill.goes_on
+    with pytest.raises(RuntimeError, match="probability"):
+        session.continued(ill)
+    assert well.generation(pair.tokenizer) == session.fork().generate(
+        max_new_tokens=9, temperature=1.0, seed=1
+    )
+
+
 def test_what_cannot_be_together(pair: ModelPair) -> None:
     batch = Batch()
     assert batch.step() == []
