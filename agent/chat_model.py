@@ -51,7 +51,8 @@ class ReplayChatModel(BaseChatModel):
         pair: Policy and base.
         replay: How to replay.
         dialect: The protocol (a key of `PROTOCOLS`) in which tools are called and answer.
-        store: Where the images of messages are put, and found by `visreplay:` URLs.
+        store: Where the images of messages are put, and found by `visreplay:` URLs; by default in
+            a gigabyte of memory, from which those go first that were not used for longest.
         model_name: What the record calls the policy.
         temperature: 0 decodes greedily.
         top_p: Nucleus sampling's mass.
@@ -66,7 +67,11 @@ class ReplayChatModel(BaseChatModel):
     pair: InstanceOf[ModelPair] = Field(exclude=True, repr=False)
     replay: InstanceOf[ReplayConfig] = Field(default_factory=ReplayConfig)
     dialect: str = "hermes"
-    store: InstanceOf[ImageStore] = Field(default_factory=ImageStore, exclude=True, repr=False)
+    store: InstanceOf[ImageStore] = Field(
+        default_factory=lambda: ImageStore(memory_bytes=2**30, forgetful=True),
+        exclude=True,
+        repr=False,
+    )
     model_name: str = "policy"
     temperature: float = 0.0
     top_p: float = 1.0

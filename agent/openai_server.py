@@ -185,7 +185,7 @@ class _Desk:
                 f"{asked.new_tokens} new tokens were asked for; at most {limits.new_tokens} can be"
             )
         # A store for this request alone: nobody else's pictures push one of these out.
-        store = ImageStore(max_bytes=3 * limits.pixels)
+        store = ImageStore()
         interpreter = self._interpreter(store)
         tools, opening = offered(interpreter, asked.signatures, _choice(asked))
         if asked.tools and not interpreter.dialect.named_calls:

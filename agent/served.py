@@ -113,7 +113,7 @@ def model_of(environment: Mapping[str, str]) -> ReplayChatModel:
         raise ValueError(f"VISREPLAY_METHOD is {method!r}; it is one of {', '.join(Method)}")
     policy = given["POLICY"]
     images = given["IMAGES"]
-    store = ImageStore(Path(images) if images else None)
+    store = ImageStore(Path(images) if images else None, memory_bytes=2**30, forgetful=True)
     if policy is None:
         return ReplayChatModel.from_pretrained(
             str(EMBEDDED / "policy"),

@@ -21,7 +21,10 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM", "ICO", "T
 
 
 def load_image(
-    source: str | Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS
+    source: str | Path | bytes | Image.Image,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
 ) -> Image.Image:
     """Load a raster image as upright RGB.
 
@@ -32,10 +35,12 @@ def load_image(
     Args:
         source: A path, the bytes of a file, or an image.
         max_pixels: More are refused before anything is decoded.
+        name: What errors call it; by default its path.
 
     Raises:
         ToolError: If it is not a readable image, or too large.
     """
+    name = name or _name(source)
     try:
         if isinstance(source, Image.Image):
             return _to_rgb(_checked(source, max_pixels))
@@ -48,14 +53,14 @@ def load_image(
     except ToolError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ToolError(f"{_name(source)} is too large: {error}") from error
+        raise ToolError(f"{name} is too large: {error}") from error
     except UnidentifiedImageError as error:
-        raise ToolError(f"{_name(source)} is not an image that can be read") from error
+        raise ToolError(f"{name} is not an image that can be read") from error
     except (OSError, SyntaxError, EOFError, ValueError, MemoryError, RuntimeError) as error:
-        raise ToolError(f"{_name(source)} cannot be read: {error}") from error
+        raise ToolError(f"{name} cannot be read: {error}") from error
     except Warning as warning:
         # Where warnings are errors, Pillow's about damaged files are no different from its errors.
-        raise ToolError(f"{_name(source)} is damaged: {warning}") from warning
+        raise ToolError(f"{name} is damaged: {warning}") from warning
 
 
 @lru_cache

@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,12 @@ from visreplay.tools.video import clip_file, probe, sample_frames
 
 MEMORY = 8 * 2**30
 """Bytes of addresses that the process may have; a frame of 8K takes a hundredth of them."""
+_WRITTEN = 2**30
+"""Bytes of a file that it may write."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_KNOWN = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+"""What it is told of the environment, in which there may be keys."""
+_AT_ONCE = BoundedSemaphore(os.cpu_count() or 1)
 
 
 def clip_frames(
@@ -42,7 +49,8 @@ def clip_frames(
         max_seconds: Longer clips are refused.
         max_pixels: Clips with larger frames are refused.
         max_side: Larger frames are shrunk, in pixels.
-        timeout: For all of it, in seconds.
+        timeout: For all of it, in seconds; only as many clips are decoded at once as there are
+            cores, and the others wait.
 
     Raises:
         ToolError: If the clip cannot be read, or is refused.
@@ -50,17 +58,24 @@ def clip_frames(
     clip_file(path)  # what is none at first sight starts no process
     with TemporaryDirectory(prefix="visreplay-") as folder:
         asked = [str(path), folder, rate, max_frames, max_seconds, max_pixels, max_side]
+        known = {name: os.environ[name] for name in _KNOWN if name in os.environ}
         paths = os.pathsep.join(filter(None, sys.path))
+        until = time.monotonic() + timeout
         try:
-            ended = subprocess.run(
-                [sys.executable, "-P", "-c", "from visreplay.tools.isolated import main; main()"],
-                input=json.dumps(asked).encode(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # FFmpeg says there what it thinks of the file
-                env={**os.environ, "PYTHONPATH": paths, **_ONE_THREAD},
-                timeout=timeout,
-                check=False,
-            )
+            if not _AT_ONCE.acquire(timeout=timeout):
+                raise subprocess.TimeoutExpired("waiting", timeout)
+            try:
+                ended = subprocess.run(
+                    [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
+                    input=json.dumps(asked).encode(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # FFmpeg says there what it thinks of the file
+                    env={**known, "PYTHONPATH": paths, **_ONE_THREAD},
+                    timeout=max(0.0, until - time.monotonic()),
+                    check=False,
+                )
+            finally:
+                _AT_ONCE.release()
         except subprocess.TimeoutExpired as error:
             raise ToolError(
                 f"to decode the clip takes longer than the {timeout:g} s that are allowed"
@@ -83,6 +98,7 @@ def main() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_WRITTEN, _WRITTEN))
     path, folder, rate, max_frames, max_seconds, max_pixels, max_side = json.load(sys.stdin)
     told: dict[str, Any] = {}
     try:

@@ -1,5 +1,6 @@
 """What a caller may name: images that were shown, data URIs, files below certain folders, URLs."""
 
+import math
 import os
 from base64 import b64decode
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
+from visreplay.tools.budget import Budget
 from visreplay.tools.image import MAX_PIXELS, TokenGrid, load_image, zoom
 from visreplay.tools.isolated import clip_frames
 from visreplay.tools.store import ImageStore
@@ -58,6 +60,7 @@ class Media:
         max_video_bytes: Of a clip that is sent or fetched.
         max_side: Larger frames of a clip are shrunk, in pixels.
         max_decoding: Seconds that a clip may take to decode.
+        budget: Of all that is read through this; None sets no bounds.
     """
 
     store: ImageStore
@@ -70,6 +73,7 @@ class Media:
     max_video_bytes: int = 64 * 2**20
     max_side: int = 768
     max_decoding: float = 60.0
+    budget: Budget | None = None
 
     def image(self, name: str) -> Image.Image:
         """The image of a reference, a data URI, a file's name or a URL.
@@ -79,8 +83,9 @@ class Media:
         """
         reference = name.removeprefix(REFERENCE)
         if reference == name and reference not in self.store:
-            content = self._content(name, "image", self.fetch)
-            return load_image(content, max_pixels=self.max_pixels)
+            left = self._one_more()
+            fetch = self.fetch and replace(self.fetch, timeout=min(self.fetch.timeout, left))
+            return self._loaded(self._content(name, "image", fetch), shown(name))
         try:
             return self.store.get(reference)
         except (KeyError, ValueError) as error:
@@ -97,8 +102,8 @@ class Media:
             ToolError: If there is none, or none that may be read.
         """
         if base64 is not None:
-            content = self._decoded(base64, "base64")
-            return self.store.put(load_image(content, max_pixels=self.max_pixels))
+            self._one_more()
+            return self.store.put(self._loaded(self._decoded(base64, "base64"), "the image"))
         reference = name.removeprefix(REFERENCE)
         return reference if reference in self.store else self.store.put(self.image(name))
 
@@ -115,13 +120,18 @@ class Media:
         Raises:
             ToolError: If there is none, none that may be read, or one that is too large or long.
         """
+        left = self._one_more()
         if base64 is None:
-            fetch = self.fetch and replace(self.fetch, max_bytes=self.max_video_bytes)
+            fetch = self.fetch and replace(
+                self.fetch,
+                max_bytes=self.max_video_bytes,
+                timeout=min(self.fetch.timeout, left),
+            )
             content = self._content(name, "clip", fetch)
         else:
             content = self._decoded(base64, "base64")
         if isinstance(content, Path):
-            return self._sampled(content, grid)
+            return self._sampled(content, grid, left)
         if len(content) > self.max_video_bytes:
             raise ToolError(
                 f"the clip has {len(content)} bytes; at most {self.max_video_bytes} are read"
@@ -130,7 +140,7 @@ class Media:
         with TemporaryDirectory(prefix="visreplay-") as folder:
             path = Path(folder) / "what was sent"
             path.write_bytes(content)
-            return self._sampled(path, grid)
+            return self._sampled(path, grid, left)
 
     def file(self, name: str, what: str) -> Path:
         """The file of a name or a `file:` URL below one of the folders, links followed.
@@ -177,7 +187,17 @@ class Media:
             raise ToolError(f"the {form} has {length} characters; at most {self.max_uri} are read")
         return decoded(data)
 
-    def _sampled(self, path: Path, grid: TokenGrid | None) -> Clip:
+    def _one_more(self) -> float:
+        """For how many seconds the next image or clip may be read."""
+        return self.budget.one_more() if self.budget else math.inf
+
+    def _loaded(self, content: bytes | Path, name: str) -> Image.Image:
+        image = load_image(content, max_pixels=self.max_pixels, name=name)
+        if self.budget:
+            self.budget.spend(image.width * image.height)
+        return image
+
+    def _sampled(self, path: Path, grid: TokenGrid | None, left: float) -> Clip:
         frames = clip_frames(
             path,
             rate=CLIP_RATE,
@@ -185,8 +205,10 @@ class Media:
             max_seconds=self.max_seconds,
             max_pixels=self.max_pixels,
             max_side=self.max_side,
-            timeout=self.max_decoding,
+            timeout=min(self.max_decoding, left),
         )
+        if self.budget:
+            self.budget.spend(sum(math.prod(frame.image.size) for frame in frames))
         images = [zoom(frame.image, grid=grid) if grid else frame.image for frame in frames]
         return Clip(tuple(map(self.store.put, images)), tuple(frame.time for frame in frames))
 

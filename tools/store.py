@@ -10,8 +10,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from visreplay.tools.types import ToolError
-
 _REFERENCE = re.compile(r"[0-9a-f]{64}")
 _MODES = ("RGB", "RGBA", "L", "LA", "1")
 
@@ -24,7 +22,6 @@ class ImageStore:
         memory_bytes: With a root, how many bytes of pixels are kept in memory besides.
         forgetful: Whether without a root, too, only so many are kept, the image last used in any
             case; there is no copy elsewhere, so the others are gone. Else none is ever dropped.
-        max_bytes: Of the pixels of all images that are put; what would go beyond is refused.
     """
 
     def __init__(
@@ -33,15 +30,12 @@ class ImageStore:
         *,
         memory_bytes: int = 256 * 2**20,
         forgetful: bool = False,
-        max_bytes: int | None = None,
     ) -> None:
         self.root = root
         self.memory_bytes = memory_bytes
-        self.max_bytes = max_bytes
         self._drops = forgetful or root is not None
         self._images: OrderedDict[str, Image.Image] = OrderedDict()
         self._bytes = 0
-        self._put = 0
         self._lock = threading.Lock()
 
     def put(self, image: Image.Image) -> str:
@@ -49,21 +43,12 @@ class ImageStore:
 
         Raises:
             ValueError: If pixels alone do not make the image (a palette, say): convert it first.
-            ToolError: If the images that were put take too much memory together.
         """
         if image.mode not in _MODES:
             raise ValueError(f"an image of mode {image.mode} was put; {', '.join(_MODES)} can be")
         content = hashlib.sha256(f"{image.mode} {image.size}".encode())
         content.update(image.tobytes())
         reference = content.hexdigest()
-        with self._lock:
-            if self.max_bytes is not None and reference not in self._images:
-                self._put += _size(image)
-                if self._put > self.max_bytes:
-                    raise ToolError(
-                        f"the images have {self._put:,} bytes of pixels together; at most "
-                        f"{self.max_bytes:,} are taken: send fewer or smaller ones"
-                    )
         path = self.path(reference)
         if path is not None and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,8 @@ from PIL import Image
 from shared import png, write_clip, write_picture
 from web import Server, only_here, sends
 
-from visreplay.tools import Clip, ImageStore, Media, ToolError
+from visreplay.tools import Clip, ImageStore, Media, ToolError, load_image
+from visreplay.tools.budget import Budget
 from visreplay.tools.fetch import Fetcher
 
 RED = "data:image/png;base64," + png("red")
@@ -321,3 +323,49 @@ def test_what_is_no_clip_is_refused_however_it_comes(tmp_path: Path, temporary: 
             media.clip(name)
     assert len(media.clip("whole.mp4").frames) == 2
     assert not list(temporary.iterdir())
+
+
+def test_what_one_caller_sends_is_counted_together(tmp_path: Path) -> None:
+    """The same picture again costs as much again: it is decoded each time."""
+    store = ImageStore()
+
+    def media(**changes: Any) -> Media:
+        bounds = {"pixels": 3000, "count": 9, "seconds": 60.0, **changes}
+        return Media(store, (tmp_path,), max_uri=10**6, budget=Budget(**bounds))
+
+    several = media()
+    several.image(RED)
+    several.reference(base64=png("red"))
+    several.image(
+        store.put(load_image(base64.b64decode(png("red"))))
+    )  # what is there already costs nothing
+    with pytest.raises(ToolError, match="more than 3,000 pixels together"):
+        several.image(RED)
+    few = media(count=1)
+    few.image(RED)
+    with pytest.raises(ToolError, match="more than 1 images and clips"):
+        few.reference(RED)
+    with pytest.raises(ToolError, match="longer to read than 0 s"):
+        media(seconds=0.0).image(RED)
+    left = media()
+    assert left.budget is not None
+    left.budget.gone = True
+    with pytest.raises(ToolError, match="longer to read"):
+        left.image(RED)
+
+
+def test_a_clips_frames_are_counted(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", [0] * 10)  # a second of 64 x 48 pixels: two frames
+    bounds = Budget(pixels=5000, count=9, seconds=60.0)
+    media = Media(ImageStore(), (tmp_path,), budget=bounds)
+    with pytest.raises(ToolError, match="more than 5,000 pixels together"):
+        media.clip("clip.mp4")
+
+
+def test_errors_name_what_the_caller_named(tmp_path: Path) -> None:
+    """Not where it is on this machine, or where a link leads."""
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "link.png").symlink_to(tmp_path / "text.png")
+    with pytest.raises(ToolError, match=r"'link\.png' is not an image") as caught:
+        Media(ImageStore(), (tmp_path,)).image("link.png")
+    assert str(tmp_path) not in str(caught.value)
