@@ -131,6 +131,7 @@ class Health(BaseModel):
 
 
 _STATUSES = {
+    400: "The body is no text: JSON in UTF-8 is expected.",
     401: "The key is missing or wrong.",
     404: "There is no such model.",
     408: "The body did not come in time.",

@@ -253,7 +253,7 @@ def _api(service: Service) -> FastAPI:
     @api.post(
         "/v1/chat/completions",
         response_model=None,
-        responses=described(Completion, 401, 404, 408, 413, 422, 429, 500, streams=True),
+        responses=described(Completion, 400, 401, 404, 408, 413, 422, 429, 500, streams=True),
     )
     async def complete(asked: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""

@@ -117,7 +117,7 @@ def talker() -> Iterator[list[str]]:
         yield [str(each) for option in named.items() for each in option]
 
 
-def question(number: int, max_tokens: int = 96, tasks: Sequence[str] = TASKS) -> Request:
+def question(number: int, tasks: Sequence[str] = TASKS) -> Request:
     """A question about a picture of 1,344 or 2,016 pixels a side, which nobody else asks."""
     sample = task_named(tasks[number % len(tasks)]).sample(Split.HELD_OUT + number)
     file = io.BytesIO()
@@ -131,11 +131,11 @@ def question(number: int, max_tokens: int = 96, tasks: Sequence[str] = TASKS) ->
         "model": "policy+replay",
         "messages": [{"role": "user", "content": content}],
         "temperature": 0,
-        "max_completion_tokens": max_tokens,
+        "max_completion_tokens": 96,
     }
 
 
-async def asked(client: AsyncOpenAI, request: Request) -> Answer:
+async def answer(client: AsyncOpenAI, request: Request) -> Answer:
     """One answer. Whatever goes wrong is raised."""
     got = await client.chat.completions.create(**request)
     message, usage = got.choices[0].message, got.usage
@@ -153,7 +153,7 @@ async def answers(url: str, clients: int, requests: Iterable[Request]) -> list[A
 
         async def ask() -> None:
             for number, request in left:
-                found[number] = await asked(client, request)
+                found[number] = await answer(client, request)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(clients):
@@ -185,12 +185,12 @@ def throughput(
                 same += sum(a == b for a, b in zip(found, expected, strict=True))
                 total += len(found)
                 console.print(f"{name}, {number} clients: {taken[-1]:.1f} s")
-    assert not any(answer.known for answer in expected), "answers came from the cache"
-    tokens = sum(answer.tokens for answer in expected)
-    one, many = (tokens / statistics.median(taken) for taken in seconds.values())
+    assert not any(each.known for each in expected), "answers came from the cache"
+    tokens = sum(each.tokens for each in expected)
+    one, many = (f"{tokens / statistics.median(taken):,.0f}" for taken in seconds.values())
     row = Row.of(f"{clients} clients / one, {name}, tokens a second", *seconds.values(), TARGET)
-    each = f"{tokens / len(requests):.3g} tokens an answer"
-    yield replace(row, note=f"{many:.3g} / {one:.3g} tokens a second, {each}")
+    length = f"{tokens / len(requests):.3g} tokens an answer"
+    yield replace(row, note=f"{many} / {one} tokens a second, {length}")
     share = same / total
     yield Row(
         f"answers that are those of one client, {name}",
@@ -240,12 +240,15 @@ def main() -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     rows: list[Row] = []
     if chosen.only != "memory":
-        workloads: list[tuple[str, list[str], int]] = [("questions of the game", [], 96)]
-        with talker() as options:
-            workloads.append(("256 tokens each", options, 256))
-            for name, given, tokens in workloads:
-                requests = [question(number, tokens) for number in range(chosen.requests)]
-                rows += throughput(console, name, given, requests, chosen.clients, chosen.repeats)
+        requests = [question(number) for number in range(chosen.requests)]
+        with talker() as talks:
+            for name, options, changes in (
+                ("questions of the game, token replay", [], {}),
+                ("questions of the game, no replay", [], {"model": "policy"}),
+                ("256 tokens each, token replay", talks, {"max_completion_tokens": 256}),
+            ):
+                asked = [request | changes for request in requests]
+                rows += throughput(console, name, options, asked, chosen.clients, chosen.repeats)
     if chosen.only != "throughput":
         rows.append(memory(console, chosen.clients, chosen.memory_requests))
     console.print(table(rows))

@@ -72,7 +72,7 @@ def test_the_api_is_as_described(described: BaseSchema, data: st.DataObject) -> 
 
 
 @given(bodies())
-@settings(FUZZING, max_examples=20_000 if LONG else 150)
+@settings(FUZZING, max_examples=20_000 if LONG else 250)
 def test_requests_that_are_nearly_right(client: httpx.Client, body: Body) -> None:
     check(client.post("/v1/chat/completions", content=sent(body)))
 
