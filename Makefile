@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 FOLDERS := tools replay_core agent tasks
 
-.PHONY: demo test check pair measure bench clean
+.PHONY: demo test check fuzz pair measure bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/visreplay demo
@@ -21,6 +21,10 @@ check: $(VENV)/installed
 	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
 	$(BIN)/pytest -q tests/test_layering.py
 
+# Tens of thousands of odd requests to the server; other ones each time.
+fuzz: $(VENV)/installed
+	$(BIN)/pytest --hypothesis-profile=fuzz tests/agent/test_openai_fuzz.py
+
 # Train the embedded pair again, from nothing (resumes where it was stopped).
 pair: $(VENV)/installed
 	$(BIN)/python recipes/train.py --out runs/recipe
@@ -31,10 +35,11 @@ measure: $(VENV)/installed
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/visreplay analyze visual-search-medium
 
-# Speed and memory against the reference's algorithm; shared rollouts against one by one.
+# Speed and memory against the reference's algorithm; shared rollouts against one by one; the server.
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/report.py
 
 $(VENV)/installed: pyproject.toml

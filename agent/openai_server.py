@@ -23,6 +23,13 @@ from visreplay.agent.encoding import token_grid
 from visreplay.agent.engine import BusyError, Ended, Engine, Place
 from visreplay.agent.http_limits import BodyLimit
 from visreplay.agent.openai_chat import Answer, Json, TurnMemory
+from visreplay.agent.openai_responses import (
+    Completion,
+    Health,
+    Served,
+    ServedModels,
+    described,
+)
 from visreplay.agent.openai_schema import ChatRequest, as_messages, replay_config
 from visreplay.agent.policy import ReplayPolicy, Sampling
 from visreplay.agent.protocols import protocol_named
@@ -243,7 +250,11 @@ def _api(service: Service) -> FastAPI:
 
     api = FastAPI(title="visreplay", lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    @api.post("/v1/chat/completions", response_model=None)
+    @api.post(
+        "/v1/chat/completions",
+        response_model=None,
+        responses=described(Completion, 400, 401, 404, 408, 413, 422, 429, 500, streams=True),
+    )
     async def complete(asked: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
         if asked.model not in service.models:
@@ -252,17 +263,17 @@ def _api(service: Service) -> FastAPI:
         desk.metrics.answered(asked.model, response.status_code)
         return response
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", response_model=None, responses=described(ServedModels, 401))
     async def models() -> Json:
         """The models that can be named."""
         return {"object": "list", "data": [_model(name, desk) for name in service.models]}
 
-    @api.get("/v1/models/{name}", response_model=None)
+    @api.get("/v1/models/{name}", response_model=None, responses=described(Served, 401, 404, 422))
     async def model(name: str) -> Json | Response:
         """One of them."""
         return _model(name, desk) if name in service.models else _no_model(name, service)
 
-    @api.get("/health")
+    @api.get("/health", response_model=None, responses=described(Health))
     async def health() -> Json:
         """Whether the server works."""
         engine = desk.engine

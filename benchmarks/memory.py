@@ -89,9 +89,9 @@ def probe(models: Models, name: str, steps: int) -> dict[str, float]:
     return found
 
 
-def resident() -> float:
-    """GB of this process that are in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def resident(process: int | str = "self") -> float:
+    """GB of a process, this one or another, that are in memory now."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 

@@ -14,6 +14,9 @@ FinishReason = Literal["stop", "length"]
 
 T = TypeVar("T")
 
+COLDEST = 1e-5
+"""Below this temperature decoding is greedy: logits that are divided by less may overflow."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
@@ -69,10 +72,10 @@ class Sampler:
         if not 0 < top_p <= 1:
             raise ConfigError(f"top_p is {top_p}, but must lie in (0, 1]")
         self._warpers: list[Any] = []
-        if temperature > 0:
-            self._warpers.append(TemperatureLogitsWarper(temperature))
-        if temperature > 0 and top_p < 1:
-            self._warpers.append(TopPLogitsWarper(top_p))
+        if temperature >= COLDEST:
+            self._warpers.append(TemperatureLogitsWarper(float(temperature)))
+            if top_p < 1:
+                self._warpers.append(TopPLogitsWarper(top_p))
         # Draws are made on the CPU, so that a seed means the same on every device.
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 

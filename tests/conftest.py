@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 from shared import MakeAgent
 from transformers.utils import logging
 from web import Server, serving
@@ -14,6 +15,7 @@ from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config, 
 from visreplay.tools import ImageStore
 
 torch.set_num_threads(1)
+settings.register_profile("fuzz")
 logging.disable_progress_bar()
 
 

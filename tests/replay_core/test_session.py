@@ -309,8 +309,11 @@ def test_sampling_follows_its_seed(pair: ModelPair) -> None:
         greedy = session.fork().generate(max_new_tokens=8)
         almost = session.fork().generate(max_new_tokens=8, temperature=1e-4, seed=3)
         nucleus = session.fork().generate(max_new_tokens=8, temperature=1.0, top_p=1e-6, seed=3)
+        coldest = session.fork().generate(max_new_tokens=8, temperature=5e-324, top_p=0.9, seed=3)
+        whole = session.fork().generate(max_new_tokens=8, temperature=1, seed=3)
     assert drawn[0] == drawn[1] != drawn[2]
-    assert greedy == almost == nucleus
+    assert greedy == almost == nucleus == coldest
+    assert len(whole.token_ids) == 8
 
 
 @pytest.mark.parametrize(
