@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -63,3 +64,35 @@ class KeyRequired:
     def _sent_key(self, scope: Scope) -> bool:
         scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)
+
+
+class SameMachine:
+    """An ASGI application that only programs of this machine reach, and no web page.
+
+    A page's own name may lead to this machine (DNS rebinding), and then a browser asks for it; so a
+    request must name this machine as host, and as origin if it has one.
+
+    Args:
+        app: What they reach.
+        refused: Answers the others.
+    """
+
+    REASON = "without a key, the headers Host and Origin must name this machine: localhost, say"
+
+    def __init__(self, app: App, refused: App) -> None:
+        self._app = app
+        self._refused = refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or pass the request on."""
+        local = scope["type"] == "lifespan" or self._is_local(dict(scope["headers"]))
+        await (self._app if local else self._refused)(scope, receive, send)
+
+    def _is_local(self, headers: dict[bytes, bytes]) -> bool:
+        named = [b"//" + headers.get(b"host", b"")]
+        if b"origin" in headers:
+            named.append(headers[b"origin"])
+        try:
+            return all(urlsplit(name.decode("ascii")).hostname in LOOPBACK for name in named)
+        except ValueError:
+            return False

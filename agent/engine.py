@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from visreplay.agent.policy import PolicyTurn, Reading, ReplayPolicy
-from visreplay.replay_core import Batch, Continuation
+from visreplay.replay_core import Batch, Continuation, TokenLogprob
 
 T = TypeVar("T")
 
@@ -37,10 +37,12 @@ class Wrote:
     Attributes:
         choice: Of which of the turns that are written at once.
         token_id: The token.
+        logprob: How probable it was, where that was asked for.
     """
 
     choice: int
     token_id: int
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +303,8 @@ class Engine:
                 events.append(row.error)
                 return
             if row.ids:
-                events.append(Wrote(choice, row.ids[-1]))
+                logprob = row.logprobs[-1] if row.logprobs else None
+                events.append(Wrote(choice, row.ids[-1], logprob))
             if not row.goes_on:
                 session = reading.session.continued(row)
                 generated = row.generation(policy.pair.tokenizer)

@@ -4,11 +4,12 @@ import hashlib
 import json
 import threading
 from array import array
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from visreplay.agent.chat_messages import TOKEN_IDS, Said
 from visreplay.agent.chat_turns import TurnText
@@ -20,14 +21,14 @@ Json = dict[str, Any]
 
 
 class TurnMemory:
-    """The tokens of turns by what was said in them.
+    """The tokens of turns, by the conversation that they answered and what was said in them.
 
     OpenAI's messages have no place for tokens. With these, what a client sends back goes into the
     context as it was generated, and the session that has read it is found. Whether tokens say what
     the message says is checked where they are used (`Interpreter`).
 
     Args:
-        max_tokens: Of all turns together; the oldest go first.
+        max_tokens: Of all turns together; those that were not used for longest go first.
     """
 
     def __init__(self, max_tokens: int = 1_000_000) -> None:
@@ -36,23 +37,41 @@ class TurnMemory:
         self._tokens = 0
         self._lock = threading.Lock()
 
-    def keep(self, said: AIMessage, ids: Sequence[int]) -> None:
-        """Remember a turn."""
+    def keep(self, conversation: bytes, said: AIMessage, ids: Sequence[int]) -> None:
+        """Remember a turn.
+
+        Args:
+            conversation: What it answered, as `recall` gives it.
+            said: What it says.
+            ids: Its tokens.
+        """
+        key = _after(conversation, said)
         with self._lock:
-            key = _key(said)
             self._tokens += len(ids) - len(self._turns.pop(key, ()))
             self._turns[key] = array("q", ids)
             while self._tokens > self.max_tokens:
                 self._tokens -= len(self._turns.popitem(last=False)[1])
 
-    def recall(self, messages: Iterable[BaseMessage]) -> None:
-        """Give messages of the policy's the tokens that they were generated as, where known."""
+    def recall(self, asked: Any, messages: Iterable[BaseMessage]) -> bytes:
+        """Give messages of the policy's the tokens that they were generated as, where known.
+
+        Args:
+            asked: What else the policy's words depend on: model, settings, tools.
+            messages: The conversation.
+
+        Returns:
+            A digest of the whole conversation.
+        """
+        conversation = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).digest()
         for message in messages:
+            conversation = _after(conversation, message)
             if isinstance(message, AIMessage):
                 with self._lock:
-                    ids = self._turns.get(_key(message))
-                if ids is not None:
-                    message.additional_kwargs[TOKEN_IDS] = ids.tolist()
+                    ids = self._turns.get(conversation)
+                    if ids is not None:
+                        self._turns.move_to_end(conversation)
+                        message.additional_kwargs[TOKEN_IDS] = ids.tolist()
+        return conversation
 
 
 class Answer:
@@ -65,8 +84,9 @@ class Answer:
         text: What clients are shown of a turn.
         reading: What is answered.
         choices: How many turns.
-        logprobs: Whether to tell how probable tokens were.
+        logprobs: Whether to tell how probable the tokens of the content were.
         memory: Remembers the turns.
+        conversation: What is answered, as the memory has it.
     """
 
     def __init__(
@@ -79,14 +99,18 @@ class Answer:
         choices: int,
         logprobs: bool,
         memory: TurnMemory,
+        conversation: bytes,
     ) -> None:
         self._head = {"id": name, "created": created, "model": model}
         self._text = text
         self._reading = reading
         self._logprobs = logprobs
         self._memory = memory
+        self._conversation = conversation
         self._ids = [list(reading.opened) for _ in range(choices)]
         self._sent = [0] * choices
+        self._written: list[list[TokenLogprob]] = [[] for _ in range(choices)]
+        self._told = [0] * choices
         self._ended: dict[int, tuple[PolicyTurn, Said]] = {}
 
     def first_chunks(self) -> Iterator[Json]:
@@ -97,21 +121,19 @@ class Answer:
     def chunks(self, event: Event) -> Iterator[Json]:
         """The chunks that follow from an event: none where nothing can be sent yet."""
         match event:
-            case Wrote(choice, token_id):
+            case Wrote(choice, token_id, logprob):
                 self._ids[choice].append(token_id)
-                ready = self._text.sendable(self._ids[choice])
-                if len(ready) > self._sent[choice]:
-                    yield self._chunk(choice, {"content": ready[self._sent[choice] :]})
-                    self._sent[choice] = len(ready)
+                if logprob is not None:
+                    self._written[choice].append(logprob)
+                yield from self._grown(choice, self._text.sendable(self._ids[choice]))
             case Ended(choice, turn):
                 said = self.end(choice, turn)
-                rest = _content(said)[self._sent[choice] :]
-                if rest:
-                    yield self._chunk(choice, {"content": rest})
+                yield from self._grown(choice, _content(said))
                 if said.tool_calls:
                     calls = [{"index": i, **call} for i, call in enumerate(_calls(said))]
                     yield self._chunk(choice, {"tool_calls": calls})
-                yield {**self._chunk(choice, {}, turn, said), "replay": self.replay}
+                end = self._chunk(choice, {}, finish=_finish(turn, said))
+                yield {**end, "replay": self.replay}
 
     def usage_chunk(self) -> Json:
         """The chunk that tells the usage, if it is asked for."""
@@ -124,7 +146,7 @@ class Answer:
         if self._text.cut(turn.text) == turn.text:
             content = _content(said)
             message = AIMessage(content, tool_calls=list(said.tool_calls))
-            self._memory.keep(message, turn.message["token_ids"])
+            self._memory.keep(self._conversation, message, turn.message["token_ids"])
         return said
 
     def whole(self) -> Json:
@@ -139,7 +161,9 @@ class Answer:
                     "index": choice,
                     "message": message,
                     "finish_reason": _finish(turn, said),
-                    "logprobs": self._probable(turn),
+                    "logprobs": self._probable(
+                        turn.logprobs[: self._spelling(turn.message["token_ids"], _content(said))]
+                    ),
                 }
             )
         return {
@@ -165,32 +189,40 @@ class Answer:
 
     @property
     def replay(self) -> Json | None:
-        """What replay did on what was read last (`telemetry.replay_record`), without its maps."""
-        if self._reading.replay is None:
-            return None
-        blocks = [
-            {name: value for name, value in block.items() if name != "map"}
-            for block in self._reading.replay["blocks"]
-        ]
-        return {**self._reading.replay, "blocks": blocks}
+        """What replay did on what is new (`telemetry.replay_record`); None if nothing is."""
+        return self._reading.replay if self._reading.tokens > self._reading.known else None
 
-    def _chunk(
-        self,
-        choice: int = 0,
-        delta: Json | None = None,
-        turn: PolicyTurn | None = None,
-        said: Said | None = None,
-    ) -> Json:
-        finish = _finish(turn, said) if turn and said else None
+    def _grown(self, choice: int, content: str) -> Iterator[Json]:
+        """The chunk that brings what is sent of a turn up to some content."""
+        if len(content) <= self._sent[choice]:
+            return
+        chunk = self._chunk(choice, {"content": content[self._sent[choice] :]})
+        self._sent[choice] = len(content)
+        if self._logprobs:
+            count = self._spelling(self._ids[choice], content)
+            new = self._written[choice][self._told[choice] : count]
+            chunk["choices"][0]["logprobs"] = self._probable(new)
+            self._told[choice] = count
+        yield chunk
+
+    def _chunk(self, choice: int = 0, delta: Json | None = None, finish: str | None = None) -> Json:
         told = {"index": choice, "delta": delta or {}, "finish_reason": finish, "logprobs": None}
-        if turn:
-            told["logprobs"] = self._probable(turn)
         return {**self._head, "object": "chat.completion.chunk", "choices": [told]}
 
-    def _probable(self, turn: PolicyTurn) -> Json | None:
+    def _spelling(self, ids: Sequence[int], content: str) -> int:
+        """How many tokens, behind those that a turn had to begin with, spell its content."""
+        decode = self._text.interpreter.tokenizer.decode
+        count = bisect_left(
+            range(len(ids)),
+            len(content),
+            key=lambda n: len(decode(ids[:n], skip_special_tokens=True)),
+        )
+        return max(0, count - len(self._reading.opened))
+
+    def _probable(self, entries: Sequence[TokenLogprob]) -> Json | None:
         if not self._logprobs:
             return None
-        return {"content": [self._entry(each) for each in turn.logprobs], "refusal": None}
+        return {"content": [self._entry(each) for each in entries], "refusal": None}
 
     def _entry(self, entry: TokenLogprob) -> Json:
         top = [self._token(token_id, logprob) for token_id, logprob in entry.top]
@@ -223,6 +255,14 @@ def _finish(turn: PolicyTurn, said: Said) -> str:
     return "tool_calls" if said.tool_calls else turn.finish_reason
 
 
-def _key(message: AIMessage) -> bytes:
-    calls = [[call["name"], call["args"]] for call in message.tool_calls]
-    return hashlib.sha256(json.dumps([message.text, calls], sort_keys=True).encode()).digest()
+def _after(conversation: bytes, message: BaseMessage) -> bytes:
+    """The digest of a conversation that goes on with a message."""
+    told: list[Any] = [message.type, message.content]
+    match message:
+        case AIMessage():  # whatever form its text has, and the ids of its calls
+            calls = [[call["name"], call["args"]] for call in message.tool_calls]
+            told = [message.type, message.text, calls]
+        case ToolMessage():
+            told.append(message.tool_call_id)
+    spelled = json.dumps(told, sort_keys=True).encode()
+    return hashlib.sha256(conversation + spelled).digest()

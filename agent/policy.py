@@ -52,8 +52,9 @@ class Reading:
     Attributes:
         keys: Of the conversation.
         session: A fork of what is kept, so that other rollouts can go on from there as well.
-        replay: The report on the last part that was read.
-        known: How many tokens had been read before.
+        replay: The report on the last part that was read, now or before.
+        tokens: How many it has.
+        known: How many of these had been read before.
         opened: Tokens that the turn has to begin with; the session has read them as well.
         began: When reading began, by `time.perf_counter`.
     """
@@ -61,6 +62,7 @@ class Reading:
     keys: Keys
     session: ReplaySession
     replay: Replay
+    tokens: int
     known: int
     opened: tuple[int, ...]
     began: float
@@ -115,6 +117,7 @@ class ReplayPolicy:
         stop_strings: End a turn (kept in the text), besides the model's own end tokens.
         sessions: Where sessions that have read something are kept; policies may share one.
         max_context: Tokens of a conversation at most; None leaves it to the model.
+        maps: Whether pictures of entropies and replayed tokens are put in the store.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class ReplayPolicy:
         stop_strings: tuple[str, ...] = (),
         sessions: SessionCache | None = None,
         max_context: int | None = None,
+        maps: bool = True,
     ) -> None:
         self.pair = pair
         self.config = config
@@ -135,6 +139,7 @@ class ReplayPolicy:
         self.sessions = SessionCache() if sessions is None else sessions
         self.max_context = max_context
         self._store = store
+        self._maps = maps
         # What other models have read, or this one replayed otherwise, is something else.
         self._own = f"{id(pair)} {config}"
 
@@ -185,7 +190,6 @@ class ReplayPolicy:
         self,
         messages: Sequence[Message],
         opening: str = "",
-        store: ImageStore | None = None,
     ) -> Generator[None, None, Reading]:
         """Read what is new in a conversation; the generator pauses after every piece of it.
 
@@ -195,7 +199,6 @@ class ReplayPolicy:
         Args:
             messages: As in `act`.
             opening: As in `stream`.
-            store: Where their images are, if not in the policy's store.
 
         Returns:
             What has been read, as the value of the generator.
@@ -205,8 +208,8 @@ class ReplayPolicy:
             ContextError: It is too long.
         """
         began = time.perf_counter()
-        store = self._store if store is None else store
-        encoder = ContextEncoder(self.pair.processor, store, self.pair.policy, self.pair.lock)
+        adapter, maps = self.pair.policy, self._store if self._maps else None
+        encoder = ContextEncoder(self.pair.processor, self._store, adapter, self.pair.lock)
         keys = (self._own, *keys_of(messages))
         end = len(messages)
         if not end or messages[-1]["role"] == "assistant":
@@ -227,17 +230,18 @@ class ReplayPolicy:
                 segment = yield from encoder.encoding(messages[:stop], start, room)
                 report = yield from session.appending(segment)
                 blocks = session.blocks[len(session.blocks) - len(segment.blocks) :]
-                replay = replay_record(report, segment, blocks, self.pair.policy, store)
+                replay = replay_record(report, segment, blocks, adapter, maps)
             if stop < end:
                 session.extend_generated(self._written(messages[stop]))
             start = stop + 1
         self.sessions.keep(keys, session.fork(), replay)
-        tell(sum(map(_wrote, messages)), session.length, known, replay)
+        tokens = session.length
+        tell(sum(map(_wrote, messages)), tokens, known, replay)
         opened: list[int] = []
         if opening:
             opened = self.pair.tokenizer.encode(opening, add_special_tokens=False)
             session.extend_generated(opened)
-        return Reading(keys, session, replay, known, tuple(opened), began)
+        return Reading(keys, session, replay, tokens, known, tuple(opened), began)
 
     def _room(self, tokens: int) -> int | None:
         """How many more tokens a conversation of so many may have."""
@@ -279,7 +283,7 @@ class ReplayPolicy:
             finish_reason=generated.finish_reason,
             replay=reading.replay,
             seconds=time.perf_counter() - reading.began,
-            context_tokens=session.length - len(ids),
+            context_tokens=reading.tokens,
             known_tokens=reading.known,
             logprobs=generated.logprobs,
         )

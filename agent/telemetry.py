@@ -18,7 +18,7 @@ def replay_record(
     segment: Segment,
     records: Sequence[BlockRecord],
     adapter: ModelAdapter,
-    store: ImageStore,
+    store: ImageStore | None,
 ) -> dict[str, Any] | None:
     """The `replay` of a step; None where no replay ran.
 
@@ -27,7 +27,7 @@ def replay_record(
         segment: What was appended.
         records: Of its visual blocks, in order.
         adapter: The policy's: knows how visual tokens lie.
-        store: Where the maps are put.
+        store: Where the maps are put; without one there are none.
 
     Returns:
         The report's fields, and as `blocks` what `block_map` gives for each visual block.
@@ -69,23 +69,28 @@ def tell(step: int, context_tokens: int, known_tokens: int, replay: dict[str, An
     )
 
 
-def block_map(record: BlockRecord, grid: tuple[int, int, int], store: ImageStore) -> dict[str, Any]:
+def block_map(
+    record: BlockRecord, grid: tuple[int, int, int], store: ImageStore | None
+) -> dict[str, Any]:
     """Base entropy and replayed share of every token of a visual block, as a picture.
 
     Args:
         record: What replay did on the block.
         grid: Its tokens in time, height and width.
-        store: Where the picture is put.
+        store: Where the picture is put; None makes none.
 
     Returns:
-        `kind`, `grid`, `max_entropy` in nats, and `map`, the reference of an RGB picture with a
-        pixel a token, steps in time below one another. Red is the mean of the base's entropy over
-        the layers, 255 being `max_entropy`; green the share of layers in which the token was
-        replayed, 255 being all.
+        `kind`, `grid`, `max_entropy` in nats, and with a store `map`, the reference of an RGB
+        picture with a pixel a token, steps in time below one another. Red is the mean of the
+        base's entropy over the layers, 255 being `max_entropy`; green the share of layers in which
+        the token was replayed, 255 being all.
     """
-    replayed_LT = record.chosen_LT if record.replaced_LT is None else record.replaced_LT
     entropy_T = record.entropy_LT.float().mean(dim=0)
     highest = float(entropy_T.max())
+    told = {"kind": record.kind, "grid": list(grid), "max_entropy": highest}
+    if store is None:
+        return told
+    replayed_LT = record.chosen_LT if record.replaced_LT is None else record.replaced_LT
     channels = torch.stack(
         [
             entropy_T / max(highest, 1e-12),
@@ -96,9 +101,4 @@ def block_map(record: BlockRecord, grid: tuple[int, int, int], store: ImageStore
     )
     steps, rows, columns = grid
     pixels = (255 * channels).round().to(torch.uint8).reshape(steps * rows, columns, 3)
-    return {
-        "kind": record.kind,
-        "grid": list(grid),
-        "map": store.put(Image.fromarray(np.ascontiguousarray(pixels.numpy()))),
-        "max_entropy": highest,
-    }
+    return {**told, "map": store.put(Image.fromarray(np.ascontiguousarray(pixels.numpy())))}

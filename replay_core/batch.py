@@ -9,7 +9,7 @@ from torch import Tensor
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.context import Context, plainly
 from visreplay.replay_core.errors import ContextError
-from visreplay.replay_core.generation import Generation, Writer
+from visreplay.replay_core.generation import Generation, TokenLogprob, Writer
 from visreplay.replay_core.run import Run
 
 
@@ -47,6 +47,11 @@ class Continuation:
     def ids(self) -> Sequence[int]:
         """The tokens so far."""
         return self._writer.ids
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob]:
+        """How probable they were, where that was asked for."""
+        return self._writer.logprobs
 
     @property
     def goes_on(self) -> bool:

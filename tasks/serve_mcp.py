@@ -48,6 +48,7 @@ def mcp(
         try:
             import uvicorn
 
+            from visreplay.agent.http_limits import HeadersInTime
             from visreplay.agent.mcp_server import client_media, http_app, mcp_server
             from visreplay.agent.mcp_stdio import serve_stdio
         except ModuleNotFoundError as error:
@@ -67,6 +68,7 @@ def mcp(
                 host=host,
                 port=port,
                 ws="none",
+                http=HeadersInTime,
                 limit_concurrency=128,
                 timeout_graceful_shutdown=5,  # seconds: clients keep streams open for ever
             )

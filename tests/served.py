@@ -33,10 +33,10 @@ Scenario = Callable[[ClientSession], Awaitable[None]]
 
 
 @contextmanager
-def served(application: App) -> Iterator[str]:
+def served(application: App, http: Any = "auto") -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(
-            application, ws="none", log_config=None, timeout_graceful_shutdown=1
+            application, http=http, ws="none", log_config=None, timeout_graceful_shutdown=1
         )
         server = uvicorn.Server(config)
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})

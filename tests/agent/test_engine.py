@@ -46,7 +46,7 @@ async def turns(
         decoding = {**policy.decoding(), **options}
         async for event in place.write(policy, reading, seeds, **decoding):
             match event:
-                case Wrote(choice, token_id):
+                case Wrote(choice, token_id, _):
                     written[choice].append(token_id)
                 case Ended(choice, turn):
                     ended[choice] = turn
