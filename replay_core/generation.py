@@ -48,6 +48,10 @@ class Generation:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below it take the most probable token: by less, logits overflow."""
+
+
 class Sampler:
     """Draws tokens: greedily at temperature 0, else by temperature and top-p."""
 
@@ -57,7 +61,7 @@ class Sampler:
         """Prepare to draw.
 
         Args:
-            temperature: Divides the logits; 0 takes the most probable token.
+            temperature: Divides the logits; 0, or nearly so, takes the most probable token.
             top_p: Share of the probability that the tokens to draw from must reach together.
             seed: Makes the draws repeatable; None takes torch's global generator.
 
@@ -69,9 +73,9 @@ class Sampler:
         if not 0 < top_p <= 1:
             raise ConfigError(f"top_p is {top_p}, but must lie in (0, 1]")
         self._warpers: list[Any] = []
-        if temperature > 0:
+        if temperature >= GREEDY_BELOW:
             self._warpers.append(TemperatureLogitsWarper(temperature))
-        if temperature > 0 and top_p < 1:
+        if temperature >= GREEDY_BELOW and top_p < 1:
             self._warpers.append(TopPLogitsWarper(top_p))
         # Draws are made on the CPU, so that a seed means the same on every device.
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
