@@ -20,6 +20,9 @@ from visreplay.replay_core import (
 )
 from visreplay.tools import ImageStore
 
+LETTERS = 16
+"""Characters a token, of which no text but a row of spaces has as many."""
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyTurn:
@@ -206,6 +209,7 @@ class ReplayPolicy:
         store = self._store if store is None else store
         encoder = ContextEncoder(self.pair.processor, store, self.pair.policy)
         keys = (self._own, *keys_of(messages))
+        self._check_text(messages)
         end = len(messages)
         if not end or messages[-1]["role"] == "assistant":
             raise ValueError("the conversation must end with a turn that the policy can answer")
@@ -236,6 +240,16 @@ class ReplayPolicy:
             opened = self.pair.tokenizer.encode(opening, add_special_tokens=False)
             session.extend_generated(opened)
         return Reading(keys, session, replay, known, tuple(opened), began)
+
+    def _check_text(self, messages: Sequence[Message]) -> None:
+        """Refuse what is too long by far before it is made tokens, which takes its time."""
+        parts = [part for message in messages for part in message["content"]]
+        letters = sum(len(part["text"]) for part in parts if part["type"] == "text")
+        if self.max_context is not None and letters > LETTERS * self.max_context:
+            raise ContextError(
+                f"the conversation has {letters} characters; its {self.max_context} tokens may "
+                f"have {LETTERS} each: send less text"
+            )
 
     def _check(self, tokens: int) -> None:
         if self.max_context is not None and tokens > self.max_context:
