@@ -1,49 +1,50 @@
 """An OpenAI-compatible server: chat completions by a policy under replay, and without it."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from visreplay.agent.access import App, KeyRequired
-from visreplay.agent.chat_messages import Interpreter, MessageError
+from visreplay.agent.chat_messages import Interpreter
 from visreplay.agent.chat_turns import CALL_END, TurnText, offered
 from visreplay.agent.encoding import token_grid
 from visreplay.agent.engine import BusyError, Ended, Engine, Place
 from visreplay.agent.http_limits import BodyLimit
 from visreplay.agent.openai_chat import Answer, Json, TurnMemory
-from visreplay.agent.openai_schema import ChatRequest, as_messages, replay_config
+from visreplay.agent.openai_messages import as_messages
+from visreplay.agent.openai_replay import replay_config
+from visreplay.agent.openai_responses import (
+    CALLERS_MISTAKES,
+    EXCEPTION_HANDLERS,
+    EventStream,
+    refusal,
+    sent_events,
+    while_connected,
+)
+from visreplay.agent.openai_schema import ChatRequest
 from visreplay.agent.policy import ReplayPolicy, Sampling
 from visreplay.agent.protocols import protocol_named
 from visreplay.agent.server_metrics import Metrics
 from visreplay.agent.sessions import CACHE_BYTES, SessionCache
 from visreplay.replay_core import (
     ConfigError,
-    ContextError,
     Method,
     ModelPair,
     ReplayConfig,
 )
-from visreplay.tools import ImageStore, ToolError
+from visreplay.tools import ImageStore
 from visreplay.tools.media import Media
 from visreplay.tools.types import shown
 
-T = TypeVar("T")
-
 REPLAYED = "policy+replay"
-
-CALLERS_MISTAKES = (ConfigError, ContextError, MessageError, ToolError, ValueError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ServerLimits:
     body_seconds: float = 60
     pixels: int = 64_000_000
     frames: int = 64
-    video_seconds: float = 3600
+    video_seconds: float = 600
     context: int = 32_768
     new_tokens: int = 2048
     running: int = 16
@@ -126,21 +127,6 @@ def openai_app(service: Service, api_key: str | None = None) -> App:
     return KeyRequired(app, api_key, refusal(401, KeyRequired.REASON), open_to_all=("/health",))
 
 
-def refusal(status: int, reason: str, param: str | None = None) -> JSONResponse:
-    """An error as OpenAI's clients expect it.
-
-    Args:
-        status: Of HTTP.
-        reason: What is wrong, and the way out.
-        param: The field that it is about.
-    """
-    kinds = {401: "authentication_error", 429: "rate_limit_error"}
-    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(status)
-    error = {"message": reason, "type": kind, "param": param, "code": str(status)}
-    return JSONResponse({"error": error}, status, headers)
-
-
 class _Desk:
     """Where requests become answers."""
 
@@ -187,7 +173,7 @@ class _Desk:
         # A store for this request alone: nobody else's pictures push one of these out.
         store = ImageStore(max_bytes=3 * limits.pixels)
         interpreter = self._interpreter(store)
-        tools, opening = offered(interpreter, asked.signatures, _choice(asked))
+        tools, opening = offered(interpreter, asked.signatures, asked.choice)
         if asked.tools and not interpreter.dialect.named_calls:
             raise ConfigError(f"the {self.service.dialect} protocol calls no tools but its own")
         messages = as_messages(asked.messages)
@@ -241,14 +227,20 @@ def _api(service: Service) -> FastAPI:
         async with desk.open():
             yield
 
-    api = FastAPI(title="visreplay", lifespan=lifespan, docs_url=None, redoc_url=None)
+    api = FastAPI(
+        title="visreplay",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
 
     @api.post("/v1/chat/completions", response_model=None)
     async def complete(asked: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
         if asked.model not in service.models:
             return _no_model(asked.model, service)
-        response = await _while_connected(request, _answered(desk, asked))
+        response = await while_connected(request, _answered(desk, asked))
         desk.metrics.answered(asked.model, response.status_code)
         return response
 
@@ -273,21 +265,6 @@ def _api(service: Service) -> FastAPI:
         """Counters and times for Prometheus."""
         return Response(generate_latest(desk.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @api.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        # What is wrong, and where; not all of what was sent, which may be megabytes.
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return refusal(422, f"{where or 'the body'}: {first['msg']}", where or None)
-
-    @api.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
-        return refusal(error.status_code, str(error.detail))
-
-    @api.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> Response:
-        return refusal(500, "something went wrong here; the server's log tells more")
-
     return api
 
 
@@ -298,7 +275,8 @@ async def _answered(desk: _Desk, asked: ChatRequest) -> Response:
             place = await stack.enter_async_context(desk.engine.place(asked.n))
             answer, events = await desk.begin(asked, place)
             if asked.stream:
-                return _Stream(_sent(answer, events, asked), stack.pop_all())
+                usage = asked.stream_options is not None and asked.stream_options.include_usage
+                return EventStream(sent_events(answer, events, usage), stack.pop_all())
             async for event in events:
                 if isinstance(event, Ended):
                     answer.end(event.choice, event.turn)
@@ -308,71 +286,6 @@ async def _answered(desk: _Desk, asked: ChatRequest) -> Response:
             return refusal(422, str(error) or type(error).__name__)
         return JSONResponse(answer.whole())
     raise AssertionError("unreachable: the stack swallows nothing")
-
-
-async def _sent(
-    answer: Answer, events: AsyncIterator[Any], asked: ChatRequest
-) -> AsyncGenerator[str, None]:
-    """An answer as server-sent events."""
-
-    def line(value: Json) -> str:
-        return f"data: {json.dumps(value)}\n\n"
-
-    for chunk in answer.first_chunks():
-        yield line(chunk)
-    try:
-        async with aclosing(events):  # type: ignore[type-var]
-            async for event in events:
-                for chunk in answer.chunks(event):
-                    yield line(chunk)
-    except Exception as error:
-        mistake = isinstance(error, CALLERS_MISTAKES)
-        reason = str(error) if mistake else "something went wrong here"
-        yield line({"error": {"message": reason, "type": "server_error"}})
-        return
-    if asked.stream_options and asked.stream_options.include_usage:
-        yield line(answer.usage_chunk())
-    yield "data: [DONE]\n\n"
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events that hold a place until they are all sent, or the client is gone."""
-
-    def __init__(self, lines: AsyncGenerator[str, None], held: AsyncExitStack) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(lines, media_type="text/event-stream", headers=headers)
-        self._lines = lines
-        self._held = held
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._lines.aclose()
-            await self._held.aclose()
-
-
-async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Do something for a client for as long as he is there."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-        if not working.done():
-            working.cancel()
-    return await working
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _choice(asked: ChatRequest) -> Any:
-    choice = asked.tool_choice
-    return choice if choice is None or isinstance(choice, str) else choice.model_dump()
 
 
 def _model(name: str, desk: _Desk) -> Json:

@@ -1,8 +1,9 @@
 """The command `visreplay serve`: an OpenAI-compatible server."""
 
 import logging
+import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -13,7 +14,6 @@ from visreplay.replay_core import Method, load_pair
 from visreplay.tasks.options import (
     Checkpoints,
     PairOptions,
-    Protocols,
     ReplayOptions,
     mistakes_told,
     with_options,
@@ -100,8 +100,7 @@ def serve(
         service = Service(
             models,
             served_models(models, config),
-            # The embedded pair's own dialect has no calls by name.
-            _dialect(pair, checkpoints),
+            checkpoints.protocol(pair.protocol),
             Sampling(temperature, max_new_tokens=max_new_tokens),
             ServerLimits(
                 body_bytes=int(max_body * MIB),
@@ -117,8 +116,7 @@ def serve(
             Media(ImageStore(), tuple(media_root or ()), fetch=Fetcher() if allow_urls else None),
         )
         logging.basicConfig(level=logging.WARNING)
-        console.print(f"Serving {', '.join(service.models)} at http://{host}:{port}/v1")
-        uvicorn.run(
+        settings = uvicorn.Config(
             openai_app(service, api_key),
             host=host,
             port=port,
@@ -128,10 +126,19 @@ def serve(
             limit_concurrency=2 * (max_running + max_waiting) + 32,
             timeout_keep_alive=10,
         )
+        # uvicorn ends what was begun, and then hands on the signal that stopped it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stopped)
+        listening = settings.bind_socket()
+        url = _url(host, listening.getsockname()[1])
+        console.print(f"Serving {', '.join(service.models)} at {url}", soft_wrap=True)
+        uvicorn.Server(settings).run(sockets=[listening])
 
 
-def _dialect(pair: PairOptions, checkpoints: Checkpoints) -> str:
-    """As asked, or by the policy's name; the embedded pair's own calls no tools by name."""
-    if checkpoints.embedded and pair.protocol is Protocols["auto"]:
-        return "hermes"
-    return checkpoints.protocol(pair.protocol)
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+
+
+def _stopped(*_: object) -> NoReturn:
+    """All is well with a server that was told to stop."""
+    raise SystemExit(0)
