@@ -141,6 +141,8 @@ class Engine:
         """Begin to work."""
         self._open = True
         self._threads = ThreadPoolExecutor(self._readers + 1, "visreplay")
+        # For whoever left too, until what was being prepared for him is done.
+        self._preparers = ThreadPoolExecutor(4 * self.max_running, "visreplay-media")
         loops = [self._read() for _ in range(self._readers)]
         self._tasks = [asyncio.create_task(loop) for loop in (*loops, self._write())]
         return self
@@ -156,6 +158,7 @@ class Engine:
         for future in (*(job.result for job in self._reads), *(each for _, each in self._queue)):
             if not future.done():
                 future.set_exception(_closed())
+        self._preparers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._threads.shutdown)
 
     @property
@@ -322,6 +325,16 @@ class Place:
 
     engine: Engine
     turns: int
+
+    async def prepare(self, work: Callable[..., T], *given: Any) -> T:
+        """Do something in a thread that may have to wait: for files, for the network.
+
+        Args:
+            work: What is to be done. It is done to its end even if the caller leaves.
+            *given: Its arguments.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.engine._preparers, work, *given)
 
     async def read(self, pieces: Generator[None, None, T]) -> T:
         """Work through a generator, as `ReplayPolicy.read` gives one, by turns with other callers.

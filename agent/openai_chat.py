@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import threading
 from array import array
 from bisect import bisect_left
@@ -190,7 +191,8 @@ class Answer:
     @property
     def replay(self) -> Json | None:
         """What replay did on what is new (`telemetry.replay_record`); None if nothing is."""
-        return self._reading.replay if self._reading.tokens > self._reading.known else None
+        replay = self._reading.replay if self._reading.tokens > self._reading.known else None
+        return replay and {name: _finite(value) for name, value in replay.items()}
 
     def _grown(self, choice: int, content: str) -> Iterator[Json]:
         """The chunk that brings what is sent of a turn up to some content."""
@@ -232,7 +234,13 @@ class Answer:
         token = self._text.interpreter.tokenizer.decode([token_id])
         # A token may be a part of a character; then it has no text of its own.
         data = None if "\ufffd" in token else list(token.encode())
-        return {"token": token, "logprob": max(logprob, -9999.0), "bytes": data}
+        likely = logprob if logprob > -9999.0 else -9999.0  # also where it is no number
+        return {"token": token, "logprob": likely, "bytes": data}
+
+
+def _finite(value: Any) -> Any:
+    """What JSON has for a number: no NaN, which half precision may give, and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _content(said: Said) -> str:

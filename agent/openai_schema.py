@@ -4,50 +4,41 @@ Fields that a client may send and that change nothing here are named as such; wh
 or asks for something that is not done, is refused rather than ignored.
 """
 
-import json
-from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    InvalidToolCall,
-    SystemMessage,
-    ToolCall,
-    ToolMessage,
-)
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StringConstraints,
-    TypeAdapter,
-    ValidationError,
     field_validator,
+    model_validator,
 )
 
 from visreplay.agent.policy import Sampling
-from visreplay.replay_core import ConfigError, ReplayConfig
-from visreplay.tools.types import shown
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Text = Annotated[str, StringConstraints(max_length=1_000_000)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 
-OWN_RESOURCES = frozenset({"memory_bytes", "query_chunk", "theta"})
-"""Settings of replay that are the server's, not a caller's."""
-
-MAX_STEPS = 100
-"""Gradient steps of token replay that a caller may ask for."""
-
-
-_CONFIG = TypeAdapter(ReplayConfig)
+MAX_FIELDS = 64
+"""Of an object: whoever sends more is not told of each that it is unknown."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_FIELDS:
+            raise ValueError(
+                f"an object has {len(value)} fields; {MAX_FIELDS} are enough for all that there are"
+            )
+        return value
 
 
 class TextPart(_Strict):
@@ -85,14 +76,16 @@ class VideoPart(_Strict):
 
 
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
-Content = Text | list[Part]
+Parts = Annotated[list[Part], Field(max_length=1024, fail_fast=True)]
+Texts = Annotated[list[TextPart], Field(max_length=1024, fail_fast=True)]
+Content = Text | Parts
 
 
 class SystemTurn(_Strict):
     """Instructions."""
 
     role: Literal["system", "developer"]
-    content: Text | list[TextPart]
+    content: Text | Texts
     name: str | None = None
 
 
@@ -104,15 +97,15 @@ class UserTurn(_Strict):
     name: str | None = None
 
 
-class Function(_Strict):
-    """A call: the tool's name, and its arguments as the text of a JSON object."""
+class Function(BaseModel):
+    """What was called: a name, and the arguments as the text of a JSON object."""
 
     name: str
     arguments: Text
 
 
-class Call(_Strict):
-    """A call that the policy made."""
+class Call(BaseModel):
+    """A call that the policy made. Clients add what they have read in it (`parsed_arguments`)."""
 
     id: str
     type: Literal["function"] = "function"
@@ -123,8 +116,8 @@ class AssistantTurn(BaseModel):
     """What the policy said. Clients send back more than they must, which is left alone."""
 
     role: Literal["assistant"]
-    content: Text | list[TextPart] | None = None
-    tool_calls: list[Call] | None = None
+    content: Text | Texts | None = None
+    tool_calls: Annotated[list[Call], Field(max_length=128, fail_fast=True)] | None = None
 
 
 class ToolTurn(_Strict):
@@ -145,7 +138,7 @@ class ToolFunction(_Strict):
     name: Name
     description: Text = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
 
 class Tool(_Strict):
@@ -171,8 +164,8 @@ class Chosen(_Strict):
 class StreamOptions(_Strict):
     """How to stream."""
 
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False
 
 
 class ResponseFormat(_Strict):
@@ -201,29 +194,29 @@ class ChatRequest(_Strict):
     """
 
     model: str
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=4096, fail_fast=True)]
     replay: dict[str, Any] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] = 1
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[Count, Field(le=128)] = 1
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
     seed: Seed | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    stream: bool | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+    stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | Chosen | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: StrictBool | None = None
     response_format: ResponseFormat | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     # These change nothing.
     user: str | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
+    metadata: dict[str, Any] | None = None
+    store: StrictBool | None = None
     service_tier: str | None = None
 
     @field_validator("frequency_penalty", "presence_penalty", mode="before")
@@ -253,6 +246,12 @@ class ChatRequest(_Strict):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
+    def choice(self) -> str | dict[str, Any] | None:
+        """Which call is forced (`chat_turns.ToolChoice`)."""
+        choice = self.tool_choice
+        return choice.model_dump() if isinstance(choice, Chosen) else choice
+
+    @property
     def signatures(self) -> list[dict[str, Any]]:
         """The tools, as the policy is shown them."""
         tools = self.tools or []
@@ -269,73 +268,3 @@ class ChatRequest(_Strict):
             top_p=self.top_p or default.top_p,
             max_new_tokens=self.new_tokens or default.max_new_tokens,
         )
-
-
-def replay_config(default: ReplayConfig, said: dict[str, Any]) -> ReplayConfig:
-    """A caller's way of replaying.
-
-    Args:
-        default: The server's.
-        said: Fields that are to be other ones.
-
-    Raises:
-        ConfigError: There is no such setting for callers, or it is out of range.
-    """
-    names = sorted({field.name for field in fields(default)} - OWN_RESOURCES)
-    for name in said:
-        if name not in names:
-            raise ConfigError(f"replay has no setting {shown(name)}; there are {', '.join(names)}")
-    try:
-        config = _CONFIG.validate_python({**asdict(default), **said})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("replay", *first["loc"])))
-        raise ConfigError(f"{where}: {first['msg']}") from error
-    if config.steps > MAX_STEPS:
-        raise ConfigError(f"replay.steps is {config.steps}, but may be {MAX_STEPS} at most")
-    return config
-
-
-def as_messages(turns: list[Turn]) -> list[BaseMessage]:
-    """The conversation in LangChain's messages."""
-    return [_as_message(turn) for turn in turns]
-
-
-def _as_message(turn: Turn) -> BaseMessage:
-    content = _content(turn.content)
-    match turn:
-        case SystemTurn():
-            return SystemMessage(content)
-        case UserTurn():
-            return HumanMessage(content)
-        case ToolTurn():
-            return ToolMessage(content, tool_call_id=turn.tool_call_id)
-        case AssistantTurn():
-            calls = [_as_call(call) for call in turn.tool_calls or ()]
-            return AIMessage(
-                content,
-                tool_calls=[call for call in calls if call["type"] == "tool_call"],
-                invalid_tool_calls=[call for call in calls if call["type"] == "invalid_tool_call"],
-            )
-
-
-def _content(content: str | list[Any] | None) -> Any:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return [part.model_dump(exclude_none=True) for part in content]
-
-
-def _as_call(call: Call) -> ToolCall | InvalidToolCall:
-    try:
-        arguments = json.loads(call.function.arguments)
-    except (ValueError, RecursionError):
-        arguments = None
-    if isinstance(arguments, dict):
-        return ToolCall(name=call.function.name, args=arguments, id=call.id, type="tool_call")
-    return InvalidToolCall(
-        name=call.function.name,
-        args=call.function.arguments,
-        id=call.id,
-        error="the arguments are no JSON object",
-        type="invalid_tool_call",
-    )

@@ -1,122 +1,36 @@
 """An OpenAI-compatible server: chat completions by a policy under replay, and without it."""
 
-import asyncio
-import json
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
-from uuid import uuid4
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
-from visreplay.agent.access import App, KeyRequired
-from visreplay.agent.chat_messages import Interpreter, MessageError
-from visreplay.agent.chat_turns import CALL_END, TurnText, offered
-from visreplay.agent.encoding import token_grid
-from visreplay.agent.engine import BusyError, Ended, Engine, Place
+from visreplay.agent.access import App, KeyRequired, SameMachine
+from visreplay.agent.engine import BusyError, Ended
 from visreplay.agent.http_limits import BodyLimit
-from visreplay.agent.openai_chat import Answer, Json, TurnMemory
-from visreplay.agent.openai_responses import (
+from visreplay.agent.openai_chat import Json
+from visreplay.agent.openai_described import (
     Completion,
     Health,
     Served,
     ServedModels,
     described,
 )
-from visreplay.agent.openai_schema import ChatRequest, as_messages, replay_config
-from visreplay.agent.policy import ReplayPolicy, Sampling
-from visreplay.agent.protocols import protocol_named
-from visreplay.agent.server_metrics import Metrics
-from visreplay.agent.sessions import CACHE_BYTES, SessionCache
-from visreplay.replay_core import (
-    ConfigError,
-    ContextError,
-    Method,
-    ModelPair,
-    ReplayConfig,
+from visreplay.agent.openai_responses import (
+    CALLERS_MISTAKES,
+    EXCEPTION_HANDLERS,
+    EventStream,
+    refusal,
+    sent_events,
+    while_connected,
 )
-from visreplay.tools import ImageStore, ToolError
-from visreplay.tools.media import Media
+from visreplay.agent.openai_schema import ChatRequest
+from visreplay.agent.openai_service import Desk, ServerLimits, Service, served_models
 from visreplay.tools.types import shown
 
-T = TypeVar("T")
-
-REPLAYED = "policy+replay"
-
-CALLERS_MISTAKES = (ConfigError, ContextError, MessageError, ToolError, ValueError, RecursionError)
-
-
-@dataclass(frozen=True)
-class ServerLimits:
-    """What one request may take.
-
-    Attributes:
-        body_bytes: Of a request's body.
-        body_seconds: For which a client may take to send it.
-        pixels: Of all images and frames of a request together.
-        frames: Of a clip.
-        video_seconds: Of a clip.
-        context: Tokens of a conversation.
-        new_tokens: Of an answer, which are also those of an answer that says nothing of them.
-        running: Answers that are written at once.
-        waiting: Requests that may wait for that.
-        cache_bytes: Of what was read and is kept.
-    """
-
-    body_bytes: int = 20 * 2**20
-    body_seconds: float = 60
-    pixels: int = 64_000_000
-    frames: int = 64
-    video_seconds: float = 3600
-    context: int = 32_768
-    new_tokens: int = 2048
-    running: int = 16
-    waiting: int = 64
-    cache_bytes: int = CACHE_BYTES
-
-
-@dataclass(frozen=True)
-class Service:
-    """What is served.
-
-    Attributes:
-        pair: Policy and base.
-        models: How each model that clients may name replays (`served_models`).
-        dialect: In which tools are called (a key of `PROTOCOLS`).
-        sampling: How to decode where a request says nothing.
-        limits: Of a request.
-        media: What images and clips may be besides data URIs: the folders and the fetcher of this
-            are taken.
-    """
-
-    pair: ModelPair
-    models: Mapping[str, ReplayConfig]
-    dialect: str = "hermes"
-    sampling: Sampling = Sampling()
-    limits: ServerLimits = ServerLimits()
-    media: Media = field(default_factory=lambda: Media(ImageStore()))
-
-
-def served_models(pair: ModelPair, replay: ReplayConfig) -> dict[str, ReplayConfig]:
-    """The models that a pair can be served as.
-
-    Args:
-        pair: The base answers as well if all of it was kept.
-        replay: How the policy is replayed.
-    """
-    models = {"policy": ReplayConfig(Method.NONE)}
-    if replay.method is not Method.NONE:
-        models[REPLAYED] = replay
-    if pair.base is not None and pair.base.depth == pair.policy.depth:
-        models["base"] = ReplayConfig(Method.NONE, swap_roles=True)
-    return models
+__all__ = ["ServerLimits", "Service", "openai_app", "served_models"]
 
 
 def openai_app(service: Service, api_key: str | None = None) -> App:
@@ -124,159 +38,66 @@ def openai_app(service: Service, api_key: str | None = None) -> App:
 
     Args:
         service: What is served.
-        api_key: What clients must send; None lets everybody in.
+        api_key: What clients must send; None lets every program of this machine in.
     """
     limits = service.limits
     app: App = BodyLimit(_api(service), limits.body_bytes, limits.body_seconds, refusal)
     if api_key is None:
-        return app
+        return SameMachine(app, refusal(403, SameMachine.REASON))
     return KeyRequired(app, api_key, refusal(401, KeyRequired.REASON), open_to_all=("/health",))
 
 
-def refusal(status: int, reason: str, param: str | None = None) -> JSONResponse:
-    """An error as OpenAI's clients expect it.
-
-    Args:
-        status: Of HTTP.
-        reason: What is wrong, and the way out.
-        param: The field that it is about.
-    """
-    kinds = {401: "authentication_error", 429: "rate_limit_error"}
-    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(status)
-    error = {"message": reason, "type": kind, "param": param, "code": str(status)}
-    return JSONResponse({"error": error}, status, headers)
-
-
-class _Desk:
-    """Where requests become answers."""
-
-    def __init__(self, service: Service) -> None:
-        limits = service.limits
-        self.service = service
-        self.engine = Engine(limits.running, limits.waiting)
-        self.sessions = SessionCache(limits.cache_bytes)
-        self.memory = TurnMemory()
-        self.metrics = Metrics(self.engine, self.sessions)
-        self.since = int(time.time())
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """Work while the server runs."""
-        async with self.engine:
-            yield
-        self.sessions.clear()
-
-    def policy(self, asked: ChatRequest) -> ReplayPolicy:
-        """Who answers."""
-        config = self.service.models[asked.model]
-        if asked.replay:
-            if asked.model != REPLAYED:
-                raise ConfigError(f"replay has settings, but model {asked.model!r} has no replay")
-            config = replay_config(config, asked.replay)
-        return ReplayPolicy(
-            self.service.pair,
-            config,
-            ImageStore(),
-            stop_strings=self._interpreter(ImageStore()).dialect.stop_strings,
-            sessions=self.sessions,
-            max_context=self.service.limits.context,
-        )
-
-    async def begin(self, asked: ChatRequest, place: Place) -> tuple[Answer, AsyncIterator[Any]]:
-        """Read a request's conversation; returns its answer, and what is written from then on."""
-        began = time.perf_counter()
-        policy, limits = self.policy(asked), self.service.limits
-        if (asked.new_tokens or 0) > limits.new_tokens:
-            raise ConfigError(
-                f"{asked.new_tokens} new tokens were asked for; at most {limits.new_tokens} can be"
-            )
-        # A store for this request alone: nobody else's pictures push one of these out.
-        store = ImageStore()
-        interpreter = self._interpreter(store)
-        tools, opening = offered(interpreter, asked.signatures, _choice(asked))
-        if asked.tools and not interpreter.dialect.named_calls:
-            raise ConfigError(f"the {self.service.dialect} protocol calls no tools but its own")
-        messages = as_messages(asked.messages)
-        self.memory.recall(messages)
-        conversation = await asyncio.to_thread(interpreter.conversation, messages, tools)
-        reading = await place.read(policy.read(conversation, opening, store))
-        self.metrics.read(asked.model, reading, time.perf_counter() - began)
-        stops = [*asked.stops]
-        if asked.parallel_tool_calls is False and interpreter.dialect.named_calls:
-            stops.append(CALL_END)
-        answer = Answer(
-            f"chatcmpl-{uuid4().hex}",
-            int(time.time()),
-            asked.model,
-            TurnText(interpreter, asked.stops, calls=bool(tools)),
-            reading,
-            asked.n,
-            bool(asked.logprobs),
-            self.memory,
-        )
-        decoding = policy.decoding(asked.sampling(self._default), stops)
-        events = place.write(policy, reading, asked.seeds, **decoding, logprobs=asked.kept_logprobs)
-        return answer, self.metrics.counted(asked.model, began, events)
-
-    @property
-    def _default(self) -> Sampling:
-        sampling, most = self.service.sampling, self.service.limits.new_tokens
-        return Sampling(sampling.temperature, sampling.top_p, min(sampling.max_new_tokens, most))
-
-    def _interpreter(self, store: ImageStore) -> Interpreter:
-        service, limits = self.service, self.service.limits
-        grid = token_grid(service.pair.processor)
-        media = Media(
-            store,
-            service.media.roots,
-            max_pixels=limits.pixels,
-            max_uri=limits.body_bytes,
-            fetch=service.media.fetch,
-            max_frames=limits.frames,
-            max_seconds=limits.video_seconds,
-        )
-        dialect = protocol_named(service.dialect, grid, store)
-        return Interpreter(dialect, service.pair.tokenizer, media)
-
-
 def _api(service: Service) -> FastAPI:
-    desk = _Desk(service)
+    desk = Desk(service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with desk.open():
             yield
 
-    api = FastAPI(title="visreplay", lifespan=lifespan, docs_url=None, redoc_url=None)
+    api = FastAPI(
+        title="visreplay",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
 
     @api.post(
         "/v1/chat/completions",
         response_model=None,
-        responses=described(Completion, 400, 401, 404, 408, 413, 422, 429, 500, streams=True),
+        responses=described(Completion, 400, 401, 403, 404, 408, 413, 422, 429, 500, streams=True),
     )
     async def complete(asked: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
         if asked.model not in service.models:
             return _no_model(asked.model, service)
-        response = await _while_connected(request, _answered(desk, asked))
-        desk.metrics.answered(asked.model, response.status_code)
+        status = 500
+        try:
+            response = await while_connected(request, _answered(desk, asked))
+            status = response.status_code
+        finally:
+            desk.metrics.answered(asked.model, status)
         return response
 
-    @api.get("/v1/models", response_model=None, responses=described(ServedModels, 401))
+    @api.get("/v1/models", response_model=None, responses=described(ServedModels, 401, 403))
     async def models() -> Json:
         """The models that can be named."""
         return {"object": "list", "data": [_model(name, desk) for name in service.models]}
 
-    @api.get("/v1/models/{name}", response_model=None, responses=described(Served, 401, 404, 422))
+    @api.get(
+        "/v1/models/{name}", response_model=None, responses=described(Served, 401, 403, 404, 422)
+    )
     async def model(name: str) -> Json | Response:
         """One of them."""
         return _model(name, desk) if name in service.models else _no_model(name, service)
 
-    @api.get("/health", response_model=None, responses=described(Health))
-    async def health() -> Json:
+    @api.get("/health", response_model=None, responses=described(Health, 403, 503))
+    async def health() -> Json | Response:
         """Whether the server works."""
         engine = desk.engine
+        if not engine.works:
+            return refusal(503, "nothing is read and written any more; the server's log tells why")
         return {"status": "ok", "running": engine.running, "waiting": engine.waiting}
 
     @api.get("/metrics", response_class=Response)
@@ -284,109 +105,30 @@ def _api(service: Service) -> FastAPI:
         """Counters and times for Prometheus."""
         return Response(generate_latest(desk.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @api.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        # What is wrong, and where; not all of what was sent, which may be megabytes.
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return refusal(422, f"{where or 'the body'}: {first['msg']}", where or None)
-
-    @api.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
-        return refusal(error.status_code, str(error.detail))
-
-    @api.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> Response:
-        return refusal(500, "something went wrong here; the server's log tells more")
-
     return api
 
 
-async def _answered(desk: _Desk, asked: ChatRequest) -> Response:
+async def _answered(desk: Desk, asked: ChatRequest) -> Response:
     """The response to a request: of a stream the beginning, with the rest to follow."""
-    async with AsyncExitStack() as stack:
-        try:
+    try:
+        async with AsyncExitStack() as stack:
             place = await stack.enter_async_context(desk.engine.place(asked.n))
             answer, events = await desk.begin(asked, place)
             if asked.stream:
-                return _Stream(_sent(answer, events, asked), stack.pop_all())
+                usage = asked.stream_options is not None and asked.stream_options.include_usage
+                return EventStream(sent_events(answer, events, usage), stack.pop_all())
+            await stack.enter_async_context(aclosing(events))  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, Ended):
                     answer.end(event.choice, event.turn)
-        except BusyError as error:
-            return refusal(429, str(error))
-        except CALLERS_MISTAKES as error:
-            return refusal(422, str(error) or type(error).__name__)
-        return JSONResponse(answer.whole())
-    raise AssertionError("unreachable: the stack swallows nothing")
+    except BusyError as error:
+        return refusal(429, str(error))
+    except CALLERS_MISTAKES as error:
+        return refusal(422, str(error) or type(error).__name__)
+    return JSONResponse(answer.whole())
 
 
-async def _sent(
-    answer: Answer, events: AsyncIterator[Any], asked: ChatRequest
-) -> AsyncGenerator[str, None]:
-    """An answer as server-sent events."""
-
-    def line(value: Json) -> str:
-        return f"data: {json.dumps(value)}\n\n"
-
-    for chunk in answer.first_chunks():
-        yield line(chunk)
-    try:
-        async with aclosing(events):  # type: ignore[type-var]
-            async for event in events:
-                for chunk in answer.chunks(event):
-                    yield line(chunk)
-    except Exception as error:
-        mistake = isinstance(error, CALLERS_MISTAKES)
-        reason = str(error) if mistake else "something went wrong here"
-        yield line({"error": {"message": reason, "type": "server_error"}})
-        return
-    if asked.stream_options and asked.stream_options.include_usage:
-        yield line(answer.usage_chunk())
-    yield "data: [DONE]\n\n"
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events that hold a place until they are all sent, or the client is gone."""
-
-    def __init__(self, lines: AsyncGenerator[str, None], held: AsyncExitStack) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(lines, media_type="text/event-stream", headers=headers)
-        self._lines = lines
-        self._held = held
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._lines.aclose()
-            await self._held.aclose()
-
-
-async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Do something for a client for as long as he is there."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-        if not working.done():
-            working.cancel()
-    return await working
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _choice(asked: ChatRequest) -> Any:
-    choice = asked.tool_choice
-    return choice if choice is None or isinstance(choice, str) else choice.model_dump()
-
-
-def _model(name: str, desk: _Desk) -> Json:
+def _model(name: str, desk: Desk) -> Json:
     return {"id": name, "object": "model", "created": desk.since, "owned_by": "visreplay"}
 
 

@@ -10,6 +10,7 @@ from visreplay.agent.sessions import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.state import Message
 from visreplay.agent.telemetry import replay_record, tell
 from visreplay.replay_core import (
+    ContextError,
     Generation,
     ModelPair,
     ReplayConfig,
@@ -18,6 +19,9 @@ from visreplay.replay_core import (
     value_of,
 )
 from visreplay.tools import ImageStore
+
+LETTERS = 16
+"""Characters a token, of which no text but a row of spaces has as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,7 @@ class ReplayPolicy:
         adapter, maps = self.pair.policy, self._store if self._maps else None
         encoder = ContextEncoder(self.pair.processor, self._store, adapter, self.pair.lock)
         keys = (self._own, *keys_of(messages))
+        self._check_text(messages)
         end = len(messages)
         if not end or messages[-1]["role"] == "assistant":
             raise ValueError("the conversation must end with a turn that the policy can answer")
@@ -246,6 +251,16 @@ class ReplayPolicy:
     def _room(self, tokens: int) -> int | None:
         """How many more tokens a conversation of so many may have."""
         return None if self.max_context is None else self.max_context - tokens
+
+    def _check_text(self, messages: Sequence[Message]) -> None:
+        """Refuse what is too long by far before it is made tokens, which takes its time."""
+        parts = [part for message in messages for part in message["content"]]
+        letters = sum(len(part["text"]) for part in parts if part["type"] == "text")
+        if self.max_context is not None and letters > LETTERS * self.max_context:
+            raise ContextError(
+                f"the conversation has {letters} characters; its {self.max_context} tokens may "
+                f"have {LETTERS} each: send less text"
+            )
 
     def decoding(
         self, sampling: Sampling | None = None, stop_strings: Sequence[str] = ()

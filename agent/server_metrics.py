@@ -54,10 +54,10 @@ class Metrics:
 
     def read(self, model: str, reading: Reading, seconds: float) -> None:
         """A conversation was read."""
-        self._prompt.labels(model).inc(reading.session.length)
+        self._prompt.labels(model).inc(reading.tokens)
         self._known.labels(model).inc(reading.known)
         self._read.labels(model).observe(seconds)
-        if reading.replay:
+        if reading.replay and reading.tokens > reading.known:
             self._replayed.labels(model).inc(reading.replay["new_visual_tokens"])
 
     async def counted(

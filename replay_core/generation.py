@@ -14,9 +14,6 @@ FinishReason = Literal["stop", "length"]
 
 T = TypeVar("T")
 
-COLDEST = 1e-5
-"""Below this temperature decoding is greedy: logits that are divided by less may overflow."""
-
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
@@ -51,6 +48,10 @@ class Generation:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below it take the most probable token: by less, logits overflow."""
+
+
 class Sampler:
     """Draws tokens: greedily at temperature 0, else by temperature and top-p."""
 
@@ -60,7 +61,7 @@ class Sampler:
         """Prepare to draw.
 
         Args:
-            temperature: Divides the logits; 0 takes the most probable token.
+            temperature: Divides the logits; 0, or nearly so, takes the most probable token.
             top_p: Share of the probability that the tokens to draw from must reach together.
             seed: Makes the draws repeatable; None takes torch's global generator.
 
@@ -72,7 +73,7 @@ class Sampler:
         if not 0 < top_p <= 1:
             raise ConfigError(f"top_p is {top_p}, but must lie in (0, 1]")
         self._warpers: list[Any] = []
-        if temperature >= COLDEST:
+        if temperature >= GREEDY_BELOW:
             self._warpers.append(TemperatureLogitsWarper(float(temperature)))
             if top_p < 1:
                 self._warpers.append(TopPLogitsWarper(top_p))

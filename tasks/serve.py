@@ -1,8 +1,10 @@
 """The command `visreplay serve`: an OpenAI-compatible server."""
 
 import logging
+import signal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,23 +19,98 @@ from visreplay.tasks.options import (
     mistakes_told,
     with_options,
 )
-from visreplay.tools import ImageStore
-from visreplay.tools.media import Media
+
+if TYPE_CHECKING:  # its extra is needed by none who serve nothing
+    from visreplay.agent.openai_service import ServerLimits
 
 MIB = 2**20
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """What requests may take: `ServerLimits`, where None means the default."""
+
+    max_body: Annotated[
+        float | None, typer.Option(min=0.001, help="Of a request, in MiB. Default: 20.")
+    ] = None
+    body_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="For sending a request. Default: 60.")
+    ] = None
+    max_media: Annotated[
+        int | None, typer.Option(min=1, help="Images and clips of a request. Default: 256.")
+    ] = None
+    media_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="For reading them. Default: 120.")
+    ] = None
+    max_pixels: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Of a request's images and frames together, in millions. Default: 64."
+        ),
+    ] = None
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, max=64, help="That a clip is shown with. Default: 64.")
+    ] = None
+    max_video: Annotated[
+        float | None, typer.Option(min=0.1, help="Of a clip, in seconds. Default: 600.")
+    ] = None
+    max_context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a conversation. Default: 32768.")
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of an answer. Default: 2048.")
+    ] = None
+    max_running: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Answers written at once; each holds a context in memory. Default: 16."
+        ),
+    ] = None
+    max_waiting: Annotated[
+        int | None, typer.Option(min=0, help="Requests that may wait. Default: 64.")
+    ] = None
+    cache: Annotated[
+        float | None,
+        typer.Option(min=0, help="For conversations that were read, in MiB. Default: 2048."),
+    ] = None
+
+    @property
+    def limits(self) -> "ServerLimits":
+        """These, and the defaults of the others."""
+        from visreplay.agent.openai_service import ServerLimits
+
+        said = {
+            "body_bytes": self.max_body and int(self.max_body * MIB),
+            "body_seconds": self.body_seconds,
+            "media": self.max_media,
+            "media_seconds": self.media_seconds,
+            "pixels": self.max_pixels and int(self.max_pixels * 1e6),
+            "frames": self.max_frames,
+            "video_seconds": self.max_video,
+            "context": self.max_context,
+            "new_tokens": self.max_new_tokens,
+            "running": self.max_running,
+            "waiting": self.max_waiting,
+            "cache_bytes": None if self.cache is None else int(self.cache * MIB),
+        }
+        return ServerLimits(**{name: value for name, value in said.items() if value is not None})  # type: ignore[arg-type]
 
 
 @with_options
 def serve(
     pair: PairOptions,
     replay: ReplayOptions,
+    limits: LimitOptions,
     method: Annotated[Method, typer.Option(help="How policy+replay replays.")] = Method.TOKEN,
     with_base: Annotated[
         bool,
-        typer.Option(help="Serve the base model too, which takes the memory of all its layers."),
+        typer.Option(
+            "--with-base/--without-base",
+            help="Serve the base too, which takes the memory of all its layers.",
+        ),
     ] = True,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = LOOPBACK[0],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -48,24 +125,18 @@ def serve(
         ),
     ] = None,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images from public http and https URLs.")
+        bool,
+        typer.Option("--allow-urls", help="Fetch images and clips from public http(s) URLs."),
     ] = False,
     temperature: Annotated[
-        float, typer.Option(min=0, max=2, help="Where a request says nothing; 0 is greedy.")
+        float,
+        typer.Option(
+            min=0, max=2, help="Where a request says nothing; 0 is greedy for single answers."
+        ),
     ] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 2048,
-    max_context: Annotated[int, typer.Option(min=1, help="Tokens of a conversation.")] = 32_768,
-    max_body: Annotated[float, typer.Option(min=0.001, help="Of a request, in MiB.")] = 20.0,
-    max_pixels: Annotated[
-        float, typer.Option(min=0.001, help="Of a request's images and frames, in millions.")
-    ] = 64.0,
-    max_frames: Annotated[int, typer.Option(min=1, max=64, help="That a clip is shown with.")] = 64,
-    max_video: Annotated[float, typer.Option(min=0.1, help="Of a clip, in seconds.")] = 600.0,
-    max_running: Annotated[int, typer.Option(min=1, help="Answers written at once.")] = 16,
-    max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait.")] = 64,
-    cache: Annotated[
-        float, typer.Option(min=0, help="For conversations that were read, in MiB.")
-    ] = 2048.0,
+    drain: Annotated[
+        int, typer.Option(min=0, help="Seconds for what runs to end, when the server is stopped.")
+    ] = 60,
 ) -> None:
     """Serve chat completions to OpenAI's clients: policy, policy+replay and base."""
     console = Console(stderr=True, highlight=False)
@@ -73,12 +144,8 @@ def serve(
         try:
             import uvicorn
 
-            from visreplay.agent.openai_server import (
-                ServerLimits,
-                Service,
-                openai_app,
-                served_models,
-            )
+            from visreplay.agent.http_limits import HeadersInTime
+            from visreplay.agent.openai_server import Service, openai_app, served_models
             from visreplay.tools.fetch import Fetcher
         except ModuleNotFoundError as error:
             raise ImportError(
@@ -96,34 +163,40 @@ def serve(
             dtype=pair.dtype,
             processor=pair.processor,
         )
+        bounds = limits.limits
         service = Service(
             models,
             served_models(models, config),
-            # The embedded pair's own dialect has no calls by name.
             checkpoints.protocol(pair.protocol),
-            Sampling(temperature, max_new_tokens=max_new_tokens),
-            ServerLimits(
-                body_bytes=int(max_body * MIB),
-                pixels=int(max_pixels * 1e6),
-                frames=max_frames,
-                video_seconds=max_video,
-                context=max_context,
-                new_tokens=max_new_tokens,
-                running=max_running,
-                waiting=max_waiting,
-                cache_bytes=int(cache * MIB),
-            ),
-            Media(ImageStore(), tuple(media_root or ()), fetch=Fetcher() if allow_urls else None),
+            Sampling(temperature, max_new_tokens=bounds.new_tokens),
+            bounds,
+            tuple(media_root or ()),
+            Fetcher() if allow_urls else None,
         )
         logging.basicConfig(level=logging.WARNING)
-        console.print(f"Serving {', '.join(service.models)} at http://{host}:{port}/v1")
-        uvicorn.run(
+        settings = uvicorn.Config(
             openai_app(service, api_key),
+            http=HeadersInTime,
             host=host,
             port=port,
             ws="none",
             log_level="warning",
-            # More connections than requests that may wait are refused with 503.
-            limit_concurrency=2 * (max_running + max_waiting) + 32,
             timeout_keep_alive=10,
+            timeout_graceful_shutdown=drain,
         )
+        # uvicorn ends what was begun, and then hands on the signal that stopped it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stopped)
+        listening = settings.bind_socket()
+        url = _url(host, listening.getsockname()[1])
+        console.print(f"Serving {', '.join(service.models)} at {url}", soft_wrap=True)
+        uvicorn.Server(settings).run(sockets=[listening])
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+
+
+def _stopped(*_: object) -> NoReturn:
+    """All is well with a server that was told to stop."""
+    raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""What the tests of the MCP server share: a server on a socket, and the client's view of it."""
+"""What the tests of the servers share: one on a socket, and what MCP's clients see of theirs."""
 
 import base64
 import io
@@ -33,8 +33,11 @@ Scenario = Callable[[ClientSession], Awaitable[None]]
 
 
 @contextmanager
-def served(application: App, http: Any = "auto") -> Iterator[str]:
+def served(application: App, http: Any = "auto", send_buffer: int | None = None) -> Iterator[str]:
+    """A server on a free port; gives its URL, without a path."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        if send_buffer is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         config = uvicorn.Config(
             application, http=http, ws="none", log_config=None, timeout_graceful_shutdown=1
         )
@@ -42,7 +45,7 @@ def served(application: App, http: Any = "auto") -> Iterator[str]:
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

@@ -2,10 +2,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
+from openai_served import client_of, service
 from served import PICTURE, served
-from shared import MakeAgent, write_clip
+from shared import MakeAgent, write_clip, write_picture
 
 from visreplay.agent.mcp_server import client_media, http_app, mcp_server
+from visreplay.agent.openai_server import openai_app
+from visreplay.replay_core import ModelPair
+from visreplay.tools.fetch import Fetcher
 
 
 @pytest.fixture
@@ -25,4 +30,44 @@ def root(tmp_path: Path) -> Path:
 def url(root: Path, make_agent: MakeAgent) -> Iterator[str]:
     """A server on a socket, whose questions the embedded pair answers."""
     with served(http_app(mcp_server(client_media([root]), make_agent))) as address:
+        yield f"{address}/mcp"
+
+
+@pytest.fixture(scope="session")
+def openai_url(embedded_pair: ModelPair) -> Iterator[str]:
+    """An OpenAI-compatible server on a socket."""
+    with served(openai_app(service(embedded_pair))) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def limited_url(
+    embedded_pair: ModelPair, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A server that takes little: a picture of 200 x 200, or a clip of 4 frames."""
+    root = tmp_path_factory.mktemp("served") / "root"
+    write_picture(root / "red.png", "red")
+    write_picture(root.parent / "private.png", "red")
+    (root / "link.png").symlink_to(root.parent / "private.png")
+    limited = service(
+        embedded_pair,
+        body_bytes=400_000,
+        body_seconds=1,
+        pixels=40_000,
+        frames=4,
+        video_seconds=400,
+        context=600,
+        new_tokens=8,
+        running=2,
+        roots=(root,),
+        fetch=Fetcher(),
+    )
+    with served(openai_app(limited)) as address:
+        yield f"{address}/v1/chat/completions#{root}"
+
+
+@pytest.fixture
+def client(openai_url: str) -> Iterator[OpenAI]:
+    """A client of it."""
+    with client_of(openai_url) as client:
+        yield client

@@ -18,7 +18,8 @@ from visreplay.tasks.cli import app
 
 def test_with_a_key_only_those_come_in_who_send_it(root: Path, make_agent: MakeAgent) -> None:
     application = http_app(mcp_server(client_media([root]), make_agent), "secret")
-    with served(application) as url:
+    with served(application) as address:
+        url = f"{address}/mcp"
         for headers in ({}, {"Authorization": "Bearer Secret"}, {"Authorization": "Basic secret"}):
             response = httpx.post(url, headers=headers, json={})
             assert response.status_code == 401

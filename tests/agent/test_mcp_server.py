@@ -199,7 +199,8 @@ def test_an_image_may_come_as_a_data_uri_and_no_file_is_read_without_a_root(
     file = io.BytesIO()
     PICTURE.save(file, "PNG")
     uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    with served(http_app(mcp_server(client_media([]), make_agent))) as url:
+    with served(http_app(mcp_server(client_media([]), make_agent))) as address:
+        url = f"{address}/mcp"
         cut = call(url, "crop", image=uri, bbox=[0, 0, 50, 50])
         assert same(images(cut)[0], PICTURE.crop((0, 0, 50, 50)))
         assert structured(call(url, "ask", question=SCENE.question, images=[uri]))["answer"]
@@ -211,7 +212,8 @@ def test_an_image_may_come_as_a_data_uri_and_no_file_is_read_without_a_root(
 def test_large_pictures_and_large_crops_are_refused(root: Path, make_agent: MakeAgent) -> None:
     Image.new("1", (7000, 6000)).save(root / "huge.png")
     Image.new("1", (2500, 2000)).save(root / "large.png")
-    with served(http_app(mcp_server(client_media([root]), make_agent))) as url:
+    with served(http_app(mcp_server(client_media([root]), make_agent))) as address:
+        url = f"{address}/mcp"
         assert "at most 40000000 are allowed" in text(call(url, "zoom", image="huge.png"))
         whole = {"image": "large.png", "bbox": [0, 0, 2500, 2000]}
         assert "zoom shrinks" in text(call(url, "crop", **whole))
@@ -246,7 +248,8 @@ def test_a_question_that_the_client_gives_up_ends_after_a_step(
         assert structured(await session.call_tool("ask", asked))["answer"] == SCENE.answer
         assert told == [0]
 
-    with served(http_app(mcp_server(client_media([root]), load))) as url:
+    with served(http_app(mcp_server(client_media([root]), load))) as address:
+        url = f"{address}/mcp"
         with_session(url, scenario)
 
 
@@ -268,7 +271,8 @@ def test_so_many_questions_wait_and_no_more(root: Path) -> None:
             for _ in range(MAX_ASKED + 2):
                 group.start_soon(ask)
 
-    with served(http_app(mcp_server(client_media([root]), load))) as url:
+    with served(http_app(mcp_server(client_media([root]), load))) as address:
+        url = f"{address}/mcp"
         with_session(url, scenario)
     assert "questions are waiting already" in told[0]
     assert sum("nobody is there" in line for line in told) == MAX_ASKED + 1

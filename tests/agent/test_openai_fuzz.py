@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemathesis.schemas import BaseSchema
 from served import served
 
-from visreplay.agent.openai_responses import Completion, Refusal
+from visreplay.agent.openai_described import Completion, Refusal
 from visreplay.agent.openai_server import ServerLimits, Service, openai_app, served_models
 from visreplay.replay_core import Method, ModelPair, embedded_config
 
@@ -38,7 +38,7 @@ def api(embedded_pair: ModelPair) -> Iterator[str]:
     """A server of the embedded pair that answers with 8 tokens at most."""
     models = served_models(embedded_pair, embedded_config(Method.TOKEN, steps=2))
     with served(openai_app(Service(embedded_pair, models, limits=SMALL))) as url:
-        yield url.removesuffix("/mcp")
+        yield url
 
 
 @pytest.fixture(scope="module")

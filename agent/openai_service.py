@@ -1,0 +1,229 @@
+"""What the OpenAI-compatible server serves, and where requests become answers."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+from visreplay.agent.chat_messages import Interpreter
+from visreplay.agent.chat_turns import CALL_END, TurnText, offered
+from visreplay.agent.encoding import token_grid
+from visreplay.agent.engine import Engine, Event, Place
+from visreplay.agent.openai_chat import Answer, TurnMemory
+from visreplay.agent.openai_messages import as_messages
+from visreplay.agent.openai_replay import replay_config
+from visreplay.agent.openai_schema import ChatRequest
+from visreplay.agent.policy import ReplayPolicy, Sampling
+from visreplay.agent.protocols import protocol_named
+from visreplay.agent.server_metrics import Metrics
+from visreplay.agent.sessions import CACHE_BYTES, SessionCache
+from visreplay.agent.state import Message
+from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig
+from visreplay.tools import ImageStore, Media
+from visreplay.tools.budget import Budget
+from visreplay.tools.fetch import Fetcher
+
+REPLAYED = "policy+replay"
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """What requests may take.
+
+    Attributes:
+        body_bytes: Of a request's body.
+        body_seconds: For which a client may take to send it.
+        media: Images and clips of a request.
+        media_seconds: For which reading them may take.
+        pixels: Of all images and frames of a request together.
+        frames: That a clip is shown with.
+        video_seconds: Of a clip.
+        context: Tokens of a conversation.
+        new_tokens: Of an answer, which are also those of an answer that says nothing of them.
+        running: Answers that are written at once; each holds a context in memory.
+        waiting: Requests that may wait for that.
+        cache_bytes: Of what was read and is kept.
+    """
+
+    body_bytes: int = 20 * 2**20
+    body_seconds: float = 60
+    media: int = 256
+    media_seconds: float = 120
+    pixels: int = 64_000_000
+    frames: int = 64
+    video_seconds: float = 600
+    context: int = 32_768
+    new_tokens: int = 2048
+    running: int = 16
+    waiting: int = 64
+    cache_bytes: int = CACHE_BYTES
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is served.
+
+    Attributes:
+        pair: Policy and base.
+        models: How each model that clients may name replays (`served_models`).
+        dialect: In which tools are called (a key of `PROTOCOLS`).
+        sampling: How to decode where a request says nothing.
+        limits: Of requests.
+        roots: Folders whose files clients may name by `file:` URLs.
+        fetch: Reads http and https URLs; None reads none.
+    """
+
+    pair: ModelPair
+    models: Mapping[str, ReplayConfig]
+    dialect: str = "hermes"
+    sampling: Sampling = Sampling()
+    limits: ServerLimits = ServerLimits()
+    roots: tuple[Path, ...] = ()
+    fetch: Fetcher | None = None
+
+
+def served_models(pair: ModelPair, replay: ReplayConfig) -> dict[str, ReplayConfig]:
+    """The models that a pair can be served as.
+
+    Args:
+        pair: The base answers as well if all of it was kept.
+        replay: How the policy is replayed.
+    """
+    models = {"policy": ReplayConfig(Method.NONE)}
+    if replay.method is not Method.NONE:
+        models[REPLAYED] = replay
+    if pair.base is not None and pair.base.depth == pair.policy.depth:
+        models["base"] = ReplayConfig(Method.NONE, swap_roles=True)
+    return models
+
+
+class Desk:
+    """Where requests become answers.
+
+    Attributes:
+        service: What is served.
+        engine: Reads and writes.
+        metrics: What was done so far.
+        since: When it was opened, in seconds since 1970.
+    """
+
+    def __init__(self, service: Service) -> None:
+        limits = service.limits
+        self.service = service
+        self.engine = Engine(limits.running, limits.waiting)
+        self.since = int(time.time())
+        self._sessions = SessionCache(limits.cache_bytes)
+        self._memory = TurnMemory()
+        self.metrics = Metrics(self.engine, self._sessions)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Work while the server runs."""
+        async with self.engine:
+            yield
+        self._sessions.clear()
+
+    async def begin(self, asked: ChatRequest, place: Place) -> tuple[Answer, AsyncIterator[Event]]:
+        """Read a request's conversation.
+
+        Args:
+            asked: The request.
+            place: Where it is read and answered.
+
+        Returns:
+            The answer, of which there is nothing yet, and what is written from then on.
+
+        Raises:
+            ReplayError: What the request asks for is not to be had, and so all that follow.
+            MessageError: A message cannot be shown.
+            ValueError: There is no such tool.
+        """
+        began = time.perf_counter()
+        config, limits = self._replay(asked), self.service.limits
+        if (asked.new_tokens or 0) > limits.new_tokens:
+            raise ConfigError(
+                f"{asked.new_tokens} new tokens were asked for; at most {limits.new_tokens} can be"
+            )
+        budget = Budget(limits.pixels, limits.media, limits.media_seconds)
+        interpreter = self._interpreter(budget)
+        dialect = interpreter.dialect
+        if asked.tools and not dialect.named_calls:
+            raise ConfigError(f"the {self.service.dialect} protocol calls no tools but its own")
+        tools, opening = offered(interpreter, asked.signatures, asked.choice)
+
+        def prepared() -> tuple[bytes, list[Message]]:
+            messages = as_messages(asked.messages)
+            digest = self._memory.recall([asked.model, asked.replay, asked.signatures], messages)
+            return digest, interpreter.conversation(messages, tools)
+
+        try:
+            digest, conversation = await place.prepare(prepared)
+        except asyncio.CancelledError:
+            budget.gone = True
+            raise
+        policy = ReplayPolicy(
+            self.service.pair,
+            config,
+            dialect.store,
+            stop_strings=dialect.stop_strings,
+            sessions=self._sessions,
+            max_context=limits.context,
+            maps=False,
+        )
+        reading = await place.read(policy.read(conversation, opening))
+        self.metrics.read(asked.model, reading, time.perf_counter() - began)
+        stops = [*asked.stops]
+        if asked.parallel_tool_calls is False and dialect.named_calls:
+            stops.append(CALL_END)
+        answer = Answer(
+            f"chatcmpl-{uuid4().hex}",
+            int(time.time()),
+            asked.model,
+            TurnText(interpreter, asked.stops, calls=bool(tools)),
+            reading,
+            asked.n,
+            bool(asked.logprobs),
+            self._memory,
+            digest,
+        )
+        decoding = policy.decoding(asked.sampling(self._default(asked.n)), stops)
+        events = place.write(policy, reading, asked.seeds, **decoding, logprobs=asked.kept_logprobs)
+        return answer, self.metrics.counted(asked.model, began, events)
+
+    def _replay(self, asked: ChatRequest) -> ReplayConfig:
+        """How to replay for a request."""
+        config = self.service.models[asked.model]
+        if not asked.replay:
+            return config
+        if asked.model != REPLAYED:
+            raise ConfigError(f"replay has settings, but model {asked.model!r} has no replay")
+        return replay_config(config, asked.replay)
+
+    def _default(self, answers: int) -> Sampling:
+        """How to decode where a request says nothing: several answers are drawn, one is not."""
+        sampling = self.service.sampling
+        return replace(
+            sampling,
+            temperature=sampling.temperature or float(answers > 1),
+            max_new_tokens=min(sampling.max_new_tokens, self.service.limits.new_tokens),
+        )
+
+    def _interpreter(self, budget: Budget) -> Interpreter:
+        """Reads the messages of one request, whose pictures nobody else's push out."""
+        service, limits = self.service, self.service.limits
+        store = ImageStore()
+        media = Media(
+            store,
+            service.roots,
+            max_pixels=limits.pixels,
+            max_uri=limits.body_bytes,
+            fetch=service.fetch,
+            max_frames=limits.frames,
+            max_seconds=limits.video_seconds,
+            budget=budget,
+        )
+        dialect = protocol_named(service.dialect, token_grid(service.pair.processor), store)
+        return Interpreter(dialect, service.pair.tokenizer, media)
