@@ -4,7 +4,7 @@ Fields that a client may send and that change nothing here are named as such; wh
 or asks for something that is not done, is refused rather than ignored.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -224,6 +224,17 @@ class ChatRequest(_Strict):
     def _whole(cls, value: Any) -> Any:
         """Clients write 0 as 0.0."""
         return 0 if value == 0 and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _meant(self) -> Self:
+        """Refuse what would change nothing, or mean two things."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs")
+        names = [tool.function.name for tool in self.tools or ()]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two tools are called {twice!r}")
+        return self
 
     @property
     def stops(self) -> list[str]:

@@ -1,7 +1,7 @@
 """The memory of what was said as which tokens, and what clients are shown of a turn."""
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from openai_served import asked
 from pydantic import ValidationError
 
@@ -16,40 +16,71 @@ from visreplay.replay_core import ConfigError, ReplayConfig
 CALL = {"name": "zoom", "args": {"b": 1, "a": [0.5]}, "id": "1", "type": "tool_call"}
 
 
+QUESTION = HumanMessage("What is it?")
+
+
 def said(text: str, *calls: object) -> AIMessage:
     return AIMessage(text, tool_calls=list(calls))
 
 
-def recalled(memory: TurnMemory, *messages: BaseMessage) -> list[object]:
-    memory.recall(messages)
-    return [message.additional_kwargs.get(TOKEN_IDS) for message in messages]
+def keep(memory: TurnMemory, message: AIMessage, ids: list[int], model: str = "policy") -> None:
+    memory.keep(memory.recall(model, [QUESTION]), message, ids)
+
+
+def recalled(
+    memory: TurnMemory,
+    message: BaseMessage,
+    question: BaseMessage = QUESTION,
+    model: str = "policy",
+) -> object:
+    """The tokens of an answer to a question."""
+    memory.recall(model, [question, message])
+    return message.additional_kwargs.get(TOKEN_IDS)
 
 
 def test_what_was_said_is_known_by_its_words_and_calls() -> None:
     memory = TurnMemory()
-    memory.keep(said("Look.", CALL), [1, 2, 3])
-    memory.keep(said("Look."), [1, 2])
+    keep(memory, said("Look.", CALL), [1, 2, 3])
+    keep(memory, said("Look."), [1, 2])
     same = {**CALL, "args": {"a": [0.5], "b": 1}, "id": "another"}
     other = {**CALL, "args": {"a": [0.5], "b": 2}}
-    assert recalled(memory, said("Look.", same), said("Look."), said("Look.", other)) == [
-        [1, 2, 3],
-        [1, 2],
-        None,
-    ]
-    assert recalled(memory, HumanMessage("Look.")) == [None]
-    memory.keep(said("Look."), [4])
-    assert recalled(memory, said("Look.")) == [[4]]
+    assert recalled(memory, said("Look.", same)) == [1, 2, 3]
+    assert recalled(memory, said("Look.")) == [1, 2]
+    assert recalled(memory, AIMessage([{"type": "text", "text": "Look."}])) == [1, 2]
+    assert recalled(memory, said("Look.", other)) is None
+    assert recalled(memory, HumanMessage("Look.")) is None
+    keep(memory, said("Look."), [4])
+    assert recalled(memory, said("Look.")) == [4]
 
 
-def test_the_oldest_is_forgotten_first() -> None:
-    memory = TurnMemory(max_tokens=5)
-    for number in range(4):
-        memory.keep(said(str(number)), [number, number])
-    memory.keep(said("3"), [3])  # again
-    found = recalled(memory, *(said(str(number)) for number in range(4)))
-    assert found == [None, None, [2, 2], [3]]
-    memory.keep(said("long"), [0] * 6)
-    assert recalled(memory, said("long"), said("3")) == [None, None]
+def test_what_was_said_to_others_is_not_known() -> None:
+    """Not in answer to another question, or by another model: it may be other tokens."""
+    memory = TurnMemory()
+    keep(memory, said("Look."), [1, 2])
+    assert recalled(memory, said("Look."), HumanMessage("Where is it?")) is None
+    assert recalled(memory, said("Look."), model="base") is None
+
+
+def test_a_conversation_that_goes_on_is_known() -> None:
+    memory = TurnMemory()
+    looked = ToolMessage("seen", tool_call_id="7")
+    keep(memory, said("Look.", CALL), [1])
+    before = [QUESTION, said("Look.", CALL), looked]
+    memory.keep(memory.recall("policy", before), said("A cat."), [2])
+    after = [QUESTION, said("Look.", CALL), looked, said("A cat.")]
+    memory.recall("policy", after)
+    assert [m.additional_kwargs.get(TOKEN_IDS) for m in after] == [None, [1], None, [2]]
+
+
+def test_what_was_not_used_for_longest_is_forgotten_first() -> None:
+    memory = TurnMemory(max_tokens=6)
+    for number in range(3):
+        keep(memory, said(str(number)), [number, number])
+    assert recalled(memory, said("0")) == [0, 0]
+    keep(memory, said("3"), [3])
+    assert [recalled(memory, said(str(n))) for n in range(4)] == [[0, 0], None, [2, 2], [3]]
+    keep(memory, said("long"), [0] * 7)
+    assert [recalled(memory, said(text)) for text in ("long", "3")] == [None, None]
 
 
 def request(**fields: object) -> ChatRequest:
@@ -66,7 +97,8 @@ def test_how_to_decode() -> None:
     assert request(n=2).seeds == [None, None]
     assert request(n=3, seed=2**63 - 2).seeds == [2**63 - 2, 2**63 - 1, 0]
     assert request(stop="a").stops == ["a"] and request().stops == []
-    assert request(top_logprobs=3).kept_logprobs is None
+    assert request(logprobs=True, top_logprobs=3).kept_logprobs == 3
+    assert request().kept_logprobs is None
     assert request(logprobs=True).kept_logprobs == 0
     assert request(frequency_penalty=0.0, presence_penalty=0).frequency_penalty == 0
 
@@ -93,6 +125,14 @@ def test_what_is_not_done_is_refused_rather_than_ignored(field: str) -> None:
         request(**{field: {}})
 
 
+def test_what_would_change_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError, match="top_logprobs needs logprobs"):
+        request(top_logprobs=3)
+    tool = {"type": "function", "function": {"name": "zoom"}}
+    with pytest.raises(ValidationError, match="two tools are called 'zoom'"):
+        request(tools=[tool, tool])
+
+
 def test_replay_of_a_caller() -> None:
     default = ReplayConfig()
     assert replay_config(default, {}) == default
@@ -101,6 +141,8 @@ def test_replay_of_a_caller() -> None:
         ({"memory_bytes": 1}, "no setting 'memory_bytes'"),
         ({"steps": 1000}, "at most"),
         ({"steps": [1]}, "replay.steps"),
+        ({"top_k": 10**30}, "at most"),
+        ({"swap_roles": True}, "no setting 'swap_roles'"),
     ):
         with pytest.raises(ConfigError, match=told):
             replay_config(default, said_)

@@ -37,7 +37,7 @@ def test_pictures_that_are_too_large(url: str) -> None:
     refused(post(url, shows(image_part(Image.new("L", (7_000, 7_000))))), 422, told)
     three = [image_part(Image.new("RGB", (200, 200), colour)) for colour in ("red", "blue")]
     messages = [{"role": "user", "content": three}]
-    refused(post(url, {"messages": messages}), 422, "at most 120,000 are taken")
+    refused(post(url, {"messages": messages}), 422, "more than 40,000 pixels together")
     refused(post(url, shows(image_part(Image.new("RGB", (30_000, 1))))), 422, "one side")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from chat_tools import question
 from openai import AsyncOpenAI, NotFoundError, OpenAI, UnprocessableEntityError
-from openai_served import MODELS, SEARCH, ZOOM, Json, asked
+from openai_served import MODELS, SEARCH, USER, ZOOM, Json, asked
 
 from visreplay.agent import ReplayChatModel
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, embedded_config
@@ -115,14 +115,18 @@ def test_a_stop_string_ends_a_turn_and_is_left_out(client: OpenAI, stop: Any) ->
     assert content == choice.message.content
 
 
-def test_logprobs_are_of_what_was_written(client: OpenAI) -> None:
-    options: Any = {"model": "policy+replay", "messages": asked(), "logprobs": True}
+@pytest.mark.parametrize(
+    "offered", [{}, {"tools": [ZOOM]}, {"stop": "yellow"}], ids=["words", "calls", "stop"]
+)
+def test_logprobs_are_of_the_content(client: OpenAI, offered: Any) -> None:
+    """Token for token: neither the end of the turn is among them, nor a stop string, nor a call."""
+    options: Any = {"model": "policy+replay", "messages": asked(), "logprobs": True, **offered}
     completion = client.chat.completions.create(**options, top_logprobs=3)
     (choice,) = completion.choices
     assert choice.logprobs and choice.logprobs.content and completion.usage
     entries = choice.logprobs.content
-    assert len(entries) == completion.usage.completion_tokens
-    assert "".join(entry.token for entry in entries).startswith(choice.message.content or "")
+    assert len(entries) < completion.usage.completion_tokens
+    assert "".join(entry.token for entry in entries) == choice.message.content
     for entry in entries:
         assert entry.logprob <= 0 and entry.bytes == list(entry.token.encode())
         tops = [top.logprob for top in entry.top_logprobs]
@@ -169,7 +173,18 @@ def test_a_stream_is_the_whole_in_pieces(client: OpenAI, offered: Any) -> None:
             for call in choice.message.tool_calls or ()
             if call.type == "function"
         ]
-    assert chunks[-1].to_dict()["replay"]["new_visual_tokens"] == 64
+    assert "replay" in chunks[-1].to_dict()
+
+
+def test_several_answers_are_drawn_where_nothing_is_said(client: OpenAI) -> None:
+    options: Any = {"model": "policy", "messages": [USER], "max_tokens": 8, "seed": 1}
+    several = client.chat.completions.create(**options, n=4).choices
+    assert len({choice.message.content for choice in several}) > 1
+    drawn = client.chat.completions.create(**options, n=4, temperature=1.0).choices
+    assert [c.message.content for c in several] == [c.message.content for c in drawn]
+    alone = client.chat.completions.create(**options).choices[0]
+    greedy = client.chat.completions.create(**options, temperature=0).choices[0]
+    assert alone.message.content == greedy.message.content
 
 
 def test_the_stream_helper_of_the_client_adds_it_up(client: OpenAI) -> None:
@@ -187,9 +202,12 @@ def test_replay_is_set_by_the_caller(client: OpenAI) -> None:
 
     def told(changes: Json, model: str = "policy+replay") -> Any:
         body = {"replay": changes}
-        return create(model=model, messages=asked(), extra_body=body).to_dict()["replay"]
+        new = [{"role": "system", "content": "A question that is asked here alone."}, *asked()]
+        return create(model=model, messages=new, extra_body=body).to_dict()["replay"]
 
     usual = told({})
+    assert usual["new_visual_tokens"] == 64 and usual["kl_after"] < usual["kl_before"]
+    assert told({}) is None  # it was read before
     assert told({"method": "state", "state_layers": 2})["method"] == "state"
     assert told({"method": "none"}) is None
     assert told({"steps": 2})["kl_after"] != usual["kl_after"]
