@@ -124,7 +124,8 @@ def until(address: str, **state: int) -> None:
 def sent(address: str, body: Json | bytes, **headers: str) -> socket.socket:
     """A connection on which a request was sent, and nothing is read."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+    kind = "Content-Type: application/json"
+    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", kind]
     headers = {"Content_Length": str(len(content)), **headers}
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     connection = socket.socket()

@@ -5,7 +5,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -148,16 +148,16 @@ def test_who_leaves_while_he_is_read_is_read_no_further(
     one_place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, going_on = threading.Event(), threading.Event()
-    encode = ContextEncoder.encode
+    encoding = ContextEncoder.encoding
 
-    def held(self: ContextEncoder, *given: Any) -> Segment:
+    def held(self: ContextEncoder, *given: Any) -> Generator[None, None, Segment]:
         begun.set()
-        going_on.wait()
-        return encode(self, *given)
+        assert going_on.wait(60)
+        return (yield from encoding(self, *given))
 
-    monkeypatch.setattr(ContextEncoder, "encode", held)
+    monkeypatch.setattr(ContextEncoder, "encoding", held)
     connection = sent(one_place, LONG)
-    begun.wait()
+    assert begun.wait(60)
     until(one_place, running=1)
     connection.close()
     until(one_place, running=0)

@@ -1,12 +1,24 @@
 """Pictures and clips that the server does not take, and where it finds those that it takes."""
 
 import base64
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
 import pytest
-from openai_served import clip, data_uri, image_part, post, refused, service, shows, until
+from openai_served import (
+    clip,
+    data_uri,
+    image_part,
+    post,
+    refused,
+    sent,
+    service,
+    shows,
+    until,
+)
 from PIL import Image
 from served import served
 from shared import png, write_clip
@@ -111,3 +123,28 @@ def test_clips(url: str, tmp_path: Path) -> None:
     broken = (tmp_path / "short.mp4").read_bytes()[:500]
     refused(post(url, shows(clip(data_uri(broken, "video/mp4")))), 422, "")
     refused(post(url, shows(clip(RED))), 422, "not a clip that can be read")
+
+
+def test_who_leaves_while_pictures_are_fetched_has_no_more_fetched(
+    embedded_pair: ModelPair, server: Server
+) -> None:
+    begun, going_on = threading.Event(), threading.Event()
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        begun.set()
+        assert going_on.wait(60)
+        sends(base64.b64decode(png("red")))(handler)
+
+    server.answers["/red.png"] = slow
+    content = [image_part(f"{server.url}/red.png")] * 5
+    body = {"model": "policy", "messages": [{"role": "user", "content": content}]}
+    fetching = service(embedded_pair, fetch=Fetcher(allowed=only_here))
+    with served(openai_app(fetching)) as address:
+        connection = sent(address, body)
+        assert begun.wait(60)
+        connection.close()
+        until(address, running=0)
+        going_on.set()
+        # Whoever comes after is answered, and all that was begun is at its end.
+        assert post(f"{address}/v1/chat/completions", shows(image_part(RED))).status_code == 200
+    assert len(server.asked) == 1
