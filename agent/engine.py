@@ -8,13 +8,13 @@ conversation is read: who has much to read or to write holds up nobody for longe
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
+from visreplay.agent.places import Places, closed
 from visreplay.agent.policy import PolicyTurn, Reading, ReplayPolicy
 from visreplay.replay_core import Batch, Continuation, TokenLogprob
 
@@ -24,10 +24,6 @@ logger = logging.getLogger(__name__)
 
 _SHORT = 12
 """Continuations of at most two to the power of this many positions are written together."""
-
-
-class BusyError(RuntimeError):
-    """There are too many callers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +106,9 @@ class Engine:
         max_waiting: Callers that may wait for a place.
         readers: Threads that read.
 
+    Attributes:
+        places: How many are read and written, and how many wait.
+
     Example:
         >>> async with Engine() as engine, engine.place() as place:
         ...     reading = await place.read(policy.read(messages))
@@ -118,58 +117,46 @@ class Engine:
     """
 
     def __init__(self, max_running: int = 16, max_waiting: int = 64, readers: int = 2) -> None:
-        if max_running < 1 or max_waiting < 0 or readers < 1:
-            raise ValueError(
-                f"max_running is {max_running}, max_waiting {max_waiting} and readers {readers}, "
-                "but must be at least 1, 0 and 1"
-            )
-        self.max_running = max_running
-        self.max_waiting = max_waiting
-        self.running = 0
+        if readers < 1:
+            raise ValueError(f"readers is {readers}, but must be at least 1")
+        self.places = Places(max_running, max_waiting)
         self._readers = readers
-        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._reads: set[_Read] = set()
         self._to_read: asyncio.Queue[_Read] = asyncio.Queue()
         self._writings: list[_Writing] = []
         self._some_to_write = asyncio.Event()
-        self._open = False
         self._tasks: list[asyncio.Task[None]] = []
         # Of the thread that writes, and of no other.
         self._batches: dict[tuple[int, int], Batch] = {}
 
     async def __aenter__(self) -> Self:
         """Begin to work."""
-        self._open = True
+        self.places.open()
         self._threads = ThreadPoolExecutor(self._readers + 1, "visreplay")
         # For whoever left too, until what was being prepared for him is done.
-        self._preparers = ThreadPoolExecutor(4 * self.max_running, "visreplay-media")
+        self._preparers = ThreadPoolExecutor(4 * self.places.max_running, "visreplay-media")
         loops = [self._read() for _ in range(self._readers)]
         self._tasks = [asyncio.create_task(loop) for loop in (*loops, self._write())]
         return self
 
     async def __aexit__(self, *error: object) -> None:
         """Stop working. Who still waits for something is told so (`BusyError`)."""
-        self._open = False
+        self.places.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for writing in self._writings:
-            writing.events.put_nowait(_closed())
-        for future in (*(job.result for job in self._reads), *(each for _, each in self._queue)):
-            if not future.done():
-                future.set_exception(_closed())
+            writing.events.put_nowait(closed())
+        for job in self._reads:
+            if not job.result.done():
+                job.result.set_exception(closed())
         self._preparers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._threads.shutdown)
 
     @property
     def works(self) -> bool:
         """Whether it was opened, was not closed, and did not break down."""
-        return self._open and not any(task.done() for task in self._tasks)
-
-    @property
-    def waiting(self) -> int:
-        """How many callers wait for a place."""
-        return len(self._queue)
+        return self.places.are_open and not any(task.done() for task in self._tasks)
 
     @asynccontextmanager
     async def place(self, turns: int = 1) -> AsyncIterator["Place"]:
@@ -182,43 +169,8 @@ class Engine:
             BusyError: If too many wait already, or the engine is closed.
             ValueError: If more turns are asked for than there are places.
         """
-        if not 1 <= turns <= self.max_running:
-            raise ValueError(
-                f"{turns} turns at once were asked for; 1 to {self.max_running} can be"
-            )
-        if not self._open:
-            raise _closed()
-        if self._queue or self.running + turns > self.max_running:
-            if len(self._queue) >= self.max_waiting:
-                raise BusyError(
-                    f"{self.running} turns are being written and {len(self._queue)} callers wait: "
-                    "ask again later"
-                )
-            called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._queue.append((turns, called))
-            try:
-                await called
-            except asyncio.CancelledError:
-                if called.cancelled():
-                    self._queue = deque(each for each in self._queue if each[1] is not called)
-                else:  # he was called in the same moment
-                    self.running -= turns
-                self._call_next()
-                raise
-        else:
-            self.running += turns
-        try:
+        async with self.places.taken(turns):
             yield Place(self, turns)
-        finally:
-            self.running -= turns
-            self._call_next()
-
-    def _call_next(self) -> None:
-        while self._queue and self.running + self._queue[0][0] <= self.max_running:
-            turns, called = self._queue.popleft()
-            if not called.done():
-                self.running += turns
-                called.set_result(None)
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
@@ -400,7 +352,3 @@ def _advance(pieces: Generator[None, None, T]) -> tuple[T] | BaseException | Non
     except BaseException as error:  # a panic of Rust's is one, and does not end the thread
         return error
     return None
-
-
-def _closed() -> BusyError:
-    return BusyError("the engine is closed")

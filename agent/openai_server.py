@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from visreplay.agent.access import App, KeyRequired, SameMachine
-from visreplay.agent.engine import BusyError, Ended
+from visreplay.agent.engine import Ended
 from visreplay.agent.http_limits import BodyLimit
 from visreplay.agent.openai_chat import Json
 from visreplay.agent.openai_described import (
@@ -28,6 +28,7 @@ from visreplay.agent.openai_responses import (
 )
 from visreplay.agent.openai_schema import ChatRequest
 from visreplay.agent.openai_service import Desk, ServerLimits, Service, served_models
+from visreplay.agent.places import BusyError
 from visreplay.tools.types import shown
 
 __all__ = ["ServerLimits", "Service", "openai_app", "served_models"]
@@ -98,7 +99,7 @@ def _api(service: Service) -> FastAPI:
         engine = desk.engine
         if not engine.works:
             return refusal(503, "nothing is read and written any more; the server's log tells why")
-        return {"status": "ok", "running": engine.running, "waiting": engine.waiting}
+        return {"status": "ok", "running": engine.places.running, "waiting": engine.places.waiting}
 
     @api.get("/metrics", response_class=Response)
     async def metrics() -> Response:

@@ -41,8 +41,8 @@ class Metrics:
         self._read = seconds("read", "From a place to a conversation that is read")
         self._first = seconds("first_token", "From a place to the first token")
         for name, told, value in (
-            ("running", "Answers that are read or written", lambda: engine.running),
-            ("waiting", "Requests that wait for a place", lambda: engine.waiting),
+            ("running", "Answers that are read or written", lambda: engine.places.running),
+            ("waiting", "Requests that wait for a place", lambda: engine.places.waiting),
             ("sessions", "Conversations that are kept", lambda: len(sessions)),
             ("cache_bytes", "Bytes of their keys, values and outputs", lambda: sessions.bytes),
         ):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from visreplay.agent.engine import BusyError, Ended, Engine, Event, Wrote
+from visreplay.agent.engine import Ended, Engine, Event, Wrote
+from visreplay.agent.places import BusyError
 from visreplay.agent.policy import PolicyTurn, ReplayPolicy, Sampling
 from visreplay.agent.protocols.base import image, text, user
 from visreplay.agent.state import Message
@@ -61,7 +62,7 @@ async def test_everybody_gets_what_he_would_get_alone(embedded_pair: ModelPair) 
     calls = [(policies[n % 3], asked(n // 2)) for n in range(12)]
     async with Engine(max_running=8) as engine:
         found = await asyncio.gather(*(turns(engine, *call) for call in calls))
-        assert (engine.running, engine.waiting) == (0, 0)
+        assert (engine.places.running, engine.places.waiting) == (0, 0)
     for (policy, messages), (turn,) in zip(calls, found, strict=True):
         alone = policy_of(embedded_pair, policy.config.method).act(messages)
         assert (turn.text, turn.finish_reason) == (alone.text, alone.finish_reason)
@@ -107,43 +108,6 @@ async def test_who_leaves_is_not_written_any_longer(
         assert max(steps[before + 1 :]) == 1  # the other is not in the batch any more
 
 
-async def test_places_are_given_in_turn(embedded_pair: ModelPair) -> None:
-    order: list[str] = []
-
-    async def come(engine: Engine, name: str, leave: asyncio.Event, many: int = 1) -> None:
-        async with engine.place(many):
-            order.append(name)
-            await leave.wait()
-
-    async with Engine(max_running=2, max_waiting=3) as engine:
-        leave = {name: asyncio.Event() for name in "abcdef"}
-        tasks = {}
-        for name, many in (("a", 1), ("b", 1), ("c", 2), ("d", 1), ("e", 1)):
-            tasks[name] = asyncio.create_task(come(engine, name, leave[name], many))
-            await asyncio.sleep(0)
-        assert order == ["a", "b"]
-        assert (engine.running, engine.waiting) == (2, 3)
-        with pytest.raises(BusyError, match="2 turns are being written and 3 callers wait"):
-            await come(engine, "f", leave["f"])
-        # One place is not enough for the two that c waits for, and d does not jump the queue.
-        leave["a"].set()
-        await tasks["a"]
-        await asyncio.sleep(0)
-        assert order == ["a", "b"]
-        tasks["c"].cancel()
-        await asyncio.wait([tasks["c"]])
-        assert order == ["a", "b", "d"]
-        # Who is called, and cancelled in the same moment, leaves no place taken.
-        leave["b"].set()
-        tasks["d"].cancel()
-        await asyncio.wait([tasks["b"], tasks["d"]])
-        tasks["e"].cancel()
-        await asyncio.wait([tasks["e"]])
-        assert (engine.running, engine.waiting) == (0, 0)
-        with pytest.raises(ValueError, match="3 turns at once were asked for; 1 to 2"):
-            await come(engine, "f", leave["f"], 3)
-
-
 async def test_who_has_much_to_read_lets_others_read_too(embedded_pair: ModelPair) -> None:
     policy = policy_of(embedded_pair)
     order: list[str] = []
@@ -174,7 +138,7 @@ async def test_a_mistake_is_told_to_who_made_it(embedded_pair: ModelPair) -> Non
             with pytest.raises(ValueError, match="2 seeds, but the place is for 1"):
                 await anext(aiter(place.write(policy, reading, [0, 1], **policy.decoding())))
         assert (await other)[0].text
-        assert engine.running == 0
+        assert engine.places.running == 0
 
 
 async def test_a_step_that_fails_is_told_and_forgotten(
@@ -210,7 +174,7 @@ async def test_one_turn_that_fails_is_its_callers_alone(
         with pytest.raises(RuntimeError, match="probability"):
             await turns(engine, policy, asked(1), (1, 2), temperature=1.0)
         assert (await well)[0].text
-        assert engine.running == 0
+        assert engine.places.running == 0
 
 
 class Panic(BaseException):
@@ -256,6 +220,6 @@ async def test_closing_is_told_to_who_still_waits(embedded_pair: ModelPair) -> N
     assert not engine.works
 
 
-def test_limits_that_make_no_sense() -> None:
-    with pytest.raises(ValueError, match="max_running is 0"):
-        Engine(max_running=0)
+def test_readers_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="readers is 0"):
+        Engine(readers=0)
