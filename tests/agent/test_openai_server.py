@@ -45,12 +45,10 @@ def test_an_answer_is_what_the_policy_alone_would_say(
     assert completion.usage and expected.usage_metadata
     assert completion.usage.prompt_tokens == expected.usage_metadata["input_tokens"]
     assert completion.usage.completion_tokens == expected.usage_metadata["output_tokens"]
-    told = completion.to_dict()["replay"]
-    if name == "policy+replay":
-        assert told["method"] == "token" and told["new_visual_tokens"] == 64
-        assert all("map" not in block for block in told["blocks"])
-    else:
-        assert told is None
+    details = completion.usage.prompt_tokens_details
+    assert details and details.cached_tokens is not None
+    new = details.cached_tokens < completion.usage.prompt_tokens  # nobody asked this before
+    assert (completion.to_dict()["replay"] is not None) == (new and name == "policy+replay")
 
 
 async def test_the_async_client_gets_the_same(openai_url: str, client: OpenAI) -> None:
@@ -206,7 +204,9 @@ def test_replay_is_set_by_the_caller(client: OpenAI) -> None:
         return create(model=model, messages=new, extra_body=body).to_dict()["replay"]
 
     usual = told({})
-    assert usual["new_visual_tokens"] == 64 and usual["kl_after"] < usual["kl_before"]
+    assert usual["method"] == "token" and usual["new_visual_tokens"] == 64
+    assert usual["kl_after"] < usual["kl_before"]
+    assert all("map" not in block for block in usual["blocks"])
     assert told({}) is None  # it was read before
     assert told({"method": "state", "state_layers": 2})["method"] == "state"
     assert told({"method": "none"}) is None
