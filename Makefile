@@ -9,8 +9,9 @@ FOLDERS := tools replay_core agent tasks
 demo: $(VENV)/installed
 	$(BIN)/visreplay demo
 
+# Tiny models are slower on several threads; several processes share the cores instead.
 test: $(VENV)/installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
