@@ -137,9 +137,9 @@ class Desk:
             The answer, of which there is nothing yet, and what is written from then on.
 
         Raises:
-            ReplayError: What the request asks for is not to be had, and so all that follow.
+            ReplayError: A setting is out of range, or the conversation too long.
             MessageError: A message cannot be shown.
-            ValueError: There is no such tool.
+            ValueError: There is no such tool, or no turn to answer.
         """
         began = time.perf_counter()
         config, limits = self._replay(asked), self.service.limits
