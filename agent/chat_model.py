@@ -117,6 +117,11 @@ class ReplayChatModel(BaseChatModel):
         pair = load_for(replay, policy, base, **(load_options or {}))
         return cls(pair=pair, replay=replay, **{"model_name": policy, **options})
 
+    @property
+    def interpreter(self) -> Interpreter:
+        """Reads messages and turns in the model's dialect; it has the model's image store."""
+        return self._interpreter
+
     def image(self, picture: Any) -> dict[str, str]:
         """The content block of a picture, which is put in the store.
 

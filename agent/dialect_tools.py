@@ -16,8 +16,7 @@ from langgraph.prebuilt import InjectedState, ToolRuntime
 
 from visreplay.agent.chat_messages import Interpreter, MessageError, image_block
 from visreplay.agent.chat_model import ReplayChatModel
-from visreplay.agent.encoding import token_grid
-from visreplay.agent.protocols import ToolProtocol, protocol_named
+from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.protocols.base import Place
 from visreplay.agent.state import (
     EpisodeState,
@@ -44,7 +43,7 @@ def dialect_tools(model: ReplayChatModel, *, video: str | Path | None = None) ->
         model: Speaks the dialect.
         video: Path of the clip that the conversation is about.
     """
-    interpreter = _interpreter(model)
+    interpreter = model.interpreter
     dialect = interpreter.dialect
 
     def tool(function: Mapping[str, Any]) -> BaseTool:
@@ -102,7 +101,7 @@ def question(
         ToolError: If the media cannot be read, or do not suit the dialect.
     """
     references = [model.store.put(load_image(picture)) for picture in images]
-    return _opened(_interpreter(model), words, references, video)
+    return _opened(model.interpreter, words, references, video)
 
 
 def episode_messages(model: ReplayChatModel, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
@@ -112,7 +111,7 @@ def episode_messages(model: ReplayChatModel, messages: Sequence[BaseMessage]) ->
         MessageError: If there is no question, or it cannot be shown.
         ToolError: If its media do not suit the dialect.
     """
-    interpreter = _interpreter(model)
+    interpreter = model.interpreter
     at = _asked_at(messages)
     parts = interpreter.parts(messages[at])
     words = "".join(part["text"] for part in parts if part["type"] == "text")
@@ -127,11 +126,6 @@ class _DialectTool(StructuredTool):
     def _run(self, /, *args: Any, **kwargs: Any) -> Any:
         assert self.func is not None
         return self.func(*args, **kwargs)
-
-
-def _interpreter(model: ReplayChatModel) -> Interpreter:
-    dialect = protocol_named(model.dialect, token_grid(model.pair.processor), model.store)
-    return Interpreter(dialect, model.pair.tokenizer)
 
 
 def _opened(

@@ -27,8 +27,9 @@ from visreplay.agent.openai_responses import (
     while_connected,
 )
 from visreplay.agent.openai_schema import ChatRequest
-from visreplay.agent.openai_service import Desk, ServerLimits, Service, served_models
+from visreplay.agent.openai_service import Desk, Service, served_models
 from visreplay.agent.places import BusyError
+from visreplay.agent.server_limits import ServerLimits
 from visreplay.tools.types import shown
 
 __all__ = ["ServerLimits", "Service", "openai_app", "served_models"]

@@ -30,10 +30,8 @@ from smolagents.models import (
     remove_content_after_stop_sequences,
 )
 
-from visreplay.agent.chat_messages import TOKEN_IDS, Interpreter
+from visreplay.agent.chat_messages import TOKEN_IDS
 from visreplay.agent.chat_model import ReplayChatModel
-from visreplay.agent.encoding import token_grid
-from visreplay.agent.protocols import protocol_named
 from visreplay.agent.smolagents_messages import FINAL_ANSWER, Reader, Spoken
 from visreplay.replay_core import ReplayConfig
 
@@ -74,10 +72,8 @@ class ReplayModel(Model):
         _check(options)
         super().__init__(model_id=chat.model_name, **options)
         self.chat = chat
-        protocol = protocol_named(chat.dialect, token_grid(chat.pair.processor), chat.store)
-        self._interpreter = Interpreter(protocol, chat.pair.tokenizer)
         self._spoken = Spoken()
-        self._reader = Reader(self._interpreter, self._spoken)
+        self._reader = Reader(chat.interpreter, self._spoken)
         self._checkpoints: dict[str, str | None] = {}
 
     @classmethod
@@ -247,7 +243,7 @@ class ReplayModel(Model):
 
     def _told(self, reply: AIMessage, stops: list[str]) -> ChatMessage:
         ids = reply.additional_kwargs[TOKEN_IDS]
-        written = self._interpreter.tokenizer.decode(ids, skip_special_tokens=True)
+        written = self.chat.interpreter.tokenizer.decode(ids, skip_special_tokens=True)
         self._spoken.keep(written, ids)
         for number, call in enumerate(reply.tool_calls):
             # smolagents sorts calls by their ids; what came of them is to be in the policy's order.
@@ -266,7 +262,7 @@ class ReplayModel(Model):
         )
 
     def _call_in(self, written: str) -> ChatMessageToolCall:
-        turn = self._interpreter.dialect.read(written)
+        turn = self.chat.interpreter.dialect.read(written)
         if turn.error is not None:
             raise ValueError(turn.error)
         if turn.answer is None or turn.open_ended:
@@ -275,7 +271,7 @@ class ReplayModel(Model):
             except (ValueError, AttributeError):  # it is no call as smolagents' prompts want it
                 pass
         ids = self._spoken.ids(written)
-        end = self._interpreter.tokenizer.eos_token_id
+        end = self.chat.interpreter.tokenizer.eos_token_id
         if turn.answer is None or (turn.open_ended and ids and ids[-1] != end):
             raise ValueError("the turn has neither a tool call nor an answer that is finished")
         return _call(FINAL_ANSWER, {"answer": turn.answer}, "call_answer")

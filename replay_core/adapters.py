@@ -303,7 +303,7 @@ class ModelAdapter(ABC):
         Args:
             ids_K: The tokens.
             positions_K: Their rotary positions.
-            cache: Of the batch, whose rows end together (`KVCache.gathered`); it is appended to.
+            cache: Of the batch, whose rows end together (`KVCache.regroup`); it is appended to.
             lengths_K: How many positions each row has then, from the end.
 
         Returns:

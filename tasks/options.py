@@ -15,6 +15,7 @@ from rich.markup import escape
 from transformers.utils import logging
 
 from visreplay.agent import PROTOCOLS, Limits, Sampling, VisualAgent, protocol_spoken_by
+from visreplay.agent.access import LOOPBACK, check_access
 from visreplay.replay_core import (
     EMBEDDED,
     EMBEDDED_NAMES,
@@ -167,6 +168,30 @@ class EpisodeOptions:
             limits=self.limits,
             names=checkpoints.names,
         )
+
+
+@dataclass(frozen=True)
+class ListenOptions:
+    """Where a server listens, and to whom."""
+
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = LOOPBACK[0]
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VISREPLAY_API_KEY",
+            help="What clients must send as a Bearer token, as which OpenAI's send their API key; "
+            "needed beyond loopback.",
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse to listen to other machines without a key.
+
+        Raises:
+            ValueError: As `check_access`.
+        """
+        check_access(self.host, self.api_key)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -4,96 +4,88 @@ import logging
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from visreplay.agent.access import LOOPBACK, check_access
 from visreplay.agent.policy import Sampling
+from visreplay.agent.server_limits import ServerLimits
 from visreplay.replay_core import Method, load_pair
 from visreplay.tasks.options import (
     Checkpoints,
+    ListenOptions,
     PairOptions,
     ReplayOptions,
     mistakes_told,
     with_options,
 )
 
-if TYPE_CHECKING:  # its extra is needed by none who serve nothing
-    from visreplay.agent.openai_service import ServerLimits
-
 MIB = 2**20
+MILLION = 10**6
+
+
+_DEFAULT = ServerLimits()
 
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """What requests may take: `ServerLimits`, where None means the default."""
+    """What requests may take: `ServerLimits`, in larger units."""
 
-    max_body: Annotated[
-        float | None, typer.Option(min=0.001, help="Of a request, in MiB. Default: 20.")
-    ] = None
-    body_seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="For sending a request. Default: 60.")
-    ] = None
-    max_media: Annotated[
-        int | None, typer.Option(min=1, help="Images and clips of a request. Default: 256.")
-    ] = None
-    media_seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="For reading them. Default: 120.")
-    ] = None
+    max_body: Annotated[float, typer.Option(min=0.001, help="Of a request, in MiB.")] = (
+        _DEFAULT.body_bytes / MIB
+    )
+    body_seconds: Annotated[float, typer.Option(min=0.1, help="For sending a request.")] = (
+        _DEFAULT.body_seconds
+    )
+    max_media: Annotated[int, typer.Option(min=1, help="Images and clips of a request.")] = (
+        _DEFAULT.media
+    )
+    media_seconds: Annotated[float, typer.Option(min=0.1, help="For reading them.")] = (
+        _DEFAULT.media_seconds
+    )
     max_pixels: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, help="Of a request's images and frames together, in millions. Default: 64."
-        ),
-    ] = None
-    max_frames: Annotated[
-        int | None, typer.Option(min=1, max=64, help="That a clip is shown with. Default: 64.")
-    ] = None
-    max_video: Annotated[
-        float | None, typer.Option(min=0.1, help="Of a clip, in seconds. Default: 600.")
-    ] = None
-    max_context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a conversation. Default: 32768.")
-    ] = None
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Of an answer. Default: 2048.")
-    ] = None
+        float,
+        typer.Option(min=0.001, help="Of a request's images and frames together, in millions."),
+    ] = _DEFAULT.pixels / MILLION
+    max_frames: Annotated[int, typer.Option(min=1, max=64, help="That a clip is shown with.")] = (
+        _DEFAULT.frames
+    )
+    max_video: Annotated[float, typer.Option(min=0.1, help="Of a clip, in seconds.")] = (
+        _DEFAULT.video_seconds
+    )
+    max_context: Annotated[int, typer.Option(min=1, help="Tokens of a conversation.")] = (
+        _DEFAULT.context
+    )
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = _DEFAULT.new_tokens
     max_running: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Answers written at once; each holds a context in memory. Default: 16."
-        ),
-    ] = None
-    max_waiting: Annotated[
-        int | None, typer.Option(min=0, help="Requests that may wait. Default: 64.")
-    ] = None
+        int,
+        typer.Option(min=1, help="Answers written at once; each holds a context in memory."),
+    ] = _DEFAULT.running
+    max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait.")] = (
+        _DEFAULT.waiting
+    )
     cache: Annotated[
-        float | None,
-        typer.Option(min=0, help="For conversations that were read, in MiB. Default: 2048."),
-    ] = None
+        float, typer.Option(min=0, help="For conversations that were read, in MiB.")
+    ] = _DEFAULT.cache_bytes / MIB
 
     @property
-    def limits(self) -> "ServerLimits":
-        """These, and the defaults of the others."""
-        from visreplay.agent.openai_service import ServerLimits
-
-        said = {
-            "body_bytes": self.max_body and int(self.max_body * MIB),
-            "body_seconds": self.body_seconds,
-            "media": self.max_media,
-            "media_seconds": self.media_seconds,
-            "pixels": self.max_pixels and int(self.max_pixels * 1e6),
-            "frames": self.max_frames,
-            "video_seconds": self.max_video,
-            "context": self.max_context,
-            "new_tokens": self.max_new_tokens,
-            "running": self.max_running,
-            "waiting": self.max_waiting,
-            "cache_bytes": None if self.cache is None else int(self.cache * MIB),
-        }
-        return ServerLimits(**{name: value for name, value in said.items() if value is not None})  # type: ignore[arg-type]
+    def limits(self) -> ServerLimits:
+        """The same in bytes and pixels."""
+        return ServerLimits(
+            body_bytes=int(self.max_body * MIB),
+            body_seconds=self.body_seconds,
+            media=self.max_media,
+            media_seconds=self.media_seconds,
+            pixels=int(self.max_pixels * MILLION),
+            frames=self.max_frames,
+            video_seconds=self.max_video,
+            context=self.max_context,
+            new_tokens=self.max_new_tokens,
+            running=self.max_running,
+            waiting=self.max_waiting,
+            cache_bytes=int(self.cache * MIB),
+        )
 
 
 @with_options
@@ -101,6 +93,7 @@ def serve(
     pair: PairOptions,
     replay: ReplayOptions,
     limits: LimitOptions,
+    listen: ListenOptions,
     method: Annotated[Method, typer.Option(help="How policy+replay replays.")] = Method.TOKEN,
     with_base: Annotated[
         bool,
@@ -109,15 +102,6 @@ def serve(
             help="Serve the base too, which takes the memory of all its layers.",
         ),
     ] = True,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = LOOPBACK[0],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="VISREPLAY_API_KEY",
-            help="What clients must send as their API key; needed beyond loopback.",
-        ),
-    ] = None,
     media_root: Annotated[
         list[Path] | None,
         typer.Option(
@@ -151,7 +135,7 @@ def serve(
             raise ImportError(
                 f"the server needs {error.name}: pip install 'visreplay[serve]'"
             ) from error
-        check_access(host, api_key)
+        listen.check()
         checkpoints = Checkpoints.of(pair.policy, pair.base, console)
         config = replay.config(checkpoints, method)
         models = load_pair(
@@ -175,10 +159,10 @@ def serve(
         )
         logging.basicConfig(level=logging.WARNING)
         settings = uvicorn.Config(
-            openai_app(service, api_key),
+            openai_app(service, listen.api_key),
             http=HeadersInTime,
-            host=host,
-            port=port,
+            host=listen.host,
+            port=listen.port,
             ws="none",
             log_level="warning",
             timeout_keep_alive=10,
@@ -188,7 +172,7 @@ def serve(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stopped)
         listening = settings.bind_socket()
-        url = _url(host, listening.getsockname()[1])
+        url = _url(listen.host, listening.getsockname()[1])
         console.print(f"Serving {', '.join(service.models)} at {url}", soft_wrap=True)
         uvicorn.Server(settings).run(sockets=[listening])
 

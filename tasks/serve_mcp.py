@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from visreplay.agent.access import LOOPBACK, check_access
 from visreplay.replay_core import Method
 from visreplay.tasks.options import (
     Checkpoints,
     EpisodeOptions,
+    ListenOptions,
     PairOptions,
     ReplayOptions,
     mistakes_told,
@@ -24,6 +24,7 @@ def mcp(
     pair: PairOptions,
     replay: ReplayOptions,
     episode: EpisodeOptions,
+    listen: ListenOptions,
     root: Annotated[
         list[Path] | None,
         typer.Option(exists=True, file_okay=False, help="Folder whose files clients may open."),
@@ -31,15 +32,6 @@ def mcp(
     http: Annotated[
         bool, typer.Option("--http", help="Streamable HTTP at /mcp instead of stdio.")
     ] = False,
-    host: Annotated[str, typer.Option(help="Address to listen at, of --http.")] = LOOPBACK[0],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port, of --http.")] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="VISREPLAY_API_KEY",
-            help="What --http clients must send as a Bearer token; needed beyond loopback.",
-        ),
-    ] = None,
     method: Annotated[Method, typer.Option(help="How to replay.")] = Method.TOKEN,
 ) -> None:
     """Serve crop, zoom, sample_frames, video_info and ask to MCP clients."""
@@ -56,17 +48,17 @@ def mcp(
                 f"the server needs mcp ({error}): pip install 'visreplay[mcp]'"
             ) from error
         if http:
-            check_access(host, api_key)
+            listen.check()
         checkpoints = Checkpoints.of(pair.policy, pair.base, console)
         config = replay.config(checkpoints, method)
         protocol = checkpoints.protocol(pair.protocol)
         load = partial(episode.agent, pair, checkpoints, config, protocol, None)
-        server = mcp_server(client_media(root or ()), load, seed=episode.seed, host=host)
+        server = mcp_server(client_media(root or ()), load, seed=episode.seed, host=listen.host)
         if http:
             uvicorn.run(
-                http_app(server, api_key),
-                host=host,
-                port=port,
+                http_app(server, listen.api_key),
+                host=listen.host,
+                port=listen.port,
                 ws="none",
                 http=HeadersInTime,
                 limit_concurrency=128,

@@ -6,7 +6,7 @@ from base64 import b64decode
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
@@ -83,8 +83,7 @@ class Media:
         """
         reference = name.removeprefix(REFERENCE)
         if reference == name and reference not in self.store:
-            left = self._one_more()
-            fetch = self.fetch and replace(self.fetch, timeout=min(self.fetch.timeout, left))
+            fetch = self._fetcher(self._one_more())
             return self._loaded(self._content(name, "image", fetch), shown(name))
         try:
             return self.store.get(reference)
@@ -122,11 +121,7 @@ class Media:
         """
         left = self._one_more()
         if base64 is None:
-            fetch = self.fetch and replace(
-                self.fetch,
-                max_bytes=self.max_video_bytes,
-                timeout=min(self.fetch.timeout, left),
-            )
+            fetch = self._fetcher(left, max_bytes=self.max_video_bytes)
             content = self._content(name, "clip", fetch)
         else:
             content = self._decoded(base64, "base64")
@@ -190,6 +185,10 @@ class Media:
     def _one_more(self) -> float:
         """For how many seconds the next image or clip may be read."""
         return self.budget.one_more() if self.budget else math.inf
+
+    def _fetcher(self, left: float, **changes: Any) -> "Fetcher | None":
+        """Fetches within so many seconds, if anything does."""
+        return self.fetch and replace(self.fetch, timeout=min(self.fetch.timeout, left), **changes)
 
     def _loaded(self, content: bytes | Path, name: str) -> Image.Image:
         image = load_image(content, max_pixels=self.max_pixels, name=name)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from openai import OpenAI
-from openai_served import client_of, service
+from openai_served import client_of, post, service, until
 from served import PICTURE, served
 from shared import MakeAgent, write_clip, write_picture
 
@@ -64,6 +64,15 @@ def limited_url(
     )
     with served(openai_app(limited)) as address:
         yield f"{address}/v1/chat/completions#{root}"
+
+
+@pytest.fixture
+def limited(limited_url: str) -> Iterator[str]:
+    """The server that takes little, which is expected to answer afterwards."""
+    yield limited_url
+    response = post(limited_url, {"max_tokens": 2})
+    assert response.status_code == 200 and response.json()["choices"]
+    until(limited_url.partition("/v1")[0], running=0)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from openai_served import (
     sent,
     service,
     shows,
-    until,
 )
 from PIL import Image
 from served import served
@@ -30,32 +29,23 @@ TOOL: Json = {"type": "function", "function": {"name": "f"}}
 RED = data_uri(Image.new("RGB", (40, 30), "red"))
 
 
-@pytest.fixture
-def url(limited_url: str) -> Iterator[str]:
-    """A server that is expected to answer afterwards."""
-    yield limited_url
-    response = post(limited_url, {"max_tokens": 2})
-    assert response.status_code == 200 and response.json()["choices"]
-    until(limited_url.partition("/v1")[0], running=0)
-
-
 # Bodies
 
 
-def test_a_body_that_is_too_large(url: str) -> None:
+def test_a_body_that_is_too_large(limited: str) -> None:
     too_large = b" " * 400_001
-    refused(post(url, too_large), 413, "the body has more than 400,000 bytes")
+    refused(post(limited, too_large), 413, "the body has more than 400,000 bytes")
 
     def pieces() -> Iterator[bytes]:
         yield from [b" " * 50_000] * 9
 
-    response = httpx.post(url.partition("#")[0], content=pieces())
+    response = httpx.post(limited.partition("#")[0], content=pieces())
     assert "content-length" not in response.request.headers
     refused(response, 413, "the body has more than 400,000 bytes")
 
 
-def test_a_body_that_does_not_come(url: str) -> None:
-    connection = sent(url.partition("/v1")[0], b'{"model":', Content_Length="20")
+def test_a_body_that_does_not_come(limited: str) -> None:
+    connection = sent(limited.partition("/v1")[0], b'{"model":', Content_Length="20")
     told = read_all(connection, b"}}")
     assert told.startswith("HTTP/1.1 408 ")
     assert json.loads(told.partition("\r\n\r\n")[2])["error"]["code"] == "408"
@@ -84,16 +74,18 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
-def test_a_body_that_makes_no_sense(url: str, body: str) -> None:
-    response = post(url, body.encode("latin-1"))
+def test_a_body_that_makes_no_sense(limited: str, body: str) -> None:
+    response = post(limited, body.encode("latin-1"))
     refused(response, 400 if "error parsing" in BROKEN[body] else 422, BROKEN[body])
 
 
-def test_a_body_must_be_json_by_its_type(url: str) -> None:
+def test_a_body_must_be_json_by_its_type(limited: str) -> None:
     """So that no web page can send one without asking first."""
     body = json.dumps({"model": "policy", "messages": [USER]})
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        response = httpx.post(url.partition("#")[0], content=body, headers={"Content-Type": kind})
+        response = httpx.post(
+            limited.partition("#")[0], content=body, headers={"Content-Type": kind}
+        )
         refused(response, 422, "the body")
 
 
@@ -123,9 +115,9 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("field", WRONG)
-def test_values_that_make_no_sense(url: str, field: str) -> None:
+def test_values_that_make_no_sense(limited: str, field: str) -> None:
     for value in WRONG[field]:
-        refused(post(url, {field: value}, stream=True), 422, "")
+        refused(post(limited, {field: value}, stream=True), 422, "")
 
 
 CONTENT: list[Any] = [
@@ -144,29 +136,29 @@ CONTENT: list[Any] = [
 
 
 @pytest.mark.parametrize("content", CONTENT, ids=range(len(CONTENT)))
-def test_content_that_makes_no_sense(url: str, content: Any) -> None:
+def test_content_that_makes_no_sense(limited: str, content: Any) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     asks = {"role": "assistant", "tool_calls": [call]}
     for last in ({"role": "user"}, {"role": "tool", "tool_call_id": "1"}):
         messages = [USER, asks, {**last, "content": content}]
-        refused(post(url, {"messages": messages}), 422, "messages.2.")
+        refused(post(limited, {"messages": messages}), 422, "messages.2.")
 
 
-def test_an_error_says_what_was_meant(url: str) -> None:
-    response = post(url, shows({"type": "image_url", "image_url": {}}))
+def test_an_error_says_what_was_meant(limited: str) -> None:
+    response = post(limited, shows({"type": "image_url", "image_url": {}}))
     refused(response, 422, "messages.0.user.content.0.image_url.image_url.url: Field required")
     assert response.json()["error"]["param"] == "messages.0.user.content.0.image_url.image_url.url"
 
 
 @pytest.mark.parametrize("depth", [240, 900, 10_000])
-def test_nested_json_where_anything_may_stand(url: str, depth: int) -> None:
+def test_nested_json_where_anything_may_stand(limited: str, depth: int) -> None:
     """It is read, or refused, but ends nothing."""
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": nested(depth)}}
     after = [
         {"role": "assistant", "tool_calls": [call]},
         {**USER, "role": "tool", "tool_call_id": "1"},
     ]
-    response = post(url, {"messages": [USER, *after]})
+    response = post(limited, {"messages": [USER, *after]})
     assert response.status_code == 422, response.text
     start = '{"model": "policy+replay", "messages": [{"role": "user", "content": "Hello"}], '
     for rest in (
@@ -174,7 +166,7 @@ def test_nested_json_where_anything_may_stand(url: str, depth: int) -> None:
         '"metadata": %s}',
         '"replay": {"steps": %s}}',
     ):
-        response = post(url, start + rest % nested(depth))
+        response = post(limited, start + rest % nested(depth))
         assert response.status_code in (200, 400, 422), response.text
         assert response.status_code == 200 or set(response.json()) == {"error"}
 
@@ -182,22 +174,22 @@ def test_nested_json_where_anything_may_stand(url: str, depth: int) -> None:
 # Tokens
 
 
-def test_too_many_tokens(url: str) -> None:
-    refused(post(url, {"max_tokens": 9}), 422, "9 new tokens were asked for; at most 8 can be")
+def test_too_many_tokens(limited: str) -> None:
+    refused(post(limited, {"max_tokens": 9}), 422, "9 new tokens were asked for; at most 8 can be")
     for words, told in (("one " * 1000, "room for 600"), ("one " * 50_000, "16 each")):
         messages = [{"role": "user", "content": words}]
-        refused(post(url, {"messages": messages}), 422, told)
-        refused(post(url, {"messages": messages}, stream=True), 422, told)
-    refused(post(url, {"n": 3}), 422, "3 turns at once were asked for; 1 to 2 can be")
-    response = post(url, {"max_tokens": 8, "temperature": 1e-300, "top_p": 1e-300})
+        refused(post(limited, {"messages": messages}), 422, told)
+        refused(post(limited, {"messages": messages}, stream=True), 422, told)
+    refused(post(limited, {"n": 3}), 422, "3 turns at once were asked for; 1 to 2 can be")
+    response = post(limited, {"max_tokens": 8, "temperature": 1e-300, "top_p": 1e-300})
     assert response.json()["usage"]["completion_tokens"] <= 8
 
 
 # Paths
 
 
-def test_paths_and_methods(url: str) -> None:
-    address = url.partition("/v1")[0]
+def test_paths_and_methods(limited: str) -> None:
+    address = limited.partition("/v1")[0]
     refused(httpx.get(f"{address}/v1/nothing"), 404, "Not Found")
     for method in ("GET", "PUT", "DELETE", "OPTIONS"):
         response = httpx.request(method, f"{address}/v1/chat/completions")
@@ -206,9 +198,9 @@ def test_paths_and_methods(url: str) -> None:
     head = httpx.head(f"{address}/health")
     assert head.status_code == 405 and not head.content
     refused(httpx.get(f"{address}/v1/models/gpt-5"), 404, "there is no model 'gpt-5'")
-    refused(post(url, {"model": "gpt-5"}), 404, "there are policy, policy+replay, base")
+    refused(post(limited, {"model": "gpt-5"}), 404, "there are policy, policy+replay, base")
     refused(
-        post(url, '{"model": "\\ud800", "messages": [{"role": "user", "content": "a"}]}'),
+        post(limited, '{"model": "\\ud800", "messages": [{"role": "user", "content": "a"}]}'),
         404,
         "ud800",
     )

@@ -2,7 +2,6 @@
 
 import base64
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -31,26 +30,17 @@ from visreplay.tools.fetch import Fetcher
 RED = data_uri(Image.new("RGB", (40, 30), "red"))
 
 
-@pytest.fixture
-def url(limited_url: str) -> Iterator[str]:
-    """A server that is expected to answer afterwards."""
-    yield limited_url
-    response = post(limited_url, {"max_tokens": 2})
-    assert response.status_code == 200 and response.json()["choices"]
-    until(limited_url.partition("/v1")[0], running=0)
-
-
-def test_pictures_that_are_too_large(url: str) -> None:
+def test_pictures_that_are_too_large(limited: str) -> None:
     allowed, larger = Image.new("RGB", (200, 200)), Image.new("RGB", (201, 200))
-    assert post(url, shows(image_part(allowed))).status_code == 200
+    assert post(limited, shows(image_part(allowed))).status_code == 200
     told = "at most 40000 are allowed"
-    refused(post(url, shows(image_part(larger))), 422, told)
-    refused(post(url, shows(image_part(Image.new("1", (30_000, 10_000))))), 422, "too large")
-    refused(post(url, shows(image_part(Image.new("L", (7_000, 7_000))))), 422, told)
+    refused(post(limited, shows(image_part(larger))), 422, told)
+    refused(post(limited, shows(image_part(Image.new("1", (30_000, 10_000))))), 422, "too large")
+    refused(post(limited, shows(image_part(Image.new("L", (7_000, 7_000))))), 422, told)
     three = [image_part(Image.new("RGB", (200, 200), colour)) for colour in ("red", "blue")]
     messages = [{"role": "user", "content": three}]
-    refused(post(url, {"messages": messages}), 422, "more than 40,000 pixels together")
-    refused(post(url, shows(image_part(Image.new("RGB", (30_000, 1))))), 422, "one side")
+    refused(post(limited, {"messages": messages}), 422, "more than 40,000 pixels together")
+    refused(post(limited, shows(image_part(Image.new("RGB", (30_000, 1))))), 422, "one side")
 
 
 @pytest.mark.parametrize(
@@ -76,27 +66,27 @@ def test_pictures_that_are_too_large(url: str) -> None:
         ("http://user:password@example.org/", "a URL with a user's name"),
     ],
 )
-def test_pictures_that_are_none(url: str, uri: str, told: str) -> None:
-    uri = uri.replace("{root}", url.partition("#")[2])
-    refused(post(url, shows(uri)), 422, told)
-    refused(post(url, shows(clip(uri))), 422, "")
+def test_pictures_that_are_none(limited: str, uri: str, told: str) -> None:
+    uri = uri.replace("{root}", limited.partition("#")[2])
+    refused(post(limited, shows(uri)), 422, told)
+    refused(post(limited, shows(clip(uri))), 422, "")
 
 
-def test_files_below_a_root_are_read(url: str) -> None:
-    root = url.partition("#")[2]
+def test_files_below_a_root_are_read(limited: str) -> None:
+    root = limited.partition("#")[2]
     sizes = [
-        post(url, shows(name)).json()["usage"]["prompt_tokens"]
+        post(limited, shows(name)).json()["usage"]["prompt_tokens"]
         for name in (RED, "red.png", f"file://{root}/red.png", f"{root}/red.png")
     ]
     assert len(set(sizes)) == 1
 
 
 def test_urls_only_where_they_are_allowed(
-    embedded_pair: ModelPair, url: str, server: Server
+    embedded_pair: ModelPair, limited: str, server: Server
 ) -> None:
     server.answers["/red.png"] = sends(base64.b64decode(png("red")))
     name = f"{server.url}/red.png"
-    refused(post(url, shows(name)), 422, "not all of its addresses")
+    refused(post(limited, shows(name)), 422, "not all of its addresses")
     plain = service(embedded_pair)
     fetching = service(embedded_pair, fetch=Fetcher(allowed=only_here))
     with served(openai_app(plain)) as address:
@@ -110,10 +100,10 @@ def test_urls_only_where_they_are_allowed(
         refused(post(f"{address}/v1/chat/completions", missing), 422, "answered 404")
 
 
-def test_clips(url: str, tmp_path: Path) -> None:
+def test_clips(limited: str, tmp_path: Path) -> None:
     def shown(name: str, frames: int, fps: int = 10) -> httpx.Response:
         path = write_clip(tmp_path / name, [90] * frames, fps)
-        return post(url, shows(clip(data_uri(path.read_bytes(), "video/mp4"))))
+        return post(limited, shows(clip(data_uri(path.read_bytes(), "video/mp4"))))
 
     short, long = shown("short.mp4", 10), shown("long.mp4", 10_000, 30)
     assert short.status_code == long.status_code == 200
@@ -121,8 +111,8 @@ def test_clips(url: str, tmp_path: Path) -> None:
     assert long.json()["usage"]["prompt_tokens"] > short.json()["usage"]["prompt_tokens"]
     refused(shown("longer.mp4", 500, 1), 422, "has 500.0 s; at most 400 s are allowed")
     broken = (tmp_path / "short.mp4").read_bytes()[:500]
-    refused(post(url, shows(clip(data_uri(broken, "video/mp4")))), 422, "")
-    refused(post(url, shows(clip(RED))), 422, "not a clip that can be read")
+    refused(post(limited, shows(clip(data_uri(broken, "video/mp4")))), 422, "")
+    refused(post(limited, shows(clip(RED))), 422, "not a clip that can be read")
 
 
 def test_who_leaves_while_pictures_are_fetched_has_no_more_fetched(
