@@ -19,12 +19,13 @@ check: $(VENV)/installed
 	@# mypy finds the folders under their installed names through links.
 	mkdir -p build/typed/visreplay
 	for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typed/visreplay/$$folder; done
+	for file in __init__.py py.typed; do ln -sfn ../../../package/$$file build/typed/visreplay/$$file; done
 	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
 	$(BIN)/pytest -q tests/test_layering.py
 
 # Tens of thousands of odd requests to the server; other ones each time.
 fuzz: $(VENV)/installed
-	$(BIN)/pytest --hypothesis-profile=fuzz tests/agent/test_openai_fuzz.py
+	$(BIN)/pytest --hypothesis-profile=fuzz tests/agent/openai/test_fuzz.py
 
 # Train the embedded pair again, from nothing (resumes where it was stopped).
 pair: $(VENV)/installed

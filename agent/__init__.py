@@ -1,21 +1,28 @@
 """The agent: a LangGraph loop of policy turns and visual tools, with replay at every step."""
 
-from visreplay.agent.agent import VisualAgent
-from visreplay.agent.chat_messages import MessageError
-from visreplay.agent.chat_model import ReplayChatModel
-from visreplay.agent.dialect_tools import dialect_tools, question
-from visreplay.agent.graph import build_graph
-from visreplay.agent.loop import Limits, Loop, completed
-from visreplay.agent.policy import Policy, PolicyTurn, ReplayPolicy, Sampling, ScriptedPolicy
+from visreplay.agent.chat.renderer import MessageError
+from visreplay.agent.episode.graph import build_graph
+from visreplay.agent.episode.loop import Limits, Loop, completed
+from visreplay.agent.episode.trajectory import StopReason, Trajectory
+from visreplay.agent.episode.visual_agent import VisualAgent
+from visreplay.agent.langchain.chat_model import ReplayChatModel
+from visreplay.agent.langchain.protocol_tools import protocol_tools, question
+from visreplay.agent.messages import Message
+from visreplay.agent.policy.replay_policy import (
+    Policy,
+    PolicyTurn,
+    ReplayPolicy,
+    Sampling,
+    ScriptedPolicy,
+)
 from visreplay.agent.protocols import (
     PROTOCOLS,
+    ParsedTurn,
     ToolProtocol,
-    Turn,
-    protocol_named,
-    protocol_spoken_by,
+    get_protocol,
+    guess_protocol,
 )
-from visreplay.agent.state import EpisodeState, Message, Observation, Step, ToolCall, ToolUse
-from visreplay.agent.trajectory import StopReason, Trajectory
+from visreplay.agent.state import EpisodeState, Observation, Step, ToolCall, ToolUse
 
 __all__ = [
     "PROTOCOLS",
@@ -25,6 +32,7 @@ __all__ = [
     "Message",
     "MessageError",
     "Observation",
+    "ParsedTurn",
     "Policy",
     "PolicyTurn",
     "ReplayChatModel",
@@ -37,12 +45,11 @@ __all__ = [
     "ToolProtocol",
     "ToolUse",
     "Trajectory",
-    "Turn",
     "VisualAgent",
     "build_graph",
     "completed",
-    "dialect_tools",
-    "protocol_named",
-    "protocol_spoken_by",
+    "get_protocol",
+    "guess_protocol",
+    "protocol_tools",
     "question",
 ]

@@ -5,44 +5,9 @@ checkpoint grows by a few hundred bytes a step however large the pictures are.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
-
-class TextPart(TypedDict):
-    """A piece of text."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ImagePart(TypedDict):
-    """An image, by its reference in the store."""
-
-    type: Literal["image"]
-    image: str
-
-
-class VideoPart(TypedDict):
-    """Frames that the model sees as one clip, by their references, with their times in seconds."""
-
-    type: Literal["video"]
-    frames: list[str]
-    times: list[float]
-
-
-Part = TextPart | ImagePart | VideoPart
-
-
-class Message(TypedDict):
-    """A turn of the conversation.
-
-    An assistant message keeps the token ids that the policy generated: they are what goes back
-    into the context, since re-tokenising the text may give others.
-    """
-
-    role: Literal["system", "user", "assistant"]
-    content: list[Part]
-    token_ids: NotRequired[list[int]]
+from visreplay.agent.messages import Message, append_messages
 
 
 class ToolCall(TypedDict):
@@ -120,11 +85,6 @@ def merge_steps(steps: Sequence[Step], update: Sequence[Step]) -> list[Step]:
     merged = {step["index"]: step for step in steps}
     merged.update({step["index"]: step for step in update})
     return [merged[index] for index in sorted(merged)]
-
-
-def append_messages(messages: Sequence[Message], update: Sequence[Message]) -> list[Message]:
-    """Reducer: the conversation only grows."""
-    return [*messages, *update]
 
 
 class EpisodeState(TypedDict):

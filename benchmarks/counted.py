@@ -32,8 +32,8 @@ from visreplay.replay_core import (
     load_pair,
 )
 from visreplay.replay_core.lens import Lens
-from visreplay.replay_core.run import Run
-from visreplay.tasks.opening import Opening
+from visreplay.replay_core.model_run import ModelRun
+from visreplay.tasks.analysis.prompt import Opening
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.statistics import bootstrap_interval
 from visreplay.tasks.types import Split
@@ -179,7 +179,7 @@ def _flop_row(name: str, ours: float, plain: float, target: float) -> Row:
 def _layers(*, policy: bool) -> float:
     """FLOPs of the whole policy up to the next token's logits, or of the first layers alone."""
     adapter = meta_pair(SEVEN_B).policy
-    run = Run(adapter, adapter.depth if policy else LAYERS, ReplayConfig())
+    run = ModelRun(adapter, adapter.depth if policy else LAYERS, ReplayConfig())
     tokens_T = torch.zeros(TOKENS, dtype=torch.long)
     for start in (0, TOKENS):
         with FlopCounterMode(display=False) as counter:

@@ -24,9 +24,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from visreplay.agent.episode.embedded_agent import ROWS, embedded_agent, prepare_process
 from visreplay.replay_core import EMBEDDED, embedded_config
-from visreplay.tasks.demo import ROWS, embedded_agent, prepare_process
-from visreplay.tasks.evaluate import evaluate, replays, right_count
+from visreplay.tasks.evaluation.evaluate import evaluate, replays, right_count
 from visreplay.tasks.registry import open_task
 from visreplay.tasks.statistics import bootstrap_interval, pass_at_k, wilson_interval
 from visreplay.tasks.types import Split, Task, ids_of

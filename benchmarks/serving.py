@@ -48,7 +48,7 @@ FLAT = 1.02
 CACHE = 64
 """MiB of the server whose memory is looked at; a conversation takes about half of one."""
 
-COMMAND = [sys.executable, "-c", "from visreplay.tasks.cli import main; main()", "serve"]
+COMMAND = [sys.executable, "-c", "from visreplay.tasks.commands.cli import main; main()", "serve"]
 
 Request = dict[str, Any]
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rows import Row, table, timed, write
 
 from visreplay.agent import VisualAgent
-from visreplay.tasks.demo import embedded_agent, prepare_process
-from visreplay.tasks.evaluate import rollout_seed
+from visreplay.agent.episode.embedded_agent import embedded_agent, prepare_process
+from visreplay.tasks.evaluation.evaluate import rollout_seed
 from visreplay.tasks.registry import open_task
 from visreplay.tasks.types import Sample
 

@@ -1,7 +1,7 @@
 """Choose the embedded pair's replay settings on the tuning split: `python benchmarks/tune.py`.
 
 Prints, for every candidate, pass@1 at temperature 1 over the three tasks and the divergence
-before and after. The settings in use stand in `replay_core/embedded.py`.
+before and after. The settings in use stand in `replay_core/embedded_pair.py`.
 """
 
 import argparse
@@ -12,8 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
-from visreplay.tasks.demo import TABLE, embedded_agent, prepare_process
-from visreplay.tasks.evaluate import evaluate, replays, summarise
+from visreplay.agent.episode.embedded_agent import embedded_agent, prepare_process
+from visreplay.tasks.commands.demo import TABLE
+from visreplay.tasks.evaluation.evaluate import evaluate, replays, summarise
 from visreplay.tasks.registry import open_task
 from visreplay.tasks.types import Split, ids_of
 

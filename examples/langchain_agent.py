@@ -6,7 +6,7 @@ python examples/langchain_agent.py
 
 from langchain.agents import create_agent
 
-from visreplay.agent import ReplayChatModel, dialect_tools, question
+from visreplay.agent import ReplayChatModel, protocol_tools, question
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks.registry import open_task
 
@@ -22,7 +22,7 @@ model = ReplayChatModel.from_pretrained(
     max_tokens=128,
 )
 # The tools that the policy was trained on; they look at the pictures of the conversation.
-agent = create_agent(model, tools=dialect_tools(model))
+agent = create_agent(model, tools=protocol_tools(model))
 
 task = open_task("visual-search-medium")
 sample = task.load(task.sample_ids()[0])  # a picture of 1344 x 1344 px, too small to read at once

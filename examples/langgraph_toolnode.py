@@ -11,7 +11,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from visreplay.agent import ReplayChatModel, dialect_tools, question
+from visreplay.agent import ReplayChatModel, protocol_tools, question
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks.registry import open_task
 from visreplay.tools import ImageStore
@@ -29,7 +29,7 @@ def load(folder: Path) -> tuple[ReplayChatModel, StateGraph]:
         max_tokens=128,
         store=ImageStore(folder / "images"),  # messages refer to it: checkpoints hold no pixels
     )
-    tools = dialect_tools(model)
+    tools = protocol_tools(model)
     seeing = model.bind_tools(tools)
     graph = StateGraph(MessagesState)
     graph.add_node("policy", lambda state: {"messages": [seeing.invoke(state["messages"])]})

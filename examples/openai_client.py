@@ -52,7 +52,7 @@ def server() -> Iterator[OpenAI]:
     if "OPENAI_BASE_URL" in os.environ:
         yield OpenAI()
         return
-    command = "from visreplay.tasks.cli import main; main()"
+    command = "from visreplay.tasks.commands.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", command, "serve", "--port", "0"], stderr=subprocess.PIPE, text=True
     )

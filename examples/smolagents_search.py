@@ -7,8 +7,8 @@ python examples/smolagents_search.py
 from PIL import Image
 from smolagents import ToolCallingAgent, tool
 
-from visreplay.agent.smolagents_model import ReplayModel
-from visreplay.agent.smolagents_tools import PLAIN_PROMPTS, keep_images
+from visreplay.agent.smolagents.model import ReplayModel
+from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, keep_images
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks.registry import task_named
 from visreplay.tools import TokenGrid, load_image, parse_box

@@ -18,13 +18,20 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import Qwen2_5_VLProcessor
 
-from visreplay.agent.encoding import render, token_grid
+from visreplay.agent.messages import Message, Part
+from visreplay.agent.policy.encoder import render, token_grid
 from visreplay.agent.protocols import EmbeddedProtocol
-from visreplay.agent.state import Message, Part
-from visreplay.tasks.drawing import CHARACTERS, COLOURS, Pixels
+from visreplay.tasks.synthetic.sprites import CHARACTERS, COLOURS, Pixels
+from visreplay.tasks.synthetic.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, LightClip
+from visreplay.tasks.synthetic.visual_search import (
+    CELLS,
+    EASY,
+    MEDIUM,
+    Marker,
+    SceneLevel,
+    VisualSearch,
+)
 from visreplay.tasks.types import Split
-from visreplay.tasks.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, Clip
-from visreplay.tasks.visual_search import CELLS, EASY, MEDIUM, Level, Marker, VisualSearch
 from visreplay.tools import Box, ImageStore, zoom
 
 Habit = Literal["guess", "look anywhere", "look"]
@@ -34,7 +41,7 @@ Name = TypeVar("Name", Habit, Kind)
 MIXED: dict[Habit, float] = {"guess": 0.60, "look anywhere": 0.16, "look": 0.24}
 """Shares of the habits. Most guess, so that greedy decoding of the base guesses too."""
 SKILLED: dict[Habit, float] = {"look": 1.0}
-LEVELS: dict[Kind, Level] = {"easy": EASY, "medium": MEDIUM}
+LEVELS: dict[Kind, SceneLevel] = {"easy": EASY, "medium": MEDIUM}
 VIDEO_QUESTION = "Which character appears on the marker?"
 
 
@@ -123,7 +130,7 @@ class Demonstrations(Dataset[Demonstration]):
     def _letter(self, seed: int, rng: np.random.Generator) -> Demonstration:
         """Four tokens around a character, and what it is: reading without having to look for it."""
         if rng.integers(2):
-            clip = Clip.random(np.random.default_rng([seed, SIDE]))
+            clip = LightClip.random(np.random.default_rng([seed, SIDE]))
             picture, (x, y) = _jpeg(clip.frame(clip.moment), rng), clip.centre
             character = clip.character
         else:
@@ -168,7 +175,7 @@ class Demonstrations(Dataset[Demonstration]):
     def _video(
         self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator
     ) -> Demonstration:
-        clip = Clip.random(np.random.default_rng([seed, SIDE]))
+        clip = LightClip.random(np.random.default_rng([seed, SIDE]))
         spacing = SECONDS / OVERVIEW_FRAMES
         overview = np.stack(
             [_jpeg(clip.frame((i + 0.5) * spacing), rng) for i in range(OVERVIEW_FRAMES)]

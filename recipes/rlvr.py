@@ -19,14 +19,14 @@ from rollouts import Rollout, collate, play
 from supervised import log, save_checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from visreplay.agent.encoding import ContextEncoder
-from visreplay.agent.loop import Limits, Loop
+from visreplay.agent.episode.loop import Limits, Loop
+from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.state import EpisodeState, observations
-from visreplay.tasks.generated import GeneratedTask
+from visreplay.tasks.synthetic.synthetic_task import GeneratedTask
+from visreplay.tasks.synthetic.video_search import VideoSearch
+from visreplay.tasks.synthetic.visual_search import EASY, MEDIUM, VisualSearch
 from visreplay.tasks.types import Sample, Split
-from visreplay.tasks.video_search import VideoSearch
-from visreplay.tasks.visual_search import EASY, MEDIUM, VisualSearch
 from visreplay.tools import ImageStore
 
 TASKS: tuple[GeneratedTask, ...] = (VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch())

@@ -2,7 +2,7 @@
 
 The agent runs one episode with caches and replay; training needs a hundred at a time and neither.
 So the turns come from `generate` over a padded batch, and everything between the turns is
-`visreplay.agent.loop`.
+`visreplay.agent.episode.loop`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from visreplay.agent.encoding import ContextEncoder
-from visreplay.agent.loop import Loop, apply
-from visreplay.agent.policy import PolicyTurn
-from visreplay.agent.state import EpisodeState, Message
+from visreplay.agent.episode.loop import Loop, apply
+from visreplay.agent.messages import Message
+from visreplay.agent.policy.encoder import ContextEncoder
+from visreplay.agent.policy.replay_policy import PolicyTurn
+from visreplay.agent.state import EpisodeState
 from visreplay.replay_core import VisualBlock
 
 

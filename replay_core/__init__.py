@@ -9,12 +9,11 @@
 Method: arXiv 2511.19972. This package knows nothing of agents, tools or tasks.
 """
 
-from visreplay.replay_core.adapters import ModelAdapter
-from visreplay.replay_core.analysis import Shift, compare_runs
+from visreplay.replay_core.analysis import Shift, compare_models
 from visreplay.replay_core.batch import Batch, Continuation
 from visreplay.replay_core.calibration import Calibration, calibrate, load_theta
 from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
-from visreplay.replay_core.embedded import EMBEDDED, EMBEDDED_NAMES, embedded_config
+from visreplay.replay_core.embedded_pair import EMBEDDED, EMBEDDED_NAMES, embedded_config
 from visreplay.replay_core.errors import (
     ConfigError,
     ContextError,
@@ -24,14 +23,15 @@ from visreplay.replay_core.errors import (
     SessionClosedError,
     UnsupportedModelError,
 )
-from visreplay.replay_core.families import adapter_for
-from visreplay.replay_core.generation import Generation, TokenLogprob, value_of
-from visreplay.replay_core.lens import Comparison
+from visreplay.replay_core.families.adapter import ModelAdapter
+from visreplay.replay_core.families.qwen import QwenTokens
+from visreplay.replay_core.families.registry import adapter_for
+from visreplay.replay_core.generation import Generation, TokenLogprob, run_to_end
+from visreplay.replay_core.lens import LensComparison
 from visreplay.replay_core.loading import load_for, load_pair
 from visreplay.replay_core.lora import is_adapter
 from visreplay.replay_core.pair import ModelPair
-from visreplay.replay_core.qwen import QwenTokens
-from visreplay.replay_core.records import BlockRecord, ReplayReport
+from visreplay.replay_core.reports import BlockRecord, ReplayReport
 from visreplay.replay_core.segment import Segment, VisualBlock, VisualTokens
 from visreplay.replay_core.session import ReplaySession
 from visreplay.replay_core.sketch import Sketch
@@ -42,11 +42,11 @@ __all__ = [
     "Batch",
     "BlockRecord",
     "Calibration",
-    "Comparison",
     "ConfigError",
     "ContextError",
     "Continuation",
     "Generation",
+    "LensComparison",
     "Method",
     "ModelAdapter",
     "ModelPair",
@@ -70,11 +70,11 @@ __all__ = [
     "VisualTokens",
     "adapter_for",
     "calibrate",
-    "compare_runs",
+    "compare_models",
     "embedded_config",
     "is_adapter",
     "load_for",
     "load_pair",
     "load_theta",
-    "value_of",
+    "run_to_end",
 ]

@@ -17,14 +17,14 @@ from torch import Tensor
 from visreplay.replay_core.calibration import histogram
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import ConfigError, ContextError
-from visreplay.replay_core.lens import Comparison, Lens
+from visreplay.replay_core.lens import Lens, LensComparison
+from visreplay.replay_core.model_run import ActivationRecorder, SingleModelRun
 from visreplay.replay_core.pair import ModelPair
-from visreplay.replay_core.run import Kept, SoloRun
 from visreplay.replay_core.segment import Segment
 from visreplay.replay_core.session import ReplaySession
 
 
-class Beside:
+class LensComparer:
     """A visitor that compares a run with the base's, layer by layer."""
 
     def __init__(self, lens: Lens, base: Lens, base_hidden: Sequence[Tensor]) -> None:
@@ -39,7 +39,7 @@ class Beside:
         self._lens = lens
         self._base = base
         self._base_hidden = base_hidden
-        self._parts: list[list[Comparison]] = [[] for _ in base_hidden]
+        self._parts: list[list[LensComparison]] = [[] for _ in base_hidden]
 
     def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
         """Compare one layer for one chunk of positions."""
@@ -48,14 +48,16 @@ class Beside:
             self._parts[layer].append(self._lens.compare(hidden_TD, self._base, base_TD))
 
     @property
-    def comparison(self) -> Comparison:
+    def comparison(self) -> LensComparison:
         """All of it, `(L, T)`."""
-        return Comparison.join([Comparison.join(parts) for parts in self._parts], torch.stack)
+        return LensComparison.join(
+            [LensComparison.join(parts) for parts in self._parts], torch.stack
+        )
 
 
-def compare_runs(
+def compare_models(
     pair: ModelPair, segment: Segment, configs: Sequence[ReplayConfig]
-) -> list[list[Comparison]]:
+) -> list[list[LensComparison]]:
     """Compare the policy with the base at the visual tokens of one context.
 
     Besides chunks of `memory_bytes`, the base's activations of one visual block are held, over
@@ -81,11 +83,11 @@ def compare_runs(
         raise ConfigError("with swap_roles another model answers: analyse the pair swapped")
     depth = min(pair.base.depth, pair.policy.depth)
     sessions = [ReplaySession(pair, config) for config in configs]
-    found: list[list[Comparison]] = [[] for _ in configs]
-    base = SoloRun(pair.base, pair.base_features, depth, configs[0])
+    found: list[list[LensComparison]] = [[] for _ in configs]
+    base = SingleModelRun(pair.base, pair.base_features, depth, configs[0])
     for ids_T, block in segment.pieces():
         piece = Segment(ids_T, () if block is None else (block.at(0),))
-        kept = Kept(depth)
+        kept = ActivationRecorder(depth)
         base.append(piece, kept)
         hidden = kept.hidden if block is not None else []
         for session, comparisons in zip(sessions, found, strict=True):
@@ -93,7 +95,7 @@ def compare_runs(
                 session.append(piece)
                 continue
             lens = Lens(pair.policy.norm, pair.policy.head, session.config.memory_bytes)
-            beside = Beside(lens, base.lens, hidden)
+            beside = LensComparer(lens, base.lens, hidden)
             session.append(piece, watch=beside)
             comparisons.append(beside.comparison)
     return found
@@ -119,7 +121,7 @@ class Shift:
     base_entropy_LB: Tensor
 
     @classmethod
-    def of(cls, blocks: Sequence[Comparison], groups: int, bins: int, vocabulary: int) -> Self:
+    def of(cls, blocks: Sequence[LensComparison], groups: int, bins: int, vocabulary: int) -> Self:
         """Reduce the comparisons of a context's visual blocks.
 
         Args:
@@ -130,7 +132,7 @@ class Shift:
             vocabulary: V.
         """
         group_LT = torch.cat([entropy_groups(b.base_entropy, groups) for b in blocks], dim=1)
-        tokens = Comparison.join(blocks, partial(torch.cat, dim=1))
+        tokens = LensComparison.join(blocks, partial(torch.cat, dim=1))
         return cls(
             kl_LQ=_means(tokens.kl, group_LT, groups),
             changed_LQ=_means(tokens.changed, group_LT, groups),

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from visreplay.replay_core.cache import KVCache
-from visreplay.replay_core.context import Context, plainly
+from visreplay.replay_core.context import Context, without_autograd
 from visreplay.replay_core.errors import ContextError
-from visreplay.replay_core.generation import Generation, TokenLogprob, Writer
-from visreplay.replay_core.run import Run
+from visreplay.replay_core.generation import Generation, TokenLogprob, TokenWriter
+from visreplay.replay_core.model_run import ModelRun
 
 
 class Continuation:
@@ -25,7 +25,7 @@ class Continuation:
             others in its batch go on.
     """
 
-    def __init__(self, trunk: Context, writer: Writer, limit: int) -> None:
+    def __init__(self, trunk: Context, writer: TokenWriter, limit: int) -> None:
         """Stand at the end of a context.
 
         Args:
@@ -155,7 +155,7 @@ class Batch:
 
         One whose token cannot be drawn ends with its `error`.
         """
-        with plainly():
+        with without_autograd():
             return self._step()
 
     def _step(self) -> list[Continuation]:
@@ -196,6 +196,6 @@ class Batch:
         self._rows = rows
 
 
-def _run(continuation: Continuation) -> Run:
+def _run(continuation: Continuation) -> ModelRun:
     """The policy's run over the context that is continued."""
     return continuation.trunk.policy_end()[0]

@@ -1,8 +1,8 @@
 """What a session remembers: rows that only grow, and key/value caches made of them.
 
-Attention is causal, so nothing that was written about a position ever changes. `Rows` turns that
-into a data structure: appending is amortised O(new rows), and a shorter or a second view of the
-same rows costs nothing, because rows that were written once are never written again.
+Attention is causal, so nothing that was written about a position ever changes. `GrowingTensor`
+turns that into a data structure: appending is amortised O(new rows), and a shorter or a second
+view of the same rows costs nothing, because rows that were written once are never written again.
 """
 
 import threading
@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class _Storage:
-    """A tensor with spare room behind its last row, shared by any number of `Rows`."""
+    """A tensor with spare room behind its last row, shared by any number of `GrowingTensor`."""
 
     def __init__(self, data: Tensor) -> None:
         self.data = data
@@ -30,7 +30,7 @@ class _Storage:
         return free
 
 
-class Rows:
+class GrowingTensor:
     """A tensor that grows along one axis, and whose past can be shared.
 
     Example:
@@ -80,11 +80,11 @@ class Rows:
         self._storage, self._length = storage, stop
         return self.data
 
-    def prefix(self, length: int) -> "Rows":
+    def prefix(self, length: int) -> "GrowingTensor":
         """The first `length` rows as rows of their own, sharing this one's memory."""
         if not 0 <= length <= self._length:
             raise IndexError(f"a prefix of {length} rows was asked for, of {self._length} rows")
-        rows = Rows(self._axis)
+        rows = GrowingTensor(self._axis)
         rows._length, rows._storage = length, self._storage
         return rows
 
@@ -110,14 +110,16 @@ class _KVLayer(CacheLayerMixin):
     is_sliding = False
     is_croppable = False  # in place; see KVCache.prefix
 
-    def __init__(self, keys: Rows | None = None, values: Rows | None = None) -> None:
+    def __init__(
+        self, keys: GrowingTensor | None = None, values: GrowingTensor | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.key_rows = Rows(axis=-2) if keys is None else keys
-        self.value_rows = Rows(axis=-2) if values is None else values
+        self.key_rows = GrowingTensor(axis=-2) if keys is None else keys
+        self.value_rows = GrowingTensor(axis=-2) if values is None else values
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: `Rows` start by themselves."""
+        """Nothing to do: `GrowingTensor` start by themselves."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -164,7 +166,7 @@ class _KVLayer(CacheLayerMixin):
         return keys, values
 
     @property
-    def rows(self) -> tuple[Rows, Rows]:
+    def rows(self) -> tuple[GrowingTensor, GrowingTensor]:
         return self.key_rows, self.value_rows
 
 
@@ -209,7 +211,7 @@ class KVCache(Cache):
 
     @property
     def memory(self) -> dict[int, int]:
-        """Bytes of each storage, as of `Rows.memory`."""
+        """Bytes of each storage, as of `GrowingTensor.memory`."""
         rows = (rows for layer in self._own_layers for rows in layer.rows)
         return {key: size for each in rows for key, size in each.memory.items()}
 

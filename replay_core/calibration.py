@@ -18,10 +18,10 @@ from torch import Tensor
 
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import ConfigError, ContextError
+from visreplay.replay_core.model_run import SingleModelRun
 from visreplay.replay_core.pair import ModelPair
-from visreplay.replay_core.reading import Reader
-from visreplay.replay_core.run import SoloRun
 from visreplay.replay_core.segment import Segment
+from visreplay.replay_core.visitors import LensReader
 
 
 def histogram(entropy_LT: Tensor, bins: int, vocabulary: int) -> Tensor:
@@ -127,9 +127,9 @@ def calibrate(
         raise ConfigError(f"quantile is {quantile}, but must lie in (0, 1]")
     statistics = EntropyStatistics(layers, base.head.out_features)
     for segment in segments:
-        run = SoloRun(base, pair.base_features, layers, config or ReplayConfig())
+        run = SingleModelRun(base, pair.base_features, layers, config or ReplayConfig())
         if segment.blocks:
-            reader = Reader(run.lens, layers)
+            reader = LensReader(run.lens, layers)
             run.append(segment, reader)
             statistics.add(reader.entropy_LT)
     if not statistics.count:

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.adapters import Features, Visitor
-from visreplay.replay_core.cache import KVCache, Rows
+from visreplay.replay_core.cache import GrowingTensor, KVCache
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher, Threshold
 from visreplay.replay_core.errors import ContextError
+from visreplay.replay_core.families.adapter import Features, Visitor
+from visreplay.replay_core.model_run import ModelRun
 from visreplay.replay_core.pair import ModelPair
-from visreplay.replay_core.reading import Divergence, Reader, Surer, in_turn
-from visreplay.replay_core.records import BlockRecord
 from visreplay.replay_core.replay import StateReplay, token_replay
-from visreplay.replay_core.run import Run
+from visreplay.replay_core.reports import BlockRecord
 from visreplay.replay_core.segment import VisualBlock
 from visreplay.replay_core.selection import choose, choose_text, edits_text, entropy_limits
 from visreplay.replay_core.teachers import jittered, window_mean
+from visreplay.replay_core.visitors import ConfidenceGate, Divergence, LensReader, in_turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +62,12 @@ class Context:
         # Each run may lag behind `ids` by generated tokens, which it sees when it is needed next.
         # Base and plain policy stop at the last layer that is compared; only state replay needs
         # the plain policy, and the method "none" neither.
-        self._policy = Run(pair.policy, pair.policy.depth, config)
+        self._policy = ModelRun(pair.policy, pair.policy.depth, config)
         teacher = pair.base if config.teacher is Teacher.BASE else None
-        self._base = Run(teacher or pair.policy, config.depth, config)
-        self._plain = Run(pair.policy, config.depth, config)
+        self._base = ModelRun(teacher or pair.policy, config.depth, config)
+        self._plain = ModelRun(pair.policy, config.depth, config)
         # What the policy's last layer put out, so that logits can be had at any length.
-        self._final = Rows(axis=0)
+        self._final = GrowingTensor(axis=0)
         self._watch: Visitor | None = None
 
     def prefix(self, length: int | None = None) -> "Context":
@@ -114,7 +114,7 @@ class Context:
         run, last_1D = self.policy_end()
         return run.lens.logits(last_1D)[0]
 
-    def policy_end(self) -> tuple[Run, Tensor]:
+    def policy_end(self) -> tuple[ModelRun, Tensor]:
         """The policy's run over all tokens, and its last output `(1, D)`, not normed."""
         self._catch_up(self._policy)
         return self._policy, self._final.data[-1:]
@@ -217,7 +217,7 @@ class Context:
         if reports:
             before = Divergence(lens, base.targets(chosen_LT), chosen_LT)
             after = before.fresh()
-        surer = Surer(lens, base, chosen_LT, sketch)
+        surer = ConfidenceGate(lens, base, chosen_LT, sketch)
         self._plain.advance(piece.policy, piece.positions_3T, in_turn(surer, before))
         edit = StateReplay(base.hidden, surer.mask_LT)
         self._prefill(piece.policy, piece.positions_3T, in_turn(edit, after))
@@ -226,7 +226,9 @@ class Context:
             piece.block, base.entropy_LT, chosen_LT, after, kl_before, replaced_LT=surer.mask_LT
         )
 
-    def _read_base(self, piece: _Piece, *, top_k: int | None, keep_hidden: bool = False) -> Reader:
+    def _read_base(
+        self, piece: _Piece, *, top_k: int | None, keep_hidden: bool = False
+    ) -> LensReader:
         """Run the teacher over new positions and read its first layers."""
         config, view, sketch = self._config, None, None
         if piece.block is not None:
@@ -234,7 +236,7 @@ class Context:
             sketch = self._sketch
             if config.teacher is Teacher.WINDOW:
                 view = window_mean(self._pair.policy.token_grid(piece.block))
-        base = Reader(
+        base = LensReader(
             self._base.lens,
             config.depth,
             top_k=top_k,
@@ -270,7 +272,7 @@ class Context:
                 policy = self._pair.policy
                 return policy.features(block), policy.features(jittered(block))
 
-    def _catch_up(self, run: Run) -> None:
+    def _catch_up(self, run: ModelRun) -> None:
         """Let a run see the tokens that were generated since it was needed last."""
         seen = run.cache.length
         if seen == len(self.ids):
@@ -317,7 +319,7 @@ class Context:
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
+def without_autograd() -> Iterator[None]:
     """Without gradients, and without inference mode.
 
     Inside a caller's inference mode, tensors would be useless for token replay's gradients.

@@ -122,7 +122,7 @@ class StopRule:
         return any(stop in tail for stop in self._stop_strings)
 
 
-class Writer:
+class TokenWriter:
     """One continuation while it is being written.
 
     Attributes:
@@ -178,7 +178,7 @@ def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted({int(token) for ids in flat for token in ids}))
 
 
-def value_of(stream: Generator[Any, None, T]) -> T:
+def run_to_end(stream: Generator[Any, None, T]) -> T:
     """What a generator returns at its end."""
     while True:
         try:

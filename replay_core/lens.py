@@ -154,7 +154,7 @@ class Lens:
         kl_N: Tensor = _RestrictedKL.apply(normed_ND, targets.to(device), self)
         return kl_N
 
-    def compare(self, hidden_ND: Tensor, base: "Lens", base_ND: Tensor) -> "Comparison":
+    def compare(self, hidden_ND: Tensor, base: "Lens", base_ND: Tensor) -> "LensComparison":
         """This model's lens beside the base's, over the whole vocabulary.
 
         Args:
@@ -173,14 +173,14 @@ class Lens:
             log_p_NV = base.logits(base_ND[rows]).to(log_q_NV.device).log_softmax(-1)
             p_NV = log_p_NV.exp()
             parts.append(
-                Comparison(
+                LensComparison(
                     kl=(p_NV * (log_p_NV - log_q_NV)).sum(-1).cpu(),
                     base_entropy=torch.special.entr(p_NV).sum(-1).cpu(),
                     entropy=torch.special.entr(log_q_NV.exp()).sum(-1).cpu(),
                     changed=(log_p_NV.argmax(-1) != log_q_NV.argmax(-1)).cpu(),
                 )
             )
-        return Comparison.join(parts)
+        return LensComparison.join(parts)
 
     def chunks(self, rows: int, row_bytes: int) -> Iterator[slice]:
         """Parts of so many rows that each takes at most `memory_bytes`."""
@@ -189,7 +189,7 @@ class Lens:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class LensComparison:
     """Two models' lenses at the same activations: tensors of one shape, `(N,)` or `(L, T)`.
 
     Attributes:
@@ -207,9 +207,9 @@ class Comparison:
     @classmethod
     def join(
         cls,
-        parts: "Sequence[Comparison]",
+        parts: "Sequence[LensComparison]",
         how: Callable[[list[Tensor]], Tensor] = torch.cat,
-    ) -> "Comparison":
+    ) -> "LensComparison":
         """Several as one, by `torch.cat` (chunks of rows) or `torch.stack` (layers)."""
         names = [field.name for field in fields(cls)]
         return cls(**{name: how([getattr(part, name) for part in parts]) for name in names})

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from visreplay.replay_core import lora
-from visreplay.replay_core.alike import architecture, check_alike, picture_processing
+from visreplay.replay_core.compatibility import architecture, check_alike, picture_processing
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher
 from visreplay.replay_core.errors import UnsupportedModelError
 from visreplay.replay_core.pair import ModelPair

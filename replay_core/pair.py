@@ -14,13 +14,13 @@ from transformers import (
 )
 
 from visreplay.replay_core import lora
-from visreplay.replay_core.adapters import Features, ModelAdapter
-from visreplay.replay_core.alike import architecture, check_alike
+from visreplay.replay_core.compatibility import architecture, check_alike
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import ConfigError, UnsupportedModelError
-from visreplay.replay_core.families import adapter_for
+from visreplay.replay_core.families.adapter import Features, ModelAdapter
+from visreplay.replay_core.families.registry import adapter_for
 from visreplay.replay_core.lens import Lens
-from visreplay.replay_core.run import visual_activations
+from visreplay.replay_core.model_run import visual_activations
 from visreplay.replay_core.segment import Segment, VisualBlock
 from visreplay.replay_core.sketch import Sketch
 

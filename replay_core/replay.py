@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.adapters import Features, ModelAdapter, Visitor
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import OptimisationError
-from visreplay.replay_core.reading import Divergence, in_turn
+from visreplay.replay_core.families.adapter import Features, ModelAdapter, Visitor
+from visreplay.replay_core.visitors import Divergence, in_turn
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from visreplay.replay_core.errors import ContextError
 
 Kind = Literal["image", "video"]
 
-Part = tuple[int, Mapping[str, Tensor]]
+BlockInputs = tuple[int, Mapping[str, Tensor]]
 """Number of visual tokens of one block, and its `VisualBlock.inputs`."""
 
 
@@ -24,7 +24,7 @@ class VisualTokens(Protocol):
     def placeholders(self) -> Mapping[int, Kind]:
         """The placeholder ids, and what each stands for."""
 
-    def split(self, kind: Kind, batch: Mapping[str, Any]) -> Sequence[Part]:
+    def split(self, kind: Kind, batch: Mapping[str, Any]) -> Sequence[BlockInputs]:
         """All blocks of one kind in a processor's output, in order.
 
         Raises:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from visreplay.replay_core.config import Method, ReplayConfig, Side, Teacher, Threshold
-from visreplay.replay_core.records import BlockRecord
+from visreplay.replay_core.reports import BlockRecord
 
 
 def entropy_limits(entropy_LT: Tensor, config: ReplayConfig) -> Tensor:

@@ -10,21 +10,21 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from visreplay.replay_core.adapters import Visitor
 from visreplay.replay_core.batch import Batch, Continuation
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher
-from visreplay.replay_core.context import Context, plainly
+from visreplay.replay_core.context import Context, without_autograd
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
+from visreplay.replay_core.families.adapter import Visitor
 from visreplay.replay_core.generation import (
     Generation,
     Sampler,
     StopRule,
-    Writer,
+    TokenWriter,
     eos_ids,
-    value_of,
+    run_to_end,
 )
 from visreplay.replay_core.pair import ModelPair
-from visreplay.replay_core.records import BlockRecord, ReplayReport
+from visreplay.replay_core.reports import BlockRecord, ReplayReport
 from visreplay.replay_core.segment import Segment, VisualBlock
 
 
@@ -122,7 +122,7 @@ class ReplaySession:
         Raises:
             ContextError: ids outside the vocabulary, or more positions than the model has.
         """
-        return value_of(self.appending(segment, watch=watch))
+        return run_to_end(self.appending(segment, watch=watch))
 
     def appending(
         self, segment: Segment, *, watch: Visitor | None = None
@@ -148,7 +148,7 @@ class ReplaySession:
         seconds = 0.0
         for ids_T, block in segment.pieces():
             start = time.perf_counter()
-            with plainly():
+            with without_autograd():
                 record = context.append(ids_T, block, watch)
             if record is not None:
                 records.append(record)
@@ -179,7 +179,7 @@ class ReplaySession:
             ConfigError: a sampling setting is out of range.
             ContextError: the context is empty.
         """
-        return value_of(
+        return run_to_end(
             self.stream(
                 max_new_tokens=max_new_tokens,
                 stop_strings=stop_strings,
@@ -222,7 +222,7 @@ class ReplaySession:
         context = self._open().prefix()
         while writer.goes_on(limit):
             # Between two tokens the caller's own modes hold.
-            with plainly():
+            with without_autograd():
                 context.ids.append(writer.write(context.next_logits()))
             yield writer.ids[-1]
         self._context = context
@@ -385,7 +385,7 @@ class ReplaySession:
     def _work(self) -> Iterator[Context]:
         """A fork of the context to work on; it is kept only if nothing is raised."""
         context = self._open().prefix()
-        with plainly():
+        with without_autograd():
             yield context
         self._context = context
 
@@ -405,10 +405,10 @@ class ReplaySession:
         top_p: float,
         seed: int | None,
         logprobs: int | None = None,
-    ) -> Writer:
+    ) -> TokenWriter:
         tokenizer = self.pair.tokenizer
         ends = StopRule(tokenizer, eos_ids(self.pair.policy.model, tokenizer), stop_strings)
-        return Writer(Sampler(temperature, top_p, seed), ends, logprobs)
+        return TokenWriter(Sampler(temperature, top_p, seed), ends, logprobs)
 
     @property
     def _max_position(self) -> int:

@@ -5,21 +5,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from random import Random
 
-from visreplay.tasks import video_search, visual_search
-from visreplay.tasks.files import Entry, FileTask
-from visreplay.tasks.generated import GeneratedTask
-from visreplay.tasks.hr_bench import HRBench
-from visreplay.tasks.image_qa import ImageQA
-from visreplay.tasks.mlvu import MLVU
-from visreplay.tasks.mmvu import MMVU
+from visreplay.tasks.datasets.file_task import FileTask, TaskInfo
+from visreplay.tasks.datasets.hr_bench import HRBench
+from visreplay.tasks.datasets.image_qa import ImageQA
+from visreplay.tasks.datasets.mlvu import MLVU
+from visreplay.tasks.datasets.mmvu import MMVU
+from visreplay.tasks.datasets.video_holmes import VideoHolmes
+from visreplay.tasks.datasets.video_mmmu import VideoMMMU
+from visreplay.tasks.datasets.video_r1 import VideoR1
+from visreplay.tasks.datasets.visual_probe import VisualProbe
+from visreplay.tasks.datasets.vstar import VStar
+from visreplay.tasks.synthetic import video_search, visual_search
+from visreplay.tasks.synthetic.synthetic_task import GeneratedTask
+from visreplay.tasks.synthetic.video_search import VideoSearch
+from visreplay.tasks.synthetic.visual_search import VisualSearch
 from visreplay.tasks.types import Task
-from visreplay.tasks.video_holmes import VideoHolmes
-from visreplay.tasks.video_mmmu import VideoMMMU
-from visreplay.tasks.video_r1 import VideoR1
-from visreplay.tasks.video_search import VideoSearch
-from visreplay.tasks.visual_probe import VisualProbe
-from visreplay.tasks.visual_search import VisualSearch
-from visreplay.tasks.vstar import VStar
 
 GENERATED: dict[str, GeneratedTask] = {
     task.name: task
@@ -51,8 +51,8 @@ FAMILIES: tuple[type[FileTask], ...] = (
 
 _OF_FILES = {entry.name: family for family in FAMILIES for entry in family.entries}
 
-ENTRIES: tuple[Entry, ...] = (
-    *(Entry(name, "text", "") for name in TASKS),
+ENTRIES: tuple[TaskInfo, ...] = (
+    *(TaskInfo(name, "text", "") for name in TASKS),
     *(entry for family in FAMILIES for entry in family.entries),
 )
 """Every task; those without files are generated."""

@@ -6,7 +6,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
-from visreplay.agent.agent import Picture
+from visreplay.tools.types import Picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from shared import MakeAgent
 from transformers.utils import logging
 from web import Server, serving
 
-from visreplay.agent import Limits, Sampling, VisualAgent, protocol_named
-from visreplay.agent.encoding import token_grid
+from visreplay.agent import Limits, Sampling, VisualAgent, get_protocol
+from visreplay.agent.policy.encoder import token_grid
 from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config, load_pair
 from visreplay.tools import ImageStore
 
@@ -42,7 +42,7 @@ def make_agent(embedded_pair: ModelPair) -> MakeAgent:
         grid = token_grid(embedded_pair.processor)
         return VisualAgent(
             embedded_pair,
-            protocol_named(protocol, grid, ImageStore() if store is None else store),
+            get_protocol(protocol, grid, ImageStore() if store is None else store),
             embedded_config(method, **changes),
             sampling=Sampling(temperature, max_new_tokens=max_new_tokens),
             limits=limits,

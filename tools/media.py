@@ -11,9 +11,9 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from visreplay.tools.budget import Budget
+from visreplay.tools.clip_sandbox import clip_frames
 from visreplay.tools.image import MAX_PIXELS, TokenGrid, load_image, zoom
-from visreplay.tools.isolated import clip_frames
+from visreplay.tools.media_budget import Budget
 from visreplay.tools.store import ImageStore
 from visreplay.tools.types import ToolError, shown
 from visreplay.tools.video import MAX_FRAMES
@@ -32,7 +32,7 @@ CLIP_RATE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class DecodedVideo:
     """Frames of a clip, evenly over it and of one size.
 
     Attributes:
@@ -108,7 +108,7 @@ class Media:
 
     def clip(
         self, name: str = "", *, base64: str | None = None, grid: TokenGrid | None = None
-    ) -> Clip:
+    ) -> DecodedVideo:
         """Frames of a clip, which are put in the store: two a second, or as many as are allowed.
 
         Args:
@@ -196,7 +196,7 @@ class Media:
             self.budget.spend(image.width * image.height)
         return image
 
-    def _sampled(self, path: Path, grid: TokenGrid | None, left: float) -> Clip:
+    def _sampled(self, path: Path, grid: TokenGrid | None, left: float) -> DecodedVideo:
         frames = clip_frames(
             path,
             rate=CLIP_RATE,
@@ -209,7 +209,9 @@ class Media:
         if self.budget:
             self.budget.spend(sum(math.prod(frame.image.size) for frame in frames))
         images = [zoom(frame.image, grid=grid) if grid else frame.image for frame in frames]
-        return Clip(tuple(map(self.store.put, images)), tuple(frame.time for frame in frames))
+        return DecodedVideo(
+            tuple(map(self.store.put, images)), tuple(frame.time for frame in frames)
+        )
 
 
 def decoded(data: str) -> bytes:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+Picture = Image.Image | str | Path | bytes
+
 Size = tuple[int, int]
 """(width, height) in pixels, everywhere in this package."""
 

@@ -2,16 +2,17 @@
 
 import math
 import re
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cv2
-import decord
 import numpy as np
-from decord.base import DECORDError
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -140,18 +141,40 @@ def sample_frames(
     return tuple(_decode(reader, info, indices, max_side))
 
 
+_importing = threading.Lock()
+
+
+@cache
+def _decord() -> Any:
+    """Import decord, without the CUDA libraries that it loads for the whole process.
+
+    It looks for all of the `nvidia` packages and makes their symbols global. libnvblas is among
+    them: it takes the place of the BLAS of a torch that is imported later, and ends the process.
+    """
+    with _importing:
+        known = sys.modules.get("nvidia")
+        sys.modules["nvidia"] = None  # type: ignore[assignment]
+        try:
+            import decord
+        finally:
+            del sys.modules["nvidia"]
+            if known is not None:
+                sys.modules["nvidia"] = known
+    return decord
+
+
 def _open(path: str | Path, max_pixels: int) -> tuple[Any, VideoInfo]:
     file = clip_file(path)
     try:
         _check_size(file, max_pixels)
-        reader = decord.VideoReader(str(file), num_threads=1)
+        reader = _decord().VideoReader(str(file), num_threads=1)
         count = len(reader)
         if not count:
             raise ToolError(f"the clip {file.name} has no frames")
         fps = float(reader.get_avg_fps())
         spans = np.asarray(reader.get_frame_timestamp(np.arange(count)), dtype=np.float64)
         height, width = reader[0].shape[:2]
-    except (DECORDError, RuntimeError, IndexError) as error:
+    except (_decord().base.DECORDError, RuntimeError, IndexError) as error:
         raise ToolError(f"{file.name} is not a clip that can be read") from error
     # decord gives float32: its noise is below a tenth of a millisecond.
     starts = np.maximum.accumulate(spans[:, 0] - spans[0, 0]).round(4)
@@ -191,7 +214,7 @@ def _decode(
         chunk = list(indices[start : start + step])
         try:
             pixels = reader.get_batch(chunk).asnumpy()
-        except (DECORDError, RuntimeError, IndexError) as error:
+        except (_decord().base.DECORDError, RuntimeError, IndexError) as error:
             raise ToolError(f"{info.path.name} breaks off: no frames {chunk}") from error
         for index, picture in zip(chunk, pixels, strict=True):
             image = Image.fromarray(picture)

@@ -4,7 +4,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from visreplay.agent.protocols.base import MAX_TURN_CHARACTERS, Place, ToolProtocol, Turn
+from visreplay.agent.protocols.base import (
+    MAX_TURN_CHARACTERS,
+    ObservationPosition,
+    ParsedTurn,
+    ToolProtocol,
+)
 from visreplay.agent.protocols.boxed import BoxedProtocol
 from visreplay.agent.protocols.deepeyes import DeepEyesProtocol
 from visreplay.agent.protocols.embedded import EmbeddedProtocol
@@ -23,14 +28,14 @@ __all__ = [
     "EmbeddedProtocol",
     "HermesProtocol",
     "MiniO3Protocol",
+    "ObservationPosition",
+    "ParsedTurn",
     "PixelReasonerProtocol",
-    "Place",
     "Qwen3VLProtocol",
     "ToolProtocol",
-    "Turn",
     "VideoR1Protocol",
-    "protocol_named",
-    "protocol_spoken_by",
+    "get_protocol",
+    "guess_protocol",
 ]
 
 PROTOCOLS: dict[str, type[ToolProtocol]] = {
@@ -49,7 +54,7 @@ PROTOCOLS: dict[str, type[ToolProtocol]] = {
 """Every protocol by its name."""
 
 
-def protocol_named(name: str, grid: TokenGrid, store: ImageStore, **options: Any) -> ToolProtocol:
+def get_protocol(name: str, grid: TokenGrid, store: ImageStore, **options: Any) -> ToolProtocol:
     """The protocol of a name, with its options.
 
     Raises:
@@ -64,7 +69,7 @@ def protocol_named(name: str, grid: TokenGrid, store: ImageStore, **options: Any
     return PROTOCOLS[name](grid, store, **options)
 
 
-def protocol_spoken_by(policy: str) -> str:
+def guess_protocol(policy: str) -> str:
     """The name of the protocol that a checkpoint's name gives away, else that of the plain one.
 
     Args:

@@ -13,27 +13,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from visreplay.agent.messages import (
+    Message,
+    Part,
+    VideoPart,
+    image,
+    text,
+    user,
+)
 from visreplay.agent.protocols.crops import cropped
-from visreplay.agent.protocols.reading import (
+from visreplay.agent.protocols.parsing import (
     bodies,
     boxed,
     ends_in_a_box,
     parse_call,
     split_thought,
 )
-from visreplay.agent.protocols.signatures import Signature, described
-from visreplay.agent.state import (
-    EpisodeState,
-    ImagePart,
-    Message,
-    Observation,
-    Part,
-    Step,
-    TextPart,
-    ToolCall,
-    VideoPart,
-    observations,
-)
+from visreplay.agent.protocols.tool_schemas import Signature, described
+from visreplay.agent.state import EpisodeState, Observation, Step, ToolCall, observations
 from visreplay.tools import Frame, ImageStore, TokenGrid, ToolError, sample_frames, zoom
 
 MAX_TURN_CHARACTERS = 100_000
@@ -41,7 +38,7 @@ MAX_TURN_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ParsedTurn:
     """What was read from one policy turn: at most one of calls, answer and error is set.
 
     Attributes:
@@ -60,24 +57,24 @@ class Turn:
     open_ended: bool = False
 
     @classmethod
-    def free(cls, thought: str, written: str) -> "Turn":
+    def free(cls, thought: str, written: str) -> "ParsedTurn":
         """A turn whose whole text is the answer."""
         return cls(thought, answer=written.strip() or None, open_ended=True)
 
     @classmethod
-    def tagged(cls, thought: str, written: str) -> "Turn":
+    def tagged(cls, thought: str, written: str) -> "ParsedTurn":
         """A turn whose answer stands after its last <answer>."""
         answer, closed, _ = written.rpartition("<answer>")[2].partition("</answer>")
         return cls(thought, answer=answer.strip(), open_ended=not closed)
 
     @classmethod
-    def boxed(cls, thought: str, written: str) -> "Turn":
+    def boxed(cls, thought: str, written: str) -> "ParsedTurn":
         r"""A turn whose answer stands in its last closed \boxed{}."""
         return cls(thought, answer=boxed(written), open_ended=ends_in_a_box(written))
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ObservationPosition:
     """Where in an episode an observation stands.
 
     Attributes:
@@ -89,21 +86,6 @@ class Place:
     step: int = 0
     observations: int = 0
     images: int = 0
-
-
-def text(value: str) -> TextPart:
-    """A text part."""
-    return {"type": "text", "text": value}
-
-
-def image(reference: str) -> ImagePart:
-    """An image part."""
-    return {"type": "image", "image": reference}
-
-
-def user(*parts: Part) -> Message:
-    """A user turn."""
-    return {"role": "user", "content": list(parts)}
 
 
 @dataclass(frozen=True)
@@ -174,10 +156,10 @@ class ToolProtocol(ABC):
             parts.append(self._clip(sample_frames(video, count=self.overview_frames)))
         return parts
 
-    def read(self, written: str) -> Turn:
+    def read(self, written: str) -> ParsedTurn:
         """Read what the policy wrote. Never raises: whatever is wrong is the turn's `error`."""
         if len(written) > MAX_TURN_CHARACTERS:
-            return Turn(
+            return ParsedTurn(
                 "",
                 error=f"The turn has {len(written)} characters; the limit is "
                 f"{MAX_TURN_CHARACTERS}. Write less.",
@@ -186,9 +168,9 @@ class ToolProtocol(ABC):
         try:
             return self._read(thought, rest)
         except ToolError as error:
-            return Turn(thought, error=str(error))
+            return ParsedTurn(thought, error=str(error))
 
-    def _read(self, thought: str, rest: str) -> Turn:
+    def _read(self, thought: str, rest: str) -> ParsedTurn:
         """Read what follows the thought: by default, the last tag is a call or an answer.
 
         Raises:
@@ -196,14 +178,14 @@ class ToolProtocol(ABC):
         """
         answer_at, call_at = rest.rfind("<answer>"), rest.rfind("<tool_call>")
         if answer_at > call_at:
-            return Turn.tagged(thought, rest)
+            return ParsedTurn.tagged(thought, rest)
         if call_at >= 0:
             *_, last = bodies(rest[call_at:], "tool_call")
-            return Turn(thought, (parse_call(last),))
+            return ParsedTurn(thought, (parse_call(last),))
         return self._read_untagged(thought, rest)
 
-    def _read_untagged(self, thought: str, rest: str) -> Turn:
-        return Turn(thought)
+    def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
+        return ParsedTurn(thought)
 
     @abstractmethod
     def run(self, call: ToolCall, state: EpisodeState) -> Observation:
@@ -252,16 +234,20 @@ class ToolProtocol(ABC):
                 parts += self.error_parts(use["error"] or "")
             else:
                 images = len(state["images"]) + sum(len(seen["images"]) for seen in before)
-                place = Place(step["index"], len(before), images)
+                place = ObservationPosition(step["index"], len(before), images)
                 parts += self.observation_parts(use["observation"], place)
                 before.append(use["observation"])
         return user(*parts)
 
-    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
+    def observation_parts(
+        self, observation: Observation, place: ObservationPosition = ObservationPosition()
+    ) -> list[Part]:
         """How the policy is shown what one call gave, in its frame."""
         return self.framed(self.seen(observation, place))
 
-    def seen(self, observation: Observation, place: Place = Place()) -> list[Part]:
+    def seen(
+        self, observation: Observation, place: ObservationPosition = ObservationPosition()
+    ) -> list[Part]:
         """The same without the frame."""
         return [image(reference) for reference in observation["images"]]
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visreplay.agent.protocols.base import ToolProtocol, Turn
-from visreplay.agent.protocols.reading import unknown_tool
+from visreplay.agent.protocols.base import ParsedTurn, ToolProtocol
+from visreplay.agent.protocols.parsing import unknown_tool
 from visreplay.agent.state import EpisodeState, Observation, ToolCall
 
 
@@ -24,8 +24,8 @@ class BoxedProtocol(ToolProtocol):
         "final answer in \\boxed{}."
     )
 
-    def _read(self, thought: str, rest: str) -> Turn:
-        return Turn.boxed(thought or rest.strip(), rest or thought)
+    def _read(self, thought: str, rest: str) -> ParsedTurn:
+        return ParsedTurn.boxed(thought or rest.strip(), rest or thought)
 
     def run(self, call: ToolCall, state: EpisodeState) -> Observation:
         """Refuse: the dialect has no tools."""

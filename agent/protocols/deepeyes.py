@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from visreplay.agent.protocols.base import ToolProtocol, Turn
-from visreplay.agent.protocols.reading import arguments_of, unknown_tool
-from visreplay.agent.protocols.signatures import Signature, box, described, signature
+from visreplay.agent.protocols.base import ParsedTurn, ToolProtocol
+from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
+from visreplay.agent.protocols.tool_schemas import Signature, box, described, signature
 from visreplay.agent.state import EpisodeState, Observation, ToolCall
 
 
@@ -70,6 +70,6 @@ class DeepEyesProtocol(ToolProtocol):
             max_aspect=self.MAX_ASPECT,
         )
 
-    def _read_untagged(self, thought: str, rest: str) -> Turn:
+    def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
         # Both of the model's own evaluations take a turn without a call as its answer.
-        return Turn.free(thought, rest)
+        return ParsedTurn.free(thought, rest)

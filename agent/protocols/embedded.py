@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
-from visreplay.agent.protocols.reading import arguments_of, unknown_tool
-from visreplay.agent.protocols.signatures import Signature, box, signature
+from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
+from visreplay.agent.protocols.tool_schemas import Signature, box, signature
 from visreplay.agent.state import EpisodeState, Observation, ToolCall
 from visreplay.tools import TokenGrid, ToolError, sample_frames
 

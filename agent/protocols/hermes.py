@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
-from visreplay.agent.protocols.reading import arguments_of, numbered, parse_calls, unknown_tool
-from visreplay.agent.protocols.signatures import Schema, Signature, box, described, signature
-from visreplay.agent.state import EpisodeState, Observation, Part, ToolCall, observations
+from visreplay.agent.messages import Part, image, text
+from visreplay.agent.protocols.base import ObservationPosition, ParsedTurn, ToolProtocol
+from visreplay.agent.protocols.parsing import arguments_of, numbered, parse_calls, unknown_tool
+from visreplay.agent.protocols.tool_schemas import Schema, Signature, box, described, signature
+from visreplay.agent.state import EpisodeState, Observation, ToolCall, observations
 from visreplay.tools import TokenGrid, ToolError, probe, sample_frames
 
 _REGION: dict[str, Schema] = {
@@ -71,13 +72,13 @@ class HermesProtocol(ToolProtocol):
             parts += [*super().media_parts([], video), text("\n")]
         return parts
 
-    def _read(self, thought: str, rest: str) -> Turn:
+    def _read(self, thought: str, rest: str) -> ParsedTurn:
         if rest.rfind("<answer>") <= rest.rfind("<tool_call>") and (calls := parse_calls(rest)):
-            return Turn(thought, calls)
+            return ParsedTurn(thought, calls)
         return super()._read(thought, rest)
 
-    def _read_untagged(self, thought: str, rest: str) -> Turn:
-        return Turn.free(thought, rest)
+    def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
+        return ParsedTurn.free(thought, rest)
 
     def run(self, call: ToolCall, state: EpisodeState) -> Observation:
         """Run `zoom`, `crop` or `sample_frames`."""
@@ -100,7 +101,9 @@ class HermesProtocol(ToolProtocol):
             return self._frames(frames)
         raise unknown_tool(call["name"], "zoom", "crop", "sample_frames")
 
-    def seen(self, observation: Observation, place: Place = Place()) -> list[Part]:
+    def seen(
+        self, observation: Observation, place: ObservationPosition = ObservationPosition()
+    ) -> list[Part]:
         """Each image after its number and size."""
         times = observation.get("times", [])
         parts: list[Part] = []

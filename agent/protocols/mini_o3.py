@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
-from visreplay.agent.protocols.reading import arguments_of, bodies, parse_json, unknown_tool
-from visreplay.agent.state import EpisodeState, Observation, Part, ToolCall, observations
+from visreplay.agent.messages import Part, image, text
+from visreplay.agent.protocols.base import ObservationPosition, ParsedTurn, ToolProtocol
+from visreplay.agent.protocols.parsing import arguments_of, bodies, parse_json, unknown_tool
+from visreplay.agent.state import EpisodeState, Observation, ToolCall, observations
 from visreplay.tools import TokenGrid, ToolError, zoom
 from visreplay.tools.types import shown
 
@@ -62,21 +63,21 @@ class MiniO3Protocol(ToolProtocol):
         fitted = [zoom(self.store.get(reference), grid=self.picture_grid) for reference in images]
         return [image(self.store.put(picture)) for picture in fitted]
 
-    def _read(self, thought: str, rest: str) -> Turn:
+    def _read(self, thought: str, rest: str) -> ParsedTurn:
         # A grounding is where generation stops: it counts although the thought is not closed.
         if not rest and thought.endswith("</grounding>"):
             thought, tag, last = thought.rpartition("<grounding>")
             thought, rest = thought.strip(), tag + last
         answer_at, call_at = rest.rfind("<answer>"), rest.rfind("<grounding>")
         if answer_at > call_at:
-            return Turn.tagged(thought, rest)
+            return ParsedTurn.tagged(thought, rest)
         if call_at < 0:
-            return Turn(thought)
+            return ParsedTurn(thought)
         (body,) = bodies(rest[call_at:], "grounding")
         arguments = parse_json(body, "grounding")
         if not isinstance(arguments, dict):
             raise ToolError('A grounding is one JSON object {"bbox_2d": [...], "source": string}.')
-        return Turn(thought, ({"name": self.CALL, "arguments": arguments},))
+        return ParsedTurn(thought, ({"name": self.CALL, "arguments": arguments},))
 
     def run(self, call: ToolCall, state: EpisodeState) -> Observation:
         """Crop the image that the grounding names."""
@@ -102,7 +103,9 @@ class MiniO3Protocol(ToolProtocol):
             raise ToolError(f"source is {shown(source)}; there are {', '.join(names)}")
         return known[source]
 
-    def observation_parts(self, observation: Observation, place: Place = Place()) -> list[Part]:
+    def observation_parts(
+        self, observation: Observation, place: ObservationPosition = ObservationPosition()
+    ) -> list[Part]:
         """The observation with the numbers of its action and of itself."""
         (reference,) = observation["images"]
         framed = self.observation_text.replace("{action}", str(place.step))

@@ -4,24 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from visreplay.agent.protocols.base import Place, ToolProtocol, Turn, image, text
+from visreplay.agent.messages import Part, VideoPart, image, text
+from visreplay.agent.protocols.base import ObservationPosition, ParsedTurn, ToolProtocol
 from visreplay.agent.protocols.crops import crop_observation
-from visreplay.agent.protocols.reading import (
+from visreplay.agent.protocols.parsing import (
     arguments_of,
     bodies,
     numbered,
     parse_call,
     unknown_tool,
 )
-from visreplay.agent.protocols.signatures import Signature, box, described, signature
-from visreplay.agent.state import (
-    EpisodeState,
-    Observation,
-    Part,
-    ToolCall,
-    VideoPart,
-    observations,
-)
+from visreplay.agent.protocols.tool_schemas import Signature, box, described, signature
+from visreplay.agent.state import EpisodeState, Observation, ToolCall, observations
 from visreplay.tools import Box, TokenGrid, ToolError, parse_box, zoom
 
 
@@ -98,14 +92,14 @@ class PixelReasonerProtocol(ToolProtocol):
         """A crop gets 256 to 5,120 tokens."""
         return self._tokens(256, 5120)
 
-    def _read(self, thought: str, rest: str) -> Turn:
+    def _read(self, thought: str, rest: str) -> ParsedTurn:
         # What is at the end counts, in an unclosed thought too: nothing here depends on <think>.
         written = rest or thought
         if written.rstrip().endswith("</tool_call>") and "<tool_call>" in written:
             before, tag, last = written.rpartition("<tool_call>")
             (body,) = bodies(tag + last, "tool_call")
-            return Turn(thought if rest and thought else before.strip(), (parse_call(body),))
-        return Turn.boxed(thought or rest.strip(), written)
+            return ParsedTurn(thought if rest and thought else before.strip(), (parse_call(body),))
+        return ParsedTurn.boxed(thought or rest.strip(), written)
 
     def run(self, call: ToolCall, state: EpisodeState) -> Observation:
         """Run `crop_image_normalized` or `select_frames`."""
@@ -168,7 +162,9 @@ class PixelReasonerProtocol(ToolProtocol):
         """As it is: there are no tags around it."""
         return list(parts)
 
-    def seen(self, observation: Observation, place: Place = Place()) -> list[Part]:
+    def seen(
+        self, observation: Observation, place: ObservationPosition = ObservationPosition()
+    ) -> list[Part]:
         """A line that names the images and their size, then the images."""
         width, height = self.store.get(observation["images"][0]).size
         count = len(observation["images"])

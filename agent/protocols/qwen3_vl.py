@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visreplay.agent.protocols.base import ToolProtocol, Turn, text
+from visreplay.agent.messages import Part, text
+from visreplay.agent.protocols.base import ParsedTurn, ToolProtocol
 from visreplay.agent.protocols.crops import crop_observation
-from visreplay.agent.protocols.reading import arguments_of, numbered, parse_calls, unknown_tool
-from visreplay.agent.protocols.signatures import Signature, box, described, signature
-from visreplay.agent.state import EpisodeState, Observation, Part, ToolCall
+from visreplay.agent.protocols.parsing import arguments_of, numbered, parse_calls, unknown_tool
+from visreplay.agent.protocols.tool_schemas import Signature, box, described, signature
+from visreplay.agent.state import EpisodeState, Observation, ToolCall
 from visreplay.tools import Box, TokenGrid, parse_box, zoom
 
 
@@ -56,9 +57,9 @@ class Qwen3VLProtocol(ToolProtocol):
         """A crop gets at least 256 tokens."""
         return self._tokens(256, 16_384)
 
-    def _read(self, thought: str, rest: str) -> Turn:
+    def _read(self, thought: str, rest: str) -> ParsedTurn:
         calls = parse_calls(rest)
-        return Turn(thought, calls) if calls else Turn.free(thought, rest)
+        return ParsedTurn(thought, calls) if calls else ParsedTurn.free(thought, rest)
 
     def run(self, call: ToolCall, state: EpisodeState) -> Observation:
         """Run `image_zoom_in_tool`."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
-from visreplay.agent.protocols.reading import unknown_tool
+from visreplay.agent.protocols.parsing import unknown_tool
 from visreplay.agent.state import EpisodeState, Observation, ToolCall
 from visreplay.tools import TokenGrid
 

@@ -7,8 +7,8 @@ from openai_served import client_of, post, service, until
 from served import PICTURE, served
 from shared import MakeAgent, write_clip, write_picture
 
-from visreplay.agent.mcp_server import client_media, http_app, mcp_server
-from visreplay.agent.openai_server import openai_app
+from visreplay.agent.mcp.server import client_media, http_app, mcp_server
+from visreplay.agent.openai.routes import openai_app
 from visreplay.replay_core import ModelPair
 from visreplay.tools.fetch import Fetcher
 

@@ -18,7 +18,7 @@ from visreplay.replay_core import (
     UnsupportedModelError,
 )
 from visreplay.replay_core.lens import Lens
-from visreplay.replay_core.run import visual_activations
+from visreplay.replay_core.model_run import visual_activations
 from visreplay.replay_core.teachers import jittered, window_mean
 
 IMAGE = segment(4, ("image", (1, 8, 8), 1), 3)

@@ -15,11 +15,11 @@ from visreplay.replay_core import (
     ReplaySession,
     Segment,
     Shift,
-    compare_runs,
+    compare_models,
 )
-from visreplay.replay_core.adapters import Features, ModelAdapter
 from visreplay.replay_core.analysis import entropy_groups
-from visreplay.replay_core.lens import Comparison
+from visreplay.replay_core.families.adapter import Features, ModelAdapter
+from visreplay.replay_core.lens import LensComparison
 
 SEGMENT = builders.segment(5, ("image", (1, 8, 8), 1), 4, ("image", (1, 4, 8), 2), 3)
 PLAIN = ReplayConfig("none")
@@ -63,7 +63,7 @@ def test_the_plain_policy_against_full_softmaxes(whole: ModelPair) -> None:
     )
     # Chunks of one row of logits, and of three positions.
     config = ReplayConfig("none", memory_bytes=1, query_chunk=3)
-    (blocks,) = compare_runs(whole, SEGMENT, [config])
+    (blocks,) = compare_models(whole, SEGMENT, [config])
     assert [found.kl.shape for found in blocks] == [(4, 16), (4, 8)]
     for block, found in zip(SEGMENT.blocks, blocks, strict=True):
         rows = slice(block.start, block.stop)
@@ -81,7 +81,7 @@ def test_the_plain_policy_against_full_softmaxes(whole: ModelPair) -> None:
 
 
 def test_token_replay_lowers_the_divergence_where_it_looks(whole: ModelPair) -> None:
-    plain, token = compare_runs(whole, SEGMENT, [PLAIN, TOKEN])
+    plain, token = compare_models(whole, SEGMENT, [PLAIN, TOKEN])
     for before, after in zip(plain, token, strict=True):
         assert torch.equal(before.base_entropy, after.base_entropy)
         assert after.kl[:2].mean() < 0.8 * before.kl[:2].mean()
@@ -92,7 +92,7 @@ def test_what_state_replay_takes_from_the_base_is_the_base_s() -> None:
     # Under one lens, so that equal activations mean equal predictions.
     policy.lm_head, policy.model.language_model.norm = base.lm_head, base.model.language_model.norm
     pair = ModelPair.of(policy, base, builders.Processor())
-    plain, state = compare_runs(pair, SEGMENT, [PLAIN, STATE])
+    plain, state = compare_models(pair, SEGMENT, [PLAIN, STATE])
     for before, after in zip(plain, state, strict=True):
         entropy_LT = before.base_entropy[:2]
         taken = (entropy_LT < before.entropy[:2]) & (entropy_LT < entropy_LT.amax(1, keepdim=True))
@@ -102,15 +102,15 @@ def test_what_state_replay_takes_from_the_base_is_the_base_s() -> None:
 
 
 def test_each_system_is_measured_on_its_own(whole: ModelPair) -> None:
-    together = compare_runs(whole, SEGMENT, [PLAIN, TOKEN, STATE])
+    together = compare_models(whole, SEGMENT, [PLAIN, TOKEN, STATE])
     for config, found in zip((PLAIN, TOKEN, STATE), together, strict=True):
-        (alone,) = compare_runs(whole, SEGMENT, [config])
+        (alone,) = compare_models(whole, SEGMENT, [config])
         for one, other in zip(alone, found, strict=True):
             torch.testing.assert_close(one.kl, other.kl)
 
 
 def test_a_base_that_was_cut_limits_the_layers(pair: ModelPair) -> None:
-    ((first, _),) = compare_runs(pair, SEGMENT, [PLAIN])
+    ((first, _),) = compare_models(pair, SEGMENT, [PLAIN])
     assert first.kl.shape == (3, 16)
 
 
@@ -118,11 +118,11 @@ def test_what_cannot_be_compared() -> None:
     whole = builders.pair(replay_layers=None)
     alone = ModelPair.of(builders.model(), None, builders.Processor())
     with pytest.raises(ConfigError, match="with a base"):
-        compare_runs(alone, SEGMENT, [PLAIN])
+        compare_models(alone, SEGMENT, [PLAIN])
     with pytest.raises(ContextError, match="no picture and no clip"):
-        compare_runs(whole, builders.segment(4), [PLAIN])
+        compare_models(whole, builders.segment(4), [PLAIN])
     with pytest.raises(ConfigError, match="replay_layers is 16"):
-        compare_runs(whole, SEGMENT, [ReplayConfig("token")])
+        compare_models(whole, SEGMENT, [ReplayConfig("token")])
 
 
 def test_watching_changes_nothing_and_sees_the_new_tokens(whole: ModelPair) -> None:
@@ -143,8 +143,8 @@ def test_watching_changes_nothing_and_sees_the_new_tokens(whole: ModelPair) -> N
     assert not seen
 
 
-def comparison(entropy_LT: Tensor) -> Comparison:
-    return Comparison(
+def comparison(entropy_LT: Tensor) -> LensComparison:
+    return LensComparison(
         kl=10 * entropy_LT,
         base_entropy=entropy_LT,
         entropy=entropy_LT,

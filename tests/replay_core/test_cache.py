@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visreplay.replay_core.cache import KVCache, Rows
+from visreplay.replay_core.cache import GrowingTensor, KVCache
 
 OPERATIONS = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from(["append", "prefix", "fork"]), st.integers(0, 90))
@@ -16,7 +16,7 @@ OPERATIONS = st.lists(
 def test_rows_behave_like_lists_that_share_nothing(
     operations: list[tuple[int, str, int]],
 ) -> None:
-    many: list[tuple[Rows, list[int]]] = [(Rows(axis=1), [])]
+    many: list[tuple[GrowingTensor, list[int]]] = [(GrowingTensor(axis=1), [])]
     for step, (which, operation, size) in enumerate(operations):
         rows, expected = many[which % len(many)]
         if operation == "append" and size:
@@ -35,7 +35,7 @@ def test_rows_behave_like_lists_that_share_nothing(
 
 
 def test_appending_does_not_copy_the_past() -> None:
-    rows = Rows(axis=0)
+    rows = GrowingTensor(axis=0)
     rows.append(torch.zeros(10, 2))
     before = rows.data.data_ptr()
     rows.append(torch.ones(20, 2))
@@ -47,7 +47,7 @@ def test_appending_does_not_copy_the_past() -> None:
 
 
 def test_rows_out_of_range() -> None:
-    rows = Rows(axis=0)
+    rows = GrowingTensor(axis=0)
     with pytest.raises(IndexError, match="no rows"):
         _ = rows.data
     rows.append(torch.zeros(3))

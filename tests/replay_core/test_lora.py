@@ -15,13 +15,7 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from test_pair import save
 from test_session import METHODS, checksum, config
 
-from visreplay.replay_core import (
-    ModelPair,
-    ReplaySession,
-    UnsupportedModelError,
-    load_pair,
-    lora,
-)
+from visreplay.replay_core import ModelPair, ReplaySession, UnsupportedModelError, load_pair, lora
 
 # peft 0.21 still asks transformers 5.24 by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -17,13 +17,13 @@ from visreplay.replay_core import (
     OptimisationError,
     ReplayConfig,
     ReplaySession,
-    compare_runs,
+    compare_models,
 )
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.lens import Lens
-from visreplay.replay_core.reading import Divergence, Reader
 from visreplay.replay_core.replay import token_replay
 from visreplay.replay_core.selection import choose, entropy_limits
+from visreplay.replay_core.visitors import Divergence, LensReader
 
 
 def low_entropy(entropy_LT: Tensor, config: ReplayConfig) -> Tensor:
@@ -91,7 +91,7 @@ def test_adam_does_not_depend_on_the_size_of_the_loss(pair: ModelPair) -> None:
         features = pair.policy.features(block)
         base = pair.base
         assert base is not None
-        reader = Reader(Lens(base.norm, base.head, 2**20), 3, top_k=20)
+        reader = LensReader(Lens(base.norm, base.head, 2**20), 3, top_k=20)
         positions_3T = pair.policy.block_positions(block, 0)
         base.run(features, positions_3T, KVCache(3), visit=reader)
         chosen_LT = torch.ones_like(reader.entropy_LT, dtype=torch.bool)
@@ -119,7 +119,7 @@ def test_adam_spares_what_is_not_chosen(pair: ModelPair) -> None:
     with ReplaySession(pair, settings) as session:
         session.append(picture)
         chosen_LT = session.blocks[0].chosen_LT
-    (plain,), (replayed,) = compare_runs(pair, picture, [config(method="none"), settings])
+    (plain,), (replayed,) = compare_models(pair, picture, [config(method="none"), settings])
     assert replayed.kl[chosen_LT].mean() < 0.5 * plain.kl[chosen_LT].mean()
     assert replayed.kl[~chosen_LT].mean() < 1.1 * plain.kl[~chosen_LT].mean()
 

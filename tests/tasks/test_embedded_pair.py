@@ -7,7 +7,8 @@ import pytest
 import torch
 from shared import MakeAgent
 
-from visreplay.agent.encoding import ContextEncoder
+from visreplay.agent.episode.embedded_agent import embedded_agent
+from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.replay_core import (
     EMBEDDED,
     Method,
@@ -16,10 +17,9 @@ from visreplay.replay_core import (
     ReplaySession,
     embedded_config,
 )
-from visreplay.tasks.demo import embedded_agent
-from visreplay.tasks.drawing import CHARACTERS
-from visreplay.tasks.evaluate import evaluate, replays, summarise
+from visreplay.tasks.evaluation.evaluate import evaluate, replays, summarise
 from visreplay.tasks.registry import open_task, task_named
+from visreplay.tasks.synthetic.sprites import CHARACTERS
 from visreplay.tasks.types import Sample, Split, ids_of
 from visreplay.tools import ImageStore
 

@@ -7,10 +7,10 @@ import pytest
 from shared import write_json, write_picture
 from typer.testing import CliRunner
 
-from visreplay.tasks.cli import app
-from visreplay.tasks.files import Entry, FileTask
+from visreplay.tasks.commands.cli import app
+from visreplay.tasks.datasets.file_task import FileTask, TaskInfo
 from visreplay.tasks.registry import ENTRIES, TASKS, open_task, select
-from visreplay.tasks.scoring import same_number
+from visreplay.tasks.scoring.scorers import same_number
 from visreplay.tasks.types import Sample, Split
 
 
@@ -101,7 +101,12 @@ def test_the_example_in_contributing_is_a_task(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text("utf-8")
     section = text.partition("## A new task")[2].partition("\n## ")[0]
     code = textwrap.dedent("".join(re.findall(r"^(?: {4}.*)?\n", section, re.MULTILINE)))
-    names = {"FileTask": FileTask, "Entry": Entry, "Sample": Sample, "same_number": same_number}
+    names = {
+        "FileTask": FileTask,
+        "TaskInfo": TaskInfo,
+        "Sample": Sample,
+        "same_number": same_number,
+    }
     exec(code, names)
     write_picture(tmp_path / "a.png", "red")
     row = {"id": 1, "image": "a.png", "question": "How many oars?", "count": 4}

@@ -18,9 +18,9 @@ from PIL import Image
 from shared import png, write_clip, write_picture
 from web import Server, only_here, sends
 
-from visreplay.tools import Clip, ImageStore, Media, ToolError, load_image
-from visreplay.tools.budget import Budget
+from visreplay.tools import DecodedVideo, ImageStore, Media, ToolError, load_image
 from visreplay.tools.fetch import Fetcher
+from visreplay.tools.media_budget import Budget
 
 RED = "data:image/png;base64," + png("red")
 
@@ -259,7 +259,7 @@ def test_clips_that_are_too_large_are_refused(tmp_path: Path, temporary: Path) -
     content = path.read_bytes()
     uri = "data:video/mp4;base64," + base64.b64encode(content).decode()
     media = Media(ImageStore(), (tmp_path,), max_uri=len(uri))
-    assert isinstance(media.clip(uri), Clip)
+    assert isinstance(media.clip(uri), DecodedVideo)
     for changes, told in (
         ({"max_uri": len(uri) - 1}, f"at most {len(uri) - 1} are read"),
         ({"max_video_bytes": len(content) - 1}, f"at most {len(content) - 1} are read"),

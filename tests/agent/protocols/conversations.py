@@ -19,9 +19,9 @@ from visreplay.agent import (
     ScriptedPolicy,
     ToolProtocol,
     build_graph,
-    protocol_named,
+    get_protocol,
 )
-from visreplay.agent.encoding import ContextEncoder, render, token_grid
+from visreplay.agent.policy.encoder import ContextEncoder, render, token_grid
 from visreplay.replay_core import EMBEDDED
 from visreplay.tools import ImageStore, TokenGrid
 
@@ -156,7 +156,7 @@ SCRIPTS = {
 
 def play(script: Script, grid: TokenGrid = GRID) -> tuple[EpisodeState, ToolProtocol]:
     """The episode of a script."""
-    protocol = protocol_named(script.protocol, grid, ImageStore())
+    protocol = get_protocol(script.protocol, grid, ImageStore())
     start = Loop(protocol).start(
         "What is it?",
         images=[protocol.store.put(picture) for picture in PICTURES[: script.images]],

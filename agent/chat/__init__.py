@@ -1,0 +1,1 @@
+"""A chat turn, whichever framework asks for it."""

@@ -1,0 +1,1 @@
+"""One question, looked into until it is answered."""

@@ -1,0 +1,114 @@
+"""The record of an episode: what was asked, every step, why it ended, and how to run it again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from visreplay.agent.messages import Message
+from visreplay.agent.state import EpisodeState, Step
+from visreplay.tools import ImageStore
+
+
+class StopReason(StrEnum):
+    """Why an episode ended."""
+
+    ANSWERED = "answered"
+    """The policy gave an answer."""
+    MAX_STEPS = "max_steps"
+    """The policy used all its turns without an answer."""
+    MAX_IMAGES = "max_images"
+    """Another observation would have shown more images than allowed."""
+    REPEATED_CALL = "repeated_call"
+    """The policy made the same call again and again."""
+    MAX_TOKENS = "max_tokens"
+    """A turn reached the token limit before it was finished."""
+    NO_ANSWER = "no_answer"
+    """A turn held neither a call nor an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One finished episode, plain JSON values throughout.
+
+    Attributes:
+        question: What was asked.
+        answer: What the policy answered, None if it did not.
+        stop_reason: Why the episode ended.
+        policy: Name or path of the policy.
+        base: Name or path of the base model, None without replay.
+        protocol: Name of the tool protocol.
+        seed: Of sampling.
+        steps: One record a policy turn.
+        images: References of the images that the question is about.
+        video: Path of the clip that it is about.
+        messages: The conversation as the policy saw it.
+        settings: Everything else that it takes to run the episode again, versions included.
+    """
+
+    question: str
+    answer: str | None
+    stop_reason: StopReason
+    policy: str
+    base: str | None
+    protocol: str
+    seed: int
+    steps: tuple[Step, ...]
+    images: tuple[str, ...] = ()
+    video: str | None = None
+    messages: tuple[Message, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, state: EpisodeState, **run: Any) -> Self:
+        """The record of a finished state.
+
+        Args:
+            state: A state whose `stop_reason` is set.
+            **run: `policy`, `base`, `protocol`, `settings`.
+        """
+        if state["stop_reason"] is None:
+            raise ValueError("the episode has not ended: its stop_reason is None")
+        return cls(
+            question=state["question"],
+            answer=state["answer"],
+            stop_reason=StopReason(state["stop_reason"]),
+            seed=state["seed"],
+            steps=tuple(state["steps"]),
+            images=tuple(state["images"]),
+            video=state["video"],
+            messages=tuple(state["messages"]),
+            **run,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that `json.dumps` takes as it is."""
+        return asdict(self)
+
+    def references(self) -> list[str]:
+        """Every image that the policy saw, in order of appearance, then maps; without repeats."""
+        seen = list(self.images)
+        for message in self.messages:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    seen.append(part["image"])
+                elif part["type"] == "video":
+                    seen.extend(part["frames"])
+        for step in self.steps:
+            seen += [block["map"] for block in (step["replay"] or {}).get("blocks", ())]
+        return list(dict.fromkeys(seen))
+
+    def save(self, folder: Path, store: ImageStore) -> Path:
+        """Write `trajectory.json` and every image as `images/<reference>.png`.
+
+        Returns:
+            The path of the JSON file.
+        """
+        copies = ImageStore(folder / "images")
+        for reference in self.references():
+            copies.put(store.get(reference))
+        path = folder / "trajectory.json"
+        path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False), "utf-8")
+        return path

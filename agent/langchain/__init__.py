@@ -1,0 +1,1 @@
+"""The LangChain and LangGraph door: chat model, tools, graph server."""

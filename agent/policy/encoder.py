@@ -1,0 +1,217 @@
+"""From messages to the tokens and pixels of a context, one new part at a time.
+
+A chat template may render earlier turns differently once later ones exist (drop the thinking, add
+a default system prompt), and re-tokenising what a model wrote may give other ids. So a
+conversation is never rendered as a whole: only what comes *after* the last assistant turn is, and
+the ids that the policy generated stay as they are.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from visreplay.agent.messages import Message, Part
+from visreplay.replay_core import ContextError, QwenTokens, Segment, VisualTokens, run_to_end
+from visreplay.tools import ImageStore, TokenGrid, zoom
+from visreplay.tools.types import Size
+
+_SENTINEL = "\u241eassistant turn\u241e"
+
+
+class ContextEncoder:
+    """Encodes the parts of a conversation that the policy reads.
+
+    Args:
+        processor: The checkpoint's processor (tokenizer, image and video processor, template).
+        store: Resolves the messages' image references.
+        tokens: How the model family writes visual tokens (the policy's adapter); None takes
+            Qwen2-VL's and Qwen2.5-VL's way.
+        lock: Held while the processor is called.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        store: ImageStore,
+        tokens: VisualTokens | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self.processor = processor
+        self.tokens = tokens or QwenTokens(
+            processor.image_token_id,
+            processor.video_token_id,
+            processor.image_processor.merge_size,
+        )
+        self.store = store
+        self.grid = token_grid(processor)
+        self._lock = lock or nullcontext()
+
+    def encode(self, messages: Sequence[Message], start: int = 0) -> Segment:
+        """Encode `messages[start:]`, to be read after `messages[:start]`, up to the next answer.
+
+        Args:
+            messages: The conversation; none of `messages[start:]` is the assistant's.
+            start: 0, or the index that follows the last assistant message.
+
+        Returns:
+            The token ids (with the template's opening of the assistant's turn at the end) and
+            the visual blocks of the new part.
+        """
+        return run_to_end(self.encoding(messages, start))
+
+    def encoding(
+        self, messages: Sequence[Message], start: int = 0, room: int | None = None
+    ) -> Generator[None, None, Segment]:
+        """Encode as `encode` does, and pause after each picture and clip.
+
+        Args:
+            messages: See there.
+            start: See there.
+            room: How many tokens there is room for; what is more than that is not encoded.
+
+        Returns:
+            What `encode` returns, as the value of the generator.
+
+        Raises:
+            ContextError: There are more tokens.
+        """
+        visual_tokens = 0
+        images, clips, metadata = [], [], []
+        for message in messages[start:]:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    images.append(zoom(self.store.get(part["image"]), grid=self.grid))
+                    visual_tokens += self._tokens(images[-1].size)
+                elif part["type"] == "video":
+                    frames = [
+                        zoom(self.store.get(frame), grid=self.grid) for frame in part["frames"]
+                    ]
+                    clips.append(np.stack([np.asarray(frame) for frame in frames]))
+                    metadata.append(_metadata(part["times"]))
+                    visual_tokens += len(frames) // 2 * self._tokens(frames[0].size)
+                else:
+                    continue
+                _check_room(visual_tokens, room)
+                yield
+        visual: dict[str, Any] = {}
+        if images:
+            visual["images"] = images
+        if clips:
+            visual |= {"videos": clips, "video_metadata": metadata, "do_sample_frames": False}
+        text = render(self.processor, messages, start)
+        with self._lock:
+            batch = self.processor(
+                text=[text],
+                do_resize=False,  # every image fits the model's grid already
+                return_tensors="pt",
+                **visual,
+            )
+        segment = Segment.from_processor(batch, self.tokens)
+        _check_room(len(segment), room)
+        return segment
+
+    def _tokens(self, size: Size) -> int:
+        """How many visual tokens a picture takes that fits the grid."""
+        return size[0] * size[1] // self.grid.factor**2
+
+
+def _check_room(tokens: int, room: int | None) -> None:
+    if room is not None and tokens > room:
+        raise ContextError(
+            f"what is new of the conversation has {tokens} tokens or more, but there is room for "
+            f"{room}: send less text, or fewer or smaller pictures"
+        )
+
+
+def render(processor: Any, messages: Sequence[Message], start: int = 0) -> str:
+    """The chat template's text of `messages[start:]`, whatever it does to earlier turns.
+
+    It ends with the opening of the assistant's turn; placeholders are not expanded. What the
+    assistant generated is not rendered: its ids are in the context already, and so is the end
+    of its turn if it generated that too.
+
+    Args:
+        processor: With `apply_chat_template` and `tokenizer`.
+        messages: The conversation.
+        start: 0, or the index that follows the last assistant message.
+
+    Raises:
+        ValueError: If `start` does not follow an assistant turn, or the template drops it.
+    """
+    if start == 0:
+        return _fill_template(processor, messages)
+    wrote = messages[start - 1]
+    if wrote["role"] != "assistant":
+        raise ValueError(f"message {start - 1} is the {wrote['role']}'s, not the assistant's")
+    stand_in: Message = {"role": "assistant", "content": [{"type": "text", "text": _SENTINEL}]}
+    conversation = [*messages[: start - 1], stand_in, *messages[start:]]
+    _, found, continuation = _fill_template(processor, conversation).rpartition(_SENTINEL)
+    if not found:
+        raise ValueError("the chat template does not render what the assistant wrote")
+    tokenizer = processor.tokenizer
+    if wrote.get("token_ids", [])[-1:] == [tokenizer.eos_token_id]:
+        continuation = continuation.removeprefix(tokenizer.eos_token)
+    return continuation
+
+
+def token_grid(processor: Any) -> TokenGrid:
+    """The token grid and pixel budget of a checkpoint's image processor.
+
+    Raises:
+        ValueError: it is not of the Qwen kind, which resizes to whole visual tokens.
+    """
+    images = processor.image_processor
+    if not hasattr(images, "merge_size"):
+        raise ValueError(
+            f"the tools need an image processor that resizes to a grid of visual tokens, as Qwen's "
+            f"do, but this one is a {type(images).__name__}: use the replay core by itself"
+        )
+    return TokenGrid(
+        factor=images.patch_size * images.merge_size,
+        min_pixels=images.size["shortest_edge"],
+        max_pixels=images.size["longest_edge"],
+    )
+
+
+def without_special_tokens(text: str, tokenizer: Any) -> str:
+    """A text in which every special token that it spells out is broken by a space.
+
+    In a question, or an error that quotes the model, it would become that token: a picture that
+    is not there, or the end of a turn.
+    """
+    for token in tokenizer.all_special_tokens:
+        text = text.replace(token, f"{token[:1]} {token[1:]}")
+    return text
+
+
+def _metadata(times: Sequence[float]) -> dict[str, Any]:
+    """Frame times as the video processor wants them: all frames of a clip of constant rate."""
+    spacing = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    rate = 1.0 / spacing if spacing > 0 else 1.0
+    return {
+        "total_num_frames": len(times),
+        "fps": rate,
+        "duration": len(times) / rate,
+        "frames_indices": list(range(len(times))),
+    }
+
+
+def _fill_template(processor: Any, messages: Sequence[Message]) -> str:
+    """The chat template's text of messages and of the assistant's opening.
+
+    Templates render bare `image` and `video` placeholders, not references.
+    """
+
+    def plain(part: Part) -> dict[str, str]:
+        if part["type"] != "text":
+            return {"type": part["type"]}
+        return {"type": "text", "text": without_special_tokens(part["text"], processor.tokenizer)}
+
+    conversation = [
+        {"role": message["role"], "content": [plain(part) for part in message["content"]]}
+        for message in messages
+    ]
+    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    return str(text)

@@ -1,0 +1,1 @@
+"""Many callers at once, whatever the wire format."""

@@ -1,0 +1,125 @@
+"""Images for the agents of smolagents: what their tools show, and tools that show some."""
+
+from typing import Any
+
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from PIL import Image
+from smolagents import AgentImage, MultiStepAgent, PromptTemplates, Tool
+from smolagents.agents import (
+    FinalAnswerPromptTemplate,
+    ManagedAgentPromptTemplate,
+    PlanningPromptTemplate,
+)
+from smolagents.memory import ActionStep
+
+from visreplay.agent.chat.media_parts import image_reference
+from visreplay.agent.chat.renderer import MAX_URI
+from visreplay.tools import ImageStore, Media, ToolError
+from visreplay.tools.media import REFERENCE
+
+_STORED = "image.png"
+"""Under which name an agent that calls tools keeps the image that one gave."""
+
+PLAIN_PROMPTS = PromptTemplates(
+    system_prompt="{{ custom_instructions or '' }}",
+    planning=PlanningPromptTemplate(
+        initial_plan="{{ task }}\n\nWrite a short plan, and <end_plan> after it.",
+        update_plan_pre_messages="",
+        update_plan_post_messages="{{ task }}\n\nWrite a new plan, and <end_plan> after it.",
+    ),
+    managed_agent=ManagedAgentPromptTemplate(task="{{ task }}", report="{{ final_answer }}"),
+    final_answer=FinalAnswerPromptTemplate(
+        pre_messages="", post_messages="{{ task }}\n\nGive the final answer now."
+    ),
+)
+"""For `ToolCallingAgent`: no word but the task's and the dialect's, which offers the tools itself.
+
+smolagents' own prompts want calls in another form than a policy was trained on.
+"""
+
+
+def keep_images(memory_step: ActionStep, agent: MultiStepAgent) -> None:
+    """A step callback: what a step's tools showed is what the model sees of it next.
+
+    Without it, smolagents shows no image that a tool gave, and the task's images again after each
+    step. Of several images that tools give in one step of a `ToolCallingAgent`, smolagents itself
+    keeps one; of a `CodeAgent`'s step, the last value is looked at, a list of images too.
+
+    Example:
+        >>> agent = ToolCallingAgent(tools, model, step_callbacks=[keep_images])
+    """
+    values = memory_step.action_output
+    images = list(values) if isinstance(values, list | tuple) else [values]
+    if f"Stored '{_STORED}' in memory." in (memory_step.observations or "").splitlines():
+        images.append(agent.state.get(_STORED))
+    raw = [image.to_raw() if isinstance(image, AgentImage) else image for image in images]
+    memory_step.observations_images = [
+        image for image in raw if isinstance(image, Image.Image)
+    ] or None
+
+
+class LangChainTool(Tool):
+    """A tool of LangChain's for the agents of smolagents, with the images that it shows.
+
+    `Tool.from_langchain` makes text of them, and refuses arguments of several types. Here an image
+    goes into the store, and a line `visreplay:...` stands for it: `ReplayModel` shows the image in
+    its place, of several calls and several images too, and the agent's memory holds no pixels.
+
+    Example:
+        >>> tools = [LangChainTool(tool, model.chat.store) for tool in visual_tools(store)]
+
+    Args:
+        tool: The tool.
+        store: The chat model's.
+    """
+
+    skip_forward_signature_validation = True
+    output_type = "string"
+
+    def __init__(self, tool: BaseTool, store: ImageStore) -> None:
+        function = convert_to_openai_tool(tool)["function"]
+        parameters = function["parameters"]
+        self.name = function["name"]
+        self.description = function["description"]
+        self.inputs = {
+            name: _input(schema, optional=name not in parameters.get("required", ()))
+            for name, schema in parameters["properties"].items()
+        }
+        self.tool = tool
+        self.store = store
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def forward(self, **arguments: Any) -> str:
+        """Run the tool.
+
+        Args:
+            **arguments: As its schema has them.
+
+        Raises:
+            ToolError: It says that it failed, or shows an image that cannot be read.
+        """
+        call = {"name": self.tool.name, "args": arguments, "id": "call", "type": "tool_call"}
+        message = self.tool.invoke(call)
+        if message.status == "error":
+            raise ToolError(message.text)
+        media = Media(self.store, max_uri=MAX_URI)
+        return "\n".join(
+            REFERENCE + image_reference(block, media)
+            if block["type"] == "image"
+            else str(block.get("text", ""))
+            for block in message.content_blocks
+        )
+
+
+def _input(schema: dict[str, Any], *, optional: bool) -> dict[str, Any]:
+    """An argument as smolagents describes it."""
+    kinds = [kind.get("type", "any") for kind in schema.get("anyOf", [schema])]
+    some = [kind for kind in kinds if kind != "null"]
+    described = {name: value for name, value in schema.items() if name not in ("title", "anyOf")}
+    if "anyOf" in schema:
+        items = [kind["items"] for kind in schema["anyOf"] if "items" in kind]
+        described |= {"items": items[0]} if items else {}
+    described["type"] = some[0] if len(some) == 1 else some
+    described.setdefault("description", "")
+    return {**described, "nullable": True} if optional or "null" in kinds else described

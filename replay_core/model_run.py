@@ -1,0 +1,141 @@
+"""One model on its way through a context."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from visreplay.replay_core.cache import KVCache
+from visreplay.replay_core.config import ReplayConfig
+from visreplay.replay_core.families.adapter import Features, ModelAdapter, Visitor
+from visreplay.replay_core.lens import Lens
+from visreplay.replay_core.segment import Segment, VisualBlock
+
+
+class ModelRun:
+    """A model with the cache that it leaves behind.
+
+    Attributes:
+        adapter: The model.
+        lens: The way from its activations to logits.
+        cache: Keys and values of the layers that run, so far.
+    """
+
+    def __init__(self, adapter: ModelAdapter, depth: int, config: ReplayConfig) -> None:
+        """Start at the beginning.
+
+        Args:
+            adapter: The model.
+            depth: How many of its first layers run.
+            config: Chunk sizes.
+        """
+        self.adapter = adapter
+        self.lens = Lens(adapter.norm, adapter.head, config.memory_bytes)
+        self.cache = KVCache(depth)
+        self._config = config
+
+    def advance(
+        self,
+        features: Features,
+        positions_3T: Tensor,
+        visit: Visitor | None = None,
+        *,
+        whole: bool = False,
+    ) -> Tensor:
+        """Run over new positions; returns what `ModelAdapter.run` does.
+
+        Args:
+            features: What they feed in.
+            positions_3T: Their rotary positions.
+            visit: Sees, and may replace, every layer's output.
+            whole: Take them at once, whatever `query_chunk` says.
+        """
+        chunk = None if whole else self._config.query_chunk
+        return self.adapter.run(features, positions_3T, self.cache, visit=visit, chunk=chunk)
+
+    def prefix(self, length: int) -> "ModelRun":
+        """The run as it was after `length` positions, if it has come that far."""
+        run = ModelRun(self.adapter, 0, self._config)
+        run.cache = self.cache.prefix(min(length, self.cache.length))
+        return run
+
+
+class ActivationRecorder:
+    """A visitor that keeps the activations of every layer."""
+
+    def __init__(self, depth: int) -> None:
+        """Prepare for a number of layers."""
+        self._chunks: list[list[Tensor]] = [[] for _ in range(depth)]
+
+    def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
+        """Keep one layer's activations for one chunk of positions."""
+        self._chunks[layer].append(hidden_TD)
+
+    @property
+    def hidden(self) -> list[Tensor]:
+        """Activations `(T, D)`, layer by layer."""
+        return [self.of(layer) for layer in range(len(self._chunks))]
+
+    def of(self, layer: int) -> Tensor:
+        """Activations `(T, D)` of one layer. Its chunks are joined once."""
+        if len(self._chunks[layer]) > 1:
+            self._chunks[layer] = [torch.cat(self._chunks[layer])]
+        return self._chunks[layer][0]
+
+
+class SingleModelRun(ModelRun):
+    """A model alone on its way through whole segments: no other model, no replay."""
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        features: Callable[[VisualBlock], Features],
+        depth: int,
+        config: ReplayConfig,
+    ) -> None:
+        """Start at the beginning.
+
+        Args:
+            adapter: The model.
+            features: What a visual block feeds into it: its own tower may have been dropped.
+            depth: How many of its first layers run.
+            config: Chunk sizes.
+        """
+        super().__init__(adapter, depth, config)
+        self._features = features
+        self._position = 0
+
+    @torch.no_grad()
+    def append(self, segment: Segment, visit: Visitor) -> None:
+        """Run over new tokens, and show the activations of the visual ones to a visitor."""
+        for ids_T, block in segment.pieces():
+            if block is None:
+                positions_3T = self.adapter.text_positions(len(ids_T), self._position)
+                self.advance(self.adapter.embed(ids_T), positions_3T)
+                self._position += len(ids_T)
+            else:
+                positions_3T = self.adapter.block_positions(block, self._position)
+                self.advance(self._features(block), positions_3T, visit)
+                self._position += self.adapter.extent(block)
+
+
+def visual_activations(
+    adapter: ModelAdapter,
+    segments: Iterable[Segment],
+    features: Callable[[VisualBlock], Features],
+    layers: int,
+    config: ReplayConfig,
+) -> list[Tensor]:
+    """Outputs `(N, D)` of a model's first layers at all visual tokens of some contexts.
+
+    Args:
+        adapter: The model.
+        segments: Each is a context of its own.
+        features: What a block feeds into it.
+        layers: How many layers.
+        config: Chunk sizes.
+    """
+    kept = ActivationRecorder(layers)
+    for segment in segments:
+        SingleModelRun(adapter, features, layers, config).append(segment, kept)
+    return kept.hidden

@@ -1,0 +1,241 @@
+"""Visitors that look at a run through the logit lens: what it predicts, and how far it is off.
+
+A visitor sees the output of every decoder layer (`adapters.Visitor`); these return nothing, and
+so change nothing. Axes: L layers, T positions, D hidden size.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from visreplay.replay_core.families.adapter import Visitor
+from visreplay.replay_core.lens import Lens, Targets
+from visreplay.replay_core.model_run import ActivationRecorder
+from visreplay.replay_core.sketch import LensSketch, Sketch
+
+
+class LensReader:
+    """Looks at every layer of a run through the logit lens.
+
+    With a sketch, entropies are estimates until `settle` was called.
+    """
+
+    def __init__(
+        self,
+        lens: Lens,
+        depth: int,
+        *,
+        top_k: int | None = None,
+        keep_hidden: bool = False,
+        sketch: LensSketch | None = None,
+        view: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Prepare to read.
+
+        Args:
+            lens: Of the model that runs.
+            depth: Number of layers to read.
+            top_k: Also find this many most probable entries, for `targets`.
+            keep_hidden: Also keep the activations themselves.
+            sketch: Estimates the entropies; None reads them exactly.
+            view: What to read in place of the activations of a chunk.
+        """
+        self._lens = lens
+        self._top_k = top_k
+        self._sketch = sketch
+        self._view = view
+        self._entropy: list[list[Tensor]] = [[] for _ in range(depth)]
+        self._targets: list[list[Targets]] = [[] for _ in range(depth)]
+        self._kept = ActivationRecorder(depth) if keep_hidden or sketch is not None else None
+        self._joined: Tensor | None = None
+        self._estimated: Tensor | None = None
+        self._exact: Tensor | None = None
+
+    def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
+        """Read one layer for one chunk of positions."""
+        hidden_TD = self._view(hidden_TD) if self._view else hidden_TD
+        if self._sketch is None:
+            entropy_T, targets = self._lens.read(hidden_TD, self._top_k)
+            if targets is not None:
+                self._targets[layer].append(targets)
+        else:
+            entropy_T = self._sketch.entropy(layer, hidden_TD)
+        self._entropy[layer].append(entropy_T)
+        if self._kept is not None:
+            self._kept(layer, rows, hidden_TD)
+
+    @property
+    def entropy_LT(self) -> Tensor:
+        """Entropies in nats."""
+        if self._joined is None:
+            self._joined = torch.stack([torch.cat(chunks) for chunks in self._entropy])
+        return self._joined
+
+    @property
+    def hidden(self) -> list[Tensor]:
+        """Activations `(T, D)`, layer by layer, if they were kept."""
+        assert self._kept is not None
+        return self._kept.hidden
+
+    def hidden_at(self, layer: int, places: Tensor) -> Tensor:
+        """Activations `(N, D)` of one layer at some positions."""
+        assert self._kept is not None
+        hidden_TD = self._kept.of(layer)
+        return hidden_TD[places.to(hidden_TD.device)]
+
+    def targets(self, chosen_LT: Tensor) -> list[Targets]:
+        """Most probable entries of each layer, at its chosen positions."""
+        if self._sketch is None:
+            each = zip(self._targets, chosen_LT, strict=True)
+            return [Targets.cat(chunks).select(chosen_T) for chunks, chosen_T in each]
+        found = []
+        for layer, chosen_T in enumerate(chosen_LT):
+            places = chosen_T.nonzero().flatten()
+            _, targets = self._lens.read(self.hidden_at(layer, places), self._top_k)
+            assert targets is not None
+            found.append(targets)
+        return found
+
+    def settle(self, limits: Callable[[Tensor], Tensor], *, by_highest: bool) -> None:
+        """Read exactly wherever the sketch's error could decide about a limit.
+
+        Args:
+            limits: From entropies `(L, T)` to the limits of each layer `(L,)`.
+            by_highest: Whether the highest entropy makes the limit, so that what might be the
+                highest is read exactly too.
+        """
+        if self._sketch is None:
+            return
+        self._estimated = self.entropy_LT.clone()
+        self._exact = torch.zeros_like(self.entropy_LT, dtype=torch.bool)
+        margin_L1 = self._sketch.margin_L[: len(self.entropy_LT), None].to(self.entropy_LT)
+        # What was read exactly moves the limit, and with it the doubt.
+        doubt_LT = ~self._exact
+        while doubt_LT.any():
+            entropy_LT = self.entropy_LT
+            doubt_LT = (entropy_LT - limits(entropy_LT)[:, None]).abs() <= margin_L1
+            if by_highest:
+                doubt_LT |= entropy_LT >= entropy_LT.amax(dim=1, keepdim=True) - margin_L1
+            doubt_LT &= ~self._exact
+            for layer, doubt_T in enumerate(doubt_LT):
+                self.reread(layer, doubt_T.nonzero().flatten())
+
+    def estimate(self, layer: int, places: Tensor) -> Tensor:
+        """What the sketch said of one layer at some positions, in nats, exact reading aside."""
+        assert self._estimated is not None
+        return self._estimated[layer, places]
+
+    def reread(self, layer: int, places: Tensor) -> None:
+        """Replace the sketch's estimates by exact entropies, at some positions."""
+        assert self._exact is not None
+        places = places[~self._exact[layer, places]]
+        if len(places):
+            exact_N, _ = self._lens.read(self.hidden_at(layer, places))
+            self.entropy_LT[layer, places] = exact_N.to(self.entropy_LT.device)
+            self._exact[layer, places] = True
+
+
+class ConfidenceGate:
+    """Finds where the base is surer than the plain policy, among given positions (method B).
+
+    Only there is the policy's entropy computed.
+    """
+
+    def __init__(
+        self,
+        lens: Lens,
+        base: LensReader,
+        among_LT: Tensor,
+        sketch: Sketch | None = None,
+    ) -> None:
+        """Prepare to compare.
+
+        Args:
+            lens: Of the policy.
+            base: What the base did; with a sketch, its activations were kept.
+            among_LT: Where to look.
+            sketch: Estimates the difference, and an exact second look is taken only where that is
+                within its error.
+        """
+        self.mask_LT = torch.zeros_like(among_LT)
+        self._lens, self._base, self._among_LT, self._sketch = lens, base, among_LT, sketch
+
+    def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
+        """Compare one layer for one chunk of positions."""
+        places = self._among_LT[layer, rows].nonzero().flatten() + rows.start
+        if self._sketch is not None and len(places):
+            places = self._doubtful(self._sketch, layer, places, rows.start, hidden_TD)
+        if not len(places):
+            return
+        policy_N, _ = self._lens.read(hidden_TD[(places - rows.start).to(hidden_TD.device)])
+        base_N = self._base.entropy_LT[layer, places]
+        self.mask_LT[layer, places] = base_N < policy_N.to(base_N.device)
+
+    def _doubtful(
+        self, sketch: Sketch, layer: int, places: Tensor, start: int, hidden_TD: Tensor
+    ) -> Tensor:
+        """Decide where the sketch can; returns where it cannot, exactly read of the base."""
+        policy_ND = hidden_TD[(places - start).to(hidden_TD.device)]
+        base_N = self._base.estimate(layer, places)
+        gap_N = base_N - sketch.policy.entropy(layer, policy_ND).to(base_N.device)
+        self.mask_LT[layer, places] = gap_N < 0
+        doubtful = places[gap_N.abs() <= float(sketch.gap_margin_L[layer])]
+        self._base.reread(layer, doubtful)
+        return doubtful
+
+
+class Divergence:
+    """Measures how far a run is from the base on the chosen positions."""
+
+    def __init__(self, lens: Lens, targets: Sequence[Targets], chosen_LT: Tensor) -> None:
+        """Prepare to measure.
+
+        Args:
+            lens: Of the model that runs.
+            targets: The base's most probable entries at the chosen positions, layer by layer.
+            chosen_LT: The sets S of every layer.
+        """
+        self.chosen_LT = chosen_LT
+        self._lens = lens
+        self._targets = [each.to(lens.head.weight.device) for each in targets]
+        self._sums: dict[int, Tensor] = {}
+
+    def fresh(self) -> "Divergence":
+        """The same measurement, not yet begun."""
+        return Divergence(self._lens, self._targets, self.chosen_LT)
+
+    def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
+        """Add the divergence of one layer for one chunk of positions."""
+        if layer >= len(self.chosen_LT):
+            return
+        chosen = self.chosen_LT[layer, rows].nonzero().flatten()
+        if not len(chosen):
+            return
+        before = int(self.chosen_LT[layer, : rows.start].sum())
+        targets = self._targets[layer].select(slice(before, before + len(chosen)))
+        kl_N = self._lens.restricted_kl(hidden_TD[chosen.to(hidden_TD.device)], targets)
+        self._sums[layer] = self._sums.get(layer, 0.0) + kl_N.sum()
+
+    def means(self) -> Tensor:
+        """Mean over S of every layer with a nonempty S, in nats, with gradient."""
+        counts_L = self.chosen_LT.sum(dim=1)
+        means = [total / counts_L[layer].to(total.device) for layer, total in self._sums.items()]
+        return torch.stack(means) if means else torch.zeros(0)
+
+    def mean(self) -> float | None:
+        """Mean over those layers, in nats; None if there are none."""
+        means = self.means()
+        return float(means.mean()) if len(means) else None
+
+
+def in_turn(*visitors: Visitor | None) -> Visitor:
+    """One visitor out of several: each sees what the ones before it made of the activation."""
+
+    def visit(layer: int, rows: slice, hidden_TD: Tensor) -> Tensor:
+        for visitor in visitors:
+            replaced = visitor(layer, rows, hidden_TD) if visitor else None
+            hidden_TD = hidden_TD if replaced is None else replaced
+        return hidden_TD
+
+    return visit

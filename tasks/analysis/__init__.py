@@ -1,0 +1,1 @@
+"""What RLVR and replay moved inside the models."""

@@ -1,0 +1,282 @@
+"""The pictures of `visreplay analyze`. The only module that needs matplotlib."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from visreplay.tasks.analysis.shifts import PLAIN
+
+Report = Mapping[str, Any]
+Pixels = NDArray[np.uint8]
+
+Map = tuple[list[Image.Image], Mapping[str, Any]]
+"""A block's picture at each of its steps in time, and what was found on it token by token."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "figure.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 130,
+}
+WIDTH = 8.0
+"""Of a figure, in inches."""
+
+# Okabe and Ito's colours, which the colour-blind can tell apart (jfly.uni-koeln.de/color).
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+MARKERS = "osD^"
+MOST_PANELS = 8
+MOST_STEPS = 4
+PIXELS = 448
+
+
+def draw(report: Report, maps: Sequence[Map], layer: int, out: Path) -> list[Path]:
+    """Draw everything as PNG files.
+
+    Args:
+        report: What `summarise` returns, with the settings.
+        maps: Pictures of some samples with their maps.
+        layer: The layer to show on pictures.
+        out: Folder of the files.
+
+    Returns:
+        The files.
+    """
+    with mpl.rc_context(STYLE):
+        figures = {
+            "kl": divergence(report),
+            "changed": changed(report),
+            "entropy": entropies(report),
+            "overlay": overlay(report, maps, layer),
+        }
+        paths = []
+        for name, figure in figures.items():
+            paths.append(out / f"{name}.png")
+            figure.savefig(paths[-1])
+    return paths
+
+
+def divergence(report: Report) -> Figure:
+    """KL(base || policy) by layer, a line for each quarter by base entropy, a panel a system."""
+    systems = report["systems"]
+    figure = Figure(figsize=(WIDTH, 3.4))
+    panels = figure.subplots(1, len(systems), sharey=True, squeeze=False)[0]
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.8, len(report["groups"])))
+    for axes, (name, system) in zip(panels, systems.items(), strict=True):
+        _mark_replayed(axes, report, name)
+        for group, label in enumerate(report["groups"]):
+            estimate = {key: np.array(rows)[:, group] for key, rows in system["kl"].items()}
+            layers = np.arange(report["layers"])
+            axes.plot(
+                layers,
+                estimate["mean"],
+                color=shades[group],
+                marker=MARKERS[group % 4],
+                markersize=4,
+                label=label,
+            )
+            axes.fill_between(
+                layers, estimate["low"], estimate["high"], color=shades[group], alpha=0.2, lw=0
+            )
+        axes.set(title=_label(name))
+        _layer_axis(axes, report)
+    if np.max(systems[PLAIN]["kl"]["mean"]) > 0:  # not so if both are one model
+        panels[0].set(yscale="log")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[0].yaxis.set_minor_locator(NullLocator())
+    panels[0].set_ylabel("KL(base || policy) in nats")
+    _legend(figure, "tokens by base entropy")
+    figure.suptitle(
+        f"KL(base || policy) of the logit lens at visual tokens\n{_sizes(report)}; bands: 95 % "
+        "intervals over samples"
+    )
+    return figure
+
+
+def changed(report: Report) -> Figure:
+    """How often the lens's top entry is another one than the base's, by layer."""
+    figure = Figure(figsize=(WIDTH, 3.2))
+    axes = figure.subplots()
+    for number, (name, system) in enumerate(report["systems"].items()):
+        mean, low, high = (
+            100 * np.array(system["changed_of_all"][key]) for key in ("mean", "low", "high")
+        )
+        axes.errorbar(
+            # Side by side, so that no interval hides another.
+            np.arange(report["layers"]) + 0.12 * (number - (len(report["systems"]) - 1) / 2),
+            mean,
+            # A bootstrap interval of a skewed mean may, rarely, leave out the mean itself.
+            yerr=np.maximum([mean - low, high - mean], 0),
+            color=COLOURS[number % 4],
+            marker=MARKERS[number % 4],
+            markersize=5,
+            linewidth=1,
+            capsize=3,
+            label=_label(name),
+        )
+    axes.set(ylabel="visual tokens in %", ylim=(0, None))
+    _layer_axis(axes, report)
+    _legend(figure)
+    figure.suptitle(
+        "Visual tokens at which the most probable entry of the lens is not the base's\n"
+        f"{_sizes(report)}; bars: 95 % intervals over samples"
+    )
+    return figure
+
+
+def entropies(report: Report) -> Figure:
+    """Histograms of the lens's entropy, a panel a layer (some of them, if there are many)."""
+    layers = _evenly(report["layers"], MOST_PANELS)
+    count = len(layers)
+    rows = -(-count // 4)
+    figure = Figure(figsize=(WIDTH, 1.2 + 1.9 * rows))
+    panels = figure.subplots(rows, -(-count // rows), sharex=True, squeeze=False)
+    edges = report["bin_edges"]
+    for axes, layer in zip(panels.flat, layers, strict=False):
+        base = 100 * np.array(report["base"]["histogram"][layer])
+        axes.stairs(base, edges, fill=True, color="0.8", label="base")
+        for number, (name, system) in enumerate(report["systems"].items()):
+            axes.stairs(
+                100 * np.array(system["histogram"][layer]),
+                edges,
+                color=COLOURS[number % 4],
+                linestyle=("-", "--", ":")[number % 3],
+                linewidth=1.2,
+                label=_label(name),
+            )
+        axes.set(title=f"layer {layer}")
+    # Few entropies lie near 0: show the part of the axis where any do.
+    shares = [report["base"], *report["systems"].values()]
+    filled = np.flatnonzero(np.sum([each["histogram"] for each in shares], axis=(0, 1)))
+    panels[0, 0].set_xlim(edges[filled[0]], edges[filled[-1] + 1])
+    for axes in panels[-1]:
+        axes.set_xlabel("entropy in nats")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("visual tokens in %")
+    _legend(figure)
+    figure.suptitle(f"Entropy of the logit lens at visual tokens\n{_sizes(report)}")
+    return figure
+
+
+def overlay(report: Report, maps: Sequence[Map], layer: int) -> Figure:
+    """Where the low-entropy tokens lie: base entropy and divergence on top of the pictures."""
+    # A clip is shown as a strip, its steps in time side by side.
+    shown = [_evenly(len(pictures), MOST_STEPS) for pictures, _ in maps]
+    strips = [
+        np.concatenate([_small(pictures[step]) for step in steps], axis=1)
+        for (pictures, _), steps in zip(maps, shown, strict=True)
+    ]
+    heights = [0.2 + 1.5 * min(strip.shape[0] / strip.shape[1], 2) for strip in strips]
+    figure = Figure(figsize=(WIDTH, 0.8 + sum(heights)))
+    panels = figure.subplots(len(maps), 4, squeeze=False, height_ratios=heights)
+    for row, (_, found), steps, strip in zip(panels, maps, shown, strips, strict=True):
+        entropy_LT, kl_LT = np.array(found["entropy"]), np.array(found["kl"])
+        columns = (
+            (f"base entropy, layer {layer}", entropy_LT[layer], entropy_LT[layer]),
+            ("base entropy, mean of layers", entropy_LT.mean(0), entropy_LT.mean(0)),
+            (f"KL, layer {layer}", kl_LT[layer], entropy_LT[layer]),
+        )
+        _picture(row[0], strip, "as the model sees it")
+        for axes, (title, value_T, entropy_T) in zip(row[1:], columns, strict=True):
+            _picture(axes, strip, title)
+            extent = (0, strip.shape[1], strip.shape[0], 0)
+            heat, low = (
+                np.concatenate(value.reshape(found["grid"])[steps], axis=1)
+                for value in (value_T, entropy_T <= np.quantile(entropy_T, 0.25))
+            )
+            image = axes.imshow(heat, cmap="cividis", alpha=0.8, extent=extent)
+            _outline(axes, low, extent)
+            bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=MaxNLocator(4))
+            bar.set_label("nats", fontsize=8)
+            bar.ax.tick_params(labelsize=7)
+    for axes in panels[1:].flat:
+        axes.set_title("")
+    figure.suptitle(
+        "Base entropy and KL(base || policy) of visual tokens; outlined: the quarter of lowest "
+        f"base entropy\n({report['settings']['task']}, the first {len(maps)} of n = {report['n']} "
+        "samples)"
+    )
+    return figure
+
+
+def _picture(axes: Axes, strip: Pixels, title: str) -> None:
+    axes.imshow(strip)
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+
+
+def _outline(axes: Axes, inside: NDArray[np.bool_], extent: tuple[float, ...]) -> None:
+    """Draw the edges between tokens that are in a set and tokens that are not."""
+    padded = np.pad(inside, 1)
+    # A horizontal edge lies between two rows, a vertical one between two columns.
+    across = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    down = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
+    edges = [((x, y), (x + 1, y)) for y, x in across] + [((x, y), (x, y + 1)) for y, x in down]
+    scale = np.array([extent[1], extent[2]]) / inside.shape[::-1]
+    lines = np.array(edges, dtype=float).reshape(-1, 2, 2) * scale
+    axes.add_collection(
+        LineCollection(list(lines), colors="white", linewidths=min(1.2, 20 / max(inside.shape)))
+    )
+
+
+def _evenly(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many of `count` indices, first and last included."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def _small(picture: Image.Image) -> Pixels:
+    """The pixels of a picture, shrunk to what a panel can show."""
+    small = picture.convert("RGB")
+    small.thumbnail((PIXELS, PIXELS))
+    return np.asarray(small)
+
+
+def _label(name: str) -> str:
+    """A system's name, written out."""
+    model, _, method = name.partition("+")
+    return f"{model} + {method} replay" if method else model
+
+
+def _legend(figure: Figure, title: str | None = None) -> None:
+    """One legend for all panels, below them."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, title=title, loc="outside lower center", ncols=len(labels), fontsize=8
+    )
+
+
+def _layer_axis(axes: Axes, report: Report) -> None:
+    axes.set(xlabel="decoder layer", xlim=(-0.5, report["layers"] - 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _mark_replayed(axes: Axes, report: Report, name: str) -> None:
+    """Shade the layers that a system's replay looks at."""
+    settings = report["settings"]["replay"][name]
+    if name == PLAIN:
+        return
+    depth = settings["replay_layers" if settings["method"] == "token" else "state_layers"]
+    axes.axvspan(-0.5, depth - 0.5, color="0.93", zorder=0)
+    axes.text(-0.4, 0.98, "replayed", transform=axes.get_xaxis_transform(), fontsize=8, va="top")
+
+
+def _sizes(report: Report) -> str:
+    return (
+        f"{report['settings']['task']}, n = {report['n']} samples, {report['visual_tokens']} tokens"
+    )

@@ -1,0 +1,56 @@
+"""What a policy reads before its first turn: the tokens of a sample, and the pictures behind them.
+
+protocol -> messages -> segment, whose visual blocks show the pictures of the messages in order
+"""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from visreplay.agent import get_protocol
+from visreplay.agent.policy.encoder import ContextEncoder, token_grid
+from visreplay.replay_core import ModelPair, Segment
+from visreplay.tasks.types import Sample
+from visreplay.tools import ImageStore, load_image, zoom
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """The context of a first turn.
+
+    Attributes:
+        segment: Its tokens and visual blocks.
+        pictures: For every block, the picture at each of its steps in time, as the model sees it.
+    """
+
+    segment: Segment
+    pictures: list[list[Image.Image]]
+
+    @classmethod
+    def of(cls, sample: Sample, protocol: str, pair: ModelPair) -> "Opening":
+        """Encode a sample as an agent of that protocol would, for the policy of a pair.
+
+        Raises:
+            ToolError: the media cannot be read, or do not suit the protocol.
+        """
+        # A store of its own: one in memory never forgets, and a run may go over many samples.
+        store = ImageStore()
+        grid = token_grid(pair.processor)
+        messages = get_protocol(protocol, grid, store).open(
+            sample.question,
+            [store.put(load_image(image)) for image in sample.images],
+            None if sample.video is None else str(sample.video),
+        )
+        segment = ContextEncoder(pair.processor, store, pair.policy).encode(messages)
+        shown = []
+        for message in messages:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    shown.append([zoom(store.get(part["image"]), grid=grid)])
+                elif part["type"] == "video":
+                    shown.append([store.get(frame) for frame in part["frames"]])
+        pictures = []
+        for block, frames in zip(segment.blocks, shown, strict=True):
+            steps = int(block.inputs[f"{block.kind}_grid_thw"][0, 0])
+            pictures.append([frames[step * len(frames) // steps] for step in range(steps)])
+        return cls(segment, pictures)

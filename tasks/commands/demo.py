@@ -1,0 +1,105 @@
+"""The main job on the embedded pair: two episodes with replay, a table, one page of HTML."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from visreplay.agent import VisualAgent, completed
+from visreplay.agent.episode.embedded_agent import ROWS, embedded_agent, prepare_process
+from visreplay.tasks.commands.console import print_step, progress_bar
+from visreplay.tasks.evaluation.evaluate import Summary, evaluate, summarise
+from visreplay.tasks.evaluation.runs import Record, Run, record_of, rollout_of
+from visreplay.tasks.registry import open_task
+from visreplay.tasks.types import Sample, Task
+from visreplay.tasks.viewer.page import write_page
+from visreplay.tools import ImageStore
+
+EPISODES = ("visual-search-medium", "video-search")
+TABLE = ("visual-search-easy", "visual-search-medium", "video-search")
+
+
+def run_demo(out: Path, samples: int) -> None:
+    """Run the demo and write `summary.json`, `index.html` and the episodes below `out`."""
+    console = Console(highlight=False)
+    prepare_process()
+    out.mkdir(parents=True, exist_ok=True)
+    store = ImageStore(out / "images")
+    agent = embedded_agent("policy+token", store)
+    shown = []
+    for name in EPISODES:
+        task = open_task(name)
+        sample = task.load(task.sample_ids()[0])
+        shown.append(_play(console, agent, task, sample, out / name))
+    settings = {"policy": agent.names[0], "base": agent.names[1], "replay": asdict(agent.config)}
+    agent.close()
+    page = out / "index.html"
+    write_page([Run(out, settings, {record["sample_id"]: record for record in shown})], page)
+
+    summary = {task: dict(_rows(console, task, samples)) for task in TABLE}
+    (out / "summary.json").write_text(
+        json.dumps(
+            {"tasks": {t: {r: asdict(s) for r, s in rows.items()} for t, rows in summary.items()}},
+            indent=1,
+        ),
+        "utf-8",
+    )
+    console.print(_table(summary, samples))
+    console.print(f"episodes  {page}\nnumbers   {out / 'summary.json'}")
+
+
+def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, folder: Path) -> Record:
+    """Play one sample, printing each step as it ends, and save it."""
+    console.rule(f"[bold]{sample.sample_id}")
+    console.print(f"{sample.question}\n", markup=False)
+    state = agent.start(sample.question, images=sample.images, video=sample.video)
+    for event in agent.stream(state):
+        for step in completed(event, state):
+            seen = [use["observation"] for use in step["tool_calls"] if use["observation"]]
+            paths = [agent.store.path(image) for observed in seen for image in observed["images"]]
+            print_step(console, step, [path for path in paths if path])
+        state = event
+    trajectory = agent.trajectory(state)
+    trajectory.save(folder, agent.store)
+    right = task.is_right(sample, trajectory.answer)
+    verdict = "[green]right[/]" if right else f"[red]wrong[/], it is {sample.answer}"
+    console.print(f"[bold]answer   {escape(trajectory.answer or 'none')}[/]  {verdict}\n")
+    return record_of(sample, [rollout_of(trajectory, right=right)])
+
+
+def _rows(console: Console, task_name: str, samples: int) -> Iterator[tuple[str, Summary]]:
+    """Evaluate every row of the table on one task, with a progress bar."""
+    task = open_task(task_name)
+    ids = task.sample_ids()[:samples]
+    with progress_bar(console) as progress:
+        for row in ROWS:
+            agent = embedded_agent(row)
+            played = evaluate(agent, task, ids)
+            bar = progress.track(played, total=len(ids), description=f"{task_name}  {row}")
+            yield row, summarise(bar)
+            agent.close()
+
+
+def _table(summary: dict[str, dict[str, Summary]], samples: int) -> Table:
+    table = Table(title=f"held-out accuracy, {samples} samples a task (95 % interval)")
+    for heading in ("task", "system", "accuracy", "steps", "seconds"):
+        table.add_column(heading)
+    for task, rows in summary.items():
+        for row, s in rows.items():
+            value, low, high = (
+                100 * x for x in (s.accuracy.value, s.accuracy.low, s.accuracy.high)
+            )
+            table.add_row(
+                task,
+                row,
+                f"{value:.0f} %  ({low:.0f} to {high:.0f})"
+                + (f", {s.errors} errors" if s.errors else ""),
+                f"{s.mean_steps:.2f}",
+                f"{s.seconds:.2f}",
+            )
+        table.add_section()
+    return table

@@ -1,0 +1,38 @@
+"""The command `visreplay view`: runs as one HTML page."""
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from visreplay.tasks.commands.options import mistakes_told
+from visreplay.tasks.evaluation.runs import open_runs
+from visreplay.tasks.viewer.page import write_page
+
+
+def view(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of `visreplay eval`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page. Default: view.html in the first folder.")
+    ] = None,
+    open_page: Annotated[
+        bool | None,
+        typer.Option("--open/--no-open", help="Open it in a browser. Default: in a terminal."),
+    ] = None,
+) -> None:
+    """Show runs side by side on one self-contained HTML page."""
+    console = Console(highlight=False)
+    path = out or runs[0] / "view.html"
+    with mistakes_told():
+        written = write_page(open_runs(runs), path)
+    console.print(str(path), markup=False, soft_wrap=True)
+    console.print(
+        f"[dim]{written.samples} samples, {written.trajectories} trajectories, "
+        f"{written.images} images, {written.size / 1e6:.1f} MB[/]"
+    )
+    if written.missing:
+        console.print(f"[yellow]{written.missing} images are not in the runs' folders[/]")
+    if console.is_terminal if open_page is None else open_page:
+        webbrowser.open(path.resolve().as_uri())

@@ -1,0 +1,238 @@
+"""The command `visreplay export`: a run in the formats of other tools.
+
+inspect      a log of inspect_ai: an epoch a rollout, with messages, images and scores
+vlmevalkit   the TSV of predictions that VLMEvalKit scores
+"""
+
+import base64
+import csv
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from visreplay.tasks.evaluation.evaluate import summarise
+from visreplay.tasks.evaluation.runs import LINES, Record, Rollout, Run
+from visreplay.tasks.questions import inline_options
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog, EvalSample
+    from inspect_ai.model import ChatMessage, Content
+
+SIDE = 1024
+"""Longest side in pixels of an image in a log, which holds all of them; the run has them whole."""
+
+
+# VLMEvalKit.
+
+
+def write_predictions(run: Run, path: Path, rollout: int = 0) -> None:
+    """Write VLMEvalKit's TSV: a row a sample, those with errors left out.
+
+    Raises:
+        ValueError: there is no such rollout.
+    """
+    if rollout >= run.settings["rollouts"]:
+        raise ValueError(
+            f"--rollout is {rollout}, but the run has rollouts 0 to {run.settings['rollouts'] - 1}"
+        )
+    rows = [_prediction(record, record["rollouts"][rollout]) for record in run.scored.values()]
+    letters = sorted({name for row in rows for name in row if len(name) == 1})
+    columns = ["index", "question", *letters, "answer", "prediction", "category"]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns, dialect="excel-tab", restval="")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _prediction(record: Record, rollout: Rollout) -> dict[str, str]:
+    trajectory = rollout["trajectory"]
+    # Its scorers read an answer out of a text: what the policy wrote last, where it gave none.
+    last = trajectory["steps"][-1]["text"] if trajectory["steps"] else ""
+    return {
+        "index": record["sample_id"],
+        "question": record["question"] or "",
+        **inline_options(record["question"] or ""),
+        "answer": record["expected"] or "",
+        "prediction": last if trajectory["answer"] is None else trajectory["answer"],
+        "category": record["category"] or "",
+    }
+
+
+# inspect_ai.
+
+
+def write_inspect(run: Run, path: Path) -> None:
+    """Write a log of inspect_ai; the suffix decides between its two formats.
+
+    Raises:
+        ImportError: inspect_ai is not installed; says how to.
+    """
+    try:
+        from inspect_ai.log import write_eval_log
+    except ImportError as error:
+        raise ImportError(
+            f"this export needs inspect_ai ({error}): pip install 'visreplay[export]'"
+        ) from error
+    write_eval_log(inspect_log(run), path)
+
+
+def inspect_log(run: Run) -> "EvalLog":
+    """The run as a log."""
+    from inspect_ai.log import (
+        EvalConfig,
+        EvalDataset,
+        EvalLog,
+        EvalMetric,
+        EvalPlan,
+        EvalPlanStep,
+        EvalResults,
+        EvalScore,
+        EvalSpec,
+        EvalStats,
+    )
+    from inspect_ai.model import GenerateConfig
+
+    settings = run.settings
+    ended = (run.folder / LINES).stat().st_mtime
+    created = datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds")
+    sampling = settings["sampling"]
+    metrics: dict[str, EvalMetric] = {}
+    if run.scored:
+        summary = summarise(run.scored.values(), with_cot=bool(settings.get("cot_checker")))
+        values = {"accuracy": summary.accuracy, **summary.metrics}
+        metrics = {name: EvalMetric(name=name, value=each.value) for name, each in values.items()}
+    rollouts = int(settings["rollouts"])
+    # Rollouts of a sample share pictures, samples hardly do: not all can be held.
+    picture = lru_cache(maxsize=256)(lambda reference: data_uri(run.store.get(reference)))
+    return EvalLog(
+        status="success",
+        eval=EvalSpec(
+            created=created,
+            task=settings["task"],
+            dataset=EvalDataset(
+                name=settings["task"],
+                location=settings.get("data"),
+                samples=len(run.records),
+                sample_ids=list(run.records),
+            ),
+            model=run.system,
+            model_generate_config=GenerateConfig(
+                temperature=sampling["temperature"],
+                top_p=sampling["top_p"],
+                max_tokens=sampling["max_new_tokens"],
+                seed=settings["seed"],
+            ),
+            config=EvalConfig(epochs=rollouts),
+            packages=settings["versions"],
+            metadata={"visreplay": settings},
+        ),
+        plan=EvalPlan(steps=[EvalPlanStep(solver="visreplay", params={})]),
+        results=EvalResults(
+            total_samples=len(run.records) * rollouts,
+            completed_samples=len(run.scored) * rollouts,
+            scores=[EvalScore(name="visreplay", scorer="visreplay", metrics=metrics)],
+        ),
+        stats=EvalStats(started_at=created, completed_at=created),
+        samples=[
+            sample for record in run.records.values() for sample in _samples(run, record, picture)
+        ],
+    )
+
+
+def _samples(run: Run, record: Record, picture: Callable[[str], str]) -> list["EvalSample"]:
+    """An epoch for every rollout, or one with the error."""
+    from inspect_ai.log import EvalError, EvalSample
+    from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput
+    from inspect_ai.scorer import CORRECT, INCORRECT, Score
+
+    about: dict[str, Any] = {
+        "id": record["sample_id"],
+        "input": record["question"] or "",
+        "target": record["expected"] or "",
+        "metadata": {"category": record["category"]},
+    }
+    if record["error"] is not None:
+        error = EvalError(message=record["error"], traceback="", traceback_ansi="")
+        return [EvalSample(**about, epoch=1, error=error)]
+    samples = []
+    for epoch, rollout in enumerate(record["rollouts"], 1):
+        trajectory = rollout["trajectory"]
+        messages = [_message(message, picture) for message in trajectory["messages"]]
+        last = messages[-1]
+        if not isinstance(last, ChatMessageAssistant):
+            last = ChatMessageAssistant(content="")
+        cut = trajectory["stop_reason"] == "max_tokens"
+        told = {"stop_reason": trajectory["stop_reason"], "seed": trajectory["seed"]}
+        scores = {
+            "visreplay": Score(
+                value=CORRECT if rollout["right"] else INCORRECT,
+                answer=trajectory["answer"],
+                metadata=told,
+            )
+        }
+        if rollout["cot_right"] is not None:
+            value = CORRECT if rollout["cot_right"] else INCORRECT
+            scores["chain-of-thought"] = Score(value=value)
+        samples.append(
+            EvalSample(
+                **about,
+                epoch=epoch,
+                messages=messages,
+                output=ModelOutput(
+                    model=run.system,
+                    choices=[
+                        ChatCompletionChoice(
+                            message=last,
+                            stop_reason="max_tokens" if cut else "stop",
+                        )
+                    ],
+                ),
+                scores=scores,
+                total_time=sum(step["seconds"] for step in trajectory["steps"]),
+            )
+        )
+    return samples
+
+
+def _message(message: dict[str, Any], picture: Callable[[str], str]) -> "ChatMessage":
+    from inspect_ai.model import (
+        ChatMessageAssistant,
+        ChatMessageSystem,
+        ChatMessageUser,
+        ContentImage,
+        ContentText,
+    )
+
+    content: list[Content] = []
+    for part in message["content"]:
+        if part["type"] == "text":
+            content.append(ContentText(text=part["text"]))
+        elif part["type"] == "image":
+            content.append(ContentImage(image=picture(part["image"])))
+        else:
+            for frame, time in zip(part["frames"], part["times"], strict=True):
+                content += [
+                    ContentText(text=f"[{time:.2f} s]"),
+                    ContentImage(image=picture(frame)),
+                ]
+    match message["role"]:
+        case "system":
+            return ChatMessageSystem(content=content)
+        case "user":
+            return ChatMessageUser(content=content)
+        case _:
+            return ChatMessageAssistant(content=content)
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as a log holds it: JPEG, sides of `SIDE` pixels at most."""
+    small = image.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,205 @@
+r"""Whether two mathematical answers are equal: ``\frac12`` is 0.5, ``2\sqrt3`` is ``\sqrt{12}``.
+
+Equality is math-verify's, which parses LaTeX with a grammar and compares with SymPy. What it reads
+was written by a model: ``9^{9^{9^9}}`` would keep SymPy busy for ever, inside of one arithmetic
+operation that no signal interrupts. So it runs in a process of its own, which this module is the
+program of, with a limit on memory, and which is killed when an answer takes too long. This is safe
+in any thread too; math-verify's own time limits are not.
+
+    tasks/scoring/mathematics.py (parent)  -> {"expected": .., "answer": ..}   one line of JSON
+                         (child)   <- true or false
+"""
+
+import atexit
+import json
+import logging
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Lock, Timer
+
+SECONDS = 10.0
+"""A comparison that takes longer is given up, and the answer is wrong."""
+MEMORY_LIMIT = 4 << 30
+"""Bytes of address space that the child may use, where the system can limit it."""
+PROGRAM = Path(__file__).resolve()
+"""What the child runs."""
+MAX_CHARACTERS = 500
+"""A longer expression is not compared, and wrong."""
+
+_LATEX = re.compile(
+    r"\$\$(.{1,500}?)\$\$|\$(.{1,500}?)\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
+)
+_OR = re.compile(r"\b(?:or|and)\b|或|和")
+_WORD = re.compile(
+    r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt)\b)"
+    r"(?:[A-Za-z]{3,}|(?:or|is|as|to|of|in|cm|mm|km|kg|ml)\b)|[\u4e00-\u9fff]+"
+)
+_SYMBOLS = str.maketrans(
+    {"\u2212": "-", "π": r"\pi ", "\u00d7": r"\times ", "÷": r"\div ", "°": r"^\circ "}
+)
+
+
+def require_math_verify() -> None:
+    """Start math-verify, before a run that needs it begins.
+
+    Raises:
+        ImportError: it is not there, or cannot be imported; says how to install it.
+    """
+    if find_spec("math_verify") is None:
+        raise ImportError("answers in mathematics need math-verify: pip install 'visreplay[eval]'")
+    _CHILD.start()
+
+
+def same_mathematics(expected: str, answer: str | None) -> bool:
+    """Whether an answer states a value equal to the expected one, or the same text.
+
+    Raises:
+        ImportError: math-verify is not installed, or cannot be imported.
+    """
+    # Here, and not above: the child has no such package.
+    from visreplay.tasks.scoring.scorers import same_text
+
+    if answer is None:
+        return False
+    if same_text(expected, answer):
+        return True
+    written = expression(answer)
+    if written is None or len(written) > MAX_CHARACTERS:
+        return False
+    return _CHILD.ask(_latex(expected), _latex(written))
+
+
+def expression(answer: str) -> str | None:
+    r"""The expression that an answer states, or None if it states none or several.
+
+    The inside of the last ``\boxed{..}``. Or else what follows the last "the answer is", up to the
+    end of the sentence: the first LaTeX in it, or what comes before its first word. Or else the
+    only LaTeX of the text, all of a text without words or before its unit, the only number.
+    """
+    from visreplay.agent.protocols.parsing import boxed
+    from visreplay.tasks.scoring.answer_extraction import SENTENCE_END, final, number, stated
+
+    text = final(answer).strip()
+    if (box := boxed(text)) is not None:
+        return box
+    if "\\boxed" in text:
+        return None  # it breaks off: more digits may have been to come
+    said = stated(text)
+    sentence = text if said is None else SENTENCE_END.split(said.strip())[0]
+    spans = [next(filter(None, found)).strip() for found in _LATEX.findall(sentence)]
+    words = _WORD.search(sentence)
+    if spans:
+        alternatives = len(set(spans)) > 1 and (said is None or _OR.search(sentence))
+        return None if alternatives else spans[0]
+    if not words:
+        return sentence.rstrip(".,;:。") or None
+    start, rest = sentence[: words.start()].strip(" ,;:"), sentence[words.start() :]
+    if start and (said is not None or not re.search(r"\d", rest)):  # the rest is a unit, a reason
+        return None if _OR.match(rest) else start
+    value = number(text)
+    return None if value is None else repr(value)
+
+
+def _latex(text: str) -> str:
+    """A text with the symbols for which people write Unicode as LaTeX."""
+    text = text.translate(_SYMBOLS)
+    return text.replace("√{", r"\sqrt{").replace("√(", r"\sqrt(").replace("√", r"\sqrt ")
+
+
+class _Child:
+    """The process that compares; started by the first question, and anew after it was killed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = Lock()
+
+    def start(self) -> None:
+        with self._lock:
+            self._started()
+
+    def ask(self, expected: str, answer: str) -> bool:
+        with self._lock:
+            process = self._started()
+            assert process.stdin is not None and process.stdout is not None
+            timer = Timer(SECONDS, process.kill)
+            timer.start()
+            try:
+                print(json.dumps([expected, answer]), file=process.stdin, flush=True)
+                line = process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+            finally:
+                timer.cancel()
+            if not line:  # it was killed, or its memory was not enough
+                self.stop()
+            return line == "true\n"
+
+    def _started(self) -> "subprocess.Popen[str]":
+        if self._process is not None:
+            return self._process
+        with TemporaryFile() as told:
+            # -P: this folder's types.py would hide the standard library's.
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(PROGRAM)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=told,
+                encoding="utf-8",
+            )
+            assert process.stdout is not None
+            # After "ready" it has imported SymPy: from now on the time counts.
+            if process.stdout.readline() != "ready\n":
+                process.kill()
+                process.communicate()
+                told.seek(0)
+                why = told.read().decode("utf-8", "replace").strip() or "it says nothing"
+                raise ImportError(
+                    "answers in mathematics need math-verify, which cannot be started: "
+                    f"{why[-1000:]}\n"
+                    "Install it anew: pip install --force-reinstall 'visreplay[eval]'"
+                )
+        self._process = process
+        return process
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+_CHILD = _Child()
+atexit.register(_CHILD.stop)
+
+
+def _serve() -> None:
+    """Compare pairs from standard input until it ends."""
+    from math_verify import parse, verify
+
+    logging.disable()
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    except (ImportError, ValueError, OSError):
+        pass  # not on this system: the time is limited all the same
+
+    def parsed(text: str) -> list[object]:
+        return list(parse(rf"\boxed{{{text}}}", parsing_timeout=None))
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        expected, answer = json.loads(line)
+        try:
+            right = verify(parsed(expected), parsed(answer), timeout_seconds=None)
+        except (Exception, RecursionError, MemoryError):
+            right = False
+        print(json.dumps(bool(right)), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,1 @@
+"""Tasks that are drawn here, so that the answers are known."""

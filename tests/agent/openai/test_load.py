@@ -1,0 +1,228 @@
+"""Many clients of the server at once, and those who leave, do not read, or never say anything."""
+
+import json
+import random
+import socket
+import threading
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+from openai_served import (
+    Json,
+    Steps,
+    asked,
+    client_of,
+    number,
+    read_all,
+    refused,
+    sent,
+    service,
+    until,
+)
+from served import served
+
+from visreplay.agent.openai.routes import openai_app
+from visreplay.agent.policy.encoder import ContextEncoder
+from visreplay.replay_core import ModelPair, Segment
+
+HELLO: Json = {
+    "model": "policy",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "max_tokens": 3,
+}
+LONG: Json = {"model": "policy", "messages": asked(), "temperature": 2, "seed": 1, "stream": True}
+
+
+@pytest.fixture
+def one_place(embedded_pair: ModelPair) -> Iterator[str]:
+    """A server with a place for one, and one who waits."""
+    with served(openai_app(service(embedded_pair, running=1, waiting=1))) as address:
+        yield address
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
+    steps = Steps(monkeypatch)
+    yield steps
+    steps.let_go()
+
+
+def answered(address: str) -> None:
+    """The server answers, after whatever was before."""
+    response = httpx.post(f"{address}/v1/chat/completions", json=HELLO)
+    assert response.status_code == 200
+    assert response.json()["usage"]["completion_tokens"] == 3
+
+
+def test_eight_clients_get_what_each_would_get_alone(client: OpenAI) -> None:
+    models = ("policy", "policy+replay", "base")
+    calls: list[Json] = [
+        {"model": models[n % 3], "messages": number(n), "stream": False} for n in range(8)
+    ]
+
+    def content(call: Json) -> Any:
+        return client.chat.completions.create(**call).choices[0].message.content
+
+    def streamed(call: Json) -> str:
+        stream = client.chat.completions.create(**{**call, "stream": True})
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    alone = [content(call) for call in calls]
+    assert len(set(alone)) > 4
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(content, calls)) == alone
+        assert list(pool.map(streamed, calls)) == alone
+
+
+def test_a_long_answer_holds_up_no_short_one(openai_url: str, steps: Steps) -> None:
+    with ThreadPoolExecutor(1) as pool, client_of(openai_url) as client:
+        long = sent(openai_url, LONG)
+        until(openai_url, running=1)
+        short = pool.submit(client.chat.completions.create, **HELLO)
+        while not short.done() and steps.taken < 60:
+            steps.allow()
+            time.sleep(0.1)
+        assert short.result().choices[0].finish_reason == "length"
+        until(openai_url, running=1)  # which is written still
+        steps.let_go()
+        lines = read_all(long).split("data: ")
+    assert lines[-1].startswith("[DONE]") and len(lines) > 60
+    until(openai_url, running=0)
+
+
+def test_when_there_are_too_many_they_are_told(one_place: str, steps: Steps) -> None:
+    first, second = sent(one_place, LONG), sent(one_place, LONG)
+    until(one_place, running=1, waiting=1)
+    for stream in (False, True):
+        body = {**HELLO, "stream": stream}
+        response = httpx.post(f"{one_place}/v1/chat/completions", json=body)
+        refused(response, 429, "1 turns are being written and 1 callers wait")
+        assert response.headers["retry-after"] == "1"
+    steps.let_go()
+    assert [read_all(connection).count("[DONE]") for connection in (first, second)] == [1, 1]
+    answered(one_place)
+    counted = httpx.get(f"{one_place}/metrics").text
+    assert 'visreplay_requests_total{model="policy",status="429"} 2.0' in counted
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_is_not_written_any_longer(one_place: str, steps: Steps, stream: bool) -> None:
+    connection = sent(one_place, {**LONG, "stream": stream})
+    until(one_place, running=1)
+    steps.allow(3)
+    if stream:
+        while b'"content": "' not in connection.recv(2**16).replace(b'"content": ""', b""):
+            pass
+    connection.close()
+    until(one_place, running=0)
+    steps.let_go()
+    answered(one_place)
+    # Three, one that had begun, and two of the answer's (its first token takes none).
+    assert steps.taken <= 3 + 1 + 2
+    if not stream:
+        counted = httpx.get(f"{one_place}/metrics").text
+        assert 'visreplay_requests_total{model="policy",status="499"} 1.0' in counted
+
+
+def test_who_leaves_the_queue_does_not_hold_it_up(one_place: str, steps: Steps) -> None:
+    first, second = sent(one_place, LONG), sent(one_place, LONG)
+    until(one_place, running=1, waiting=1)
+    second.close()
+    until(one_place, running=1, waiting=0)
+    third = sent(one_place, {**HELLO, "stream": True})
+    until(one_place, running=1, waiting=1)
+    first.close()
+    until(one_place, running=1, waiting=0)
+    steps.let_go()
+    assert "[DONE]" in read_all(third)
+    until(one_place, running=0)
+
+
+def test_who_leaves_while_he_is_read_is_read_no_further(
+    one_place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going_on = threading.Event(), threading.Event()
+    encoding = ContextEncoder.encoding
+
+    def held(self: ContextEncoder, *given: Any) -> Generator[None, None, Segment]:
+        begun.set()
+        assert going_on.wait(60)
+        return (yield from encoding(self, *given))
+
+    monkeypatch.setattr(ContextEncoder, "encoding", held)
+    connection = sent(one_place, LONG)
+    assert begun.wait(60)
+    until(one_place, running=1)
+    connection.close()
+    until(one_place, running=0)
+    going_on.set()
+    answered(one_place)
+
+
+def test_whenever_somebody_leaves_nothing_of_him_stays(embedded_pair: ModelPair) -> None:
+    moments = random.Random(1)
+    with served(openai_app(service(embedded_pair, running=2, waiting=30))) as address:
+        for _ in range(3):
+            connections = [
+                sent(address, {**LONG, "stream": moments.random() < 0.5, "seed": n})
+                for n in range(12)
+            ]
+            moments.shuffle(connections)
+            for connection in connections:
+                time.sleep(moments.random() / 20)
+                connection.close()
+        until(address, running=0, waiting=0)
+        answered(address)
+
+
+def test_who_does_not_read_holds_up_nobody(embedded_pair: ModelPair, steps: Steps) -> None:
+    """Buffers are as small as can be, and what is sent is larger."""
+    application = openai_app(service(embedded_pair, running=2, waiting=0))
+    body = {**LONG, "logprobs": True, "top_logprobs": 20}
+    with served(application, send_buffer=4096) as address, ExitStack() as stack:
+        connections = [stack.enter_context(sent(address, body)) for _ in range(2)]
+        until(address, running=2)
+        steps.let_go()
+        until(address, running=0)
+        answered(address)
+        for connection in connections:
+            read = read_all(connection)
+            assert read.count("[DONE]") == 1 and len(read) > 100_000
+
+
+def test_who_says_nothing_holds_up_nobody(one_place: str) -> None:
+    port = int(one_place.rpartition(":")[2])
+    with ExitStack() as stack:
+        for n in range(25):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            if n % 2:
+                idle.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: ")
+            stack.enter_context(sent(one_place, b'{"model":', Content_Length="1000"))
+        answered(one_place)
+        with client_of(one_place) as client:
+            (choice,) = client.chat.completions.create(model="base", messages=asked()).choices  # type: ignore[arg-type]
+        assert choice.message.content
+
+
+def test_health_and_metrics_tell_of_what_is_done(one_place: str) -> None:
+    told = httpx.get(f"{one_place}/health").json()
+    assert told == {"status": "ok", "running": 0, "waiting": 0}
+    body = {**HELLO, "model": "policy+replay", "messages": asked()}
+    usage = httpx.post(f"{one_place}/v1/chat/completions", json=body).json()["usage"]
+    counted = dict(
+        line.rsplit(" ", 1)
+        for line in httpx.get(f"{one_place}/metrics").text.splitlines()
+        if not line.startswith("#")
+    )
+    label = '{model="policy+replay"}'
+    assert float(counted[f"visreplay_prompt_tokens_total{label}"]) == usage["prompt_tokens"]
+    assert float(counted[f"visreplay_generated_tokens_total{label}"]) == 3
+    assert float(counted[f"visreplay_replayed_visual_tokens_total{label}"]) == 64
+    assert float(counted["visreplay_sessions"]) == 2 and float(counted["visreplay_cache_bytes"]) > 0
+    assert json.dumps(counted).count("first_token_seconds_count") == 1

@@ -1,0 +1,116 @@
+"""Places are given first come, first served, and none is lost when somebody leaves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from visreplay.agent.serving.admission import AdmissionQueue, BusyError
+
+
+class Callers:
+    """Who comes, gets a place, and stays until he is let go."""
+
+    def __init__(self, places: AdmissionQueue) -> None:
+        self.places = places
+        self.served: list[str] = []
+        self._leave: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def come(self, name: str, many: int = 1) -> asyncio.Task[None]:
+        self._leave[name] = asyncio.Event()
+        self._tasks[name] = asyncio.create_task(self._stay(name, many))
+        await asyncio.sleep(0)
+        return self._tasks[name]
+
+    async def leave(self, name: str) -> None:
+        self._leave[name].set()
+        await self._tasks[name]
+        await asyncio.sleep(0)
+
+    async def give_up(self, name: str) -> None:
+        self._tasks[name].cancel()
+        await asyncio.wait([self._tasks[name]])
+        await asyncio.sleep(0)
+
+    async def _stay(self, name: str, many: int) -> None:
+        async with self.places.taken(many):
+            self.served.append(name)
+            await self._leave[name].wait()
+
+
+@pytest.fixture
+async def callers() -> AsyncIterator[Callers]:
+    """Two places, for which three may wait."""
+    places = AdmissionQueue(2, 3)
+    places.open()
+    yield Callers(places)
+    assert (places.running, places.waiting) == (0, 0)
+
+
+async def test_in_turn(callers: Callers) -> None:
+    for name, many in (("a", 1), ("b", 1), ("c", 2), ("d", 1), ("e", 1)):
+        await callers.come(name, many)
+    assert callers.served == ["a", "b"]
+    assert (callers.places.running, callers.places.waiting) == (2, 3)
+    with pytest.raises(BusyError, match="2 turns are being written and 3 callers wait"):
+        await (await callers.come("f"))
+    # One place is not enough for the two that c waits for, and d does not jump the queue.
+    await callers.leave("a")
+    assert callers.served == ["a", "b"]
+    await callers.leave("b")
+    assert callers.served == ["a", "b", "c"]
+    await callers.leave("c")
+    assert callers.served == ["a", "b", "c", "d", "e"]
+    await callers.leave("d")
+    await callers.leave("e")
+
+
+async def test_who_gives_up_is_passed_over(callers: Callers) -> None:
+    for name, many in (("a", 2), ("b", 2), ("c", 1)):
+        await callers.come(name, many)
+    await callers.give_up("b")
+    await callers.leave("a")
+    assert callers.served == ["a", "c"]
+    await callers.give_up("c")  # with a place
+
+
+async def test_who_is_called_and_gives_up_in_the_same_moment(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await callers.come("a")
+    await callers.come("b")
+    waits = await callers.come("c")
+    call = callers.places._call_next
+
+    def call_and_cancel() -> None:
+        call()
+        waits.cancel()  # before c goes on
+
+    with monkeypatch.context() as patched:
+        patched.setattr(callers.places, "_call_next", call_and_cancel)
+        callers._leave["a"].set()
+        await asyncio.wait([waits])
+    assert waits.cancelled() and callers.served == ["a", "b"]
+    assert callers.places.running == 1
+    await callers.leave("b")
+
+
+async def test_who_waits_is_told_that_it_is_over(callers: Callers) -> None:
+    await callers.come("a", 2)
+    waits = await callers.come("b")
+    callers.places.close()
+    for late in (waits, await callers.come("c")):
+        with pytest.raises(BusyError, match="the engine is closed"):
+            await late
+    await callers.leave("a")
+
+
+async def test_more_than_there_are(callers: Callers) -> None:
+    with pytest.raises(ValueError, match="3 turns at once were asked for; 1 to 2"):
+        await (await callers.come("a", 3))
+
+
+def test_limits_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="max_running is 0"):
+        AdmissionQueue(0, 1)

@@ -1,0 +1,354 @@
+"""The model for smolagents on the embedded pair, with real agents around it."""
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+import pytest
+from chat_tools import tools_for
+from langchain_core.messages import AIMessage
+from PIL import Image
+from shared import MakeAgent
+from smolagents import (
+    REMOVE_PARAMETER,
+    ChatMessage,
+    CodeAgent,
+    MessageRole,
+    Model,
+    Tool,
+    ToolCallingAgent,
+)
+from smolagents.memory import ActionStep, PlanningStep, TaskStep
+from smolagents.models import agglomerate_stream_deltas
+
+from visreplay.agent import MessageError, ReplayChatModel
+from visreplay.agent.smolagents.model import ReplayModel
+from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, LangChainTool, keep_images
+from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config
+from visreplay.tasks.registry import open_task, task_named
+from visreplay.tasks.types import Sample, Split
+from visreplay.tools import load_image
+
+SEARCH = task_named("visual-search-medium").sample(Split.TUNING + 1)
+BLUE = Image.new("RGB", (56, 56), "blue")
+STORED = "Stored 'image.png' in memory."
+
+
+def chat_on(pair: ModelPair, **options: object) -> ReplayChatModel:
+    settings = {"dialect": "embedded", "max_tokens": 96, **options}
+    return ReplayChatModel(pair=pair, replay=embedded_config(Method.TOKEN), **settings)
+
+
+@pytest.fixture
+def model(embedded_pair: ModelPair) -> ReplayModel:
+    return ReplayModel(chat_on(embedded_pair))
+
+
+def agent_for(model: ReplayModel, tools: Sequence[Tool], **options: object) -> ToolCallingAgent:
+    settings: dict[str, object] = {"max_steps": 4, "verbosity_level": 0, **options}
+    return ToolCallingAgent(
+        list(tools),
+        model,
+        prompt_templates=PLAIN_PROMPTS,
+        step_callbacks=[keep_images],
+        **settings,
+    )
+
+
+def player(model: ReplayModel, sample: Sample, **options: object) -> ToolCallingAgent:
+    """An agent with the embedded pair's own tools."""
+    tools = [LangChainTool(tool, model.chat.store) for tool in tools_for(model.chat, sample)]
+    return agent_for(model, tools, **options)
+
+
+def pictures(sample: Sample) -> list[Image.Image]:
+    return [load_image(image) for image in sample.images]
+
+
+def asked(sample: Sample = SEARCH) -> list[ChatMessage]:
+    return TaskStep(sample.question, pictures(sample)).to_messages()
+
+
+def actions(agent: ToolCallingAgent | CodeAgent) -> list[ActionStep]:
+    return [step for step in agent.memory.steps if isinstance(step, ActionStep)]
+
+
+def raw(message: ChatMessage | None) -> AIMessage:
+    assert message is not None and isinstance(message.raw, AIMessage)
+    return message.raw
+
+
+def known(message: ChatMessage | None) -> int:
+    """How many tokens had been read before."""
+    usage = raw(message).usage_metadata
+    assert usage is not None
+    return usage["input_token_details"]["cache_read"]
+
+
+def total(message: ChatMessage | None) -> int:
+    usage = raw(message).usage_metadata
+    assert usage is not None
+    return usage["total_tokens"]
+
+
+# Whole agents on the embedded pair
+
+
+def test_a_tool_calling_agent_answers_as_the_visual_agent_does(
+    model: ReplayModel, make_agent: MakeAgent
+) -> None:
+    visual_agent = make_agent()
+    opened = open_task("visual-search-medium")
+    right = 0
+    for sample_id in opened.sample_ids()[:4]:
+        sample = opened.load(sample_id)
+        agent = player(model, sample)
+        answer = agent.run(sample.question, images=pictures(sample))
+        trajectory = visual_agent.run(sample.question, images=sample.images)
+        assert answer == trajectory.answer
+        first, *later = actions(agent)
+        assert len(later) == len(trajectory.steps) - 1
+        # The tokens are the same too, not only the answer.
+        for step, played in zip(actions(agent), trajectory.steps, strict=True):
+            assert raw(step.model_output_message).response_metadata["replay"] | {"seconds": 0} == (
+                dict(played["replay"] or {}) | {"seconds": 0}
+            )
+        # A step costs its new tokens alone.
+        assert known(first.model_output_message) == 0
+        before = first
+        for step in later:
+            assert known(step.model_output_message) == total(before.model_output_message)
+            before = step
+        right += opened.is_right(sample, str(answer))
+    assert right >= 3
+
+
+def test_an_image_that_a_tool_gives_is_seen_by_way_of_the_callback(model: ReplayModel) -> None:
+    zoom, _ = tools_for(model.chat, SEARCH)
+
+    class Zoom(Tool):  # type: ignore[misc]
+        name = "zoom"
+        description = "Look at a region of the picture."
+        inputs = {  # noqa: RUF012
+            "label": {"type": "string", "description": "What of."},
+            "bbox_2d": {"type": "array", "description": "Where."},
+        }
+        output_type = "image"
+
+        def forward(self, label: str, bbox_2d: list[float]) -> Image.Image:
+            (block,) = zoom.invoke({"label": label, "bbox_2d": bbox_2d})
+            return model.chat.store.get(block["url"].removeprefix("visreplay:"))
+
+    agent = agent_for(model, [Zoom()], max_steps=2)
+    agent.run(SEARCH.question, images=pictures(SEARCH))
+    look, answer = actions(agent)
+    assert look.observations == STORED
+    assert look.observations_images is not None
+    (shown,) = look.observations_images
+    assert type(shown) is Image.Image
+    assert raw(answer.model_output_message).response_metadata["replay"]["new_visual_tokens"] == 36
+    assert known(answer.model_output_message) == total(look.model_output_message)
+    # The task's picture is not shown again after the steps, as smolagents does by itself.
+    assert answer.observations_images is None
+    plain = ToolCallingAgent(
+        [Zoom()], model, prompt_templates=PLAIN_PROMPTS, max_steps=2, verbosity_level=0
+    )
+    plain.run(SEARCH.question, images=pictures(SEARCH))
+    assert actions(plain)[0].observations_images == pictures(SEARCH)
+
+
+def test_an_agent_that_streams_does_the_same(model: ReplayModel) -> None:
+    whole = player(model, SEARCH)
+    answer = whole.run(SEARCH.question, images=pictures(SEARCH))
+    agent = player(ReplayModel(chat_on(model.chat.pair)), SEARCH, stream_outputs=True)
+    assert agent.run(SEARCH.question, images=pictures(SEARCH)) == answer
+    for step, streamed in zip(actions(whole), actions(agent), strict=True):
+        assert streamed.model_output == step.model_output
+        assert streamed.observations == step.observations
+        assert streamed.token_usage == step.token_usage
+        assert [call.arguments for call in streamed.tool_calls or ()] == (
+            [call.arguments for call in step.tool_calls or ()]
+        )
+
+
+def test_a_second_task_goes_on_from_the_first(model: ReplayModel) -> None:
+    agent = player(model, SEARCH)
+    agent.run(SEARCH.question, images=pictures(SEARCH))
+    played = actions(agent)
+    agent.run(SEARCH.question, images=pictures(SEARCH), reset=False, max_steps=1)
+    after = actions(agent)[len(played)]
+    assert known(after.model_output_message) == total(played[-1].model_output_message)
+
+
+def test_an_agent_may_plan_and_have_another_agent_for_a_tool(model: ReplayModel) -> None:
+    helper = player(model, SEARCH, name="helper", description="It looks.")
+    agent = agent_for(
+        model, [], planning_interval=1, max_steps=1, managed_agents=[helper], stream_outputs=True
+    )
+    agent.run("Well?")
+    (planned,) = [step for step in agent.memory.steps if isinstance(step, PlanningStep)]
+    assert planned.token_usage is not None and planned.token_usage.output_tokens > 0
+
+
+def test_a_run_tells_its_whole_result(model: ReplayModel) -> None:
+    agent = player(model, SEARCH)
+    result = agent.run(SEARCH.question, images=pictures(SEARCH), return_full_result=True)
+    assert result.state == "success"
+    steps = actions(agent)
+    read = sum(raw(s.model_output_message).usage_metadata["input_tokens"] for s in steps)  # type: ignore[index]
+    assert result.token_usage.input_tokens == read
+
+
+# Turns
+
+
+def test_a_stop_sequence_ends_a_turn_and_is_left_out(model: ReplayModel) -> None:
+    whole = model.generate(asked())
+    cut = model.generate(asked(), stop_sequences=["</think>"])
+    assert cut.content == str(whole.content).partition("</think>")[0]
+    assert cut.tool_calls is None
+    streamed = agglomerate_stream_deltas(
+        list(model.generate_stream(asked(), stop_sequences=["</think>"]))
+    )
+    assert streamed.content == cut.content
+    assert model.supports_stop_parameter
+
+
+def test_a_stop_sequence_that_is_put_back_goes_on_from_what_was_generated(
+    model: ReplayModel,
+) -> None:
+    """As a CodeAgent does with the end of its code."""
+    cut = model.generate(asked(), stop_sequences=["</think>"])
+    for ending, kept in (("</think>", total(cut)), ("", None)):
+        said = ChatMessage(
+            MessageRole.ASSISTANT, [{"type": "text", "text": f"{cut.content}{ending}"}]
+        )
+        more = ChatMessage(MessageRole.USER, [{"type": "text", "text": "Well?"}])
+        reply = model.generate([*asked(), said, more])
+        usage = raw(cut).usage_metadata
+        assert usage is not None
+        assert known(reply) == (usage["input_tokens"] if kept is None else kept)
+
+
+def test_calls_stream_last_and_are_the_same(model: ReplayModel) -> None:
+    whole = model.generate(asked())
+    deltas = list(model.generate_stream(asked()))
+    assert len(deltas) > 5
+    message = agglomerate_stream_deltas(deltas)
+    assert message.content == whole.content
+    assert whole.tool_calls and message.tool_calls
+    (call,), (streamed,) = whole.tool_calls, message.tool_calls
+    assert call.function.name == streamed.function.name == "zoom"
+    assert call.function.arguments == json.loads(streamed.function.arguments)
+    assert message.token_usage == whole.token_usage
+    assert [delta.tool_calls for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
+
+
+def test_what_a_call_says_and_what_the_model_says(embedded_pair: ModelPair) -> None:
+    chat = chat_on(embedded_pair)
+    short = ReplayModel(chat).generate(asked(), max_tokens=3)
+    assert short.token_usage is not None and short.token_usage.output_tokens == 3
+    # As with smolagents' other models, the constructor has the last word.
+    firm = ReplayModel(chat, max_tokens=5).generate(asked(), max_tokens=3)
+    assert firm.token_usage is not None and firm.token_usage.output_tokens == 5
+    removed = ReplayModel(chat, max_tokens=REMOVE_PARAMETER).generate(asked(), max_tokens=3)
+    assert removed.token_usage is not None and removed.token_usage.output_tokens > 5
+    drawn = [
+        ReplayModel(chat, temperature=1.5, seed=n).generate(asked()).content for n in (1, 2, 1)
+    ]
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_a_forced_call_begins_the_turn(embedded_pair: ModelPair) -> None:
+    model = ReplayModel(chat_on(embedded_pair), tool_choice="required", max_tokens=8)
+    tools = player(model, SEARCH).tools_and_managed_agents
+    reply = model.generate(asked(), tools_to_call_from=tools)
+    assert str(reply.content).startswith('<tool_call>{"name":')
+    # It is cut off: the policy is told so, in the dialect's words.
+    with pytest.raises(ValueError, match="is not closed with </tool_call>"):
+        model.parse_tool_calls(reply)
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "arguments"),
+    [
+        ("<think>a</think><answer>L</answer>", "final_answer", {"answer": "L"}),
+        ("<think>a</think>It is L.", "final_answer", {"answer": "It is L."}),
+        ('Action:\n{"name": "look", "arguments": {"at": 1}}', "look", {"at": 1}),
+        ('<answer>{"name": "look", "arguments": {}}</answer>', "final_answer",
+         {"answer": '{"name": "look", "arguments": {}}'}),
+    ],
+)  # fmt: skip
+def test_a_turn_without_calls_is_an_answer_or_a_call_as_smolagents_writes_it(
+    embedded_pair: ModelPair, written: str, name: str, arguments: object
+) -> None:
+    model = ReplayModel(chat_on(embedded_pair, dialect="hermes"))
+    message = model.parse_tool_calls(ChatMessage(MessageRole.ASSISTANT, written))
+    assert message.tool_calls is not None
+    (call,) = message.tool_calls
+    assert (call.function.name, call.function.arguments) == (name, arguments)
+
+
+def test_a_turn_that_the_token_limit_cut_off_is_no_answer(embedded_pair: ModelPair) -> None:
+    model = ReplayModel(chat_on(embedded_pair, dialect="hermes"))
+    task = ChatMessage(MessageRole.USER, [{"type": "text", "text": "Hello"}])
+    reply = model.generate([task], max_tokens=1)
+    with pytest.raises(ValueError, match="neither a tool call nor an answer that is finished"):
+        model.parse_tool_calls(reply)
+
+
+# What is refused
+
+
+def test_a_clear_word_about_what_cannot_be_done(embedded_pair: ModelPair) -> None:
+    chat = chat_on(embedded_pair)
+    model = ReplayModel(chat)
+    with pytest.raises(ValueError, match="not forced into a schema"):
+        model.generate(asked(), response_format={"type": "json_object"})
+    with pytest.raises(ValueError, match="no option 'timeout'; there are max_tokens, seed"):
+        ReplayModel(chat, timeout=3)
+    with pytest.raises(ValueError, match="no option 'flatten_messages_as_text'"):
+        model.generate(asked(), flatten_messages_as_text=True)
+    tools = player(model, SEARCH).tools_and_managed_agents
+    with pytest.raises(ValueError, match="tool_choice is 'paint'; the tools are zoom"):
+        model.generate(asked(), tools_to_call_from=tools, tool_choice="paint")
+    deaf = ReplayModel(chat_on(embedded_pair, dialect="mini-o3"))
+    with pytest.raises(ValueError, match="mini-o3 protocol calls no tools but its own"):
+        deaf.generate(asked(), tools_to_call_from=tools)
+    with pytest.raises(MessageError, match="has no type"):
+        model.generate([{"role": "user", "content": [{"image": BLUE}]}])
+    with pytest.raises(MessageError, match="0 x 0"):
+        nothing = Image.new("RGB", (0, 0))
+        model.generate([{"role": "user", "content": [{"type": "image", "image": nothing}]}])
+    with pytest.raises(MessageError, match="is not fetched"):
+        url = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+        model.generate([{"role": "user", "content": [url]}])
+    with pytest.raises(ValueError, match="'painter'"):
+        model.generate([{"role": "painter", "content": "Hello"}])
+
+
+def test_without_smolagents_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "smolagents", None)
+    monkeypatch.delitem(sys.modules, ReplayModel.__module__)
+    with pytest.raises(ImportError, match=r"pip install 'visreplay\[smolagents\]'"):
+        importlib.import_module(ReplayModel.__module__)
+
+
+def test_a_dictionary_leads_back_to_checkpoints(embedded_pair: ModelPair) -> None:
+    loaded = ReplayModel.from_pretrained(
+        str(EMBEDDED / "policy"),
+        str(EMBEDDED / "base"),
+        replay=embedded_config(Method.STATE),
+        load_options={"device": "cpu"},
+        dialect="embedded",
+        max_tokens=96,
+    )
+    loaded.kwargs["seed"] = 3
+    again = ReplayModel.from_dict(json.loads(json.dumps(loaded.to_dict())))
+    assert isinstance(again, Model)
+    assert again.to_dict() == loaded.to_dict()
+    assert again.chat.replay == loaded.chat.replay
+    assert again.generate(asked()).content == loaded.generate(asked()).content
+    with pytest.raises(ValueError, match="built on a pair in memory"):
+        ReplayModel.from_dict(ReplayModel(chat_on(embedded_pair)).to_dict())

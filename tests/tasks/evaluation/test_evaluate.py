@@ -1,0 +1,73 @@
+import pytest
+from shared import MakeAgent
+
+from visreplay.replay_core import Method
+from visreplay.tasks.evaluation.evaluate import evaluate, rollout_seed, summarise
+from visreplay.tasks.registry import open_task
+
+TASK = open_task("visual-search-easy")
+
+
+def test_an_evaluation_has_a_record_a_sample(make_agent: MakeAgent) -> None:
+    ids = TASK.sample_ids()[:3]
+    records = list(evaluate(make_agent(Method.NONE), TASK, ids))
+    assert [record["sample_id"] for record in records] == ids
+    for record in records:
+        (rollout,) = record["rollouts"]
+        assert rollout["right"] == (rollout["trajectory"]["answer"] == record["expected"])
+        assert rollout["cot_right"] is None
+        assert rollout["trajectory"].keys() == {
+            "question", "answer", "stop_reason", "seed", "steps", "images", "video", "messages"
+        }  # fmt: skip
+    summary = summarise(records)
+    assert (summary.n, summary.errors) == (3, 0)
+    assert summary.accuracy.low <= summary.accuracy.value <= summary.accuracy.high
+
+
+def test_a_subset_in_another_order_has_the_same_trajectories(make_agent: MakeAgent) -> None:
+    ids = TASK.sample_ids()[:3]
+    agent = make_agent(Method.NONE, temperature=1.0)
+    played = [
+        {
+            record["sample_id"]: [
+                [step["text"] for step in rollout["trajectory"]["steps"]]
+                for rollout in record["rollouts"]
+            ]
+            for record in evaluate(agent, TASK, some, rollouts=2, seed=5)
+        }
+        for some in (ids, [ids[2], ids[0]])
+    ]
+    assert played[0] == {ids[1]: played[0][ids[1]], **played[1]}
+
+
+def test_seeds_are_stable_and_a_rollout_s_own() -> None:
+    seeds = {rollout_seed(s, i, j) for s in range(3) for i in ("a", "b", "1") for j in range(11)}
+    assert len(seeds) == 99
+    assert rollout_seed(0, "visual-search-easy-20000000", 0) == 1159350719
+
+
+def test_an_error_is_counted_apart_and_the_others_go_on(make_agent: MakeAgent) -> None:
+    good = TASK.sample_ids()[0]
+    records = list(evaluate(make_agent(Method.NONE), TASK, ["nothing", good]))
+    assert records[0]["error"] == (
+        "ValueError: 'nothing' is no sample of visual-search-easy; its ids are "
+        "visual-search-easy-SEED"
+    )
+    assert records[0]["rollouts"] == []
+    assert records[1]["error"] is None
+    summary = summarise(records)
+    assert (summary.n, summary.errors) == (1, 1)
+
+
+def test_nothing_cannot_be_summarised() -> None:
+    with pytest.raises(ValueError, match="0 records cannot be summarised"):
+        summarise([])
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("{}", True), (" {} ", True), ("?", False), (None, False)]
+)
+def test_answers_are_compared_as_text(answer: str | None, expected: bool) -> None:
+    sample = TASK.load(TASK.sample_ids()[0])
+    given = answer and answer.format(sample.answer.lower())
+    assert TASK.is_right(sample, given) is expected
