@@ -19,7 +19,7 @@ check: $(VENV)/installed
 	@# mypy finds the folders under their installed names through links.
 	mkdir -p build/typed/visreplay
 	for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typed/visreplay/$$folder; done
-	for file in __init__.py py.typed; do ln -sfn ../../../package/$$file build/typed/visreplay/$$file; done
+	for file in __init__.py __init__.pyi py.typed; do ln -sfn ../../../package/$$file build/typed/visreplay/$$file; done
 	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
 	$(BIN)/pytest -q tests/test_layering.py
 

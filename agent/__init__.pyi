@@ -1,0 +1,53 @@
+from .chat.renderer import MessageError
+from .episode.graph import build_graph
+from .episode.loop import Limits, Loop, completed
+from .episode.trajectory import StopReason, Trajectory
+from .episode.visual_agent import VisualAgent
+from .langchain.chat_model import ReplayChatModel
+from .langchain.protocol_tools import protocol_tools, question
+from .messages import Message
+from .policy.replay_policy import (
+    Policy,
+    PolicyTurn,
+    ReplayPolicy,
+    Sampling,
+    ScriptedPolicy,
+)
+from .protocols import (
+    PROTOCOLS,
+    ParsedTurn,
+    ToolProtocol,
+    get_protocol,
+    guess_protocol,
+)
+from .state import EpisodeState, Observation, Step, ToolCall, ToolUse
+
+__all__ = [
+    "PROTOCOLS",
+    "EpisodeState",
+    "Limits",
+    "Loop",
+    "Message",
+    "MessageError",
+    "Observation",
+    "ParsedTurn",
+    "Policy",
+    "PolicyTurn",
+    "ReplayChatModel",
+    "ReplayPolicy",
+    "Sampling",
+    "ScriptedPolicy",
+    "Step",
+    "StopReason",
+    "ToolCall",
+    "ToolProtocol",
+    "ToolUse",
+    "Trajectory",
+    "VisualAgent",
+    "build_graph",
+    "completed",
+    "get_protocol",
+    "guess_protocol",
+    "protocol_tools",
+    "question",
+]
