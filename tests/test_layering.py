@@ -1,40 +1,122 @@
-"""The directions of house.md: nothing imports upwards, and everything by its installed name."""
+"""Who may know whom (docs, "How the house is built"): layers, doors of frameworks, no circles."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAY_KNOW = {
+
+LAYERS = {
     "tools": {"tools"},
     "replay_core": {"replay_core"},
     "agent": {"agent", "tools", "replay_core"},
     "tasks": {"tasks", "agent", "tools", "replay_core"},
 }
-FILES = [path for folder in MAY_KNOW for path in sorted((ROOT / folder).rglob("*.py"))]
+"""What each folder may import of visreplay: nothing imports upwards."""
+
+LANGCHAIN = (
+    "agent/langchain/",
+    "agent/episode/graph.py",
+    "agent/episode/visual_agent.py",  # a run's configuration, and the type of checkpointers
+    "agent/policy/telemetry.py",  # the writer of the custom stream
+    "agent/smolagents/tools.py",  # wraps LangChain's tools
+)
+HTTP = ("agent/openai/", "agent/serving/", "tasks/commands/serve.py", "tasks/commands/mcp.py")
+DOORS = {
+    "langchain": LANGCHAIN,
+    "langchain_core": LANGCHAIN,
+    "langgraph": LANGCHAIN,
+    "smolagents": ("agent/smolagents/",),
+    "fastapi": HTTP,
+    "starlette": HTTP,
+    "uvicorn": HTTP,
+    "prometheus_client": HTTP,
+    "mcp": ("agent/mcp/",),
+    "httpx": ("tools/fetch.py",),
+    "inspect_ai": ("tasks/evaluation/export.py",),
+    "peft": ("replay_core/lora.py", "replay_core/pair.py"),
+    "matplotlib": ("tasks/analysis/plots.py",),
+    "math_verify": ("tasks/scoring/mathematics.py",),
+    "typer": ("tasks/commands/",),
+}
+"""Where each framework may be imported."""
+
+APART = ("agent/langchain", "agent/smolagents", "agent/openai", "agent/mcp")
+"""Doors that never import each other's code."""
+
+FILES = [
+    str(path.relative_to(ROOT))
+    for folder in LAYERS
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 
-def imported(path: Path) -> list[str]:
+def imports(file: str) -> list[str]:
+    """List the dotted names that a file imports, inside of functions too."""
     modules = []
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))):
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}:{node.lineno} is a relative import"
-            modules.append(node.module or "")
+            assert node.level == 0, f"{file}:{node.lineno} is a relative import"
+            modules += [f"{node.module}.{alias.name}" for alias in node.names]
     return modules
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_downwards(path: Path) -> None:
-    folder = path.relative_to(ROOT).parts[0]
-    for module in imported(path):
+def place(module: str) -> str | None:
+    """Find the file of ours that a dotted name leads to; None if it is somebody else's."""
+    if not module.startswith("visreplay."):
+        return None
+    path = Path(*module.split(".")[1:])
+    for candidate in (path, path.parent):
+        for file in (candidate.with_suffix(".py"), candidate / "__init__.py"):
+            if (ROOT / file).is_file():
+                return str(file)
+    raise AssertionError(f"there is no {module}")
+
+
+def package(file: str) -> str:
+    """Name the node of a file in the graph of packages: its folder, or itself at a root."""
+    path = Path(file)
+    return str(path.parent if len(path.parts) > 2 else path)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_go_downwards(file: str) -> None:
+    layer = Path(file).parts[0]
+    for module in imports(file):
         top, _, rest = module.partition(".")
-        assert top not in MAY_KNOW, f"import visreplay.{module}, not {module}"
+        assert top not in LAYERS, f"import visreplay.{module}, not {module}"
         if top == "visreplay":
-            assert rest.partition(".")[0] in MAY_KNOW[folder], f"{module} is above"
+            assert rest.partition(".")[0] in LAYERS[layer], f"{module} is above {file}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_framework_has_one_door(file: str) -> None:
+    for module in imports(file):
+        door = DOORS.get(module.partition(".")[0])
+        assert door is None or file.startswith(door), f"{file} imports {module}"
+
+
+def test_doors_do_not_know_each_other() -> None:
+    for file in FILES:
+        ours = next((door for door in APART if file.startswith(f"{door}/")), None)
+        theirs = [place(module) or "" for module in imports(file)]
+        others = tuple(f"{door}/" for door in APART if ours and door != ours)
+        assert not any(each.startswith(others) for each in theirs if others), file
+
+
+def test_no_package_imports_itself_by_way_of_others() -> None:
+    graph: dict[str, set[str]] = {}
+    for file in FILES:
+        known = {package(place(module) or file) for module in imports(file)}
+        # A face is lazy: what it offers is not what it needs.
+        known = {each for each in known if not each.endswith("__init__.py")}
+        graph.setdefault(package(file), set()).update(known - {package(file)})
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_there_are_files_to_look_at() -> None:
-    assert len(FILES) > 15
+    assert len(FILES) > 100
