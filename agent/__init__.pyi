@@ -5,7 +5,7 @@ from .episode.trajectory import StopReason, Trajectory
 from .episode.visual_agent import VisualAgent
 from .langchain.chat_model import ReplayChatModel
 from .langchain.protocol_tools import protocol_tools, question
-from .messages import Message
+from .messages import Message, ToolCall
 from .policy.replay_policy import (
     Policy,
     PolicyTurn,
@@ -20,7 +20,7 @@ from .protocols import (
     get_protocol,
     guess_protocol,
 )
-from .state import EpisodeState, Observation, Step, ToolCall, ToolUse
+from .state import EpisodeState, Observation, Step, ToolUse
 
 __all__ = [
     "PROTOCOLS",

@@ -8,13 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from visreplay.agent.messages import Message, append_messages
-
-
-class ToolCall(TypedDict):
-    """A call as the model wrote it: untrusted until a tool has checked its arguments."""
-
-    name: str
-    arguments: dict[str, Any]
+from visreplay.agent.messages import ToolCall as ToolCall
 
 
 class Observation(TypedDict):
