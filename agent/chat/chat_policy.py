@@ -11,7 +11,7 @@ from visreplay.agent.chat.turn_memory import TurnMemory
 from visreplay.agent.messages import Message
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampling
-from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
+from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.protocols import ToolProtocol, get_protocol, guess_protocol
 from visreplay.agent.protocols.tool_schemas import Signature
 from visreplay.replay_core import (
@@ -48,7 +48,7 @@ class ChatReply:
 
     @property
     def finish_reason(self) -> str:
-        """ "tool_calls" for a reply with calls, else "stop" or "length"."""
+        """Why the turn ended: "tool_calls" for a reply with calls, else "stop" or "length"."""
         return "tool_calls" if self.parsed.tool_calls else self.turn.finish_reason
 
 

@@ -7,7 +7,12 @@ reference into the store, or what the `Media` allows besides) or as base64:
     {"type": "image", "url": "data:image/png;base64,..."}   or "base64" instead of "url"
     {"type": "video", "url": "data:video/mp4;base64,..."}   or "base64" instead of "url"
     {"type": "video", "frames": [image URLs], "times": [seconds]}
-    {"type": "image_url", "image_url": {"url": ...}}        OpenAI's form; "video_url" likewise
+
+Media also come in the forms of other interfaces:
+
+    {"type": "image_url", "image_url": {"url": ...}}           OpenAI's; "video_url" likewise
+    {"type": "image", "source": {"data": base64}}              Anthropic's
+    {"type": "image", "data": base64}                          LangChain's before its version 1
 """
 
 import math
@@ -79,7 +84,8 @@ def _listed_frames(frames: Sequence[Any], times: Sequence[Any], media: Media) ->
 
 def _read(read: Callable[..., T], block: Mapping[str, Any], what: str) -> T:
     """Read the base64 or the URL of a block."""
-    data, url = block.get("base64"), block.get("url")
+    source = block["source"] if isinstance(block.get("source"), Mapping) else block
+    data, url = source.get("base64", source.get("data")), source.get("url")
     if isinstance(data, str):
         return read(base64=data)
     if data is None and isinstance(url, str):

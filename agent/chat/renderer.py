@@ -188,9 +188,7 @@ class ChatRenderer:
         ]
         return text_of(message) + "\n".join([*calls, *_unparsed_texts(message)])
 
-    def _tool_results(
-        self, messages: Sequence[Message], call_ids: Sequence[str | None]
-    ) -> Message:
+    def _tool_results(self, messages: Sequence[Message], call_ids: Sequence[str | None]) -> Message:
         """The message that shows the results of tools, in the order in which they were called."""
         order = {call_id: number for number, call_id in enumerate(call_ids)}
         parts: list[Part] = []

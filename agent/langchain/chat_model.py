@@ -182,7 +182,10 @@ class ReplayChatModel(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         names = ("model_name", "protocol", "temperature", "top_p", "max_new_tokens", "stop", "seed")
-        return {**{name: getattr(self, name) for name in names}, "replay": asdict(self._chat.replay)}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "replay": asdict(self._chat.replay),
+        }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)

@@ -51,10 +51,10 @@ def chat_graph(model: ReplayChatModel, checkpointer: Checkpointer = None) -> Cha
     Raises:
         ValueError: If the dialect's calls are not LangChain's.
     """
-    dialect = PROTOCOLS[model.dialect]
+    dialect = PROTOCOLS[model.protocol]
     if not dialect.named_calls:
         raise ValueError(
-            f"the {model.dialect} protocol calls no tools by name, so that messages cannot hold "
+            f"the {model.protocol} protocol calls no tools by name, so that messages cannot hold "
             "its calls: use VisualAgent"
         )
     tools = protocol_tools(model)
@@ -114,9 +114,9 @@ def model_of(environment: Mapping[str, str]) -> ReplayChatModel:
             given["BASE"] or str(EMBEDDED / "base"),
             replay=embedded_config(Method(method)),
             load_options={"device": given["DEVICE"] or "cpu"},
-            dialect=given["PROTOCOL"] or "embedded",
+            protocol=given["PROTOCOL"] or "embedded",
             model_name=EMBEDDED_NAMES[0],
-            max_tokens=128,
+            max_new_tokens=128,
             store=store,
         )
     return ReplayChatModel.from_pretrained(
@@ -124,7 +124,7 @@ def model_of(environment: Mapping[str, str]) -> ReplayChatModel:
         given["BASE"],
         replay=ReplayConfig(Method(method)),
         load_options={"device": given["DEVICE"] or "auto"},
-        dialect=given["PROTOCOL"] or guess_protocol(policy),
+        protocol=given["PROTOCOL"] or guess_protocol(policy),
         store=store,
     )
 

@@ -38,21 +38,16 @@ def message_parts(message: BaseMessage, renderer: ChatRenderer) -> list[Part]:
     Raises:
         MessageError: A block cannot be shown.
     """
-    return renderer.parts(content_blocks(message))
-
-
-def content_blocks(message: BaseMessage) -> list[Mapping[str, Any]]:
-    """A message's content as blocks of `media_parts`, whichever provider's form they have.
-
-    Raises:
-        MessageError: LangChain cannot read a block.
-    """
     try:
-        return [_plain_block(block) for block in message.content_blocks]
+        blocks: Sequence[Mapping[str, Any]] = message.content_blocks
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MessageError(
             f"a block of a {message.type} message cannot be read: {error}"
         ) from error
+    # What LangChain does not know, it leaves as it is.
+    return renderer.parts(
+        block["value"] if block["type"] == "non_standard" else block for block in blocks
+    )
 
 
 def image_block(reference: str) -> dict[str, str]:
@@ -134,15 +129,3 @@ def _invalid_calls(call: UnparsedCall | None) -> list[InvalidToolCall]:
     # With its tags: LangChain would take JSON alone for a call when it adds up chunks.
     call_id = f"call_{uuid4().hex}"
     return [invalid_tool_call(name=None, args=call["text"], id=call_id, error=call["error"])]
-
-
-def _plain_block(block: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A block of LangChain's without the forms that LangChain leaves as they are."""
-    if block["type"] == "non_standard":
-        block = block["value"]
-    # Anthropic's images have a source; LangChain's old blocks have data.
-    source = block["source"] if isinstance(block.get("source"), Mapping) else block
-    if "data" in source or source is not block:
-        media = {"base64": source.get("base64", source.get("data")), "url": source.get("url")}
-        return {"type": block.get("type"), **media}
-    return block

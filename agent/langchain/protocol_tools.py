@@ -14,8 +14,9 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langgraph.prebuilt import InjectedState, ToolRuntime
 
-from visreplay.agent.chat.renderer import ChatRenderer, MessageError, image_block
+from visreplay.agent.chat.renderer import ChatRenderer, MessageError
 from visreplay.agent.langchain.chat_model import ReplayChatModel
+from visreplay.agent.langchain.messages import image_block, message_parts
 from visreplay.agent.messages import Part
 from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.protocols.base import ObservationPosition
@@ -36,8 +37,8 @@ def protocol_tools(model: ReplayChatModel, *, video: str | Path | None = None) -
         model: Speaks the dialect.
         video: Path of the clip that the conversation is about.
     """
-    interpreter = model.interpreter
-    dialect = interpreter.dialect
+    interpreter = model.renderer
+    dialect = interpreter.protocol
 
     def tool(function: Mapping[str, Any]) -> BaseTool:
         def run(
@@ -94,7 +95,7 @@ def question(
         ToolError: If the media cannot be read, or do not suit the dialect.
     """
     references = [model.store.put(load_image(picture)) for picture in images]
-    return _opened(model.interpreter, words, references, video)
+    return _opened(model.renderer, words, references, video)
 
 
 def episode_messages(model: ReplayChatModel, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
@@ -104,9 +105,9 @@ def episode_messages(model: ReplayChatModel, messages: Sequence[BaseMessage]) ->
         MessageError: If there is no question, or it cannot be shown.
         ToolError: If its media do not suit the dialect.
     """
-    interpreter = model.interpreter
+    interpreter = model.renderer
     at = _asked_at(messages)
-    parts = interpreter.parts(messages[at])
+    parts = message_parts(messages[at], interpreter)
     words = "".join(part["text"] for part in parts if part["type"] == "text")
     opened = _opened(interpreter, words, _pictures(interpreter, messages[: at + 1]), None)
     clips = _blocks([part for part in parts if part["type"] == "video"])
@@ -125,7 +126,7 @@ def _opened(
     interpreter: ChatRenderer, words: str, references: list[str], video: str | Path | None
 ) -> HumanMessage:
     clip = None if video is None else str(video)
-    turn = interpreter.dialect.open(words, references, clip)[-1]
+    turn = interpreter.protocol.open(words, references, clip)[-1]
     return HumanMessage(_blocks(turn["content"]))
 
 
@@ -134,7 +135,7 @@ def _episode(
 ) -> EpisodeState:
     """The state as the dialect's `run` wants it, of the last question."""
     at = _asked_at(messages)
-    parts = interpreter.parts(messages[at])
+    parts = message_parts(messages[at], interpreter)
     steps: list[Step] = []
     for message in messages[at + 1 :]:
         if isinstance(message, AIMessage):
@@ -205,7 +206,7 @@ def _pictures(interpreter: ChatRenderer, messages: Sequence[BaseMessage]) -> lis
     """References of the images of the last human message that has some."""
     for message in reversed(messages):
         if isinstance(message, HumanMessage):
-            parts = interpreter.parts(message)
+            parts = message_parts(message, interpreter)
             if images := [part["image"] for part in parts if part["type"] == "image"]:
                 return images
     return []

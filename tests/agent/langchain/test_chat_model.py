@@ -327,7 +327,7 @@ def test_a_clear_word_about_what_cannot_be_done(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="tool_choice is 'paint'; the tools are zoom"):
         model.bind_tools(tools, tool_choice="paint")
     with pytest.raises(ValueError, match="mini-o3 protocol calls no tools but its own"):
-        make_model(dialect="mini-o3").bind_tools(tools)
+        make_model(protocol="mini-o3").bind_tools(tools)
     with pytest.raises(ValueError, match="a call has no option 'model'"):
         model.invoke("Hello", model="another")
     with pytest.raises(ValueError, match="must begin and end"):
@@ -338,7 +338,7 @@ def test_from_pretrained_loads_what_the_method_needs() -> None:
     folders = (str(EMBEDDED / "policy"), str(EMBEDDED / "base"))
     options = {"device": "cpu"}
     model = ReplayChatModel.from_pretrained(
-        *folders, replay=config_of(Method.STATE), load_options=options, dialect="embedded"
+        *folders, replay=config_of(Method.STATE), load_options=options, protocol="embedded"
     )
     assert model.pair.base is not None
     assert model.pair.base.depth == 2

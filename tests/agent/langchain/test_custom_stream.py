@@ -25,8 +25,8 @@ def model(embedded_pair: ModelPair) -> ReplayChatModel:
     return ReplayChatModel(
         pair=embedded_pair,
         replay=embedded_config(Method.TOKEN),
-        dialect="embedded",
-        max_tokens=96,
+        protocol="embedded",
+        max_new_tokens=96,
     )
 
 

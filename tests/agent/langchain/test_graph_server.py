@@ -154,7 +154,7 @@ def test_the_environment_names_the_checkpoints(tmp_path: Path) -> None:
         }
     )
     assert model.model_name == str(EMBEDDED / "policy")
-    assert model.dialect == "deepeyes"
+    assert model.protocol == "deepeyes"
     assert model.replay.method is Method.NONE
     assert model.pair.base is None
     assert model.store.root == tmp_path
@@ -164,13 +164,15 @@ def test_the_environment_names_the_checkpoints(tmp_path: Path) -> None:
 
 def test_a_dialect_whose_calls_are_not_messages_is_refused(embedded_pair: ModelPair) -> None:
     with pytest.raises(ValueError, match="mini-o3 protocol calls no tools by name"):
-        served.chat_graph(ReplayChatModel(pair=embedded_pair, dialect="mini-o3"))
+        served.chat_graph(ReplayChatModel(pair=embedded_pair, protocol="mini-o3"))
 
 
 def test_calls_that_cannot_be_read_are_told_and_turns_are_counted(embedded_pair: ModelPair) -> None:
     """A policy that is cut off in the middle of a call, time and again."""
     replay = embedded_config(Method.TOKEN)
-    model = ReplayChatModel(pair=embedded_pair, replay=replay, dialect="embedded", max_tokens=24)
+    model = ReplayChatModel(
+        pair=embedded_pair, replay=replay, protocol="embedded", max_new_tokens=24
+    )
     content: list[Any] = [model.image(SEARCH.images[0]), {"type": "text", "text": SEARCH.question}]
     end = served.chat_graph(model).invoke({"messages": [HumanMessage(content)]})
     turns = [message for message in end["messages"] if isinstance(message, AIMessage)]

@@ -23,12 +23,12 @@ BOX = [2, 2, 4, 4]
 
 
 def model_for(pair: ModelPair, dialect: str) -> ReplayChatModel:
-    return ReplayChatModel(pair=pair, dialect=dialect)
+    return ReplayChatModel(pair=pair, protocol=dialect)
 
 
 def interpreter_of(model: ReplayChatModel) -> ChatRenderer:
     grid = token_grid(model.pair.processor)
-    return ChatRenderer(get_protocol(model.dialect, grid, model.store), model.pair.tokenizer)
+    return ChatRenderer(get_protocol(model.protocol, grid, model.store), model.pair.tokenizer)
 
 
 def run_tools(model: ReplayChatModel, messages: list[AnyMessage], **options: Any) -> list[Any]:
