@@ -190,7 +190,8 @@ def resolve_protocol(pair: ModelPair, protocol: str) -> str:
     """The name of a pair's protocol, guessed from the policy's name for "auto"."""
     if protocol != "auto":
         return protocol
-    return guess_protocol(getattr(pair, "names", ("policy", None))[0])
+    name = getattr(pair, "names", ("policy", None))[0]
+    return "embedded" if name == EMBEDDED_NAMES[0] else guess_protocol(name)
 
 
 def resolve_replay(pair: ModelPair, replay: ReplayConfig | str) -> ReplayConfig:

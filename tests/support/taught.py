@@ -130,7 +130,9 @@ def taught_pair(most: int = 60) -> ModelPair:
     return train_by_heart(processor, examples, most)
 
 
-def train_by_heart(processor: Any, examples: Sequence[tuple[Any, str]], most: int = 60) -> ModelPair:
+def train_by_heart(
+    processor: Any, examples: Sequence[tuple[Any, str]], most: int = 60
+) -> ModelPair:
     """The embedded pair with a policy that knows replies by heart.
 
     Args:

@@ -21,8 +21,15 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from shared import MakeAgent
 
 from visreplay.agent import ReplayChatModel
-from visreplay.replay_core import EMBEDDED, Method, ModelPair, ReplaySession, Segment
-from visreplay.replay_core import embedded_config
+from visreplay.replay_core import (
+    EMBEDDED,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    Segment,
+    embedded_config,
+)
 from visreplay.replay_core.generation import TokenWriter
 from visreplay.tasks.registry import open_task, task_named
 from visreplay.tasks.types import Sample, Split
@@ -281,9 +288,11 @@ def test_a_limit_of_tokens_cuts_a_turn_off(make_model: MakeModel) -> None:
         assert longer.usage_metadata["output_tokens"] == 5
 
 
-def test_the_limit_of_tokens_has_the_name_that_langchain_knows_too(make_model: MakeModel) -> None:
-    model = make_model(max_tokens=7, max_new_tokens=REMOVED)
+def test_langchain_has_another_name_for_the_limit_of_tokens(embedded_pair: ModelPair) -> None:
+    model = ReplayChatModel.model_validate({"pair": embedded_pair, "max_tokens": 7})
     assert model.max_new_tokens == 7
+    assert model._get_ls_params()["ls_max_tokens"] == 7
+    assert model._get_ls_params(max_tokens=5)["ls_max_tokens"] == 5
 
 
 def test_a_seed_makes_sampling_repeatable(make_model: MakeModel) -> None:
@@ -365,9 +374,7 @@ def test_the_embedded_pair_needs_no_settings(make_model: MakeModel) -> None:
     assert model.invoke(messages).content == make_model(store=model.store).invoke(messages).content
 
 
-def test_a_policy_without_a_known_name_calls_tools_in_the_plain_way(
-    embedded_pair: ModelPair,
-) -> None:
-    stranger = dataclasses.replace(embedded_pair, names=("my policy", None))
-    assert ReplayChatModel(pair=stranger).protocol == "hermes"
-    assert ReplayChatModel(pair=stranger, protocol="deepeyes").protocol == "deepeyes"
+def test_a_protocol_that_is_named_is_taken(embedded_pair: ModelPair) -> None:
+    assert ReplayChatModel(pair=embedded_pair, protocol="deepeyes").protocol == "deepeyes"
+    with pytest.raises(ValueError, match="there is no protocol 'deepeye'"):
+        ReplayChatModel(pair=embedded_pair, protocol="deepeye")

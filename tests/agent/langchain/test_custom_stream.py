@@ -93,7 +93,9 @@ def replays_of(chunks: list[AIMessageChunk]) -> list[dict[str, Any] | None]:
 
 def test_create_agent(model: ReplayChatModel) -> None:
     agent = create_agent(model, tools=protocol_tools(model))
-    events, chunks = split_stream(list(agent.stream(opened(model), stream_mode=["messages", "custom"])))
+    events, chunks = split_stream(
+        list(agent.stream(opened(model), stream_mode=["messages", "custom"]))
+    )
     check(events, replays_of(chunks))
 
 
