@@ -6,7 +6,8 @@ import torch
 from transformers.utils import logging
 
 from visreplay.agent import Sampling, VisualAgent
-from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, embedded_config
+from visreplay.replay_core import EMBEDDED, Method, embedded_config
+from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
 from visreplay.tools import ImageStore
 
 ROWS: dict[str, tuple[str, Method]] = {

@@ -19,7 +19,8 @@ from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampling
 from visreplay.agent.protocols import ToolProtocol, get_protocol
 from visreplay.agent.state import EpisodeState
-from visreplay.replay_core import ModelPair, ReplayConfig, load_for
+from visreplay.replay_core import ModelPair, ReplayConfig
+from visreplay.replay_core.loading import load_for
 from visreplay.tools import ImageStore, load_image
 from visreplay.tools.types import Picture
 

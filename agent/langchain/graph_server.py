@@ -28,7 +28,8 @@ from langgraph.types import Checkpointer
 from visreplay.agent.langchain.chat_model import ReplayChatModel
 from visreplay.agent.langchain.protocol_tools import episode_messages, protocol_tools
 from visreplay.agent.protocols import PROTOCOLS, guess_protocol
-from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, ReplayConfig, embedded_config
+from visreplay.replay_core import EMBEDDED, Method, ReplayConfig, embedded_config
+from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
 from visreplay.tools import ImageStore
 
 ChatGraph = CompiledStateGraph[MessagesState, None, MessagesState, MessagesState]
