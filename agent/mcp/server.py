@@ -86,8 +86,8 @@ def mcp_server(
     """
     server: FastMCP = FastMCP(
         "visreplay",
-        instructions="Look closely at images and videos, or ask a model that does. Name an image by "
-        "the reference that came with it, by the path of its file, or by a data URI.",
+        instructions="Look closely at images and videos, or ask a model that does. Name an image "
+        "by the reference that came with it, by the path of its file, or by a data URI.",
         log_level="WARNING",
         host=host,
         max_request_body_size=MAX_URI + 2**20,
