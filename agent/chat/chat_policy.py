@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from visreplay.agent.chat.renderer import ChatRenderer, ParsedReply
 from visreplay.agent.chat.reply_text import ReplyStream
@@ -14,15 +13,8 @@ from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampl
 from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.protocols import ToolProtocol, get_protocol, guess_protocol
 from visreplay.agent.protocols.tool_schemas import Signature
-from visreplay.replay_core import (
-    EMBEDDED,
-    Method,
-    ModelPair,
-    ReplayConfig,
-    embedded_config,
-    load_for,
-    run_to_end,
-)
+from visreplay.replay_core import ModelPair, ReplayConfig
+from visreplay.replay_core.generation import run_to_end
 from visreplay.tools import ImageStore, Media
 
 STORE_BYTES = 2**30
@@ -94,10 +86,10 @@ class ChatPolicy:
     ) -> None:
         if store is None:
             store = ImageStore(memory_bytes=STORE_BYTES, forgetful=True)
-        name = resolve_protocol(pair, protocol)
+        name = guess_protocol(pair.names[0]) if protocol == "auto" else protocol
         self.pair = pair
         self.store = store
-        self.replay = resolve_replay(pair, replay)
+        self.replay = pair.replay_config(replay)
         self.protocol: ToolProtocol = get_protocol(name, token_grid(pair.processor), store)
         self.renderer = ChatRenderer(self.protocol, pair.tokenizer, media)
         self.memory = TurnMemory() if memory is None else memory
@@ -184,36 +176,3 @@ class ChatPolicy:
     def close(self) -> None:
         """Free the caches."""
         self.policy.close()
-
-
-def resolve_protocol(pair: ModelPair, protocol: str) -> str:
-    """The name of a pair's protocol, guessed from the policy's name for "auto"."""
-    if protocol != "auto":
-        return protocol
-    name = getattr(pair, "names", ("policy", None))[0]
-    return "embedded" if name == EMBEDDED_NAMES[0] else guess_protocol(name)
-
-
-def resolve_replay(pair: ModelPair, replay: ReplayConfig | str) -> ReplayConfig:
-    """The configuration of a pair's replay, for which a method's name may stand."""
-    return ReplayConfig(Method(replay)) if isinstance(replay, str) else replay
-
-
-def load_chat_pair(
-    policy: str, base: str | None, replay: ReplayConfig | str, **options: Any
-) -> tuple[ModelPair, ReplayConfig]:
-    """Load what a way of replaying needs of a pair.
-
-    Args:
-        policy: Folder or hub id of the policy, or "embedded".
-        base: Folder or hub id of the model that it was trained from.
-        replay: How to replay.
-        **options: Options of `load_pair`.
-    """
-    if policy == "embedded":
-        if isinstance(replay, str):
-            replay = embedded_config(Method(replay))
-        policy, base = str(EMBEDDED / "policy"), str(EMBEDDED / "base")
-    elif isinstance(replay, str):
-        replay = ReplayConfig(Method(replay))
-    return load_for(replay, policy, base, **options), replay

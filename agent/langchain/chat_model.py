@@ -14,12 +14,12 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import AliasChoices, ConfigDict, Field, InstanceOf, PrivateAttr
 
-from visreplay.agent.chat.chat_policy import STORE_BYTES, ChatPolicy, load_chat_pair
+from visreplay.agent.chat.chat_policy import STORE_BYTES, ChatPolicy
 from visreplay.agent.chat.renderer import ChatRenderer
 from visreplay.agent.langchain.messages import from_langchain, image_block, reply_fields
 from visreplay.agent.policy.replay_policy import Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
-from visreplay.replay_core import ModelPair, ReplayConfig
+from visreplay.replay_core import ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image
 
 _OPTIONS = {
@@ -127,8 +127,8 @@ class ReplayChatModel(BaseChatModel):
             load_options: Options of `load_pair`: `device`, `dtype`, `attn_implementation`, ...
             **options: The other attributes.
         """
-        pair, replay = load_chat_pair(policy, base, replay, **(load_options or {}))
-        return cls(pair=pair, replay=replay, **{"model_name": policy, **options})
+        pair = load_pair(policy, base, replay=replay, **(load_options or {}))
+        return cls(pair=pair, replay=replay, **{"model_name": pair.names[0], **options})
 
     @property
     def renderer(self) -> ChatRenderer:

@@ -19,6 +19,8 @@ from visreplay.agent.chat.renderer import ChatRenderer, MessageError
 from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, text
 from visreplay.tools.media import REFERENCE
 
+Blocks = list[str | dict[str, Any]]
+
 TOKEN_IDS = "token_ids"
 """The key of a message's `additional_kwargs` that has the tokens that the policy generated."""
 
@@ -48,6 +50,11 @@ def message_parts(message: BaseMessage, renderer: ChatRenderer) -> list[Part]:
     return renderer.parts(
         block["value"] if block["type"] == "non_standard" else block for block in blocks
     )
+
+
+def content_blocks(parts: Sequence[Part]) -> Blocks:
+    """Convert parts to LangChain's content blocks, with images by reference."""
+    return [_block(part) for part in parts]
 
 
 def image_block(reference: str) -> dict[str, str]:
@@ -121,6 +128,15 @@ def _assistant(message: AIMessage) -> Message:
     if isinstance(token_ids, list) and all(type(token) is int for token in token_ids):
         converted["token_ids"] = token_ids
     return converted
+
+
+def _block(part: Part) -> dict[str, Any]:
+    if part["type"] == "text":
+        return {"type": "text", "text": part["text"]}
+    if part["type"] == "image":
+        return dict(image_block(part["image"]))
+    frames = [image_block(frame)["url"] for frame in part["frames"]]
+    return {"type": "video", "frames": frames, "times": part["times"]}
 
 
 def _invalid_calls(call: UnparsedCall | None) -> list[InvalidToolCall]:

@@ -27,10 +27,10 @@ from smolagents.models import (
     remove_content_after_stop_sequences,
 )
 
-from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply, load_chat_pair
+from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
 from visreplay.agent.smolagents.messages import FINAL_ANSWER, MemoryReader
-from visreplay.replay_core import ReplayConfig
+from visreplay.replay_core import ReplayConfig, load_pair
 from visreplay.tools import ImageStore
 
 _SAMPLING = ("temperature", "top_p", "max_new_tokens")
@@ -107,9 +107,9 @@ class ReplayModel(Model):
             **options: As in the constructor.
         """
         _checked(options)
-        pair, replay = load_chat_pair(policy, base, replay, **(load_options or {}))
+        pair = load_pair(policy, base, replay=replay, **(load_options or {}))
         chat = ChatPolicy(pair, replay, protocol, store, sessions=SessionCache(cache_bytes))
-        model = cls(chat, model_id=policy, **options)
+        model = cls(chat, model_id=pair.names[0], **options)
         model._checkpoints = {"policy": policy, "base": base}
         return model
 

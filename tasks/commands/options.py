@@ -159,7 +159,7 @@ class EpisodeOptions:
             checkpoints.policy,
             checkpoints.base,
             protocol=protocol,
-            config=config,
+            replay=config,
             device=pair.device,
             base_device=pair.base_device,
             dtype=pair.dtype,
