@@ -1,11 +1,11 @@
 from .chat.renderer import MessageError
 from .episode.graph import build_graph
-from .episode.loop import Limits, Loop, completed
+from .episode.loop import Limits, Loop, completed_steps
 from .episode.trajectory import StopReason, Trajectory
 from .episode.visual_agent import VisualAgent
 from .langchain.chat_model import ReplayChatModel
 from .langchain.protocol_tools import protocol_tools, question
-from .messages import Message
+from .messages import Message, ToolCall
 from .policy.replay_policy import (
     Policy,
     PolicyTurn,
@@ -20,7 +20,7 @@ from .protocols import (
     get_protocol,
     guess_protocol,
 )
-from .state import EpisodeState, Observation, Step, ToolCall, ToolUse
+from .state import EpisodeState, Observation, Scene, Step, ToolUse
 
 __all__ = [
     "PROTOCOLS",
@@ -36,6 +36,7 @@ __all__ = [
     "ReplayChatModel",
     "ReplayPolicy",
     "Sampling",
+    "Scene",
     "ScriptedPolicy",
     "Step",
     "StopReason",
@@ -45,7 +46,7 @@ __all__ = [
     "Trajectory",
     "VisualAgent",
     "build_graph",
-    "completed",
+    "completed_steps",
     "get_protocol",
     "guess_protocol",
     "protocol_tools",

@@ -1,7 +1,12 @@
-"""A conversation: the one type that every door converts to and the policy reads."""
+"""A conversation: the one type that every framework's messages are converted to.
+
+Plain JSON values throughout, so that any LangGraph checkpointer can store them. A `ChatRenderer`
+turns tool calls and tool messages into the words of the policy's protocol; what the policy reads
+is the same type, with the roles system, user and assistant alone.
+"""
 
 from collections.abc import Sequence
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class TextPart(TypedDict):
@@ -19,7 +24,7 @@ class ImagePart(TypedDict):
 
 
 class VideoPart(TypedDict):
-    """Frames that the model sees as one clip, by their references, with their times in seconds."""
+    """The frames of a video, by their references in the store, with their times in seconds."""
 
     type: Literal["video"]
     frames: list[str]
@@ -29,16 +34,53 @@ class VideoPart(TypedDict):
 Part = TextPart | ImagePart | VideoPart
 
 
-class Message(TypedDict):
-    """A turn of the conversation.
+class ToolCall(TypedDict):
+    """A call as the model wrote it: untrusted until a tool has checked its arguments.
 
-    An assistant message keeps the token ids that the policy generated: they are what goes back
-    into the context, since re-tokenising the text may give others.
+    Attributes:
+        name: The name of the tool.
+        arguments: Its arguments.
+        id: What the tool's message refers to, in conversations that have tool messages.
     """
 
-    role: Literal["system", "user", "assistant"]
+    name: str
+    arguments: dict[str, Any]
+    id: NotRequired[str]
+
+
+class UnparsedCall(TypedDict):
+    """A call that cannot be read.
+
+    Attributes:
+        text: All that the model wrote from the first call on.
+        error: Why it cannot be read.
+    """
+
+    text: str
+    error: str
+
+
+class Message(TypedDict):
+    """A message of a conversation.
+
+    Attributes:
+        role: The author. What a tool gave has the role "tool".
+        content: What it says and shows. In an assistant message, the text before the first call.
+        token_ids: The tokens of an assistant message as the policy generated them. They go back
+            into the context, since encoding the text again may give others.
+        tool_calls: The calls of an assistant message.
+        unparsed_calls: Those of its calls that cannot be read.
+        tool_call_id: The `id` of the call that a tool message answers.
+        is_error: Whether a tool message says what was wrong with the call.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: list[Part]
     token_ids: NotRequired[list[int]]
+    tool_calls: NotRequired[list[ToolCall]]
+    unparsed_calls: NotRequired[list[UnparsedCall]]
+    tool_call_id: NotRequired[str]
+    is_error: NotRequired[bool]
 
 
 def append_messages(messages: Sequence[Message], update: Sequence[Message]) -> list[Message]:
@@ -57,5 +99,10 @@ def image(reference: str) -> ImagePart:
 
 
 def user(*parts: Part) -> Message:
-    """A user turn."""
+    """A user message."""
     return {"role": "user", "content": list(parts)}
+
+
+def text_of(message: Message) -> str:
+    """All text of a message, in one piece."""
+    return "".join(part["text"] for part in message["content"] if part["type"] == "text")

@@ -1,34 +1,29 @@
 """The state of an episode: plain JSON values that any LangGraph checkpointer can store.
 
-Images and frames are references into an `ImageStore` (content hashes), never pixels, so a
-checkpoint grows by a few hundred bytes a step however large the pictures are.
+Images and frames are references into an `ImageStore` (content hashes), never pixels. A checkpoint
+grows by a few hundred bytes a step, however large the pictures are.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NotRequired, TypedDict
+from dataclasses import dataclass
+from typing import Annotated, Any, NotRequired, Self, TypedDict
 
-from visreplay.agent.messages import Message, append_messages
-
-
-class ToolCall(TypedDict):
-    """A call as the model wrote it: untrusted until a tool has checked its arguments."""
-
-    name: str
-    arguments: dict[str, Any]
+from visreplay.agent.messages import Message, VideoPart, append_messages
+from visreplay.agent.messages import ToolCall as ToolCall
 
 
 class Observation(TypedDict):
-    """What a tool gave back: a line of text, and references to the images it made.
+    """The result of a tool: a line of text, and references to the images that it made.
 
     Attributes:
-        text: In words.
-        images: References of what the policy is shown.
-        times: Of frames, in seconds.
-        box: Of a crop: left, top, right and bottom in pixels of the image that was cropped.
+        text: The result in words.
+        images: References of the images that the policy sees.
+        times: Times of the frames, in seconds.
+        box: For a crop: left, top, right and bottom, in pixels of the image that was cropped.
         source: Reference of that image, which may be a crop itself.
-        root: Of a crop of a crop whose pixels were taken from a picture that had them all: its
-            reference.
-        region: Of the same crop: where in that picture it lies, in its pixels.
+        root: For a crop of a crop, whose pixels were taken from a larger picture: the reference
+            of that picture.
+        region: For the same crop: its place in that picture, in pixels.
     """
 
     text: str
@@ -41,14 +36,14 @@ class Observation(TypedDict):
 
 
 class ToolUse(TypedDict):
-    """A call, and what came of it.
+    """A call and its result. Before the call is run, there is neither observation nor error.
 
     Attributes:
-        name: Of the tool.
-        arguments: As the model wrote them.
-        observation: What the tool gave back.
-        error: What the model was told was wrong with the call. Neither is there before it is run.
-        seconds: Wall time of running it; not there before, nor in records of earlier versions.
+        name: Name of the tool.
+        arguments: The arguments as the model wrote them.
+        observation: The result.
+        error: What was wrong with the call, in the words that the model reads.
+        seconds: Wall time of the call; absent before it is run, and in records of early versions.
     """
 
     name: str
@@ -59,14 +54,15 @@ class ToolUse(TypedDict):
 
 
 class Step(TypedDict):
-    """One policy turn and what came of it.
+    """One policy turn and its consequences.
 
     Attributes:
         index: 0 for the first step of the episode.
-        text: All that the policy wrote.
-        thought: The reasoning part of it.
-        tool_calls: The calls that were read from it, in the order written.
-        error: What the model was told was wrong with the turn itself (a call that cannot be read).
+        text: The whole turn.
+        thought: Its reasoning part.
+        tool_calls: Its calls, in the order written.
+        error: What was wrong with the turn itself (a call that cannot be parsed), in the words that
+            the model reads.
         replay: What replay did (`telemetry.replay_record`), or None where none ran.
         seconds: Wall time of the policy's turn; the calls have their own.
     """
@@ -81,22 +77,22 @@ class Step(TypedDict):
 
 
 def merge_steps(steps: Sequence[Step], update: Sequence[Step]) -> list[Step]:
-    """Reducer: a step with a known index replaces the earlier one, a new one is appended."""
+    """Merge two lists of steps: a known index replaces the earlier step, a new one is appended."""
     merged = {step["index"]: step for step in steps}
     merged.update({step["index"]: step for step in update})
     return [merged[index] for index in sorted(merged)]
 
 
 class EpisodeState(TypedDict):
-    """What flows through the graph.
+    """The state of the graph.
 
     Attributes:
-        question: What was asked.
+        question: The user's question.
         images: References of the images that the question is about, in order.
-        video: Path of the clip that the question is about.
-        seed: Of sampling; a turn's own seed follows from it and the turn's number.
-        messages: The conversation as the policy sees it.
-        steps: One record a policy turn.
+        video: Path of the video that the question is about.
+        seed: Seed of the episode; each turn's own seed follows from it and the turn's number.
+        messages: The conversation as the policy reads it.
+        steps: One record for each policy turn.
         answer: The policy's answer, once it has given one.
         stop_reason: Why the episode ended (a `StopReason`), None while it runs.
     """
@@ -111,8 +107,41 @@ class EpisodeState(TypedDict):
     stop_reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """All that a tool call may look at.
+
+    Attributes:
+        images: References of the images that the question is about, in order.
+        video: Path of the video that the question is about.
+        overview: The frames of that video that the conversation opened with.
+        observations: Results of the earlier turns' calls, in order.
+    """
+
+    images: tuple[str, ...] = ()
+    video: str | None = None
+    overview: VideoPart | None = None
+    observations: tuple[Observation, ...] = ()
+
+    @classmethod
+    def of(cls, state: EpisodeState) -> Self:
+        """Build the scene of an episode."""
+        parts = [part for message in state["messages"] for part in message["content"]]
+        return cls(
+            images=tuple(state["images"]),
+            video=state["video"],
+            overview=next((part for part in parts if part["type"] == "video"), None),
+            observations=tuple(observations(state)),
+        )
+
+    @property
+    def all_images(self) -> tuple[str, ...]:
+        """References of the question's images, then of all observations' images."""
+        return (*self.images, *(image for each in self.observations for image in each["images"]))
+
+
 def observations(state: EpisodeState) -> list[Observation]:
-    """What all calls of an episode gave, in their order."""
+    """The results of all calls of an episode, in order."""
     return [
         use["observation"]
         for step in state["steps"]

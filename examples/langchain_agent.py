@@ -12,14 +12,14 @@ from visreplay.tasks.registry import open_task
 
 # The tiny pair that ships. For a 7B pair:
 #     model = ReplayChatModel.from_pretrained(
-#         "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct", dialect="deepeyes"
+#         "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct", protocol="deepeyes"
 #     )
 model = ReplayChatModel.from_pretrained(
     str(EMBEDDED / "policy"),
     str(EMBEDDED / "base"),
     replay=embedded_config(Method.TOKEN),
-    dialect="embedded",
-    max_tokens=128,
+    protocol="embedded",
+    max_new_tokens=128,
 )
 # The tools that the policy was trained on; they look at the pictures of the conversation.
 agent = create_agent(model, tools=protocol_tools(model))

@@ -20,13 +20,13 @@ from visreplay.tools import ImageStore
 def load(folder: Path) -> tuple[ReplayChatModel, StateGraph]:
     """A model that keeps its images in a folder, and the graph around it."""
     # The tiny pair that ships. For a 7B pair: "ChenShawn/DeepEyes-7B",
-    # "Qwen/Qwen2.5-VL-7B-Instruct", dialect="deepeyes", without `replay` and `max_tokens`.
+    # "Qwen/Qwen2.5-VL-7B-Instruct", protocol="deepeyes", without `replay` and `max_tokens`.
     model = ReplayChatModel.from_pretrained(
         str(EMBEDDED / "policy"),
         str(EMBEDDED / "base"),
         replay=embedded_config(Method.TOKEN),
-        dialect="embedded",
-        max_tokens=128,
+        protocol="embedded",
+        max_new_tokens=128,
         store=ImageStore(folder / "images"),  # messages refer to it: checkpoints hold no pixels
     )
     tools = protocol_tools(model)

@@ -32,12 +32,12 @@ def zoom(label: str, bbox_2d: list[float]) -> Image.Image:
 
 
 # The pair that ships with the package. For 7B checkpoints: their names, their dialect
-# (dialect="deepeyes" for DeepEyes-7B, whose tool is image_zoom_in_tool), and no `replay`.
+# (protocol="deepeyes" for DeepEyes-7B, whose tool is image_zoom_in_tool), and no `replay`.
 model = ReplayModel.from_pretrained(
     str(EMBEDDED / "policy"),
     str(EMBEDDED / "base"),
     replay=embedded_config(Method.TOKEN),
-    dialect="embedded",
+    protocol="embedded",
 )
 agent = ToolCallingAgent(
     [zoom], model, prompt_templates=PLAIN_PROMPTS, step_callbacks=[keep_images], max_steps=4

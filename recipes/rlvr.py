@@ -1,13 +1,14 @@
 """The RLVR stage: group-relative policy gradient on a verifiable reward, without a KL term.
 
-GRPO's advantages (reward less the mean of its group, over the standard deviation), one on-policy
-gradient step per batch of rollouts, so the ratio is one and nothing is clipped; the loss is the
-mean over all generated tokens of the batch. The reward is 1 for the right answer after a valid
-call, else 0, as in DeepEyes. The vision tower stays frozen, so policy and base share its features.
+Advantages are GRPO's: the reward minus the mean of its group, divided by the standard deviation.
+There is one on-policy gradient step for each batch of rollouts, so the ratio is one and nothing is
+clipped; the loss is the mean over all generated tokens of the batch. The reward is 1 for the right
+answer after a valid call, else 0, as in DeepEyes. The vision tower stays frozen, so that policy and
+base share its features.
 
-A loop of our own instead of TRL's `GRPOTrainer`: the rollouts must go through this project's loop,
-protocol and tools, images included, and a trainer that brings its own rollout loop would train the
-policy on another agent than the one it is shipped with.
+Why not TRL's `GRPOTrainer`: the rollouts must go through this project's loop, protocol and tools,
+images included. A trainer with its own rollout loop would train the policy on another agent than
+the one that it ships with.
 """
 
 import time
@@ -33,29 +34,30 @@ TASKS: tuple[GeneratedTask, ...] = (VisualSearch(EASY), VisualSearch(MEDIUM), Vi
 PROMPTS = 18
 GROUP = 8
 LEARNING_RATE = 2e-4
-"""At first; it falls to zero in a straight line. At a constant 5e-4 the reward did not settle."""
+"""At first; it falls linearly to zero. At a constant 5e-4 the reward did not settle."""
 MICRO_BATCH = 48
 
 
 class Arena:
-    """One batch of questions with a store of its own, played and scored."""
+    """The image store, encoder and loop of one batch of questions."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor) -> None:
         self.store = ImageStore()
         self.encoder = ContextEncoder(processor, self.store)
         self.loop = Loop(EmbeddedProtocol(self.encoder.grid, self.store), Limits(max_steps=3))
 
-    def start(self, sample: Sample) -> EpisodeState:
-        """The state that a sample begins in."""
+    def start(self, sample: Sample, seed: int = 0) -> EpisodeState:
+        """Build the state that a sample's episode starts from."""
         return self.loop.start(
             sample.question,
             images=[self.store.put(image) for image in sample.images],
             video=None if sample.video is None else str(sample.video),
+            seed=seed,
         )
 
 
 def reward(state: EpisodeState, answer: str) -> float:
-    """1 for the right answer after a call that gave an observation, else 0."""
+    """Score an episode: 1 for the right answer after a call that gave an observation, else 0."""
     return float(bool(observations(state)) and state["answer"] == answer)
 
 
@@ -65,7 +67,14 @@ def train(
     folder: Path,
     updates: int,
 ) -> None:
-    """Train the model in place, from the checkpoint `rlvr.pt` if one is there."""
+    """Train the model in place, from the checkpoint `rlvr.pt` if there is one.
+
+    Args:
+        model: The model that the supervised stages trained.
+        processor: Its processor.
+        folder: Folder of checkpoint and log.
+        updates: Number of gradient steps.
+    """
     model.model.visual.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
@@ -79,14 +88,14 @@ def train(
         began = time.monotonic()
         for parameters in optimizer.param_groups:
             parameters["lr"] = LEARNING_RATE * (1 - update / updates)
-        torch.manual_seed(update)
         arena = Arena(processor)
         samples = [
             TASKS[i % len(TASKS)].sample(Split.TRAIN + 5_000_000 + update * PROMPTS + i)
             for i in range(PROMPTS)
         ]
         model.eval()
-        starts = [arena.start(sample) for sample in samples]
+        seeds = range(update * PROMPTS * GROUP, (update + 1) * PROMPTS * GROUP, GROUP)
+        starts = [arena.start(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
         rollouts = play(model, arena.encoder, arena.loop, starts, group=GROUP)
         rewards = torch.tensor(
             [reward(r.state, samples[i // GROUP].answer) for i, r in enumerate(rollouts)]
@@ -125,7 +134,7 @@ def _step(
     rollouts: list[Rollout],
     advantages: torch.Tensor,
 ) -> None:
-    """One policy gradient step; groups that all failed or all succeeded teach nothing."""
+    """Take a policy gradient step; groups that all failed or all succeeded have no effect."""
     kept = [i for i, advantage in enumerate(advantages.tolist()) if advantage]
     tokens = sum(sum(rollouts[i].generated) for i in kept)
     optimizer.zero_grad()
@@ -154,16 +163,23 @@ def evaluate(
     name: str,
     count: int = 100,
 ) -> None:
-    """Log the accuracy on the tuning split, greedy and at temperature 1."""
+    """Log the accuracy on the tuning split, greedy and at temperature 1.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        folder: Folder of the log.
+        name: Name of the model in the log.
+        count: Number of samples of each task.
+    """
     model.eval()
     for task in TASKS:
         arena = Arena(processor)
         samples = [task.sample(Split.TUNING + i) for i in range(count)]
-        starts = [arena.start(sample) for sample in samples]
+        starts = [arena.start(sample, seed) for seed, sample in enumerate(samples)]
         line: dict[str, object] = {"stage": "evaluate", "model": name, "task": task.name}
         for temperature in (0.0, 1.0):
-            torch.manual_seed(0)
-            played = play(model, arena.encoder, arena.loop, starts, temperature=temperature)
-            right = [r.state["answer"] == s.answer for r, s in zip(played, samples, strict=True)]
+            rollouts = play(model, arena.encoder, arena.loop, starts, temperature=temperature)
+            right = [r.state["answer"] == s.answer for r, s in zip(rollouts, samples, strict=True)]
             line[f"accuracy at temperature {temperature:g}"] = sum(right) / count
         log(folder, line)

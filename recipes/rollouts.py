@@ -1,35 +1,37 @@
-"""Many episodes in lockstep: the agent's own loop and tools, with batched generation.
+"""Many episodes in lockstep for training: the agent's own loop and tools, with batched generation.
 
-The agent runs one episode with caches and replay; training needs a hundred at a time and neither.
-So the turns come from `generate` over a padded batch, and everything between the turns is
-`visreplay.agent.episode.loop`.
+The agent plays one episode with a KV cache and replay; training needs a hundred at a time and
+neither. So the turns come from `generate` over a padded batch, and everything else is the agent's:
+`play_in_lockstep` drives its `Loop`, and each row is sampled by the turn's own seed. Without replay
+the agent plays the same episode from the same seed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import LogitsProcessor, Qwen2_5_VLForConditionalGeneration
 
-from visreplay.agent.episode.loop import Loop, apply
-from visreplay.agent.messages import Message
+from visreplay.agent.episode.loop import Loop, turn_seed
+from visreplay.agent.episode.rollouts import play_in_lockstep
 from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.agent.policy.replay_policy import PolicyTurn
 from visreplay.agent.state import EpisodeState
 from visreplay.replay_core import VisualBlock
+from visreplay.replay_core.generation import Sampler
 
 
 @dataclass
 class Rollout:
-    """An episode that is being played.
+    """An episode, and its context as the model reads it.
 
     Attributes:
         state: The agent's state.
         token_ids: The context so far.
         generated: Which of the tokens the model wrote.
-        blocks: The pictures and clips in the context.
+        blocks: The images and videos in the context.
     """
 
     state: EpisodeState
@@ -38,18 +40,24 @@ class Rollout:
     blocks: list[VisualBlock] = field(default_factory=list)
 
     def read(self, encoder: ContextEncoder) -> None:
-        """Take in what is new in the conversation."""
+        """Append the new part of the conversation to the context."""
         messages = self.state["messages"]
-        wrote = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        segment = encoder.encode(messages, wrote[-1] + 1 if wrote else 0)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        segment = encoder.encode(messages, turns[-1] + 1 if turns else 0)
         self.token_ids += segment.token_ids.tolist()
         self.generated += [False] * len(segment)
         self.blocks += segment.blocks
 
-    def fork(self) -> "Rollout":
-        """A rollout that goes on from here by itself."""
+    def write(self, ids: Sequence[int]) -> None:
+        """Append a turn of the model to the context."""
+        self.token_ids += ids
+        self.generated += [True] * len(ids)
+
+    def fork(self, seed: int) -> "Rollout":
+        """Make a rollout that continues from here with a seed of its own."""
         return replace(
             self,
+            state={**self.state, "seed": seed},
             token_ids=[*self.token_ids],
             generated=[*self.generated],
             blocks=[*self.blocks],
@@ -60,41 +68,59 @@ def play(
     model: Qwen2_5_VLForConditionalGeneration,
     encoder: ContextEncoder,
     loop: Loop,
-    starts: Iterable[EpisodeState],
+    starts: Sequence[EpisodeState],
     *,
     group: int = 1,
     temperature: float = 1.0,
     max_new_tokens: int = 96,
 ) -> list[Rollout]:
-    """Play `group` episodes from each start, to their ends, in one batch a step.
+    """Play `group` episodes from each start to their ends, one batch of turns a step.
 
-    Sampling draws from torch's global generator; temperature 0 is greedy.
+    Args:
+        model: The policy.
+        encoder: Encodes the conversations.
+        loop: The agent's loop.
+        starts: States that `loop.start` built. A group's seeds are the start's seed and the
+            numbers after it.
+        group: Number of episodes from each start.
+        temperature: Sampling temperature; 0 is greedy.
+        max_new_tokens: Largest number of tokens in one turn.
     """
-    rollouts = []
+    rollouts: list[Rollout] = []
     for start in starts:
         first = Rollout(start)
         first.read(encoder)
-        rollouts += [first, *(first.fork() for _ in range(group - 1))]
-    running = rollouts
-    while running:
-        turns = _generate(model, encoder, running, temperature, max_new_tokens)
-        for rollout, ids in zip(running, turns, strict=True):
-            rollout.token_ids += ids
-            rollout.generated += [True] * len(ids)
-            turn = _turn(encoder, ids)
-            rollout.state = apply(rollout.state, loop.after_turn(rollout.state, turn))
-            if not rollout.state["stop_reason"]:
-                rollout.state = apply(rollout.state, loop.after_call(rollout.state))
-        running = [rollout for rollout in running if not rollout.state["stop_reason"]]
-        for rollout in running:
-            rollout.read(encoder)
+        rollouts += [first, *(first.fork(start["seed"] + i) for i in range(1, group))]
+
+    def write_turns(running: Mapping[int, EpisodeState]) -> dict[int, PolicyTurn]:
+        for i, state in running.items():
+            rollouts[i].state = state
+            if state["steps"]:
+                rollouts[i].read(encoder)
+        batch = [rollouts[i] for i in running]
+        turns = {}
+        ids = _generate(model, encoder, batch, temperature, max_new_tokens)
+        for i, row in zip(running, ids, strict=True):
+            rollouts[i].write(row)
+            turns[i] = _turn(encoder, row)
+        return turns
+
+    ends = play_in_lockstep(loop, [rollout.state for rollout in rollouts], write_turns)
+    for rollout, end in zip(rollouts, ends, strict=True):
+        rollout.state = end
     return rollouts
 
 
 def collate(
     encoder: ContextEncoder, rollouts: Sequence[Rollout], side: Literal["left", "right"]
 ) -> dict[str, Tensor]:
-    """The model's inputs for a batch of rollouts, padded on one side."""
+    """Build the model's inputs for a batch of rollouts, padded on one side.
+
+    Args:
+        encoder: Knows the tokenizer and the placeholders.
+        rollouts: The rows of the batch.
+        side: Where the padding goes.
+    """
     pad = encoder.processor.tokenizer.pad_token_id
     ids = [torch.tensor(rollout.token_ids) for rollout in rollouts]
     input_ids = torch.nn.utils.rnn.pad_sequence(
@@ -113,6 +139,30 @@ def collate(
     return inputs
 
 
+class SeededSampling(LogitsProcessor):  # type: ignore[misc]
+    """Draws each row's token by the row's own sampler, and leaves `generate` no other choice."""
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        """Prepare to draw.
+
+        Args:
+            samplers: One for each row of the batch.
+        """
+        self.samplers = samplers
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Draw a token for each row, and give it all of the probability.
+
+        Args:
+            input_ids: (rows, tokens) so far; not used.
+            scores: (rows, vocabulary) logits.
+        """
+        drawn = [sample(logits_V) for sample, logits_V in zip(self.samplers, scores, strict=True)]
+        certain = torch.full_like(scores, -torch.inf)
+        certain[torch.arange(len(drawn)), drawn] = 0.0
+        return certain
+
+
 @torch.no_grad()
 def _generate(
     model: Qwen2_5_VLForConditionalGeneration,
@@ -121,27 +171,25 @@ def _generate(
     temperature: float,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    inputs = collate(encoder, rollouts, "left")
-    sampling = {"do_sample": False}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    """Write the next turn of every rollout, and give its tokens."""
+    states = [rollout.state for rollout in rollouts]
+    seeds = [turn_seed(state["seed"], len(state["steps"])) for state in states]
     # A placeholder that the model writes is no picture, but the model's own code takes it for one.
     placeholders = [encoder.tokens.image_token_id, encoder.tokens.video_token_id]
     written = model.generate(
-        **inputs, **sampling, suppress_tokens=placeholders, max_new_tokens=max_new_tokens
+        **collate(encoder, rollouts, "left"),
+        do_sample=False,
+        logits_processor=[SeededSampling([Sampler(temperature, seed=seed) for seed in seeds])],
+        suppress_tokens=placeholders,
+        max_new_tokens=max_new_tokens,
     )
-    rows = written[:, inputs["input_ids"].shape[1] :].tolist()
+    length = max(len(rollout.token_ids) for rollout in rollouts)
+    rows = written[:, length:].tolist()
     end = encoder.processor.tokenizer.eos_token_id
     return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
 def _turn(encoder: ContextEncoder, ids: list[int]) -> PolicyTurn:
     tokenizer = encoder.processor.tokenizer
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    message: Message = {
-        "role": "assistant",
-        "content": [{"type": "text", "text": text}],
-        "token_ids": ids,
-    }
-    finish = "stop" if ids[-1:] == [tokenizer.eos_token_id] else "length"
-    return PolicyTurn(text, message, finish, None, 0.0)
+    ended = ids[-1:] == [tokenizer.eos_token_id]
+    return PolicyTurn.from_tokens(ids, tokenizer, "stop" if ended else "length")

@@ -34,7 +34,8 @@ class GrowingTensor:
     """A tensor that grows along one axis, and whose past can be shared.
 
     Example:
-        >>> rows = Rows(axis=0)
+        >>> import torch
+        >>> rows = GrowingTensor(axis=0)
         >>> _ = rows.append(torch.zeros(3, 8))
         >>> fork = rows.prefix(2)       # shares the memory of the first two rows
         >>> _ = fork.append(torch.ones(1, 8))

@@ -239,3 +239,12 @@ def in_turn(*visitors: Visitor | None) -> Visitor:
         return hidden_TD
 
     return visit
+
+
+def read_only(visitor: Visitor) -> Visitor:
+    """Wrap a visitor so that it changes nothing, whatever it returns."""
+
+    def visit(layer: int, rows: slice, hidden_TD: Tensor) -> None:
+        visitor(layer, rows, hidden_TD)
+
+    return visit

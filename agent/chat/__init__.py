@@ -1,1 +1,1 @@
-"""A chat turn, whichever framework asks for it."""
+"""A chat turn, whichever framework sends it."""

@@ -1,4 +1,19 @@
-"""What the blocks of a message show: text, images and clips, in each form that clients send."""
+"""Content blocks of untrusted messages as parts: text, images and videos.
+
+A block is a text, an image or a video, the media by a URL (a data URI, `visreplay:` and a
+reference into the store, or what the `Media` allows besides) or as base64:
+
+    {"type": "text", "text": "What is it?"}
+    {"type": "image", "url": "data:image/png;base64,..."}   or "base64" instead of "url"
+    {"type": "video", "url": "data:video/mp4;base64,..."}   or "base64" instead of "url"
+    {"type": "video", "frames": [image URLs], "times": [seconds]}
+
+Media also come in the forms of other interfaces:
+
+    {"type": "image_url", "image_url": {"url": ...}}           OpenAI's; "video_url" likewise
+    {"type": "image", "source": {"data": base64}}              Anthropic's
+    {"type": "image", "data": base64}                          LangChain's before its version 1
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,66 +27,63 @@ from visreplay.tools.types import shown
 T = TypeVar("T")
 
 
-def part_of(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
-    """What a block shows, whose images are put in the store.
+def read_part(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
+    """Read a block, and put its images into the store.
 
     Args:
-        block: One of LangChain's standard blocks, or one that LangChain leaves as it is:
-            `{"type": "video_url", "video_url": {"url": ...}}`, or frames of a clip,
-            `{"type": "video", "frames": [image URLs], "times": [seconds]}`.
-        media: What it may name.
-        grid: To which the frames of a clip are fitted that comes as one.
+        block: A block in one of the forms above.
+        media: What the block may refer to.
+        grid: The grid to which the frames of a video are fitted, unless the block lists them.
 
     Raises:
-        ToolError: If it cannot be shown.
+        ToolError: The policy cannot be shown it.
     """
     match block:
         case {"type": "text", "text": str(words)}:
             return text(words)
         case {"type": "image"}:
             return image(image_reference(block, media))
+        case {"type": "image_url", "image_url": {"url": url}}:
+            return image(image_reference({"url": url}, media))
         case {"type": "video", "frames": list(frames), "times": list(times)}:
-            return _frames(frames, times, media)
+            return _listed_frames(frames, times, media)
         case {"type": "video"}:
-            return _clip(block, media, grid)
-        case {"type": "non_standard", "value": {"type": "video_url", "video_url": {"url": url}}}:
-            return _clip({"url": url}, media, grid)
-    kind = block["value"].get("type") if block["type"] == "non_standard" else block["type"]
+            return _sampled_frames(block, media, grid)
+        case {"type": "video_url", "video_url": {"url": url}}:
+            return _sampled_frames({"url": url}, media, grid)
     raise ToolError(
-        f"a block of type {shown(kind)} cannot be shown: text, images and clips can be, also clips "
-        'as {"type": "video", "frames": [image URLs], "times": [seconds]}'
+        f"a block of type {shown(block.get('type'))} cannot be shown: text, images and videos can "
+        'be, also videos as {"type": "video", "frames": [image URLs], "times": [seconds]}'
     )
 
 
 def image_reference(block: Mapping[str, Any], media: Media) -> str:
-    """The reference of a block's image, which is put in the store if it is not there.
+    """The reference of a block's image, which is put into the store if it is not there.
 
     Raises:
-        ToolError: If there is none in it, or none that may be read.
+        ToolError: The block has no image, or none that may be read.
     """
     return _read(media.reference, block, "an image")
 
 
-def _clip(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> VideoPart:
-    clip = _read(partial(media.clip, grid=grid), block, "a clip")
-    return {"type": "video", "frames": list(clip.frames), "times": list(clip.times)}
+def _sampled_frames(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> VideoPart:
+    video = _read(partial(media.clip, grid=grid), block, "a video")
+    return {"type": "video", "frames": list(video.frames), "times": list(video.times)}
 
 
-def _frames(frames: Sequence[Any], times: Sequence[Any], media: Media) -> VideoPart:
+def _listed_frames(frames: Sequence[Any], times: Sequence[Any], media: Media) -> VideoPart:
     if not frames or len(frames) != len(times):
-        raise ToolError(f"a clip has {len(frames)} frames and {len(times)} times")
+        raise ToolError(f"a video has {len(frames)} frames and {len(times)} times")
     if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
-        raise ToolError(f"the times of a clip are seconds, not {shown(times)}")
+        raise ToolError(f"the times of a video are seconds, not {shown(times)}")
     references = [_read(media.reference, {"url": frame}, "a frame") for frame in frames]
     if len({media.image(reference).size for reference in references}) > 1:
-        raise ToolError("the frames of a clip must have one size")
+        raise ToolError("the frames of a video must have one size")
     return {"type": "video", "frames": references, "times": list(times)}
 
 
 def _read(read: Callable[..., T], block: Mapping[str, Any], what: str) -> T:
-    """What is made of the base64 or the URL that a block has."""
-    # Anthropic's images have a source, which LangChain leaves as it is; LangChain's old blocks
-    # have data.
+    """Read the base64 or the URL of a block."""
     source = block["source"] if isinstance(block.get("source"), Mapping) else block
     data, url = source.get("base64", source.get("data")), source.get("url")
     if isinstance(data, str):

@@ -1,40 +1,25 @@
-"""From LangChain's messages to the conversation that a policy reads, and from its turns back.
+"""From messages to the conversation that a policy reads in its protocol, and from its replies back.
 
-All of a message is untrusted. Images and clips come as base64, as data URIs, or as `visreplay:` and
-a reference into the image store; URLs and files are read only where the interpreter's `Media` may.
+Messages are untrusted. Their images and videos come as base64, as data URIs, or as `visreplay:` and
+a reference into the image store; URLs and files are read only where the renderer's `Media` allows.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from typing import Any
 from uuid import uuid4
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    InvalidToolCall,
-    SystemMessage,
-    ToolCall,
-    ToolMessage,
-)
-from langchain_core.messages.tool import invalid_tool_call, tool_call
-
-from visreplay.agent.chat.media_parts import part_of
-from visreplay.agent.messages import Message, Part, text, user
+from visreplay.agent.chat.media_parts import read_part
+from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, text, text_of, user
 from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.protocols.parsing import first_call
 from visreplay.agent.protocols.tool_schemas import Signature
 from visreplay.tools import Media, ToolError
-from visreplay.tools.media import REFERENCE
 
 MAX_URI = 64 * 2**20
-"""Characters of base64 that are read, unless an interpreter is given another `Media`."""
-
-TOKEN_IDS = "token_ids"
-"""Where a message's `additional_kwargs` keep the tokens that the policy generated."""
+"""Characters of base64 that are read, unless a renderer is given another `Media`."""
 
 
 class MessageError(ValueError):
@@ -43,203 +28,199 @@ class MessageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ParsedReply:
-    """What the policy said in a turn, in LangChain's terms.
+    """A reply of the policy, taken apart.
 
     Attributes:
-        content: What it wrote before the first call, or all of it.
-        tool_calls: The calls that can be run.
-        invalid_tool_calls: At most one: all that was written from the first call on, and why it
-            cannot be read.
+        content: The text before the first call, or all of it.
+        tool_calls: The calls that can be run, each with an id of its own.
+        unparsed_call: All that was written from the first call on, where it cannot be read.
     """
 
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
-    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    unparsed_call: UnparsedCall | None = None
 
-    def says(self, message: AIMessage) -> bool:
-        """Whether a message says the same."""
+    def message(self, token_ids: Sequence[int] = ()) -> Message:
+        """The reply as an assistant message, with the tokens that it was generated as."""
+        message: Message = {"role": "assistant", "content": [text(self.content)]}
+        if self.tool_calls:
+            message["tool_calls"] = list(self.tool_calls)
+        if self.unparsed_call is not None:
+            message["unparsed_calls"] = [self.unparsed_call]
+        if token_ids:
+            message["token_ids"] = list(token_ids)
+        return message
+
+    def matches(self, message: Message) -> bool:
+        """Whether a message has the same text and calls; the ids of calls may differ."""
+        ours = self.message()
         return (
-            self.content == message.text
-            and _called(self.tool_calls) == _called(message.tool_calls)
-            and [call["args"] for call in self.invalid_tool_calls]
-            == [call["args"] for call in message.invalid_tool_calls]
+            self.content == text_of(message)
+            and _spelled_calls(ours) == _spelled_calls(message)
+            and _unparsed_texts(ours) == _unparsed_texts(message)
         )
 
 
 @dataclass(frozen=True)
 class ChatRenderer:
-    """Reads LangChain's messages and the policy's turns in one dialect.
+    """Renders messages in one protocol, and parses replies in it.
 
     Attributes:
-        dialect: How the policy calls tools and is shown what they gave; it has the image store.
-        tokenizer: The policy's.
-        media: What a message may name; its store is the dialect's. None reads only what is in the
-            store, and what comes with the message, up to `MAX_URI`.
+        protocol: How the policy calls tools and reads their results; it has the image store.
+        tokenizer: The policy's tokenizer.
+        media: What a message may refer to; its store is the protocol's. None reads only what is in
+            the store, and what comes with the message, up to `MAX_URI` characters.
 
     Raises:
-        ValueError: If the store is another one.
+        ValueError: The media have another store.
     """
 
-    dialect: ToolProtocol
+    protocol: ToolProtocol
     tokenizer: Any
     media: Media | None = None
 
     def __post_init__(self) -> None:
-        """Check that images are put where the dialect finds them."""
-        if self.media is not None and self.media.store is not self.dialect.store:
-            raise ValueError("the media's store must be the dialect's: Media(dialect.store, ...)")
+        """Check that images are put where the protocol finds them."""
+        if self.media is not None and self.media.store is not self.protocol.store:
+            raise ValueError("the media's store must be the protocol's: Media(protocol.store, ...)")
 
-    def conversation(
-        self, messages: Sequence[BaseMessage], tools: Sequence[Signature] = ()
-    ) -> list[Message]:
-        """The whole history as the policy reads it.
-
-        Args:
-            messages: The history; it ends with a turn that the policy can answer.
-            tools: What it may call.
+    def parts(self, blocks: Iterable[Mapping[str, Any]]) -> list[Part]:
+        """Read the untrusted blocks of a message (`media_parts`); images go into the store.
 
         Raises:
-            MessageError: What is wrong with a message.
+            MessageError: A block cannot be shown.
         """
-        leading = list(takewhile(lambda message: isinstance(message, SystemMessage), messages))
-        system = self.dialect.offer(tools, "\n\n".join(map(_only_text, leading)))
-        read: list[Message] = []
-        if system:
-            read.append({"role": "system", "content": [text(system)]})
-        order: list[str | None] = []
-        for kind, group in groupby(messages[len(leading) :], key=_kind):
-            if kind is AIMessage:
-                turns = [message for message in group if isinstance(message, AIMessage)]
-                order = [call["id"] for turn in turns for call in turn.tool_calls]
-                read.append(self._turn(turns))
-            elif kind is ToolMessage:
-                results = [message for message in group if isinstance(message, ToolMessage)]
-                read.append(self._results(results, order))
-            else:
-                for message in group:
-                    role = "user" if kind is HumanMessage else "system"
-                    read.append({"role": role, "content": self.parts(message)})  # type: ignore[typeddict-item]
-        if not read or read[0]["role"] == "assistant" or read[-1]["role"] == "assistant":
-            raise MessageError(
-                "the messages must begin and end with something that the policy can answer: a "
-                "human's message, or what a tool gave"
-            )
-        return read
-
-    def said(self, written: str) -> ParsedReply:
-        """What the policy said in a turn."""
-        start = self.first_call(written)
-        if start == len(written):
-            return ParsedReply(written)
-        turn = self.dialect.read(written)
-        if turn.calls:
-            calls = [
-                tool_call(name=call["name"], args=call["arguments"], id=_new_id())
-                for call in turn.calls
-            ]
-            return ParsedReply(written[:start], tuple(calls))
-        if turn.error is not None:
-            # With its tags: LangChain would take JSON alone for a call when it adds up chunks.
-            raw = invalid_tool_call(name=None, args=written[start:], id=_new_id(), error=turn.error)
-            return ParsedReply(written[:start], (), (raw,))
-        return ParsedReply(written)
-
-    def first_call(self, written: str) -> int:
-        """Where calls begin in a turn, of which there may be only the beginning so far."""
-        return first_call(written) if self.dialect.named_calls else len(written)
-
-    def _turn(self, messages: Sequence[AIMessage]) -> Message:
-        """One turn of the policy's: the tokens that it generated, if they say the same.
-
-        A message that was edited, or comes from elsewhere, is read as text.
-        """
-        ids = self._generated(messages[0]) if len(messages) == 1 else None
-        if ids is not None:
-            written = self.tokenizer.decode(ids, skip_special_tokens=True)
-            if self.said(written).says(messages[0]):
-                return {"role": "assistant", "content": [text(written)], "token_ids": ids}
-        spelled = "\n".join(self._spelled(message) for message in messages)
-        return {"role": "assistant", "content": [text(spelled)]}
-
-    def _generated(self, message: AIMessage) -> list[int] | None:
-        """The message's tokens; None if they are not such as the policy generates for a text."""
-        ids = message.additional_kwargs.get(TOKEN_IDS)
-        if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
-            return None
-        special = set(self.tokenizer.all_special_ids)
-        body = ids[:-1] if ids[-1] == self.tokenizer.eos_token_id else ids
-        known = all(0 <= token < len(self.tokenizer) and token not in special for token in body)
-        return list(ids) if known else None
-
-    def _spelled(self, message: AIMessage) -> str:
-        calls = [
-            self.dialect.written({"name": call["name"], "arguments": call["args"]})
-            for call in message.tool_calls
-        ]
-        raw = [call["args"] or "" for call in message.invalid_tool_calls]
-        return message.text + "\n".join([*calls, *raw])
-
-    def _results(self, messages: Sequence[ToolMessage], order: Sequence[str | None]) -> Message:
-        """The turn that shows what tools gave, in the order in which they were called."""
-        places = {call: place for place, call in enumerate(order)}
-        parts: list[Part] = []
-        for message in sorted(messages, key=lambda m: places.get(m.tool_call_id, len(places))):
-            if parts and self.dialect.separator:
-                parts.append(text(self.dialect.separator))
-            if message.status == "error":
-                parts += self.dialect.error_parts(_only_text(message).removeprefix("Error: "))
-            else:
-                parts += self.dialect.framed(self.parts(message))
-        return user(*parts)
-
-    def parts(self, message: BaseMessage) -> list[Part]:
-        """A message's content, its images put in the store.
-
-        Raises:
-            MessageError: What is wrong with it.
-        """
-        media = self.media or Media(self.dialect.store, max_uri=MAX_URI)
+        media = self.media or Media(self.protocol.store, max_uri=MAX_URI)
         try:
-            return [part_of(block, media, self.dialect.frame_grid) for block in _blocks(message)]
+            return [read_part(block, media, self.protocol.frame_grid) for block in blocks]
         except ToolError as error:
             raise MessageError(str(error)) from error
 
+    def conversation(
+        self, messages: Sequence[Message], tools: Sequence[Signature] = ()
+    ) -> list[Message]:
+        """Render a whole history as the policy reads it: system, user and assistant messages.
 
-def image_block(reference: str) -> dict[str, str]:
-    """The content block of an image in the store: messages, and so checkpoints, hold no pixels."""
-    return {"type": "image", "url": REFERENCE + reference}
+        Args:
+            messages: The history; it ends with a message that the policy can answer.
+            tools: The tools that the policy may call.
+
+        Raises:
+            MessageError: A message cannot be shown, or there is nothing to answer.
+        """
+        leading = list(takewhile(lambda message: message["role"] == "system", messages))
+        system = self.protocol.offer(tools, "\n\n".join(map(_only_text, leading)))
+        rendered: list[Message] = []
+        if system:
+            rendered.append({"role": "system", "content": [text(system)]})
+        call_ids: list[str | None] = []
+        for role, group in groupby(messages[len(leading) :], key=lambda message: message["role"]):
+            if role == "assistant":
+                turns = list(group)
+                call_ids = [call.get("id") for turn in turns for call in turn.get("tool_calls", ())]
+                rendered.append(self._assistant_turn(turns))
+            elif role == "tool":
+                rendered.append(self._tool_results(list(group), call_ids))
+            else:
+                rendered += [{"role": role, "content": message["content"]} for message in group]
+        if not rendered or "assistant" in (rendered[0]["role"], rendered[-1]["role"]):
+            raise MessageError(
+                "the messages must begin and end with something that the policy can answer: a "
+                "user's message, or the result of a tool"
+            )
+        return rendered
+
+    def parse_reply(self, reply: str) -> ParsedReply:
+        """Take a reply apart: its content, and its calls or the text that cannot be read as calls.
+
+        Args:
+            reply: The whole text that the policy wrote, special tokens left out.
+        """
+        start = self.first_call(reply)
+        if start == len(reply):
+            return ParsedReply(reply)
+        turn = self.protocol.read(reply)
+        if turn.calls:
+            calls = (
+                ToolCall(name=call["name"], arguments=call["arguments"], id=f"call_{uuid4().hex}")
+                for call in turn.calls
+            )
+            return ParsedReply(reply[:start], tuple(calls))
+        if turn.error is not None:
+            return ParsedReply(reply[:start], (), {"text": reply[start:], "error": turn.error})
+        return ParsedReply(reply)
+
+    def first_call(self, reply: str) -> int:
+        """Where the calls begin in a reply that may still be unfinished; its length without any."""
+        return first_call(reply) if self.protocol.named_calls else len(reply)
+
+    def _assistant_turn(self, messages: Sequence[Message]) -> Message:
+        """One turn of the policy: the tokens that it generated, if they say the same.
+
+        A message that was edited, or comes from elsewhere, is read as text.
+        """
+        if len(messages) == 1 and self._can_be_generated(messages[0].get("token_ids", ())):
+            token_ids = messages[0]["token_ids"]
+            reply = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+            if self.parse_reply(reply).matches(messages[0]):
+                return {
+                    "role": "assistant",
+                    "content": [text(reply)],
+                    "token_ids": list(token_ids),
+                }
+        spelled = "\n".join(self._spelled(message) for message in messages)
+        return {"role": "assistant", "content": [text(spelled)]}
+
+    def _can_be_generated(self, token_ids: Sequence[int]) -> bool:
+        """Whether tokens are some that the policy may generate: text, and the end of the turn."""
+        if not token_ids:
+            return False
+        special = set(self.tokenizer.all_special_ids)
+        ends = token_ids[-1] == self.tokenizer.eos_token_id
+        words = token_ids[:-1] if ends else token_ids
+        return all(0 <= token < len(self.tokenizer) and token not in special for token in words)
+
+    def _spelled(self, message: Message) -> str:
+        """The text of an assistant message, with its calls as the policy would write them."""
+        calls = [
+            self.protocol.written({"name": call["name"], "arguments": call["arguments"]})
+            for call in message.get("tool_calls", ())
+        ]
+        return text_of(message) + "\n".join([*calls, *_unparsed_texts(message)])
+
+    def _tool_results(self, messages: Sequence[Message], call_ids: Sequence[str | None]) -> Message:
+        """The message that shows the results of tools, in the order in which they were called."""
+        order = {call_id: number for number, call_id in enumerate(call_ids)}
+        parts: list[Part] = []
+        for message in sorted(
+            messages, key=lambda message: order.get(message.get("tool_call_id"), len(order))
+        ):
+            if parts and self.protocol.separator:
+                parts.append(text(self.protocol.separator))
+            if message.get("is_error"):
+                error = _only_text(message).removeprefix("Error: ")
+                parts += self.protocol.error_parts(error)
+            else:
+                parts += self.protocol.framed(message["content"])
+        return user(*parts)
 
 
-def _blocks(message: BaseMessage) -> list[Mapping[str, Any]]:
-    """A message's content in LangChain's standard blocks, whichever provider's form it has."""
-    try:
-        return list(message.content_blocks)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise MessageError(
-            f"a block of a {message.type} message cannot be read: {error}"
-        ) from error
-
-
-def _only_text(message: BaseMessage) -> str:
-    other = [block.get("type") for block in _blocks(message) if block.get("type") != "text"]
+def _only_text(message: Message) -> str:
+    other = [part["type"] for part in message["content"] if part["type"] != "text"]
     if other:
         raise MessageError(
-            f"a {message.type} message of this kind has text alone, not {other[0]!r}"
+            f"a {message['role']} message of this kind has text alone, not {other[0]!r}"
         )
-    return message.text
+    return text_of(message)
 
 
-def _kind(message: BaseMessage) -> type[BaseMessage]:
-    for kind in (AIMessage, ToolMessage, HumanMessage, SystemMessage):
-        if isinstance(message, kind):
-            return kind
-    raise MessageError(f"a message of type {message.type!r} cannot be shown to the policy")
+def _spelled_calls(message: Message) -> list[str]:
+    """Names and arguments of calls, whatever their ids."""
+    return [
+        json.dumps([call["name"], call["arguments"]], sort_keys=True)
+        for call in message.get("tool_calls", ())
+    ]
 
 
-def _called(calls: Sequence[ToolCall]) -> list[str]:
-    """Names and arguments, whatever their ids."""
-    return [json.dumps([call["name"], call["args"]], sort_keys=True) for call in calls]
-
-
-def _new_id() -> str:
-    return f"call_{uuid4().hex}"
+def _unparsed_texts(message: Message) -> list[str]:
+    return [call["text"] for call in message.get("unparsed_calls", ())]

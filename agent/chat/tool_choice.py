@@ -1,20 +1,60 @@
-"""Which tools a turn is offered, and which call is forced."""
+"""The tools that a turn is offered, and the call that it is made to begin with."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from visreplay.agent.chat.renderer import ChatRenderer
+from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.protocols.tool_schemas import Signature
 
 ToolChoice = str | bool | dict[str, Any] | None
-"""What LangChain's and OpenAI's clients say: which call is forced, if any."""
+"""A `tool_choice` in any form that clients of LangChain, OpenAI and smolagents send."""
 
 
-def choice_of(choice: ToolChoice, tools: Sequence[Signature]) -> str:
-    """Which call is forced: "auto", "none", "any", or the name of one of the tools.
+@dataclass(frozen=True, slots=True)
+class ToolOffer:
+    """Tools for one turn.
+
+    Attributes:
+        tools: The signatures that the policy reads.
+        opening: The text that the turn has to begin with; "" leaves it to the policy.
+    """
+
+    tools: tuple[Signature, ...] = ()
+    opening: str = ""
+
+
+def offer_tools(
+    protocol: ToolProtocol, tools: Sequence[Signature], choice: ToolChoice = None
+) -> ToolOffer:
+    """Offer tools in a protocol.
+
+    Args:
+        protocol: The policy's protocol.
+        tools: The signatures of the tools.
+        choice: The call that the turn has to begin with, if any.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: The protocol calls no tools by name, or the choice is none of the tools.
+    """
+    if tools and not protocol.named_calls:
+        raise ValueError(
+            f"the {protocol.name} protocol calls no tools but its own: choose another protocol"
+        )
+    forced = parse_choice(choice, tools)
+    if forced == "none":
+        return ToolOffer()
+    if forced == "auto":
+        return ToolOffer(tuple(tools))
+    names = _names(tools) if forced == "any" else [forced]
+    return ToolOffer(tuple(tools), protocol.call_opening(names))
+
+
+def parse_choice(choice: ToolChoice, tools: Sequence[Signature]) -> str:
+    """Read a `tool_choice`: "auto", "none", "any", or the name of one of the tools.
+
+    Raises:
+        ValueError: It is none of these.
     """
     names = _names(tools)
     if isinstance(choice, dict):
@@ -28,23 +68,6 @@ def choice_of(choice: ToolChoice, tools: Sequence[Signature]) -> str:
     if choice not in names:
         raise ValueError(f"tool_choice is {choice!r}; the tools are {', '.join(names) or 'none'}")
     return str(choice)
-
-
-def offered(
-    interpreter: ChatRenderer, tools: Sequence[Signature], choice: ToolChoice
-) -> tuple[Sequence[Signature], str]:
-    """The tools that the policy is shown, and the words that its turn has to begin with.
-
-    Raises:
-        ValueError: If the choice is none of the tools, or cannot be forced in the dialect.
-    """
-    forced = choice_of(choice, tools)
-    if forced == "none":
-        return (), ""
-    if forced == "auto":
-        return tools, ""
-    names = _names(tools) if forced == "any" else [forced]
-    return tools, interpreter.dialect.call_opening(names)
 
 
 def _names(tools: Sequence[Signature]) -> list[str]:

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from visreplay.agent import Sampling, VisualAgent
-from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, embedded_config
+from visreplay.agent.episode.visual_agent import EMBEDDED_SAMPLING, VisualAgent
+from visreplay.agent.policy.replay_policy import Sampling
+from visreplay.replay_core import EMBEDDED, Method, embedded_config
+from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
 from visreplay.tools import ImageStore
 
 ROWS: dict[str, tuple[str, Method]] = {
@@ -19,7 +21,7 @@ ROWS: dict[str, tuple[str, Method]] = {
 
 
 def prepare_process() -> None:
-    """Set a process up for the embedded pair: one thread, and no word from transformers.
+    """Set a process up for the embedded pair: one thread, and no output from transformers.
 
     The pair is so small that a second thread gains nothing; on a busy machine it costs minutes.
     """
@@ -35,22 +37,22 @@ def embedded_agent(
     temperature: float = 0.0,
     **changes: Any,
 ) -> VisualAgent:
-    """The agent of a row of the table, on the embedded pair.
+    """Build the agent of one of the compared systems on the embedded pair.
 
     Args:
         row: A key of `ROWS`.
-        store: Where its images go.
-        temperature: Of sampling.
-        **changes: Fields of the `ReplayConfig` to set otherwise.
+        store: Where its images are kept.
+        temperature: Sampling temperature.
+        **changes: Fields of the `ReplayConfig` that differ from the pair's own settings.
     """
     model, method = ROWS[row]
     return VisualAgent.from_pretrained(
         str(EMBEDDED / model),
         str(EMBEDDED / "base"),
         protocol="embedded",
-        config=embedded_config(method, **changes),
+        replay=embedded_config(method, **changes),
         store=store,
         device="cpu",
         names=(f"embedded {model}", None if method is Method.NONE else EMBEDDED_NAMES[1]),
-        sampling=Sampling(temperature, max_new_tokens=128),
+        sampling=Sampling(temperature, max_new_tokens=EMBEDDED_SAMPLING.max_new_tokens),
     )

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
-from visreplay.agent.episode.loop import Limits, Loop
+from visreplay.agent.episode.loop import Limits, Loop, turn_seed
 from visreplay.agent.policy.replay_policy import Policy
 from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.state import EpisodeState
@@ -24,12 +23,12 @@ def build_graph(
     """Compile the graph of an episode.
 
     Its input is `Loop(protocol, limits).start(...)`. With a checkpointer, an episode that was
-    stopped after any step goes on when the graph is invoked with None and the same thread, in
+    interrupted after any move continues when the graph is invoked with None and the same thread, in
     another process too: the state holds all that the policy needs.
 
     Args:
         policy: Writes the turns.
-        protocol: Reads them and runs the calls.
+        protocol: Parses the turns and runs the calls.
         limits: Where to stop.
         checkpointer: Any of LangGraph's.
     """
@@ -39,15 +38,13 @@ def build_graph(
         seed = turn_seed(state["seed"], len(state["steps"]))
         return loop.after_turn(state, policy.act(state["messages"], seed=seed))
 
+    def route(state: EpisodeState) -> str:
+        return "stopped" if state["stop_reason"] else "running"
+
     graph = StateGraph(EpisodeState)
     graph.add_node("policy", policy_turn)
     graph.add_node("call", loop.after_call)
     graph.add_edge(START, "policy")
-    graph.add_conditional_edges("policy", loop.next, {"go on": "call", "end": END})
-    graph.add_conditional_edges("call", loop.next, {"go on": "policy", "end": END})
+    graph.add_conditional_edges("policy", route, {"running": "call", "stopped": END})
+    graph.add_conditional_edges("call", route, {"running": "policy", "stopped": END})
     return graph.compile(checkpointer=checkpointer)
-
-
-def turn_seed(seed: int, step: int) -> int:
-    """The sampling seed of one turn: a resumed episode samples as one that ran through."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])

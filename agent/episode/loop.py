@@ -1,7 +1,9 @@
-"""The loop's two moves, as pure functions of the state: after a policy turn, and after a call.
+"""The agent's loop as pure functions of the state: a policy turn, its calls, and when to stop.
 
-`graph` wires them into LangGraph for one episode; `apply` lets other drivers (many episodes in
-lockstep, say) use them without a graph.
+Every driver uses it: `graph` (one episode, a checkpoint after every move), `rollouts` (many
+episodes in lockstep), `recipes/rollouts.py` (training) and `langchain/graph_server.py`
+(`langgraph dev`). A driver brings the policy's turns and nothing else, so the same turns lead to
+the same episode in each of them.
 """
 
 import json
@@ -9,23 +11,26 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from visreplay.agent.episode.trajectory import StopReason
 from visreplay.agent.messages import ImagePart, VideoPart, append_messages
 from visreplay.agent.policy.replay_policy import PolicyTurn
 from visreplay.agent.protocols import ToolProtocol
-from visreplay.agent.state import EpisodeState, Step, ToolCall, ToolUse, merge_steps
+from visreplay.agent.state import EpisodeState, Scene, Step, ToolCall, ToolUse, merge_steps
 from visreplay.tools import ToolError
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where an episode is stopped whatever the policy does.
+    """Where an episode is stopped, whatever the policy does.
 
     Attributes:
-        max_steps: Policy turns; the protocol's own limit when None.
-        max_images: Images and frames that an episode may show, the question's included.
+        max_steps: Largest number of policy turns; None takes the protocol's own limit.
+        max_images: Largest number of images and frames in the conversation, the question's
+            included.
         max_repeats: How often one and the same call may be made.
     """
 
@@ -46,18 +51,29 @@ class Limits:
 
 @dataclass(frozen=True)
 class Loop:
-    """What happens between a policy's turns, in one protocol under some limits."""
+    """What happens between a policy's turns, in one protocol and under some limits."""
 
     protocol: ToolProtocol
     limits: Limits = Limits()
 
+    @property
+    def max_steps(self) -> int:
+        """Largest number of policy turns."""
+        return self.limits.max_steps or self.protocol.max_steps
+
     def start(
         self, question: str, *, images: list[str], video: str | None = None, seed: int = 0
     ) -> EpisodeState:
-        """The state before the first turn.
+        """Build the state before the first turn.
+
+        Args:
+            question: The user's question.
+            images: References of the images that it is about.
+            video: Path of the video that it is about.
+            seed: Seed of the episode (`turn_seed`).
 
         Raises:
-            ToolError: If the media do not suit the protocol or cannot be read.
+            ToolError: The media cannot be read, or the protocol has no use for them.
         """
         return {
             "question": question,
@@ -70,32 +86,42 @@ class Loop:
             "stop_reason": None,
         }
 
+    def step(self, state: EpisodeState, turn: PolicyTurn) -> EpisodeState:
+        """Take one whole step: the policy's turn and, unless the episode ends with it, its calls.
+
+        Args:
+            state: A state that has no `stop_reason`.
+            turn: The policy's answer to the state's messages.
+        """
+        state = apply_update(state, self.after_turn(state, turn))
+        return state if state["stop_reason"] else apply_update(state, self.after_call(state))
+
     def after_turn(self, state: EpisodeState, turn: PolicyTurn) -> dict[str, Any]:
-        """Read a policy turn and decide whether the episode ends with it.
+        """Parse a policy turn and decide whether the episode ends with it.
 
         Returns:
             The state's update: the assistant message, the step, and perhaps answer and reason.
         """
-        read = self.protocol.read(turn.text)
+        parsed = self.protocol.read(turn.text)
         step: Step = {
             "index": len(state["steps"]),
             "text": turn.text,
-            "thought": read.thought,
-            "tool_calls": [_asked(call) for call in read.calls],
-            "error": read.error,
+            "thought": parsed.thought,
+            "tool_calls": [_pending(call) for call in parsed.calls],
+            "error": parsed.error,
             "replay": turn.replay,
             "seconds": turn.seconds,
         }
-        cut = turn.finish_reason == "length"
-        answer = None if cut and read.open_ended else read.answer
+        cut_off = turn.finish_reason == "length"
+        answer = None if cut_off and parsed.open_ended else parsed.answer
         reason: StopReason | None = None
         if answer is not None:
             reason = StopReason.ANSWERED
-        elif cut:
+        elif cut_off:
             reason = StopReason.MAX_TOKENS
-        elif not read.calls and read.error is None:
+        elif not parsed.calls and parsed.error is None:
             reason = StopReason.NO_ANSWER
-        elif step["index"] + 1 >= (self.limits.max_steps or self.protocol.max_steps):
+        elif step["index"] + 1 >= self.max_steps:
             reason = StopReason.MAX_STEPS
         elif self._repeats(state, step):
             reason = StopReason.REPEATED_CALL
@@ -107,19 +133,21 @@ class Loop:
         }
 
     def after_call(self, state: EpisodeState) -> dict[str, Any]:
-        """Run the last step's calls in order, or tell the policy what was wrong with its turn.
+        """Run the last step's calls in order, or report what was wrong with the turn.
 
         Returns:
-            The state's update: the message of what came of them and the completed step.
+            The state's update: the message with the results and the completed step. If a result
+            exceeds the limit of images, there is no message but a stop reason.
         """
         step = state["steps"][-1].copy()
         uses = step["tool_calls"] = [use.copy() for use in step["tool_calls"]]
+        scene = Scene.of(state)
         images = 0
         for use in uses:
             call: ToolCall = {"name": use["name"], "arguments": use["arguments"]}
             began = time.perf_counter()
             try:
-                use["observation"] = self.protocol.run(call, state)
+                use["observation"] = self.protocol.run(call, scene)
             except ToolError as error:
                 use["error"] = str(error)
             use["seconds"] = time.perf_counter() - began
@@ -128,68 +156,69 @@ class Loop:
             images += len(use["observation"]["images"])
             if not self._fits(state, images):
                 return {"steps": [step], "stop_reason": StopReason.MAX_IMAGES.value}
-        return {"messages": [self.protocol.show(step, state)], "steps": [step]}
-
-    @staticmethod
-    def next(state: EpisodeState) -> Literal["go on", "end"]:
-        """Whether the episode goes on after a move."""
-        return "end" if state["stop_reason"] else "go on"
+        return {"messages": [self.protocol.show(step, scene)], "steps": [step]}
 
     def _repeats(self, state: EpisodeState, step: Step) -> bool:
-        """Whether one of the step's calls was made as often as it may be."""
-        made = Counter(map(_written, [use for s in state["steps"] for use in s["tool_calls"]]))
-        made.update(map(_written, step["tool_calls"]))
-        return any(made[_written(use)] > self.limits.max_repeats for use in step["tool_calls"])
+        """Whether one of the step's calls was made more often than it may be."""
+        earlier = [use for past in state["steps"] for use in past["tool_calls"]]
+        counts = Counter(map(_key, [*earlier, *step["tool_calls"]]))
+        return any(counts[_key(use)] > self.limits.max_repeats for use in step["tool_calls"])
 
     def _fits(self, state: EpisodeState, images: int) -> bool:
-        """Whether so many more images may be shown."""
-        clips = [part for part in _pictures(state) if part["type"] == "video"]
-        pictures = len(_pictures(state)) - len(clips) + images
-        frames = sum(len(clip["frames"]) for clip in clips)
+        """Whether so many more images fit into the limits."""
+        media = _media_parts(state)
+        videos = [part for part in media if part["type"] == "video"]
+        pictures = len(media) - len(videos) + images
+        frames = sum(len(video["frames"]) for video in videos)
         most = self.protocol.max_images
         return pictures + frames <= self.limits.max_images and (
-            most is None or pictures + len(clips) <= most
+            most is None or pictures + len(videos) <= most
         )
 
 
-def _asked(call: ToolCall) -> ToolUse:
-    """A call that was not run yet."""
-    name, arguments = call["name"], call["arguments"]
-    return {"name": name, "arguments": arguments, "observation": None, "error": None}
+def turn_seed(seed: int, step: int) -> int:
+    """Derive the sampling seed of one turn, so that a resumed episode samples as a whole one."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-def _written(use: ToolUse) -> str:
-    """A call as one text."""
-    return json.dumps([use["name"], use["arguments"]], sort_keys=True)
-
-
-def _pictures(state: EpisodeState) -> list[ImagePart | VideoPart]:
-    """Images and clips in the conversation so far."""
-    parts = [part for message in state["messages"] for part in message["content"]]
-    return [part for part in parts if part["type"] != "text"]
-
-
-def apply(state: EpisodeState, update: Mapping[str, Any]) -> EpisodeState:
-    """The state after an update: what LangGraph's reducers do, for a loop without a graph."""
+def apply_update(state: EpisodeState, update: Mapping[str, Any]) -> EpisodeState:
+    """Merge an update into a state, as LangGraph's reducers do, for drivers without a graph."""
     merged: dict[str, Any] = {**state, **update}
     merged["messages"] = append_messages(state["messages"], update.get("messages", []))
     merged["steps"] = merge_steps(state["steps"], update.get("steps", []))
     return merged  # type: ignore[return-value]
 
 
-def completed(state: EpisodeState, earlier: EpisodeState) -> list[Step]:
-    """The steps that came to their end between two states of a stream.
+def completed_steps(state: EpisodeState, earlier: EpisodeState) -> list[Step]:
+    """List the steps that were completed between two states of a stream.
 
-    A step ends when all its calls have an observation or an error, or with the episode.
+    A step is complete when all its calls have an observation or an error, or with the episode.
     """
 
-    def ended(at: EpisodeState) -> int:
+    def count(at: EpisodeState) -> int:
         steps = at["steps"]
-        open_call = any(
+        pending = any(
             use["observation"] is None and use["error"] is None
             for step in steps[-1:]
             for use in step["tool_calls"]
         )
-        return len(steps) - (open_call and not at["stop_reason"])
+        return len(steps) - (pending and not at["stop_reason"])
 
-    return state["steps"][ended(earlier) : ended(state)]
+    return state["steps"][count(earlier) : count(state)]
+
+
+def _pending(call: ToolCall) -> ToolUse:
+    """The record of a call that was not run yet."""
+    name, arguments = call["name"], call["arguments"]
+    return {"name": name, "arguments": arguments, "observation": None, "error": None}
+
+
+def _key(use: ToolUse) -> str:
+    """A text that is the same for the same call."""
+    return json.dumps([use["name"], use["arguments"]], sort_keys=True)
+
+
+def _media_parts(state: EpisodeState) -> list[ImagePart | VideoPart]:
+    """The images and videos in the conversation so far."""
+    parts = [part for message in state["messages"] for part in message["content"]]
+    return [part for part in parts if part["type"] != "text"]

@@ -1,4 +1,4 @@
-"""The record of an episode: what was asked, every step, why it ended, and how to run it again."""
+"""The record of an episode: the question, every step, why it ended, and how to run it again."""
 
 import json
 from collections.abc import Mapping
@@ -34,18 +34,19 @@ class Trajectory:
     """One finished episode, plain JSON values throughout.
 
     Attributes:
-        question: What was asked.
-        answer: What the policy answered, None if it did not.
+        question: The user's question.
+        answer: The policy's answer, None if it gave none.
         stop_reason: Why the episode ended.
         policy: Name or path of the policy.
         base: Name or path of the base model, None without replay.
         protocol: Name of the tool protocol.
-        seed: Of sampling.
-        steps: One record a policy turn.
+        seed: Seed of the episode.
+        steps: One record for each policy turn.
         images: References of the images that the question is about.
-        video: Path of the clip that it is about.
-        messages: The conversation as the policy saw it.
-        settings: Everything else that it takes to run the episode again, versions included.
+        video: Path of the video that the question is about.
+        messages: The conversation as the policy read it.
+        settings: Everything else that it takes to run the episode again: `replay`, `sampling`,
+            `limits`, `versions`, and the `driver` of the loop ("graph" or "rollouts").
     """
 
     question: str
@@ -63,11 +64,14 @@ class Trajectory:
 
     @classmethod
     def of(cls, state: EpisodeState, **run: Any) -> Self:
-        """The record of a finished state.
+        """Make the record of a finished state.
 
         Args:
             state: A state whose `stop_reason` is set.
             **run: `policy`, `base`, `protocol`, `settings`.
+
+        Raises:
+            ValueError: The episode has not ended.
         """
         if state["stop_reason"] is None:
             raise ValueError("the episode has not ended: its stop_reason is None")
@@ -84,21 +88,21 @@ class Trajectory:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary that `json.dumps` takes as it is."""
+        """Convert to a dictionary that `json.dumps` takes as it is."""
         return asdict(self)
 
     def references(self) -> list[str]:
-        """Every image that the policy saw, in order of appearance, then maps; without repeats."""
-        seen = list(self.images)
+        """List every image that the policy saw, in order, then the replay maps; without repeats."""
+        references = list(self.images)
         for message in self.messages:
             for part in message["content"]:
                 if part["type"] == "image":
-                    seen.append(part["image"])
+                    references.append(part["image"])
                 elif part["type"] == "video":
-                    seen.extend(part["frames"])
+                    references.extend(part["frames"])
         for step in self.steps:
-            seen += [block["map"] for block in (step["replay"] or {}).get("blocks", ())]
-        return list(dict.fromkeys(seen))
+            references += [block["map"] for block in (step["replay"] or {}).get("blocks", ())]
+        return list(dict.fromkeys(references))
 
     def save(self, folder: Path, store: ImageStore) -> Path:
         """Write `trajectory.json` and every image as `images/<reference>.png`.

@@ -1,42 +1,61 @@
-"""The agent as a user meets it: load a pair, ask about a picture or a clip, get the record."""
+"""The agent as a user meets it: load a pair, ask about a picture or a video, get the record."""
 
-import json
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Checkpointer
 
-from visreplay.agent.episode.graph import build_graph, turn_seed
-from visreplay.agent.episode.loop import Limits, Loop, apply
+from visreplay.agent.episode.graph import build_graph
+from visreplay.agent.episode.loop import Limits, Loop
+from visreplay.agent.episode.rollouts import play_rollouts
 from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampling
-from visreplay.agent.protocols import ToolProtocol, get_protocol
+from visreplay.agent.policy.replay_policy import ReplayPolicy, Sampling
+from visreplay.agent.protocols import ToolProtocol, get_protocol, guess_protocol
 from visreplay.agent.state import EpisodeState
-from visreplay.replay_core import ModelPair, ReplayConfig, load_for
+from visreplay.replay_core import EMBEDDED, Method, ModelPair, ReplayConfig, embedded_config
+from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
+from visreplay.replay_core.loading import load_for
 from visreplay.tools import ImageStore, load_image
 from visreplay.tools.types import Picture
 
+Driver = Literal["graph", "rollouts"]
+"""What played an episode: the LangGraph graph, or the batches of `rollouts`."""
+
+EMBEDDED_SAMPLING = Sampling(max_new_tokens=128)
+"""Default of the pair that ships with the package, whose turns are short."""
+
 
 class VisualAgent:
-    """A pair, a protocol and a store, ready to run episodes.
+    """A pair, a protocol and an image store, ready to run episodes.
 
     Example:
+        The pair that ships with the package reads characters on coloured markers:
+
+        >>> from visreplay.tasks.registry import task_named
+        >>> sample = task_named("visual-search-medium").sample(1)
+        >>> agent = VisualAgent.from_pretrained("embedded")
+        >>> trajectory = agent.run(sample.question, images=sample.images)
+        >>> trajectory.answer == sample.answer
+        True
+
+        Your own checkpoints are folders or hub ids:
+
         >>> agent = VisualAgent.from_pretrained(
-        ...     "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct", protocol="deepeyes"
-        ... )
-        >>> agent.run("What is written on the red sign?", images=["photo.jpg"]).answer
+        ...     "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct"
+        ... )  # doctest: +SKIP
+        >>> agent.run("What is on the red sign?", images=["photo.jpg"]).answer  # doctest: +SKIP
 
     Args:
         pair: Policy and base.
-        protocol: The dialect of the policy.
-        config: How to replay.
+        protocol: How the policy calls tools and answers.
+        replay: How to replay: a configuration, or the name of a method.
         names: What the record calls policy and base.
         sampling: How to decode.
         limits: Where to stop.
@@ -47,7 +66,7 @@ class VisualAgent:
         self,
         pair: ModelPair,
         protocol: ToolProtocol,
-        config: ReplayConfig,
+        replay: ReplayConfig | str = Method.TOKEN,
         *,
         names: tuple[str, str | None] = ("policy", "base"),
         sampling: Sampling = Sampling(),
@@ -57,12 +76,12 @@ class VisualAgent:
         self.names = names
         self.pair = pair
         self.protocol = protocol
-        self.config = config
+        self.replay = replay if isinstance(replay, ReplayConfig) else ReplayConfig(Method(replay))
         self.sampling = sampling
         self.limits = limits
         self.store = protocol.store
         self.policy = ReplayPolicy(
-            pair, config, self.store, sampling=sampling, stop_strings=protocol.stop_strings
+            pair, self.replay, self.store, sampling=sampling, stop_strings=protocol.stop_strings
         )
         self.loop = Loop(protocol, limits)
         self.graph = build_graph(self.policy, protocol, limits, checkpointer)
@@ -70,11 +89,11 @@ class VisualAgent:
     @classmethod
     def from_pretrained(
         cls,
-        policy: str,
+        policy: str = "embedded",
         base: str | None = None,
         *,
-        protocol: str,
-        config: ReplayConfig = ReplayConfig(),
+        protocol: str = "auto",
+        replay: ReplayConfig | str = Method.TOKEN,
         device: str = "auto",
         base_device: str | None = None,
         dtype: str = "auto",
@@ -84,25 +103,39 @@ class VisualAgent:
         load_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> Self:
-        """Load checkpoints (local paths or hub ids) and build the agent.
+        """Load checkpoints (folders or hub ids) and build the agent.
 
         Args:
-            policy: The RLVR-trained model.
+            policy: The RLVR-trained model, or "embedded" for the pair that ships with the package.
             base: The model that it was trained from; not loaded for method "none", unless the
                 policy is an adapter on it.
-            protocol: A key of `PROTOCOLS`.
-            config: How to replay.
-            device: As `load_pair`.
-            base_device: As `load_pair`.
-            dtype: As `load_pair`.
-            processor: As `load_pair`.
-            store: Where images go; in memory when None.
-            protocol_options: Fields of the protocol, `system_prompt` say.
-            load_options: More for `load_pair`: `device_map`, `attn_implementation`, ...
-            **options: As the constructor's.
+            protocol: A key of `PROTOCOLS`; "auto" chooses by the policy's name.
+            replay: How to replay: a configuration, or the name of a method.
+            device: Device of the policy, as in `load_pair`.
+            base_device: Device of the base, as in `load_pair`.
+            dtype: As in `load_pair`.
+            processor: As in `load_pair`.
+            store: Where images are kept; None keeps them in memory.
+            protocol_options: Fields of the protocol, for example `system_prompt`.
+            load_options: More options of `load_pair`: `device_map`, `attn_implementation`, ...
+            **options: Arguments of the constructor.
+
+        Raises:
+            ValueError: There is no such protocol or method, or a base is named for "embedded".
         """
+        protocol = guess_protocol(policy) if protocol == "auto" else protocol
+        names: tuple[str, str | None] = (policy, base)
+        if policy == "embedded":
+            if base is not None:
+                raise ValueError(f"base is {base!r}; the embedded pair has its own: leave it out")
+            policy, base, names = str(EMBEDDED / "policy"), str(EMBEDDED / "base"), EMBEDDED_NAMES
+            replay = replay if isinstance(replay, ReplayConfig) else embedded_config(Method(replay))
+            device = "cpu" if device == "auto" else device
+            options.setdefault("sampling", EMBEDDED_SAMPLING)
+        elif not isinstance(replay, ReplayConfig):
+            replay = ReplayConfig(Method(replay))
         pair = load_for(
-            config,
+            replay,
             policy,
             base,
             device=device,
@@ -111,14 +144,14 @@ class VisualAgent:
             processor=processor,
             **(load_options or {}),
         )
-        dialect = get_protocol(
+        tool_protocol = get_protocol(
             protocol,
             token_grid(pair.processor),
             ImageStore() if store is None else store,
             **(protocol_options or {}),
         )
-        names = (policy, None if pair.base is None else base)
-        return cls(pair, dialect, config, **{"names": names, **options})
+        options.setdefault("names", (names[0], None if pair.base is None else names[1]))
+        return cls(pair, tool_protocol, replay, **options)
 
     def start(
         self,
@@ -128,10 +161,16 @@ class VisualAgent:
         video: str | Path | None = None,
         seed: int = 0,
     ) -> EpisodeState:
-        """The state before the first turn: the graph's input.
+        """Build the state before the first turn: the graph's input.
+
+        Args:
+            question: The user's question.
+            images: Paths, bytes of files, or PIL images.
+            video: Path of a video.
+            seed: Seed of the episode; it changes nothing at temperature 0.
 
         Raises:
-            ToolError: If the media cannot be read or do not suit the protocol.
+            ToolError: The media cannot be read, or the protocol has no use for them.
         """
         return self.loop.start(
             question,
@@ -143,15 +182,15 @@ class VisualAgent:
     def stream(
         self, start: EpisodeState | None, *, thread_id: str = "episode"
     ) -> Iterator[EpisodeState]:
-        """Play an episode, giving the state after every turn and every call.
+        """Play an episode by the graph, and yield the state after every turn and every call.
 
         Args:
-            start: From `start`, or None to resume the thread from its checkpoint.
-            thread_id: Of the checkpointer.
+            start: A state that `start` built, or None to resume the thread from its checkpoint.
+            thread_id: The checkpointer's name for the episode.
         """
         config: RunnableConfig = {
             "configurable": {"thread_id": thread_id},
-            "recursion_limit": 2 * (self.limits.max_steps or self.protocol.max_steps) + 2,
+            "recursion_limit": 2 * self.loop.max_steps + 2,
         }
         for state in self.graph.stream(start, config, stream_mode="values"):
             yield cast(EpisodeState, state)
@@ -164,9 +203,16 @@ class VisualAgent:
         video: str | Path | None = None,
         seed: int = 0,
     ) -> Trajectory:
-        """Play an episode to its end."""
+        """Play an episode to its end by the graph.
+
+        Args:
+            question: As in `start`, and so are the others.
+            images: See there.
+            video: See there.
+            seed: See there.
+        """
         start = self.start(question, images=images, video=video, seed=seed)
-        # A thread of its own: a checkpointer would go on with the last episode of the same one.
+        # A new thread: a checkpointer would continue the last episode of the same one.
         *_, end = self.stream(start, thread_id=str(uuid4()))
         return self.trajectory(end)
 
@@ -178,52 +224,47 @@ class VisualAgent:
         images: Sequence[Picture] = (),
         video: str | Path | None = None,
     ) -> list[Trajectory]:
-        """Play an episode once for each seed: what `run` would play one by one.
+        """Play one episode for each seed, with turns in batches: the episodes that `run` plays.
 
-        As long as episodes are the same word for word, they are read and replayed once, and their
-        next turns decoded as a batch.
+        Args:
+            question: As in `start`.
+            seeds: Seeds of the episodes.
+            images: As in `start`.
+            video: As in `start`.
         """
-        states = [self.start(question, images=images, video=video, seed=seed) for seed in seeds]
-        with self.policy.sessions.holding(2 * len(states)):
-            while going := [i for i, state in enumerate(states) if not state["stop_reason"]]:
-                alike: dict[str, list[int]] = {}
-                for i in going:
-                    alike.setdefault(json.dumps(states[i]["messages"]), []).append(i)
-                for group in alike.values():
-                    for i, turn in zip(group, self._turns([states[i] for i in group]), strict=True):
-                        states[i] = apply(states[i], self.loop.after_turn(states[i], turn))
-                        if not states[i]["stop_reason"]:
-                            states[i] = apply(states[i], self.loop.after_call(states[i]))
-        return [self.trajectory(state) for state in states]
-
-    def _turns(self, alike: Sequence[EpisodeState]) -> list[PolicyTurn]:
-        """The next turn of each of several states whose conversations are the same."""
-        messages = alike[0]["messages"]
-        seeds = [turn_seed(state["seed"], len(state["steps"])) for state in alike]
-        if len(seeds) == 1:
-            return [self.policy.act(messages, seed=seeds[0])]
-        return self.policy.act_together(messages, seeds)
+        starts = [self.start(question, images=images, video=video, seed=seed) for seed in seeds]
+        ends = play_rollouts(self.loop, starts, self.policy)
+        return [self.trajectory(end, driver="rollouts") for end in ends]
 
     def with_store(self, store: ImageStore) -> Self:
-        """The same agent with images and caches of its own, and no checkpointer."""
+        """Make the same agent with its own images and caches, and no checkpointer."""
         return type(self)(
             self.pair,
             replace(self.protocol, store=store),
-            self.config,
+            self.replay,
             names=self.names,
             sampling=self.sampling,
             limits=self.limits,
         )
 
-    def trajectory(self, state: EpisodeState) -> Trajectory:
-        """The record of a finished state."""
+    def trajectory(self, state: EpisodeState, driver: Driver = "graph") -> Trajectory:
+        """Make the record of a finished state.
+
+        Args:
+            state: The last state of an episode.
+            driver: What played it.
+
+        Raises:
+            ValueError: The episode has not ended.
+        """
         return Trajectory.of(
             state,
             policy=self.names[0],
             base=self.names[1],
             protocol=self.protocol.name,
             settings={
-                "replay": asdict(self.config),
+                "driver": driver,
+                "replay": asdict(self.replay),
                 "sampling": asdict(self.sampling),
                 "limits": asdict(self.limits),
                 "versions": versions(),
@@ -236,7 +277,7 @@ class VisualAgent:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change a result."""
+    """Look up the versions of everything that can change a result."""
     names = (
         *("visreplay", "torch", "torchvision", "transformers", "langgraph", "numpy", "pillow"),
         *("opencv-python-headless", "decord2"),

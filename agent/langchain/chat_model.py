@@ -1,6 +1,6 @@
 """The policy under replay as a chat model for LangChain and LangGraph."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -12,89 +12,100 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr
+from pydantic import AliasChoices, ConfigDict, Field, InstanceOf, PrivateAttr
 
-from visreplay.agent.chat.renderer import TOKEN_IDS, ChatRenderer, image_block
-from visreplay.agent.chat.reply_text import ReplyStream
-from visreplay.agent.chat.tool_choice import choice_of, offered
-from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampling
+from visreplay.agent.chat.chat_policy import STORE_BYTES, ChatPolicy
+from visreplay.agent.chat.renderer import ChatRenderer
+from visreplay.agent.langchain.messages import from_langchain, image_block, reply_fields
+from visreplay.agent.policy.replay_policy import Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
-from visreplay.agent.protocols import get_protocol
-from visreplay.agent.protocols.tool_schemas import Signature
-from visreplay.replay_core import ModelPair, ReplayConfig, load_for, run_to_end
+from visreplay.replay_core import ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image
 
-_OPTIONS = {"tools", "tool_choice", "temperature", "top_p", "max_tokens", "seed", "stream"}
-"""What a call may say for itself."""
+_OPTIONS = {
+    "tools",
+    "tool_choice",
+    "temperature",
+    "top_p",
+    "max_new_tokens",
+    "max_tokens",
+    "seed",
+    "stream",
+}
+"""The options that one call may have."""
 
 
 class ReplayChatModel(BaseChatModel):
-    """The policy of a pair, replayed as the history grows.
+    """The policy of a pair as a chat model, replayed as the history grows.
 
-    It is handed the whole history at each call, and goes on from the longest beginning that it
-    has read before: a step of an agent costs its new tokens alone. A history that was edited,
-    branched or resumed elsewhere is answered as well, only slower. Calls may come from several
-    threads at once.
+    The model receives the whole history at each call, and continues from the longest beginning
+    that it has read before: a step of an agent costs its new tokens alone. A history that was
+    edited, branched or resumed elsewhere is answered as well, only slower. Calls may come from
+    several threads at once.
 
-    A message that it returns has in `additional_kwargs` the tokens that were generated, which go
-    back into the context as they are if the message still says the same, and in
-    `response_metadata["replay"]` what replay did (`telemetry.replay_record`). In a run of LangGraph
-    that goes out on the `custom` stream as well, before the first token (`telemetry.tell`).
+    A message that it returns has the generated tokens in `additional_kwargs["token_ids"]`, which
+    go back into the context as they are if the message still says the same. What replay did
+    (`telemetry.replay_record`) is in `response_metadata["replay"]`, and in a run of LangGraph goes
+    out on the `custom` stream before the first token (`telemetry.tell`).
 
     Example:
-        >>> model = ReplayChatModel.from_pretrained(
-        ...     "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct", dialect="deepeyes"
-        ... )
-        >>> agent = create_agent(model, tools=[zoom])
+        >>> from visreplay.agent import ReplayChatModel
+        >>> model = ReplayChatModel.from_pretrained("embedded", max_new_tokens=8)
+        >>> reply = model.invoke("Hello")
+        >>> reply.usage_metadata["output_tokens"] <= 8
+        True
+        >>> reply.response_metadata["replay"]["method"]
+        'token'
 
     Attributes:
         pair: Policy and base.
-        replay: How to replay.
-        dialect: The protocol (a key of `PROTOCOLS`) in which tools are called and answer.
-        store: Where the images of messages are put, and found by `visreplay:` URLs; by default in
-            a gigabyte of memory, from which those go first that were not used for longest.
-        model_name: What the record calls the policy.
-        temperature: 0 decodes greedily.
-        top_p: Nucleus sampling's mass.
-        max_tokens: Limit of one turn.
+        replay: How to replay: a configuration, or "token", "state" or "none" for the pair's own.
+        protocol: How tools are called and their results shown (a key of `PROTOCOLS`); "auto" goes
+            by the policy's name.
+        store: Where the images of messages are put, and found by `visreplay:` URLs; by default a
+            gigabyte of memory, from which the least recently used ones go first.
+        model_name: The model's name in `response_metadata`.
+        temperature: Temperature of the sampler; 0 decodes greedily.
+        top_p: Probability mass of nucleus sampling.
+        max_new_tokens: Limit of one turn in tokens. `max_tokens` is another name for it.
         stop: Texts that end a turn, and are left out of it.
-        seed: Of sampling; None takes torch's global generator.
-        cache_bytes: Of what was read and is kept; the least recently used goes first.
+        seed: Seed of the sampler; None takes torch's global generator.
+        cache_bytes: Limit of the memory of what was read; the least recently used goes first.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     pair: InstanceOf[ModelPair] = Field(exclude=True, repr=False)
-    replay: InstanceOf[ReplayConfig] = Field(default_factory=ReplayConfig)
-    dialect: str = "hermes"
+    replay: InstanceOf[ReplayConfig] | str = "token"
+    protocol: str = "auto"
     store: InstanceOf[ImageStore] = Field(
-        default_factory=lambda: ImageStore(memory_bytes=2**30, forgetful=True),
+        default_factory=lambda: ImageStore(memory_bytes=STORE_BYTES, forgetful=True),
         exclude=True,
         repr=False,
     )
     model_name: str = "policy"
     temperature: float = 0.0
     top_p: float = 1.0
-    max_tokens: int = 2048
+    max_new_tokens: int = Field(
+        default=2048, validation_alias=AliasChoices("max_new_tokens", "max_tokens")
+    )
     stop: list[str] | None = None
     seed: int | None = None
     cache_bytes: int = CACHE_BYTES
 
-    _policy: ReplayPolicy = PrivateAttr()
-    _interpreter: ChatRenderer = PrivateAttr()
+    _chat: ChatPolicy = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
-        """Start without any session."""
-        protocol = get_protocol(self.dialect, token_grid(self.pair.processor), self.store)
-        self._interpreter = ChatRenderer(protocol, self.pair.tokenizer)
-        self._policy = ReplayPolicy(
+        """Resolve the names of replay and protocol, and start without any session."""
+        self._chat = ChatPolicy(
             self.pair,
             self.replay,
+            self.protocol,
             self.store,
-            stop_strings=protocol.stop_strings,
             sessions=SessionCache(self.cache_bytes),
         )
+        self.replay = self._chat.replay
+        self.protocol = self._chat.protocol.name
 
     @classmethod
     def from_pretrained(
@@ -102,35 +113,36 @@ class ReplayChatModel(BaseChatModel):
         policy: str,
         base: str | None = None,
         *,
-        replay: ReplayConfig = ReplayConfig(),
+        replay: ReplayConfig | str = "token",
         load_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> Self:
-        """Load checkpoints (local paths or hub ids) and build the model.
+        """Load a pair and build the model.
 
         Args:
-            policy: The RLVR-trained model.
-            base: The model that it was trained from.
-            replay: How to replay.
-            load_options: For `load_pair`: `device`, `dtype`, `attn_implementation`, ...
+            policy: Folder or hub id of the RLVR-trained model, or "embedded" for the pair that
+                ships with the package.
+            base: Folder or hub id of the model that it was trained from.
+            replay: How to replay; see the attribute.
+            load_options: Options of `load_pair`: `device`, `dtype`, `attn_implementation`, ...
             **options: The other attributes.
         """
-        pair = load_for(replay, policy, base, **(load_options or {}))
-        return cls(pair=pair, replay=replay, **{"model_name": policy, **options})
+        pair = load_pair(policy, base, replay=replay, **(load_options or {}))
+        return cls(pair=pair, replay=replay, **{"model_name": pair.names[0], **options})
 
     @property
-    def interpreter(self) -> ChatRenderer:
-        """Reads messages and turns in the model's dialect; it has the model's image store."""
-        return self._interpreter
+    def renderer(self) -> ChatRenderer:
+        """Renders messages in the model's protocol; it has the model's image store."""
+        return self._chat.renderer
 
     def image(self, picture: Any) -> dict[str, str]:
-        """The content block of a picture, which is put in the store.
+        """The content block of an image, which is put into the store.
 
         Args:
             picture: A path, the bytes of a file, or a PIL image.
 
         Raises:
-            ToolError: If it cannot be read.
+            ToolError: The image cannot be read.
         """
         return image_block(self.store.put(load_image(picture)))
 
@@ -142,30 +154,26 @@ class ReplayChatModel(BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools to the policy, in its dialect.
+        """Offer tools to the policy, in its protocol.
 
         Args:
-            tools: Whatever `convert_to_openai_tool` takes.
+            tools: Anything that `convert_to_openai_tool` takes.
             tool_choice: "auto" or None leaves it to the policy, "none" offers nothing. "any" (or
                 "required", True) makes it begin its turn with a call, and a tool's name with a
                 call of this tool; the arguments are as good as the policy writes them.
-            strict: Nothing; arguments are not forced into the schema.
+            strict: Ignored; arguments are not forced into the schema.
             **kwargs: Further options of a call.
 
         Raises:
-            ValueError: If the dialect cannot call tools by name, or there is no such tool.
+            ValueError: The protocol cannot call tools by name, or there is no such tool.
         """
-        if tools and not self._interpreter.dialect.named_calls:
-            raise ValueError(
-                f"the {self.dialect} protocol calls no tools but its own: choose another dialect"
-            )
         signatures = [convert_to_openai_tool(tool) for tool in tools]
-        choice = choice_of(tool_choice, signatures)
-        return self.bind(tools=signatures, tool_choice=choice, **kwargs)
+        self._chat.offer(signatures, tool_choice)  # refuse now what could not be called
+        return self.bind(tools=signatures, tool_choice=tool_choice, **kwargs)
 
     def close(self) -> None:
         """Free the caches."""
-        self._policy.close()
+        self._chat.close()
 
     @property
     def _llm_type(self) -> str:
@@ -173,12 +181,16 @@ class ReplayChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        names = ("model_name", "dialect", "temperature", "top_p", "max_tokens", "stop", "seed")
-        return {**{name: getattr(self, name) for name in names}, "replay": asdict(self.replay)}
+        names = ("model_name", "protocol", "temperature", "top_p", "max_new_tokens", "stop", "seed")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "replay": asdict(self._chat.replay),
+        }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "visreplay"
+        params["ls_max_tokens"] = self._sampling(kwargs).max_new_tokens
         return params
 
     def _generate(
@@ -188,9 +200,8 @@ class ReplayChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        shown = self._shown(stop)
-        turn = run_to_end(self._writing(messages, shown.stops, kwargs))
-        message = AIMessage(**self._told(turn, shown))
+        reply = self._chat.reply(**self._request(messages, stop, kwargs))
+        message = AIMessage(**reply_fields(reply, self.model_name))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
@@ -200,76 +211,38 @@ class ReplayChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        shown = self._shown(stop)
-        writing = self._writing(messages, shown.stops, kwargs)
-        ids: list[int] = []
-        sent = 0
-        while True:
-            try:
-                ids.append(next(writing))
-            except StopIteration as end:
-                turn: PolicyTurn = end.value
-                break
-            ready = shown.sendable(ids)
-            if len(ready) > sent:
-                chunk = ChatGenerationChunk(message=AIMessageChunk(content=ready[sent:]))
-                sent = len(ready)
-                if run_manager:
-                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
-        told = self._told(turn, shown)
-        told["content"] = told["content"][sent:]
-        last = ChatGenerationChunk(message=AIMessageChunk(**told, chunk_position="last"))
-        if run_manager:
-            run_manager.on_llm_new_token(last.text, chunk=last)
-        yield last
+        for event in self._chat.stream(**self._request(messages, stop, kwargs)):
+            if isinstance(event, str):
+                message = AIMessageChunk(content=event)
+            else:
+                fields = reply_fields(event, self.model_name)
+                message = AIMessageChunk(**{**fields, "content": ""}, chunk_position="last")
+            chunk = ChatGenerationChunk(message=message)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
 
-    def _shown(self, stop: list[str] | None) -> ReplyStream:
-        return ReplyStream(self._interpreter, (self.stop or []) if stop is None else stop)
-
-    def _writing(
-        self, messages: Sequence[BaseMessage], stops: Sequence[str], options: dict[str, Any]
-    ) -> Generator[int, None, PolicyTurn]:
-        """The tokens of the next turn."""
+    def _request(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The arguments of `ChatPolicy.reply` for a call."""
         unknown = sorted(set(options) - _OPTIONS)
         if unknown:
             raise ValueError(
                 f"a call has no option {unknown[0]!r}; there are {', '.join(sorted(_OPTIONS))}"
             )
-        tools: Sequence[Signature] = options.get("tools") or ()
-        shown, opening = offered(self._interpreter, tools, options.get("tool_choice"))
-        return self._policy.stream(
-            self._interpreter.conversation(messages, shown),
-            seed=options.get("seed", self.seed),
-            sampling=Sampling(
-                temperature=options.get("temperature", self.temperature),
-                top_p=options.get("top_p", self.top_p),
-                max_new_tokens=options.get("max_tokens", self.max_tokens),
-            ),
-            stop_strings=stops,
-            opening=opening,
-        )
-
-    def _told(self, turn: PolicyTurn, shown: ReplyStream) -> dict[str, Any]:
-        """The fields of a turn's message."""
-        said = shown.said(turn.text)
-        ids = turn.message["token_ids"]
-        # What a stop string cut off is in the tokens, but not in the message: the message alone is
-        # then read as text.
         return {
-            "content": said.content,
-            "tool_calls": list(said.tool_calls),
-            "invalid_tool_calls": list(said.invalid_tool_calls),
-            "additional_kwargs": {TOKEN_IDS: ids},
-            "response_metadata": {
-                "model_name": self.model_name,
-                "finish_reason": "tool_calls" if said.tool_calls else turn.finish_reason,
-                "replay": turn.replay,
-            },
-            "usage_metadata": {
-                "input_tokens": turn.context_tokens,
-                "output_tokens": len(ids),
-                "total_tokens": turn.context_tokens + len(ids),
-                "input_token_details": {"cache_read": turn.known_tokens},
-            },
+            "messages": from_langchain(messages, self.renderer),
+            "offer": self._chat.offer(options.get("tools") or (), options.get("tool_choice")),
+            "seed": options.get("seed", self.seed),
+            "sampling": self._sampling(options),
+            "stop": (self.stop or ()) if stop is None else stop,
         }
+
+    def _sampling(self, options: dict[str, Any]) -> Sampling:
+        limit = options.get("max_tokens", self.max_new_tokens)
+        return Sampling(
+            temperature=options.get("temperature", self.temperature),
+            top_p=options.get("top_p", self.top_p),
+            max_new_tokens=options.get("max_new_tokens", limit),
+        )

@@ -3,148 +3,226 @@
 `langgraph.json` names `agent`, which loads the embedded pair, or what the environment names:
 
     VISREPLAY_POLICY     folder or hub id of the policy
-    VISREPLAY_BASE       of the base that it was trained from
+    VISREPLAY_BASE       folder or hub id of the base that it was trained from
     VISREPLAY_PROTOCOL   how the policy calls tools and answers; by default, by its name
     VISREPLAY_METHOD     token (the default), state or none
     VISREPLAY_IMAGES     folder where images are kept; by default they live in memory, and threads
                          that outlive the server lose theirs
-    VISREPLAY_DEVICE     as `load_pair` takes it; by default a GPU if there is one
+    VISREPLAY_DEVICE     device, as in `load_pair`; by default a GPU if there is one
 """
 
 import asyncio
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, NotRequired
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+import torch
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.prebuilt import ToolNode
 from langgraph.types import Checkpointer
 
+from visreplay.agent.chat.renderer import MessageError
+from visreplay.agent.episode.loop import Limits, Loop, apply_update, turn_seed
 from visreplay.agent.langchain.chat_model import ReplayChatModel
-from visreplay.agent.langchain.protocol_tools import episode_messages, protocol_tools
-from visreplay.agent.protocols import PROTOCOLS, guess_protocol
-from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, ReplayConfig, embedded_config
+from visreplay.agent.langchain.messages import TOKEN_IDS, content_blocks
+from visreplay.agent.langchain.protocol_tools import last_question
+from visreplay.agent.policy.replay_policy import PolicyTurn
+from visreplay.agent.protocols import ToolProtocol
+from visreplay.agent.protocols.base import positions
+from visreplay.agent.state import EpisodeState, Scene
+from visreplay.replay_core import Method
+from visreplay.replay_core.generation import StopRule, eos_ids
 from visreplay.tools import ImageStore
-
-ChatGraph = CompiledStateGraph[MessagesState, None, MessagesState, MessagesState]
 
 _loading = threading.Lock()
 
 
-def chat_graph(model: ReplayChatModel, checkpointer: Checkpointer = None) -> ChatGraph:
-    """The agent as a graph over messages: the policy, and the tools that it was trained on.
+class ChatState(MessagesState):
+    """The messages that clients see, and the episode of the last question behind them."""
 
-    Every human message is a question of its own, about its images or, if it has none, those that
-    were sent last: it is opened in the dialect's words, and earlier questions are not shown to the
-    policy, which was trained on single ones. Images are sent as base64 or data URIs, in LangChain's
-    or OpenAI's form, and tools give theirs by reference (`visreplay:...`).
+    episode: NotRequired[EpisodeState]
+
+
+ChatGraph = CompiledStateGraph[ChatState, None, MessagesState, MessagesState]
+
+
+def chat_graph(
+    model: ReplayChatModel, checkpointer: Checkpointer = None, limits: Limits = Limits()
+) -> ChatGraph:
+    """Compile the agent as a graph over messages: the policy, and the tools of its protocol.
+
+    Every human message is a question of its own, about its images or, if it has none, about the
+    images that were sent last. The policy reads the question as its protocol opens it, and no
+    earlier questions: it was trained on single ones. Images are sent as base64 or data URIs, in
+    LangChain's or OpenAI's form, and tools return theirs by reference (`visreplay:...`).
+
+    The episode is the one that `VisualAgent` plays: both are driven by `Loop`. Its seed is the
+    model's; if that is None, each question draws one from torch's global generator.
 
     Args:
         model: Writes the turns.
         checkpointer: Any of LangGraph's.
+        limits: Where to stop.
 
     Raises:
-        ValueError: If the dialect's calls are not LangChain's.
+        ValueError: Messages cannot hold the protocol's calls.
     """
-    dialect = PROTOCOLS[model.dialect]
-    if not dialect.named_calls:
+    protocol = model.renderer.protocol
+    if not protocol.named_calls:
         raise ValueError(
-            f"the {model.dialect} protocol calls no tools by name, so that messages cannot hold "
+            f"the {protocol.name} protocol calls no tools by name, so that messages cannot hold "
             "its calls: use VisualAgent"
         )
-    tools = protocol_tools(model)
-    seeing = model.bind_tools(tools)
+    loop = Loop(protocol, limits)
+    ends = StopRule(
+        model.pair.tokenizer,
+        eos_ids(model.pair.policy.model, model.pair.tokenizer),
+        (*protocol.stop_strings, *(model.stop or ())),
+    )
 
-    def policy(state: MessagesState) -> dict[str, list[BaseMessage]]:
-        return {"messages": [seeing.invoke(episode_messages(model, state["messages"]))]}
+    def policy(state: ChatState) -> dict[str, Any]:
+        messages = state["messages"]
+        episode = state.get("episode")
+        if messages and isinstance(messages[-1], HumanMessage):
+            episode = _start(model, loop, messages)
+        if episode is None or episode["stop_reason"]:
+            raise MessageError("there is no question: send a human's message")
+        reply, turn = _write_turn(model, episode, messages, ends)
+        return {
+            "messages": [reply],
+            "episode": apply_update(episode, loop.after_turn(episode, turn)),
+        }
 
-    def mend(state: MessagesState) -> dict[str, list[BaseMessage]]:
-        """Tell the policy what was wrong with a call that cannot be read."""
-        (wrong,) = _last(state).invalid_tool_calls
-        error = str(wrong["error"])
-        return {"messages": [ToolMessage(error, tool_call_id=wrong["id"], status="error")]}
+    def tools(state: ChatState) -> dict[str, Any]:
+        before, reply = state["episode"], state["messages"][-1]
+        assert isinstance(reply, AIMessage)
+        after = apply_update(before, loop.after_call(before))
+        return {"messages": list(_results(protocol, reply, before, after)), "episode": after}
 
-    def onwards(state: MessagesState) -> Literal["tools", "mend", "end"]:
-        turns = 0
-        for message in reversed(state["messages"]):
-            if isinstance(message, HumanMessage):
-                break
-            turns += isinstance(message, AIMessage)
-        if turns >= dialect.max_steps:
-            return "end"
-        if _last(state).invalid_tool_calls:
-            return "mend"
-        return "tools" if _last(state).tool_calls else "end"
+    def route(state: ChatState) -> str:
+        return "stopped" if state["episode"]["stop_reason"] else "running"
 
-    graph = StateGraph(MessagesState)
+    graph = StateGraph(ChatState, input_schema=MessagesState, output_schema=MessagesState)
     graph.add_node("policy", policy)
-    graph.add_node("tools", ToolNode(tools))
-    graph.add_node("mend", mend)
+    graph.add_node("tools", tools)
     graph.add_edge(START, "policy")
-    graph.add_conditional_edges("policy", onwards, {"tools": "tools", "mend": "mend", "end": END})
-    graph.add_edge("tools", "policy")
-    graph.add_edge("mend", "policy")
+    graph.add_conditional_edges("policy", route, {"running": "tools", "stopped": END})
+    graph.add_conditional_edges("tools", route, {"running": "policy", "stopped": END})
     return graph.compile(checkpointer=checkpointer, name="visreplay")
 
 
-def model_of(environment: Mapping[str, str]) -> ReplayChatModel:
-    """Load what an environment names (see the top of this file).
+def _start(model: ReplayChatModel, loop: Loop, messages: Sequence[BaseMessage]) -> EpisodeState:
+    """Start the episode of the last question."""
+    text, images, videos = last_question(model.renderer, messages)
+    seed = int(torch.randint(2**31, ())) if model.seed is None else model.seed
+    episode = loop.start(text, images=images, seed=seed)
+    # Videos come with the message, as frames; no file is left that could be looked into.
+    *opening, user = episode["messages"]
+    episode["messages"] = [*opening, {**user, "content": [*videos, *user["content"]]}]
+    return episode
+
+
+def _write_turn(
+    model: ReplayChatModel,
+    episode: EpisodeState,
+    messages: Sequence[BaseMessage],
+    ends: Callable[[Sequence[int]], bool],
+) -> tuple[AIMessage, PolicyTurn]:
+    """Let the chat model answer the episode's messages, so that clients can stream its tokens."""
+    began = time.perf_counter()
+    written = [message for message in messages if isinstance(message, AIMessage)]
+    replies = iter(written[len(written) - len(episode["steps"]) :])
+    conversation: list[BaseMessage] = []
+    for message in episode["messages"]:
+        if message["role"] == "assistant":
+            conversation.append(next(replies))
+        else:
+            kind = SystemMessage if message["role"] == "system" else HumanMessage
+            conversation.append(kind(content_blocks(message["content"])))
+    seed = turn_seed(episode["seed"], len(episode["steps"]))
+    reply = model.invoke(conversation, seed=seed)
+    ids = reply.additional_kwargs[TOKEN_IDS]
+    turn = PolicyTurn.from_tokens(
+        ids,
+        model.pair.tokenizer,
+        "stop" if ids and ends(ids) else "length",
+        replay=reply.response_metadata["replay"],
+        seconds=time.perf_counter() - began,
+    )
+    return reply, turn
+
+
+def _results(
+    protocol: ToolProtocol, reply: AIMessage, before: EpisodeState, after: EpisodeState
+) -> Iterator[ToolMessage]:
+    """Make the messages about the last step's calls, for clients.
+
+    The policy reads the episode's own messages. A call that its protocol finds where the chat
+    model looks for none (in a thought that is not closed) has no message.
+    """
+    step = after["steps"][-1]
+    for wrong in reply.invalid_tool_calls:
+        yield ToolMessage(step["error"] or "", tool_call_id=wrong["id"], status="error")
+    places = positions(step, Scene.of(before))
+    for call, use, place in zip(reply.tool_calls, step["tool_calls"], places, strict=False):
+        common: dict[str, Any] = {"name": call["name"], "tool_call_id": call["id"]}
+        observation = use["observation"]
+        if observation is not None:
+            content = content_blocks(protocol.content(observation, place))
+            yield ToolMessage(content, artifact=observation, **common)
+        else:
+            error = use["error"] or f"not run: the episode ended ({after['stop_reason']})"
+            yield ToolMessage(error, status="error", **common)
+
+
+def load_model(environment: Mapping[str, str]) -> ReplayChatModel:
+    """Load the checkpoints that an environment names (see the top of this file).
 
     Raises:
-        ValueError: If a variable has no meaning.
+        ValueError: A variable has a value that is not known.
     """
-    given = {
+    settings = {
         name: environment.get(f"VISREPLAY_{name}") or None
         for name in ("POLICY", "BASE", "PROTOCOL", "METHOD", "IMAGES", "DEVICE")
     }
-    method = given["METHOD"] or Method.TOKEN
+    method = settings["METHOD"] or Method.TOKEN
     if method not in list(Method):
         raise ValueError(f"VISREPLAY_METHOD is {method!r}; it is one of {', '.join(Method)}")
-    policy = given["POLICY"]
-    images = given["IMAGES"]
-    store = ImageStore(Path(images) if images else None, memory_bytes=2**30, forgetful=True)
-    if policy is None:
-        return ReplayChatModel.from_pretrained(
-            str(EMBEDDED / "policy"),
-            given["BASE"] or str(EMBEDDED / "base"),
-            replay=embedded_config(Method(method)),
-            load_options={"device": given["DEVICE"] or "cpu"},
-            dialect=given["PROTOCOL"] or "embedded",
-            model_name=EMBEDDED_NAMES[0],
-            max_tokens=128,
-            store=store,
-        )
+    policy = settings["POLICY"] or "embedded"
+    embedded = policy == "embedded"
+    images = settings["IMAGES"]
     return ReplayChatModel.from_pretrained(
         policy,
-        given["BASE"],
-        replay=ReplayConfig(Method(method)),
-        load_options={"device": given["DEVICE"] or "auto"},
-        dialect=given["PROTOCOL"] or guess_protocol(policy),
-        store=store,
+        settings["BASE"],
+        replay=method,
+        load_options={"device": settings["DEVICE"] or ("cpu" if embedded else "auto")},
+        protocol=settings["PROTOCOL"] or "auto",
+        store=ImageStore(Path(images) if images else None, memory_bytes=2**30, forgetful=True),
+        **({"max_new_tokens": 128} if embedded else {}),
     )
 
 
 async def agent() -> ChatGraph:
-    """The graph that `langgraph.json` names; the pair is loaded once, beside the event loop."""
-    return await asyncio.to_thread(_served)
+    """Give the graph that `langgraph.json` names; the pair is loaded once, in a thread."""
+    return await asyncio.to_thread(_load_once)
 
 
-def _served() -> ChatGraph:
+def _load_once() -> ChatGraph:
     with _loading:
-        return _loaded()
+        return _load()
 
 
 @cache
-def _loaded() -> ChatGraph:
-    return chat_graph(model_of(os.environ))
-
-
-def _last(state: MessagesState) -> AIMessage:
-    message = state["messages"][-1]
-    assert isinstance(message, AIMessage)
-    return message
+def _load() -> ChatGraph:
+    return chat_graph(load_model(os.environ))

@@ -1,11 +1,12 @@
-"""The tools that a dialect was trained on, for LangChain: they look at the conversation's pictures.
+"""A protocol's own tools for LangChain: they look at the pictures of the conversation.
 
-An episode is what follows the last human message: that is what these policies are trained on. Its
-pictures are those of that message or, if it has none, of the last one that has some.
+An episode begins with the last human message, since these policies are trained on single
+questions. Its pictures are those of that message or, if it has none, of the last one that has some.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,54 +15,55 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langgraph.prebuilt import InjectedState, ToolRuntime
 
-from visreplay.agent.chat.renderer import ChatRenderer, MessageError, image_block
+from visreplay.agent.chat.renderer import ChatRenderer, MessageError
 from visreplay.agent.langchain.chat_model import ReplayChatModel
-from visreplay.agent.messages import Part
+from visreplay.agent.langchain.messages import Blocks, content_blocks, message_parts
+from visreplay.agent.messages import VideoPart
 from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.protocols.base import ObservationPosition
-from visreplay.agent.state import EpisodeState, Observation, Step, ToolCall, ToolUse, observations
+from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import ToolError, load_image
-
-Blocks = list[str | dict[str, Any]]
 
 
 def protocol_tools(model: ReplayChatModel, *, video: str | Path | None = None) -> list[BaseTool]:
-    """The tools of a model's dialect, to be run by a `ToolNode` (or `create_agent`).
+    """Make the tools of a model's protocol, to be run by a `ToolNode` (or `create_agent`).
 
     They take the pictures from the messages of the graph's state. Images come back by reference
-    into the model's store, and the `Observation` as the artifact. What is wrong with a call is
-    told to the policy.
+    into the model's store, with the `Observation` as the artifact. The policy reads what is wrong
+    with a call.
 
     Args:
-        model: Speaks the dialect.
-        video: Path of the clip that the conversation is about.
+        model: The model that writes the calls.
+        video: Path of the video that the conversation is about.
     """
-    interpreter = model.interpreter
-    dialect = interpreter.dialect
+    renderer = model.renderer
+    protocol = renderer.protocol
 
-    def tool(function: Mapping[str, Any]) -> BaseTool:
+    def make_tool(function: Mapping[str, Any]) -> BaseTool:
         def run(
             messages: Annotated[list[AnyMessage], InjectedState("messages")],
             runtime: ToolRuntime,
             **arguments: Any,
         ) -> tuple[Blocks, Observation]:
-            state = _episode(interpreter, messages, video)
-            if not dialect.clips and not state["images"]:
+            scene = _scene(renderer, messages, video)
+            if not protocol.videos and not scene.images:
                 raise ToolException("there is no image to look at: none was sent")
             try:
-                made = dialect.run({"name": function["name"], "arguments": arguments}, state)
+                observation = protocol.run(
+                    {"name": function["name"], "arguments": arguments}, scene
+                )
             except ToolError as error:
                 raise ToolException(str(error)) from error
-            # The calls of a turn are run at once, and numbered in their order.
-            before = [
-                *observations(state),
-                *_observed(dialect, _earlier(messages, runtime.tool_call_id), state),
-            ]
-            images = len(state["images"]) + sum(len(seen["images"]) for seen in before)
-            place = ObservationPosition(len(state["steps"]) - 1, len(before), images)
-            return _blocks(dialect.seen(made, place)), made
+            # A turn's calls are run at the same time, but numbered in their order.
+            earlier = _observations(protocol, _earlier_calls(messages, runtime.tool_call_id), scene)
+            before = replace(scene, observations=(*scene.observations, *earlier))
+            turns = sum(isinstance(message, AIMessage) for message in _episode(messages))
+            position = ObservationPosition(
+                turns - 1, len(before.observations), len(before.all_images)
+            )
+            return content_blocks(protocol.content(observation, position)), observation
 
-        return _DialectTool(
+        return _ProtocolTool(
             name=function["name"],
             description=function["description"],
             args_schema=function["parameters"],
@@ -70,113 +72,81 @@ def protocol_tools(model: ReplayChatModel, *, video: str | Path | None = None) -
             handle_tool_error=True,
         )
 
-    return [tool(signature["function"]) for signature in dialect.own_tools]
+    return [make_tool(signature["function"]) for signature in protocol.own_tools]
 
 
 def question(
     model: ReplayChatModel,
-    words: str,
+    text: str,
     images: Sequence[Any] = (),
     *,
     video: str | Path | None = None,
 ) -> HumanMessage:
-    """A question as the model's dialect opens with it, its images put in the model's store.
+    """Make a question as the model's protocol opens with it, its images put in the model's store.
 
-    For agents of one's own; `served.chat_graph` opens every question itself.
+    It is for agents of your own; `graph_server.chat_graph` opens every question itself.
 
     Args:
-        model: Speaks the dialect.
-        words: What is asked.
+        model: The model that answers.
+        text: The question.
         images: Paths, bytes of files, or PIL images.
-        video: Path of the clip that it is about.
+        video: Path of the video that the question is about.
 
     Raises:
-        ToolError: If the media cannot be read, or do not suit the dialect.
+        ToolError: The media cannot be read, or the protocol has no use for them.
     """
     references = [model.store.put(load_image(picture)) for picture in images]
-    return _opened(model.interpreter, words, references, video)
+    path = None if video is None else str(video)
+    opening = model.renderer.protocol.open(text, references, path)
+    return HumanMessage(content_blocks(opening[-1]["content"]))
 
 
-def episode_messages(model: ReplayChatModel, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """The messages of the last question alone, opened as the dialect does.
+def last_question(
+    renderer: ChatRenderer, messages: Sequence[BaseMessage]
+) -> tuple[str, list[str], list[VideoPart]]:
+    """Find the last question: its text, references of its images, and its videos.
 
     Raises:
-        MessageError: If there is no question, or it cannot be shown.
-        ToolError: If its media do not suit the dialect.
+        MessageError: There is no question, or it cannot be read.
     """
-    interpreter = model.interpreter
-    at = _asked_at(messages)
-    parts = interpreter.parts(messages[at])
-    words = "".join(part["text"] for part in parts if part["type"] == "text")
-    opened = _opened(interpreter, words, _pictures(interpreter, messages[: at + 1]), None)
-    clips = _blocks([part for part in parts if part["type"] == "video"])
-    return [HumanMessage([*clips, *opened.content]), *messages[at + 1 :]]
+    parts = message_parts(_episode(messages)[0], renderer)
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    videos = [part for part in parts if part["type"] == "video"]
+    return text, _images(renderer, messages), videos
 
 
-class _DialectTool(StructuredTool):
-    """Takes whatever arguments the model writes, those called `self` or `config` too."""
+class _ProtocolTool(StructuredTool):
+    """A tool that takes whatever arguments the model writes, also `self` and `config`."""
 
     def _run(self, /, *args: Any, **kwargs: Any) -> Any:
         assert self.func is not None
         return self.func(*args, **kwargs)
 
 
-def _opened(
-    interpreter: ChatRenderer, words: str, references: list[str], video: str | Path | None
-) -> HumanMessage:
-    clip = None if video is None else str(video)
-    turn = interpreter.dialect.open(words, references, clip)[-1]
-    return HumanMessage(_blocks(turn["content"]))
-
-
-def _episode(
-    interpreter: ChatRenderer, messages: Sequence[BaseMessage], video: str | Path | None
-) -> EpisodeState:
-    """The state as the dialect's `run` wants it, of the last question."""
-    at = _asked_at(messages)
-    parts = interpreter.parts(messages[at])
-    steps: list[Step] = []
-    for message in messages[at + 1 :]:
-        if isinstance(message, AIMessage):
-            steps.append(_step(len(steps)))
-        elif isinstance(message, ToolMessage) and steps and _is_observation(message.artifact):
-            use: ToolUse = {
-                "name": message.name or "",
-                "arguments": {},
-                "observation": message.artifact,
-                "error": None,
-            }
-            steps[-1]["tool_calls"].append(use)
-    return {
-        "question": "",
-        "images": _pictures(interpreter, messages[: at + 1]),
-        "video": None if video is None else str(video),
-        "seed": 0,
-        "messages": [{"role": "user", "content": parts}],
-        "steps": steps,
-        "answer": None,
-        "stop_reason": None,
-    }
-
-
-def _step(index: int) -> Step:
-    return {
-        "index": index,
-        "text": "",
-        "thought": "",
-        "tool_calls": [],
-        "error": None,
-        "replay": None,
-        "seconds": 0.0,
-    }
+def _scene(
+    renderer: ChatRenderer, messages: Sequence[BaseMessage], video: str | Path | None
+) -> Scene:
+    """Build the scene of the last question from the messages."""
+    _, images, videos = last_question(renderer, messages)
+    observations = [
+        message.artifact
+        for message in _episode(messages)
+        if isinstance(message, ToolMessage) and _is_observation(message.artifact)
+    ]
+    return Scene(
+        images=tuple(images),
+        video=None if video is None else str(video),
+        overview=videos[0] if videos else None,
+        observations=tuple(observations),
+    )
 
 
 def _is_observation(artifact: object) -> bool:
     return isinstance(artifact, dict) and isinstance(artifact.get("images"), list)
 
 
-def _earlier(messages: Sequence[BaseMessage], call_id: str | None) -> list[ToolCall]:
-    """The calls of the last turn that stand before one of them."""
+def _earlier_calls(messages: Sequence[BaseMessage], call_id: str | None) -> list[ToolCall]:
+    """List the calls of the last turn that come before a call."""
     for message in reversed(messages):
         if isinstance(message, AIMessage):
             calls = takewhile(lambda call: call["id"] != call_id, message.tool_calls)
@@ -184,42 +154,28 @@ def _earlier(messages: Sequence[BaseMessage], call_id: str | None) -> list[ToolC
     return []
 
 
-def _observed(
-    dialect: ToolProtocol, calls: Sequence[ToolCall], state: EpisodeState
+def _observations(
+    protocol: ToolProtocol, calls: Sequence[ToolCall], scene: Scene
 ) -> Iterator[Observation]:
-    """What those of some calls give that can be run."""
+    """Run some calls, and give the results of those that succeed."""
     for call in calls:
         with suppress(ToolError):
-            yield dialect.run(call, state)
+            yield protocol.run(call, scene)
 
 
-def _asked_at(messages: Sequence[BaseMessage]) -> int:
-    """Where the last question stands."""
-    for at in reversed(range(len(messages))):
-        if isinstance(messages[at], HumanMessage):
-            return at
+def _episode(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    """Cut off everything before the last question."""
+    for index in reversed(range(len(messages))):
+        if isinstance(messages[index], HumanMessage):
+            return messages[index:]
     raise MessageError("there is no question: send a human's message")
 
 
-def _pictures(interpreter: ChatRenderer, messages: Sequence[BaseMessage]) -> list[str]:
-    """References of the images of the last human message that has some."""
+def _images(renderer: ChatRenderer, messages: Sequence[BaseMessage]) -> list[str]:
+    """Find the images of the last human message that has some, by their references."""
     for message in reversed(messages):
         if isinstance(message, HumanMessage):
-            parts = interpreter.parts(message)
+            parts = message_parts(message, renderer)
             if images := [part["image"] for part in parts if part["type"] == "image"]:
                 return images
     return []
-
-
-def _blocks(parts: Sequence[Part]) -> Blocks:
-    """Parts as content blocks, images by reference."""
-    return [_block(part) for part in parts]
-
-
-def _block(part: Part) -> dict[str, Any]:
-    if part["type"] == "text":
-        return {"type": "text", "text": part["text"]}
-    if part["type"] == "image":
-        return dict(image_block(part["image"]))
-    frames = [image_block(frame)["url"] for frame in part["frames"]]
-    return {"type": "video", "frames": frames, "times": part["times"]}

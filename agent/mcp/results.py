@@ -1,4 +1,4 @@
-"""What the MCP tools give: structured results, and the same as text and images.
+"""Results of the MCP tools: structured content, and the same as text and images.
 
 Many clients drop images, and many show no structured content, so the text says all that matters.
 """
@@ -12,11 +12,19 @@ from pydantic import BaseModel, Field
 
 from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.state import Step, ToolUse
+from visreplay.tools import Frame, ImageStore, VideoInfo
 from visreplay.tools.image import png_base64
+from visreplay.tools.visual_tools import FramesView, RegionView
 
 
 def result(text: str, structured: BaseModel, images: Sequence[Image.Image] = ()) -> CallToolResult:
-    """A tool's result in all forms."""
+    """Make a tool's result in all forms.
+
+    Args:
+        text: The result in words.
+        structured: The result as data.
+        images: The pictures that belong to it.
+    """
     content: list[ContentBlock] = [TextContent(type="text", text=text)]
     for image in images:
         content.append(ImageContent(type="image", data=png_base64(image), mimeType="image/png"))
@@ -26,73 +34,107 @@ def result(text: str, structured: BaseModel, images: Sequence[Image.Image] = ())
 class RegionResult(BaseModel):
     """A region of an image, as an image."""
 
-    image: str = Field(description="Reference of what is shown: name it to look closer.")
+    image: str = Field(description="Reference of the region's image: name it to look closer.")
     box: list[int] = Field(description="left, top, right, bottom in pixels of the source.")
-    source_size: list[int] = Field(description="Of the source: width and height in pixels.")
-    size: list[int] = Field(description="Of what is shown: width and height in pixels.")
+    source_size: list[int] = Field(description="Width and height of the source in pixels.")
+    size: list[int] = Field(description="Width and height of the region's image in pixels.")
+
+
+def region_result(store: ImageStore, view: RegionView) -> CallToolResult:
+    """Make the result of a region, whose image is put in the store."""
+    reference = store.put(view.image)
+    structured = RegionResult(
+        image=reference,
+        box=list(view.box.as_tuple()),
+        source_size=list(view.source_size),
+        size=list(view.image.size),
+    )
+    return result(f"{view.text} ({reference})", structured, view.images)
 
 
 class FrameResult(BaseModel):
-    """A frame of a clip."""
+    """A frame of a video."""
 
-    image: str = Field(description="Reference of what is shown: name it to look closer.")
-    time: float = Field(description="In seconds from the start.")
-    index: int = Field(description="Of the frame in the clip, from 0.")
-    size: list[int] = Field(description="Of what is shown: width and height in pixels.")
+    image: str = Field(description="Reference of the frame's image: name it to look closer.")
+    time: float = Field(description="Time in seconds from the start.")
+    index: int = Field(description="Number of the frame in the video, from 0.")
+    size: list[int] = Field(description="Width and height of the frame's image in pixels.")
 
-    def told(self) -> str:
-        """In words."""
+    @classmethod
+    def of(cls, store: ImageStore, frame: Frame) -> Self:
+        """Describe a frame, whose image is put in the store."""
+        return cls(
+            image=store.put(frame.image),
+            time=frame.time,
+            index=frame.index,
+            size=list(frame.image.size),
+        )
+
+    def text(self) -> str:
+        """Describe the frame in words."""
         width, height = self.size
         return f"frame at {self.time:.2f} s, shown at {width} x {height} px ({self.image})"
 
 
 class FramesResult(BaseModel):
-    """Frames of a clip."""
+    """Frames of a video."""
 
     frames: list[FrameResult]
 
 
-class VideoResult(BaseModel):
-    """What a clip is."""
+def frames_result(store: ImageStore, view: FramesView) -> CallToolResult:
+    """Make the result of frames, whose images are put in the store."""
+    frames = [FrameResult.of(store, frame) for frame in view.frames]
+    text = "\n".join(frame.text() for frame in frames)
+    return result(text, FramesResult(frames=frames), view.images)
 
-    duration: float = Field(description="In seconds.")
+
+class VideoResult(BaseModel):
+    """Properties of a video."""
+
+    duration: float = Field(description="Duration in seconds.")
     fps: float = Field(description="Frames a second, on average.")
     frame_count: int
     size: list[int] = Field(description="Width and height in pixels, before any rotation.")
 
-    def told(self) -> str:
-        """In words."""
-        width, height = self.size
-        return (
-            f"{self.duration:.2f} s, {self.frame_count} frames of {width} x {height} px, "
-            f"{self.fps:.2f} frames a second"
-        )
+
+def video_result(info: VideoInfo) -> CallToolResult:
+    """Make the result of a video's description."""
+    structured = VideoResult(
+        duration=info.duration, fps=info.fps, frame_count=info.frame_count, size=list(info.size)
+    )
+    width, height = info.size
+    text = (
+        f"{info.duration:.2f} s, {info.frame_count} frames of {width} x {height} px, "
+        f"{info.fps:.2f} frames a second"
+    )
+    return result(text, structured)
 
 
 class CallResult(BaseModel):
-    """A call that the model made, and what came of it."""
+    """A call of the model and its result."""
 
     name: str
     arguments: dict[str, Any]
     result: str | None
-    images: list[str] = Field(description="References of what the model was shown.")
+    images: list[str] = Field(description="References of the images that the model was shown.")
     error: str | None
 
     @classmethod
     def of(cls, use: ToolUse) -> Self:
-        """What the record of an episode says of it."""
-        observed = use["observation"]
+        """Take the fields from the record of an episode."""
+        observation = use["observation"]
         return cls(
             name=use["name"],
             arguments=use["arguments"],
-            result=observed["text"] if observed else None,
-            images=observed["images"] if observed else [],
+            result=observation["text"] if observation else None,
+            images=observation["images"] if observation else [],
             error=use["error"],
         )
 
 
 class ReplayResult(BaseModel):
-    """What Activation Replay did on the visual tokens that were new in a step."""
+    """The effect of Activation Replay on the visual tokens that were new in a step."""
 
     method: str
     new_visual_tokens: int
@@ -103,7 +145,7 @@ class ReplayResult(BaseModel):
 
 
 class StepResult(BaseModel):
-    """A turn of the model, and what came of it."""
+    """A turn of the model and its consequences."""
 
     thought: str
     calls: list[CallResult]
@@ -113,7 +155,7 @@ class StepResult(BaseModel):
 
     @classmethod
     def of(cls, step: Step) -> Self:
-        """What the record of an episode says of it."""
+        """Take the fields from the record of an episode."""
         replay = step["replay"]
         return cls(
             thought=step["thought"],
@@ -123,19 +165,19 @@ class StepResult(BaseModel):
             seconds=step["seconds"],
         )
 
-    def told(self) -> str:
-        """In a line: calls, or else the thought, and replay."""
-        said = [f"{call.name}: {call.result or call.error}" for call in self.calls]
-        said = said or [self.error or " ".join(self.thought.split())]
+    def text(self) -> str:
+        """Describe the step in a line: its calls, or else the thought, and replay."""
+        lines = [f"{call.name}: {call.result or call.error}" for call in self.calls]
+        lines = lines or [self.error or " ".join(self.thought.split())]
         replay = self.replay
         if replay and replay.kl_before is not None and replay.kl_after is not None:
             kl = f"KL {replay.kl_before:.4f} -> {replay.kl_after:.4f} nats"
-            said.append(f"{replay.method} replay over {replay.new_visual_tokens} tokens, {kl}")
-        return "; ".join(said)
+            lines.append(f"{replay.method} replay over {replay.new_visual_tokens} tokens, {kl}")
+        return "; ".join(lines)
 
 
 class EpisodeResult(BaseModel):
-    """What came of a question."""
+    """The answer to a question, and the steps to it."""
 
     answer: str | None
     stop_reason: str
@@ -145,7 +187,7 @@ class EpisodeResult(BaseModel):
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Self:
-        """What the record of an episode says of it."""
+        """Take the fields from the record of an episode."""
         return cls(
             answer=trajectory.answer,
             stop_reason=trajectory.stop_reason,
@@ -154,12 +196,12 @@ class EpisodeResult(BaseModel):
             base=trajectory.base,
         )
 
-    def told(self) -> str:
-        """The answer, and a line a step."""
+    def text(self) -> str:
+        """Write the answer, and a line for each step."""
         answer = "no answer" if self.answer is None else self.answer
-        steps = [f"step {number}: {step.told()}" for number, step in enumerate(self.steps, 1)]
+        steps = [f"step {number}: {step.text()}" for number, step in enumerate(self.steps, 1)]
         return "\n".join([f"{answer} ({self.stop_reason})", *steps])
 
     def references(self) -> list[str]:
-        """Of every image that the calls showed."""
+        """List the references of all images that the calls showed."""
         return [image for step in self.steps for call in step.calls for image in call.images]

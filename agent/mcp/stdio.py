@@ -15,7 +15,7 @@ def serve_stdio(server: FastMCP) -> None:
     """Serve the program that started this one, until it closes standard input."""
 
     async def serve() -> None:
-        # FastMCP's own way has no say in which file the protocol goes to.
+        # FastMCP's own method does not let the caller choose the file.
         protocol = server._mcp_server
         options = protocol.create_initialization_options()
         with _protocol_alone_on_stdout() as out:
@@ -27,9 +27,9 @@ def serve_stdio(server: FastMCP) -> None:
 
 @contextmanager
 def _protocol_alone_on_stdout() -> Iterator[TextIO]:
-    """A file for standard output, to which nothing else is written meanwhile.
+    """Keep standard output for the protocol alone, and yield a file for it.
 
-    What libraries print, those in C included, goes to standard error.
+    Whatever libraries print, those in C included, goes to standard error.
     """
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n") as out:

@@ -6,8 +6,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage
-
 from visreplay.agent.chat.renderer import ParsedReply
 from visreplay.agent.chat.reply_text import ReplyStream
 from visreplay.agent.chat.turn_memory import TurnMemory
@@ -85,11 +83,10 @@ class CompletionBuilder:
 
     def end(self, choice: int, turn: PolicyTurn) -> ParsedReply:
         """Take a turn that is written to its end; returns what it says."""
-        said = self._text.said(turn.text)
+        said = self._text.parse(turn.text)
         self._ended[choice] = turn, said
         if self._text.cut(turn.text) == turn.text:
-            content = _content(said)
-            message = AIMessage(content, tool_calls=list(said.tool_calls))
+            message = ParsedReply(_content(said), said.tool_calls).message()
             self._memory.keep(self._conversation, message, turn.message["token_ids"])
         return said
 
@@ -156,7 +153,7 @@ class CompletionBuilder:
 
     def _spelling(self, ids: Sequence[int], content: str) -> int:
         """How many tokens, behind those that a turn had to begin with, spell its content."""
-        decode = self._text.interpreter.tokenizer.decode
+        decode = self._text.renderer.tokenizer.decode
         count = bisect_left(
             range(len(ids)),
             len(content),
@@ -174,7 +171,7 @@ class CompletionBuilder:
         return {**self._token(entry.token_id, entry.logprob), "top_logprobs": top}
 
     def _token(self, token_id: int, logprob: float) -> Json:
-        token = self._text.interpreter.tokenizer.decode([token_id])
+        token = self._text.renderer.tokenizer.decode([token_id])
         # A token may be a part of a character; then it has no text of its own.
         data = None if "\ufffd" in token else list(token.encode())
         likely = logprob if logprob > -9999.0 else -9999.0  # also where it is no number
@@ -188,7 +185,7 @@ def _finite(value: Any) -> Any:
 
 def _content(said: ParsedReply) -> str:
     """The words of a turn; a call that cannot be read is among them: it has no other place."""
-    return said.content + "".join(call["args"] or "" for call in said.invalid_tool_calls)
+    return said.content + (said.unparsed_call["text"] if said.unparsed_call else "")
 
 
 def _calls(said: ParsedReply) -> list[Json]:
@@ -196,7 +193,7 @@ def _calls(said: ParsedReply) -> list[Json]:
         {
             "id": call["id"],
             "type": "function",
-            "function": {"name": call["name"], "arguments": json.dumps(call["args"])},
+            "function": {"name": call["name"], "arguments": json.dumps(call["arguments"])},
         }
         for call in said.tool_calls
     ]

@@ -1,61 +1,63 @@
-"""OpenAI's messages as LangChain has them, which `Interpreter` reads."""
+"""OpenAI's messages as ours."""
 
 import json
-from typing import Any
+from collections.abc import Sequence
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    InvalidToolCall,
-    SystemMessage,
-    ToolCall,
-    ToolMessage,
-)
-
+from visreplay.agent.chat.renderer import ChatRenderer
+from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, text
 from visreplay.agent.openai import request_schema as wire
 
 
-def as_messages(turns: list[wire.RequestMessage]) -> list[BaseMessage]:
-    """The conversation in LangChain's messages."""
-    return [_as_message(turn) for turn in turns]
+def from_openai(messages: Sequence[wire.RequestMessage], renderer: ChatRenderer) -> list[Message]:
+    """Convert the messages of a request; their images go into the renderer's store.
+
+    Raises:
+        MessageError: The policy cannot be shown an image or a video.
+    """
+    return [_convert(message, renderer) for message in messages]
 
 
-def _as_message(turn: wire.RequestMessage) -> BaseMessage:
-    content = _content(turn.content)
-    match turn:
+def _convert(message: wire.RequestMessage, renderer: ChatRenderer) -> Message:
+    parts = _parts(message.content, renderer)
+    match message:
         case wire.SystemMessage():
-            return SystemMessage(content)
+            return {"role": "system", "content": parts}
         case wire.UserMessage():
-            return HumanMessage(content)
+            return {"role": "user", "content": parts}
         case wire.ToolMessage():
-            return ToolMessage(content, tool_call_id=turn.tool_call_id)
+            return {"role": "tool", "content": parts, "tool_call_id": message.tool_call_id}
         case wire.AssistantMessage():
-            calls = [_as_call(call) for call in turn.tool_calls or ()]
-            return AIMessage(
-                content,
-                tool_calls=[call for call in calls if call["type"] == "tool_call"],
-                invalid_tool_calls=[call for call in calls if call["type"] == "invalid_tool_call"],
-            )
+            calls = [(call, _arguments(call)) for call in message.tool_calls or ()]
+            return {
+                "role": "assistant",
+                "content": parts,
+                "tool_calls": [
+                    ToolCall(name=call.function.name, arguments=arguments, id=call.id)
+                    for call, arguments in calls
+                    if arguments is not None
+                ],
+                "unparsed_calls": [
+                    UnparsedCall(
+                        text=call.function.arguments, error="the arguments are no JSON object"
+                    )
+                    for call, arguments in calls
+                    if arguments is None
+                ],
+            }
 
 
-def _content(content: str | list[Any] | None) -> Any:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return [part.model_dump(exclude_none=True) for part in content]
+def _parts(content: str | Sequence[wire.ContentPart] | None, renderer: ChatRenderer) -> list[Part]:
+    if not content:
+        return []
+    if isinstance(content, str):
+        return [text(content)]
+    return renderer.parts(part.model_dump(exclude_none=True) for part in content)
 
 
-def _as_call(call: wire.Call) -> ToolCall | InvalidToolCall:
+def _arguments(call: wire.Call) -> dict[str, object] | None:
+    """The arguments of a call; None if their text is no JSON object."""
     try:
         arguments = json.loads(call.function.arguments)
     except (ValueError, RecursionError):
-        arguments = None
-    if isinstance(arguments, dict):
-        return ToolCall(name=call.function.name, args=arguments, id=call.id, type="tool_call")
-    return InvalidToolCall(
-        name=call.function.name,
-        args=call.function.arguments,
-        id=call.id,
-        error="the arguments are no JSON object",
-        type="invalid_tool_call",
-    )
+        return None
+    return arguments if isinstance(arguments, dict) else None

@@ -1,4 +1,4 @@
-"""What the OpenAI-compatible server serves, and where requests become answers."""
+"""The service behind the OpenAI-compatible server: from a request to the events of its answer."""
 
 import asyncio
 import time
@@ -8,19 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
-from visreplay.agent.chat.renderer import ChatRenderer
+from visreplay.agent.chat.chat_policy import ChatPolicy
 from visreplay.agent.chat.reply_text import CALL_END, ReplyStream
-from visreplay.agent.chat.tool_choice import offered
 from visreplay.agent.chat.turn_memory import TurnMemory
 from visreplay.agent.messages import Message
 from visreplay.agent.openai.completion import CompletionBuilder
-from visreplay.agent.openai.messages import as_messages
+from visreplay.agent.openai.messages import from_openai
 from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
-from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.policy.replay_policy import ReplayPolicy, Sampling
+from visreplay.agent.policy.replay_policy import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
-from visreplay.agent.protocols import get_protocol
 from visreplay.agent.serving.engine import Engine, Event, Slot
 from visreplay.agent.serving.limits import ServerLimits
 from visreplay.agent.serving.metrics import Metrics
@@ -34,21 +31,22 @@ REPLAYED = "policy+replay"
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """What is served.
+    """The configuration of a server.
 
     Attributes:
         pair: Policy and base.
         models: How each model that clients may name replays (`served_models`).
-        dialect: In which tools are called (a key of `PROTOCOLS`).
-        sampling: How to decode where a request says nothing.
-        limits: Of requests.
+        protocol: How tools are called and their results shown (a key of `PROTOCOLS`); "auto" goes
+            by the policy's name.
+        sampling: How to decode, unless a request says otherwise.
+        limits: The limits of requests.
         roots: Folders whose files clients may name by `file:` URLs.
         fetch: Reads http and https URLs; None reads none.
     """
 
     pair: ModelPair
     models: Mapping[str, ReplayConfig]
-    dialect: str = "hermes"
+    protocol: str = "auto"
     sampling: Sampling = Sampling()
     limits: ServerLimits = ServerLimits()
     roots: tuple[Path, ...] = ()
@@ -59,7 +57,7 @@ def served_models(pair: ModelPair, replay: ReplayConfig) -> dict[str, ReplayConf
     """The models that a pair can be served as.
 
     Args:
-        pair: The base answers as well if all of it was kept.
+        pair: Policy and base. The base answers as well if it has all of its layers.
         replay: How the policy is replayed.
     """
     models = {"policy": ReplayConfig(Method.NONE)}
@@ -71,13 +69,13 @@ def served_models(pair: ModelPair, replay: ReplayConfig) -> dict[str, ReplayConf
 
 
 class ChatService:
-    """Where requests become answers.
+    """Answers chat requests.
 
     Attributes:
-        service: What is served.
-        engine: Reads and writes.
-        metrics: What was done so far.
-        since: When it was opened, in seconds since 1970.
+        service: The configuration.
+        engine: Reads conversations and writes answers.
+        metrics: Counters and times so far.
+        since: When the service was opened, in seconds since 1970.
     """
 
     def __init__(self, service: ServiceConfig) -> None:
@@ -97,85 +95,77 @@ class ChatService:
         self._sessions.clear()
 
     async def begin(
-        self, asked: ChatRequest, place: Slot
+        self, request: ChatRequest, slot: Slot
     ) -> tuple[CompletionBuilder, AsyncIterator[Event]]:
         """Read a request's conversation.
 
         Args:
-            asked: The request.
-            place: Where it is read and answered.
+            request: The request.
+            slot: Where it is read and answered.
 
         Returns:
-            The answer, of which there is nothing yet, and what is written from then on.
+            The completion, which is empty so far, and the events of what is written from then on.
 
         Raises:
-            ReplayError: A setting is out of range, or the conversation too long.
+            ReplayError: A setting is out of range, or the conversation is too long.
             MessageError: A message cannot be shown.
-            ValueError: There is no such tool, or no turn to answer.
+            ValueError: There is no such tool, or nothing to answer.
         """
         began = time.perf_counter()
-        config, limits = self._replay(asked), self.service.limits
-        if (asked.new_tokens or 0) > limits.new_tokens:
+        replay, limits = self._replay(request), self.service.limits
+        if (request.new_tokens or 0) > limits.new_tokens:
             raise ConfigError(
-                f"{asked.new_tokens} new tokens were asked for; at most {limits.new_tokens} can be"
+                f"{request.new_tokens} new tokens were asked for; at most {limits.new_tokens} can "
+                "be"
             )
         budget = Budget(limits.pixels, limits.media, limits.media_seconds)
-        interpreter = self._interpreter(budget)
-        dialect = interpreter.dialect
-        if asked.tools and not dialect.named_calls:
-            raise ConfigError(f"the {self.service.dialect} protocol calls no tools but its own")
-        tools, opening = offered(interpreter, asked.signatures, asked.choice)
+        chat = self._chat_policy(replay, budget)
+        offer = chat.offer(request.signatures, request.choice)
 
-        def prepared() -> tuple[bytes, list[Message]]:
-            messages = as_messages(asked.messages)
-            digest = self._memory.recall([asked.model, asked.replay, asked.signatures], messages)
-            return digest, interpreter.conversation(messages, tools)
+        def prepare() -> tuple[bytes, list[Message]]:
+            messages = from_openai(request.messages, chat.renderer)
+            settings = [request.model, request.replay, request.signatures]
+            digest = chat.memory.recall(settings, messages)
+            return digest, chat.renderer.conversation(messages, offer.tools)
 
         try:
-            digest, conversation = await place.prepare(prepared)
+            digest, conversation = await slot.prepare(prepare)
         except asyncio.CancelledError:
             budget.gone = True
             raise
-        policy = ReplayPolicy(
-            self.service.pair,
-            config,
-            dialect.store,
-            stop_strings=dialect.stop_strings,
-            sessions=self._sessions,
-            max_context=limits.context,
-            maps=False,
-        )
-        reading = await place.read(policy.read(conversation, opening))
-        self.metrics.read(asked.model, reading, time.perf_counter() - began)
-        stops = [*asked.stops]
-        if asked.parallel_tool_calls is False and dialect.named_calls:
+        reading = await slot.read(chat.policy.read(conversation, offer.opening))
+        self.metrics.read(request.model, reading, time.perf_counter() - began)
+        stops = [*request.stops]
+        if request.parallel_tool_calls is False and chat.protocol.named_calls:
             stops.append(CALL_END)
-        answer = CompletionBuilder(
+        completion = CompletionBuilder(
             f"chatcmpl-{uuid4().hex}",
             int(time.time()),
-            asked.model,
-            ReplyStream(interpreter, asked.stops, calls=bool(tools)),
+            request.model,
+            ReplyStream(chat.renderer, request.stops, calls=bool(offer.tools)),
             reading,
-            asked.n,
-            bool(asked.logprobs),
-            self._memory,
+            request.n,
+            bool(request.logprobs),
+            chat.memory,
             digest,
         )
-        decoding = policy.decoding(asked.sampling(self._default(asked.n)), stops)
-        events = place.write(policy, reading, asked.seeds, **decoding, logprobs=asked.kept_logprobs)
-        return answer, self.metrics.counted(asked.model, began, events)
+        decoding = chat.policy.decoding(request.sampling(self._default(request.n)), stops)
+        events = slot.write(
+            chat.policy, reading, request.seeds, **decoding, logprobs=request.kept_logprobs
+        )
+        return completion, self.metrics.counted(request.model, began, events)
 
-    def _replay(self, asked: ChatRequest) -> ReplayConfig:
+    def _replay(self, request: ChatRequest) -> ReplayConfig:
         """How to replay for a request."""
-        config = self.service.models[asked.model]
-        if not asked.replay:
+        config = self.service.models[request.model]
+        if not request.replay:
             return config
-        if asked.model != REPLAYED:
-            raise ConfigError(f"replay has settings, but model {asked.model!r} has no replay")
-        return replay_config(config, asked.replay)
+        if request.model != REPLAYED:
+            raise ConfigError(f"replay has settings, but model {request.model!r} has no replay")
+        return replay_config(config, request.replay)
 
     def _default(self, answers: int) -> Sampling:
-        """How to decode where a request says nothing: several answers are drawn, one is not."""
+        """How to decode unless a request says otherwise: several answers are sampled, one not."""
         sampling = self.service.sampling
         return replace(
             sampling,
@@ -183,8 +173,8 @@ class ChatService:
             max_new_tokens=min(sampling.max_new_tokens, self.service.limits.new_tokens),
         )
 
-    def _interpreter(self, budget: Budget) -> ChatRenderer:
-        """Reads the messages of one request, whose pictures nobody else's push out."""
+    def _chat_policy(self, replay: ReplayConfig, budget: Budget) -> ChatPolicy:
+        """The policy for one request, whose images no other request pushes out of the store."""
         service, limits = self.service, self.service.limits
         store = ImageStore()
         media = Media(
@@ -197,5 +187,14 @@ class ChatService:
             max_seconds=limits.video_seconds,
             budget=budget,
         )
-        dialect = get_protocol(service.dialect, token_grid(service.pair.processor), store)
-        return ChatRenderer(dialect, service.pair.tokenizer, media)
+        return ChatPolicy(
+            service.pair,
+            replay,
+            service.protocol,
+            store,
+            media=media,
+            sessions=self._sessions,
+            memory=self._memory,
+            max_context=limits.context,
+            maps=False,
+        )

@@ -1,4 +1,4 @@
-"""Sessions that have read conversations, kept for those who go on with one."""
+"""A cache of sessions, by the conversations that they have read."""
 
 import hashlib
 import json
@@ -13,23 +13,24 @@ from visreplay.agent.messages import Message
 from visreplay.replay_core import ReplaySession
 
 Replay = dict[str, Any] | None
-"""Of `telemetry.replay_record`."""
+"""A result of `telemetry.replay_record`."""
 
 Keys = tuple[str, ...]
-"""Of the messages of a conversation, one each; who shares a cache begins with a key of his own."""
+"""One key for each message of a conversation, after a key of the policy that owns the session."""
 
 CACHE_BYTES = 2 * 2**30
+"""Default bound of a cache's memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedSession:
-    """A session that is kept.
+    """A session in the cache.
 
     Attributes:
-        messages: Which conversation it has read.
-        session: It; to be forked, never to be changed.
+        messages: Keys of the conversation that it has read.
+        session: The session; to be forked, never changed.
         replay: The report on the last part that it read.
-        memory: Bytes of each storage that it holds on to.
+        memory: Size in bytes of each tensor storage that it holds, by the storage's address.
     """
 
     messages: Keys
@@ -39,14 +40,14 @@ class CachedSession:
 
 
 class SessionCache:
-    """Sessions by what they have read, within a bound on their memory.
+    """Sessions by the conversations that they have read, within a bound on their memory.
 
-    Those of one conversation share what they have in common, which counts once. The least recently
-    used go first; the one last used stays in any case. It may be used from several threads.
+    Sessions that share a beginning share its storages, which count once. The least recently used
+    session goes first; the last one used always stays. The cache may be used from several threads.
 
     Args:
-        max_bytes: Of keys, values and outputs, on all devices together.
-        max_sessions: How many at most, however small.
+        max_bytes: Largest size of keys, values and outputs, on all devices together.
+        max_sessions: Largest number of sessions, however small.
     """
 
     def __init__(self, max_bytes: int = CACHE_BYTES, max_sessions: int = 4096) -> None:
@@ -64,14 +65,14 @@ class SessionCache:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """Count the sessions."""
         return len(self._known)
 
     def longest(self, beginnings: Sequence[Keys]) -> CachedSession | None:
-        """The session that has read the most.
+        """Find the session that has read the longest beginning of a conversation.
 
         Args:
-            beginnings: Of a conversation, the shortest first.
+            beginnings: Keys of the beginnings, the shortest first.
         """
         with self._lock:
             for messages in reversed(beginnings):
@@ -81,7 +82,7 @@ class SessionCache:
         return None
 
     def keep(self, messages: Keys, session: ReplaySession, replay: Replay) -> None:
-        """Keep a session, which belongs to the cache from now on."""
+        """Add a session, which belongs to the cache from now on."""
         with self._lock:
             if messages in self._known:
                 self._drop(self._known.pop(messages))
@@ -93,9 +94,9 @@ class SessionCache:
 
     @contextmanager
     def holding(self, sessions: int) -> Iterator[None]:
-        """Keep at least so many meanwhile, whatever their memory.
+        """Keep at least `sessions` more inside the context, whatever their memory.
 
-        Each branch of a batch has memory of its own, and is not to be read again from the start.
+        Each rollout of a batch has its own memory, and should not be read again from the start.
         """
         with self._lock:
             self._held += sessions
@@ -107,7 +108,7 @@ class SessionCache:
                 self._shrink()
 
     def clear(self) -> None:
-        """Free everything."""
+        """Drop every session."""
         with self._lock:
             while self._known:
                 self._drop(self._known.popitem()[1])
@@ -127,6 +128,6 @@ class SessionCache:
 
 
 def keys_of(messages: Sequence[Message]) -> Keys:
-    """A key for each message: short, though a message may be long."""
+    """Hash each message: a short key, though a message may be long."""
     texts = (json.dumps(message, sort_keys=True) for message in messages)
     return tuple(hashlib.sha256(text.encode()).hexdigest() for text in texts)

@@ -1,4 +1,4 @@
-"""What replay did in a step, as JSON values and small pictures: for records, pages and streams."""
+"""Reports on replay as JSON values and small pictures: for records, pages and streams."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,45 +14,47 @@ from visreplay.tools import ImageStore
 
 
 def replay_record(
-    report: ReplayReport,
+    appended: ReplayReport,
     segment: Segment,
     records: Sequence[BlockRecord],
     adapter: ModelAdapter,
     store: ImageStore | None,
 ) -> dict[str, Any] | None:
-    """The `replay` of a step; None where no replay ran.
+    """Make the `replay` record of a step; None where no replay ran.
 
     Args:
-        report: Of the append.
-        segment: What was appended.
-        records: Of its visual blocks, in order.
-        adapter: The policy's: knows how visual tokens lie.
+        appended: The report on the append.
+        segment: The appended segment.
+        records: Records of its visual blocks, in order.
+        adapter: The policy's adapter, which knows how visual tokens are laid out.
         store: Where the maps are put; without one there are none.
 
     Returns:
-        The report's fields, and as `blocks` what `block_map` gives for each visual block.
+        The report's fields, and as `blocks` the `block_map` of each visual block.
     """
-    if report.method is Method.NONE:
+    if appended.method is Method.NONE:
         return None
     blocks = [
         block_map(record, adapter.token_grid(block), store)
         for block, record in zip(segment.blocks, records, strict=True)
     ]
-    return {**asdict(report), "method": str(report.method), "blocks": blocks}
+    return {**asdict(appended), "method": str(appended.method), "blocks": blocks}
 
 
-def tell(step: int, context_tokens: int, known_tokens: int, replay: dict[str, Any] | None) -> None:
-    """Send what replay did on the `custom` stream of the LangGraph run that this is called in.
+def report(
+    step: int, context_tokens: int, known_tokens: int, replay: dict[str, Any] | None
+) -> None:
+    """Send a report on replay on the `custom` stream of the current LangGraph run.
 
-    Outside of a run nothing happens. What is sent holds no pixels and no tokens:
+    Outside of a run nothing happens. The event holds no pixels and no tokens:
 
         {"type": "replay", "step": 1, "context_tokens": 153, "known_tokens": 110, "replay": {...}}
 
     Args:
-        step: Number of the turn that the policy is about to write: how many it wrote before.
-        context_tokens: How many tokens the turn answers.
+        step: Number of the turn that the policy is about to write, from 0.
+        context_tokens: Number of tokens in the context.
         known_tokens: How many of these had been read before.
-        replay: Of `replay_record`.
+        replay: A result of `replay_record`.
     """
     try:
         write = get_stream_writer()
@@ -72,24 +74,24 @@ def tell(step: int, context_tokens: int, known_tokens: int, replay: dict[str, An
 def block_map(
     record: BlockRecord, grid: tuple[int, int, int], store: ImageStore | None
 ) -> dict[str, Any]:
-    """Base entropy and replayed share of every token of a visual block, as a picture.
+    """Draw the base's entropy and the replayed share of every token of a visual block.
 
     Args:
-        record: What replay did on the block.
-        grid: Its tokens in time, height and width.
+        record: The record of the block.
+        grid: Number of its tokens in time, height and width.
         store: Where the picture is put; None makes none.
 
     Returns:
         `kind`, `grid`, `max_entropy` in nats, and with a store `map`, the reference of an RGB
-        picture with a pixel a token, steps in time below one another. Red is the mean of the
-        base's entropy over the layers, 255 being `max_entropy`; green the share of layers in which
-        the token was replayed, 255 being all.
+        picture with a pixel for each token, steps in time below one another. Red is the base's
+        entropy, averaged over the layers, with 255 for `max_entropy`; green is the share of layers
+        in which the token was replayed, with 255 for all.
     """
     entropy_T = record.entropy_LT.float().mean(dim=0)
     highest = float(entropy_T.max())
-    told = {"kind": record.kind, "grid": list(grid), "max_entropy": highest}
+    fields = {"kind": record.kind, "grid": list(grid), "max_entropy": highest}
     if store is None:
-        return told
+        return fields
     replayed_LT = record.chosen_LT if record.replaced_LT is None else record.replaced_LT
     channels = torch.stack(
         [
@@ -101,4 +103,4 @@ def block_map(
     )
     steps, rows, columns = grid
     pixels = (255 * channels).round().to(torch.uint8).reshape(steps * rows, columns, 3)
-    return {**told, "map": store.put(Image.fromarray(np.ascontiguousarray(pixels.numpy())))}
+    return {**fields, "map": store.put(Image.fromarray(np.ascontiguousarray(pixels.numpy())))}

@@ -1,4 +1,4 @@
-"""How each policy calls tools, is shown observations, and answers: one file a dialect."""
+"""How each policy calls tools, reads observations and answers: one file for each protocol."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +18,7 @@ from visreplay.agent.protocols.mini_o3 import MiniO3Protocol
 from visreplay.agent.protocols.pixel_reasoner import PixelReasonerProtocol
 from visreplay.agent.protocols.qwen3_vl import Qwen3VLProtocol
 from visreplay.agent.protocols.video_r1 import VideoR1Protocol
+from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
 from visreplay.tools import ImageStore, TokenGrid
 
 __all__ = [
@@ -55,10 +56,16 @@ PROTOCOLS: dict[str, type[ToolProtocol]] = {
 
 
 def get_protocol(name: str, grid: TokenGrid, store: ImageStore, **options: Any) -> ToolProtocol:
-    """The protocol of a name, with its options.
+    """Make the protocol of a name.
+
+    Args:
+        name: A key of `PROTOCOLS`.
+        grid: The model's token grid.
+        store: The store of the images that tools make.
+        **options: Fields of the protocol.
 
     Raises:
-        ValueError: If there is no such protocol, or it has no such option.
+        ValueError: There is no such protocol, or it has no such option.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
@@ -70,13 +77,16 @@ def get_protocol(name: str, grid: TokenGrid, store: ImageStore, **options: Any) 
 
 
 def guess_protocol(policy: str) -> str:
-    """The name of the protocol that a checkpoint's name gives away, else that of the plain one.
+    """Guess the protocol of a checkpoint by its name; "hermes" if the name tells nothing.
 
     Args:
-        policy: Folder or hub id; only its last part counts, letters and digits alone.
+        policy: Folder, hub id, or a name of the embedded policy. Only the last part of a path
+            counts, and of it only letters and digits.
     """
+    if policy in (EmbeddedProtocol.name, EMBEDDED_NAMES[0]):
+        return EmbeddedProtocol.name
     policy = "".join(filter(str.isalnum, Path(policy).name.casefold()))
     for name, protocol in PROTOCOLS.items():
-        if any(part in policy for part in protocol.spoken_by):
+        if any(part in policy for part in protocol.checkpoints):
             return name
     return HermesProtocol.name

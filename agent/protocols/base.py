@@ -1,27 +1,20 @@
-"""What all dialects have in common: how a conversation opens, a turn is read, a reply is framed.
+"""The base class of all protocols: how a conversation opens, a turn is parsed, a result is shown.
 
-A trained policy answers well only in the dialect that it was trained on. A `ToolProtocol` knows
-one dialect: it opens the conversation, reads a turn, runs a call with the right coordinates on
-the right image, and frames what comes back. Tags, tool names and argument names are those of the
+A trained policy answers well only in the protocol that it was trained on. A `ToolProtocol`
+implements one: it opens the conversation, parses a turn, runs a call with the right coordinates
+on the right image, and formats the result. Tags, tool names and argument names are those of the
 checkpoints; the sentences around them are this project's, and can be replaced by the checkpoint's
-own (`system_prompt`, `user_suffix`, and where a dialect has them the texts of its observations).
+own (`system_prompt`, `user_suffix`, and the texts of observations in protocols that have them).
 """
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visreplay.agent.messages import (
-    Message,
-    Part,
-    VideoPart,
-    image,
-    text,
-    user,
-)
-from visreplay.agent.protocols.crops import cropped
+from visreplay.agent.messages import Message, Part, VideoPart, image, text, user
+from visreplay.agent.protocols.crops import crop_region
 from visreplay.agent.protocols.parsing import (
     bodies,
     boxed,
@@ -29,25 +22,25 @@ from visreplay.agent.protocols.parsing import (
     parse_call,
     split_thought,
 )
-from visreplay.agent.protocols.tool_schemas import Signature, described
-from visreplay.agent.state import EpisodeState, Observation, Step, ToolCall, observations
+from visreplay.agent.protocols.tool_schemas import Signature, describe_tools
+from visreplay.agent.state import Observation, Scene, Step, ToolCall
 from visreplay.tools import Frame, ImageStore, TokenGrid, ToolError, sample_frames, zoom
 
 MAX_TURN_CHARACTERS = 100_000
-"""A longer turn is refused unread: no trained policy writes that much."""
+"""Length from which on a turn is refused unparsed: no trained policy writes that much."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    """What was read from one policy turn: at most one of calls, answer and error is set.
+    """A parsed policy turn: at most one of calls, answer and error is set.
 
     Attributes:
-        thought: The reasoning part of it.
-        calls: To be run, in this order.
+        thought: The reasoning part.
+        calls: The calls to run, in this order.
         answer: The answer to the question.
-        error: Why the turn cannot be read.
-        open_ended: Nothing marks the end of the answer (free text, or a tag or a box that is not
-            closed): if the token limit cut the turn off, it is none.
+        error: Why the turn cannot be parsed.
+        open_ended: Whether nothing marks the end of the answer (free text, or a tag or a box that
+            is not closed): if the token limit cut the turn off, there is no answer.
     """
 
     thought: str
@@ -58,29 +51,29 @@ class ParsedTurn:
 
     @classmethod
     def free(cls, thought: str, written: str) -> "ParsedTurn":
-        """A turn whose whole text is the answer."""
+        """Parse a turn whose whole text is the answer."""
         return cls(thought, answer=written.strip() or None, open_ended=True)
 
     @classmethod
     def tagged(cls, thought: str, written: str) -> "ParsedTurn":
-        """A turn whose answer stands after its last <answer>."""
+        """Parse a turn whose answer follows its last <answer>."""
         answer, closed, _ = written.rpartition("<answer>")[2].partition("</answer>")
         return cls(thought, answer=answer.strip(), open_ended=not closed)
 
     @classmethod
     def boxed(cls, thought: str, written: str) -> "ParsedTurn":
-        r"""A turn whose answer stands in its last closed \boxed{}."""
+        r"""Parse a turn whose answer is in its last closed \boxed{}."""
         return cls(thought, answer=boxed(written), open_ended=ends_in_a_box(written))
 
 
 @dataclass(frozen=True, slots=True)
 class ObservationPosition:
-    """Where in an episode an observation stands.
+    """The place of an observation in its episode.
 
     Attributes:
-        step: Index of the turn that called for it.
-        observations: How many came before.
-        images: How many images came before, those of the question included, a clip's frames not.
+        step: Index of the turn that made the call.
+        observations: Number of observations before it.
+        images: Number of images before it, those of the question included, a video's frames not.
     """
 
     step: int = 0
@@ -88,15 +81,30 @@ class ObservationPosition:
     images: int = 0
 
 
+def positions(step: Step, scene: Scene) -> Iterator[ObservationPosition]:
+    """Give the place of each call's observation, in the order of the step's calls.
+
+    Args:
+        step: A step whose calls were all run.
+        scene: The scene before the step's observations.
+    """
+    observations, images = len(scene.observations), len(scene.all_images)
+    for use in step["tool_calls"]:
+        yield ObservationPosition(step["index"], observations, images)
+        if use["observation"] is not None:
+            observations += 1
+            images += len(use["observation"]["images"])
+
+
 @dataclass(frozen=True)
 class ToolProtocol(ABC):
-    """One dialect.
+    """One protocol.
 
     Attributes:
-        grid: The model's token grid and pixel budget: how large an image it is shown.
-        store: Where images that tools make are put.
+        grid: The model's token grid and pixel budget: how large it can see an image.
+        store: The store of the images that tools make.
         system_prompt: Replaces the protocol's own system prompt ("" for none).
-        user_suffix: Replaces what the protocol appends to the question.
+        user_suffix: Replaces the text that the protocol appends to the question.
     """
 
     grid: TokenGrid
@@ -105,42 +113,43 @@ class ToolProtocol(ABC):
     user_suffix: str | None = None
 
     name: ClassVar[str]
-    spoken_by: ClassVar[tuple[str, ...]] = ()
-    """Parts of checkpoints' names that give the dialect away: small letters and digits alone."""
+    checkpoints: ClassVar[tuple[str, ...]] = ()
+    """Parts of the names of checkpoints that use the protocol: small letters and digits alone."""
     stop_strings: ClassVar[tuple[str, ...]] = ()
     max_steps: ClassVar[int] = 8
     max_images: ClassVar[int | None] = None
-    """In a conversation, where the dialect has such a limit; a clip counts as one."""
-    clips: ClassVar[bool] = True
-    """Whether a question may be about a clip; if not, it must be about an image."""
+    """Largest number of images in a conversation, if there is a limit; a video counts as one."""
+    videos: ClassVar[bool] = True
+    """Whether a question may be about a video; if not, it must be about an image."""
     overview_frames: ClassVar[int] = 16
+    """Number of a video's frames that the conversation opens with."""
     separator: ClassVar[str] = ""
-    """Between what came of several calls."""
+    """Text between the results of several calls."""
     named_calls: ClassVar[bool] = True
-    """Whether calls are JSON with the tool's name between <tool_call> tags: if so, the dialect can
-    call other tools than its own."""
+    """Whether calls are JSON with the tool's name between <tool_call> tags. If so, the policy can
+    also call tools that are not the protocol's own."""
     call_break: ClassVar[str] = "\n"
-    """Between those tags and the JSON."""
+    """Text between those tags and the JSON."""
     own_tools: ClassVar[tuple[Signature, ...]] = ()
-    """What `run` runs, where calls are JSON with the tool's name."""
+    """Signatures of the tools that `run` knows, where calls are JSON with the tool's name."""
 
     default_system_prompt: ClassVar[str] = ""
     default_user_suffix: ClassVar[str] = ""
 
     def open(self, question: str, images: list[str], video: str | None) -> list[Message]:
-        """The conversation before the policy's first turn.
+        """Build the conversation before the policy's first turn.
 
         Args:
-            question: What is asked.
+            question: The user's question.
             images: References of the images that it is about.
-            video: Path of the clip that it is about; its uniform frames are put in the store.
+            video: Path of the video that it is about; uniform frames of it are put in the store.
 
         Raises:
-            ToolError: If the clip cannot be read, or the dialect has no use for it.
+            ToolError: The video cannot be read, or the protocol has no use for it.
         """
-        if not self.clips and (video is not None or not images):
+        if not self.videos and (video is not None or not images):
             raise ToolError(
-                f"the {self.name} protocol needs an image; for a clip, use hermes, video-r1 or "
+                f"the {self.name} protocol needs an image; for a video, use hermes, video-r1 or "
                 "pixel-reasoner"
             )
         suffix = self.default_user_suffix if self.user_suffix is None else self.user_suffix
@@ -150,14 +159,14 @@ class ToolProtocol(ABC):
         return [*opening, user(*self.media_parts(images, video), text(question + suffix))]
 
     def media_parts(self, images: list[str], video: str | None) -> list[Part]:
-        """How the images and the clip of a question are shown, before the question."""
+        """Build the parts before the question: its images and its video."""
         parts: list[Part] = [image(reference) for reference in images]
         if video is not None:
-            parts.append(self._clip(sample_frames(video, count=self.overview_frames)))
+            parts.append(self._overview(sample_frames(video, count=self.overview_frames)))
         return parts
 
     def read(self, written: str) -> ParsedTurn:
-        """Read what the policy wrote. Never raises: whatever is wrong is the turn's `error`."""
+        """Parse a turn. Never raises: whatever is wrong with it is its `error`."""
         if len(written) > MAX_TURN_CHARACTERS:
             return ParsedTurn(
                 "",
@@ -171,10 +180,10 @@ class ToolProtocol(ABC):
             return ParsedTurn(thought, error=str(error))
 
     def _read(self, thought: str, rest: str) -> ParsedTurn:
-        """Read what follows the thought: by default, the last tag is a call or an answer.
+        """Parse the text after the thought: by default, the last tag is a call or an answer.
 
         Raises:
-            ToolError: What is wrong with a call.
+            ToolError: A call cannot be parsed.
         """
         answer_at, call_at = rest.rfind("<answer>"), rest.rfind("<tool_call>")
         if answer_at > call_at:
@@ -188,75 +197,81 @@ class ToolProtocol(ABC):
         return ParsedTurn(thought)
 
     @abstractmethod
-    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
-        """Run a call on the episode's media.
+    def run(self, call: ToolCall, scene: Scene) -> Observation:
+        """Run a call.
+
+        Args:
+            call: The call as the model wrote it.
+            scene: All that it may look at.
 
         Raises:
-            ToolError: Whatever is wrong with the call; the model is told.
+            ToolError: Something is wrong with the call; the model reads what.
         """
 
     def offer(self, tools: Sequence[Signature], system: str) -> str:
-        """The system prompt that offers tools: the dialect's own if they are its own, and no more.
+        """Write the system prompt that offers tools.
+
+        Where the tools are exactly the protocol's own, it is the protocol's own prompt.
 
         Args:
             tools: Their signatures.
-            system: What the system prompt says besides.
+            system: The system prompt without them.
         """
         if not system and tools and tuple(tools) == self.own_tools:
             return self._system
-        return described(system or "You can call tools.", *tools) if tools else system
+        return describe_tools(system or "You can call tools.", *tools) if tools else system
 
     def call_opening(self, names: Sequence[str]) -> str:
-        """How a turn begins that calls one of some tools: what follows is the policy's."""
+        """Write the beginning of a turn that calls one of some tools; the policy writes the rest.
+
+        Args:
+            names: Names of the tools.
+        """
         # No space at its end: it would be the beginning of the policy's next token.
         opening = f'<tool_call>{self.call_break}{{"name":'
         return f'{opening} {json.dumps(names[0])}, "arguments":' if len(names) == 1 else opening
 
     def written(self, call: ToolCall) -> str:
-        """A call as the policy writes it."""
+        """Write a call as the policy writes it."""
         return f"<tool_call>{self.call_break}{json.dumps(call)}{self.call_break}</tool_call>"
 
-    def show(self, step: Step, state: EpisodeState) -> Message:
-        """The turn that tells the policy what came of a step: each of its calls, in their order.
+    def show(self, step: Step, scene: Scene) -> Message:
+        """Build the turn with a step's results: one for each of its calls, in their order.
 
         Args:
-            step: All its calls were run.
-            state: Before the step's observations.
+            step: A step whose calls were all run.
+            scene: The scene before the step's observations.
         """
         if step["error"] is not None:
             return user(*self.error_parts(step["error"]))
-        before = observations(state)
         parts: list[Part] = []
-        for use in step["tool_calls"]:
+        for use, position in zip(step["tool_calls"], positions(step, scene), strict=True):
             if parts and self.separator:
                 parts.append(text(self.separator))
             if use["observation"] is None:
                 parts += self.error_parts(use["error"] or "")
             else:
-                images = len(state["images"]) + sum(len(seen["images"]) for seen in before)
-                place = ObservationPosition(step["index"], len(before), images)
-                parts += self.observation_parts(use["observation"], place)
-                before.append(use["observation"])
+                parts += self.observation_parts(use["observation"], position)
         return user(*parts)
 
     def observation_parts(
-        self, observation: Observation, place: ObservationPosition = ObservationPosition()
+        self, observation: Observation, position: ObservationPosition = ObservationPosition()
     ) -> list[Part]:
-        """How the policy is shown what one call gave, in its frame."""
-        return self.framed(self.seen(observation, place))
+        """Show one call's result, in its frame."""
+        return self.framed(self.content(observation, position))
 
-    def seen(
-        self, observation: Observation, place: ObservationPosition = ObservationPosition()
+    def content(
+        self, observation: Observation, position: ObservationPosition = ObservationPosition()
     ) -> list[Part]:
-        """The same without the frame."""
+        """Show one call's result without the frame."""
         return [image(reference) for reference in observation["images"]]
 
     def framed(self, parts: Sequence[Part]) -> list[Part]:
-        """What a tool gave, whatever it is, in the tags that tell the policy so."""
+        """Put the result of any tool between the tags that mark it as one."""
         return [text("<tool_response>"), *parts, text("</tool_response>")]
 
     def error_parts(self, error: str) -> list[Part]:
-        """How the policy is told what was wrong with one call, or with its turn."""
+        """Show what was wrong with one call, or with the turn."""
         return [text(f"Error: {error}")]
 
     @property
@@ -265,23 +280,23 @@ class ToolProtocol(ABC):
 
     @property
     def frame_grid(self) -> TokenGrid:
-        """The pixel budget of one frame of a clip."""
+        """The pixel budget of one frame of a video."""
         return self.grid
 
     def _budget(self, least: int, most: int) -> TokenGrid:
-        """The model's grid with a pixel budget of the dialect's, as far as the model's allows."""
+        """Cap the protocol's own pixel budget by the model's."""
         most = min(most, self.grid.max_pixels)
         return TokenGrid(self.grid.factor, max(min(least, most // 2), self.grid.min_pixels), most)
 
     def _tokens(self, least: int, most: int) -> TokenGrid:
-        """The same in visual tokens."""
+        """Do the same as `_budget`, in visual tokens."""
         side = self.grid.factor
         return self._budget(least * side * side, most * side * side)
 
     def _put(self, frames: tuple[Frame, ...]) -> list[str]:
         return [self.store.put(zoom(frame.image, grid=self.frame_grid)) for frame in frames]
 
-    def _clip(self, frames: tuple[Frame, ...]) -> VideoPart:
+    def _overview(self, frames: tuple[Frame, ...]) -> VideoPart:
         return {
             "type": "video",
             "frames": self._put(frames),
@@ -289,7 +304,7 @@ class ToolProtocol(ABC):
         }
 
     def _frames(self, frames: tuple[Frame, ...]) -> Observation:
-        """The observation of frames, each an image of its own."""
+        """Build the observation of frames, each an image of its own."""
         times = [frame.time for frame in frames]
         return {
             "text": "frames at " + ", ".join(f"{time:.2f} s" for time in times),
@@ -303,23 +318,23 @@ class ToolProtocol(ABC):
         bbox: object,
         extent: tuple[float, float] | None,
         grid: TokenGrid,
-        state: EpisodeState,
+        scene: Scene,
         *,
         min_side: int = 1,
         max_aspect: float = 200.0,
     ) -> Observation:
-        """Crop an image to a box in the space of the given extent (pixels when None).
+        """Crop an image to a box in a coordinate space of some extent (pixels when None).
 
         Raises:
-            ToolError: If the box is none.
+            ToolError: The box is not valid.
         """
-        return cropped(
+        return crop_region(
             self.store,
             reference,
             bbox,
             extent,
             grid,
-            observations(state),
+            scene.observations,
             min_side=min_side,
             max_aspect=max_aspect,
         )

@@ -5,18 +5,19 @@ from typing import ClassVar
 
 from visreplay.agent.protocols.base import ParsedTurn, ToolProtocol
 from visreplay.agent.protocols.parsing import unknown_tool
-from visreplay.agent.state import EpisodeState, Observation, ToolCall
+from visreplay.agent.state import Observation, Scene, ToolCall
 
 
 @dataclass(frozen=True)
 class BoxedProtocol(ToolProtocol):
-    r"""Policies of mathematics: no tools; thinking, with or without tags, then \boxed{}.
+    r"""The protocol of policies for mathematics: no tools; a thought, then \boxed{}.
 
-    The last box after the thought counts, or of the thought where nothing else was written.
+    The thought may have tags or not. The last box after it counts; if nothing follows it, the last
+    box in it.
     """
 
     name: ClassVar[str] = "boxed"
-    spoken_by: ClassVar[tuple[str, ...]] = ("mmeureka", "vlrethinker", "mmr1")
+    checkpoints: ClassVar[tuple[str, ...]] = ("mmeureka", "vlrethinker", "mmr1")
     max_steps: ClassVar[int] = 1
 
     default_user_suffix: ClassVar[str] = (
@@ -27,6 +28,6 @@ class BoxedProtocol(ToolProtocol):
     def _read(self, thought: str, rest: str) -> ParsedTurn:
         return ParsedTurn.boxed(thought or rest.strip(), rest or thought)
 
-    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
-        """Refuse: the dialect has no tools."""
+    def run(self, call: ToolCall, scene: Scene) -> Observation:
+        """Refuse: the protocol has no tools."""
         raise unknown_tool(call["name"])

@@ -1,29 +1,29 @@
-"""DeepEyes-7B."""
+"""The protocol of DeepEyes-7B."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from visreplay.agent.protocols.base import ParsedTurn, ToolProtocol
 from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
-from visreplay.agent.protocols.tool_schemas import Signature, box, described, signature
-from visreplay.agent.state import EpisodeState, Observation, ToolCall
+from visreplay.agent.protocols.tool_schemas import Signature, box, describe_tools, signature
+from visreplay.agent.state import Observation, Scene, ToolCall
 
 
 @dataclass(frozen=True)
 class DeepEyesProtocol(ToolProtocol):
-    """DeepEyes-7B: `image_zoom_in_tool` on the first image, absolute pixel boxes.
+    """The protocol of DeepEyes-7B: `image_zoom_in_tool` on the first image, boxes in pixels.
 
-    Of several calls in a turn the last counts. Whether a box counts pixels of the original image
-    or of the resized one that the model saw is contested; `coordinates` chooses.
+    If a turn has several calls, the last one counts. The sources disagree on whether boxes are in
+    pixels of the original image or of the resized one that the model saw; `coordinates` chooses.
     """
 
     coordinates: Literal["original", "resized"] = "original"
 
     name: ClassVar[str] = "deepeyes"
-    spoken_by: ClassVar[tuple[str, ...]] = ("deepeyes",)
+    checkpoints: ClassVar[tuple[str, ...]] = ("deepeyes",)
     stop_strings: ClassVar[tuple[str, ...]] = ("</tool_call>",)
     max_steps: ClassVar[int] = 6
-    clips: ClassVar[bool] = False
+    videos: ClassVar[bool] = False
 
     MIN_SIDE: ClassVar[int] = 30
     MAX_ASPECT: ClassVar[float] = 100.0
@@ -43,7 +43,7 @@ class DeepEyesProtocol(ToolProtocol):
             optional=("label",),
         ),
     )
-    default_system_prompt: ClassVar[str] = described(
+    default_system_prompt: ClassVar[str] = describe_tools(
         "You answer questions about an image, and you can look closer with a tool.", *own_tools
     )
     default_user_suffix: ClassVar[str] = (
@@ -51,12 +51,12 @@ class DeepEyesProtocol(ToolProtocol):
         "<think>...</think> followed by <tool_call>...</tool_call> or <answer>...</answer>."
     )
 
-    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+    def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Run `image_zoom_in_tool` on the first image."""
         if call["name"] != self.TOOL:
             raise unknown_tool(call["name"], self.TOOL)
         (bbox,) = arguments_of(call, ("bbox_2d",), ("label",))
-        reference = state["images"][0]
+        reference = scene.images[0]
         extent = None
         if self.coordinates == "resized":
             extent = self.grid.fit(self.store.get(reference).size)
@@ -65,11 +65,11 @@ class DeepEyesProtocol(ToolProtocol):
             bbox,
             extent,
             self.grid,
-            state,
+            scene,
             min_side=self.MIN_SIDE,
             max_aspect=self.MAX_ASPECT,
         )
 
     def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
-        # Both of the model's own evaluations take a turn without a call as its answer.
+        # Both of the model's own evaluations take a turn without a call as the answer.
         return ParsedTurn.free(thought, rest)

@@ -1,4 +1,4 @@
-"""The dialect of the pair that ships with the package."""
+"""The protocol of the pair that ships with the package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import ClassVar
 from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
 from visreplay.agent.protocols.tool_schemas import Signature, box, signature
-from visreplay.agent.state import EpisodeState, Observation, ToolCall
+from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import TokenGrid, ToolError, sample_frames
 
 
 @dataclass(frozen=True)
 class EmbeddedProtocol(ToolProtocol):
-    """The dialect of the pair that ships with the package.
+    """The protocol of the pair that ships with the package.
 
-    Boxes are counted in cells of an 8 x 8 grid over the image, one cell a visual token of the
-    overview; `zoom` always looks at the original image. `sample_frames` shows two frames around a
-    moment of the clip, in seconds.
+    Boxes are in cells of an 8 x 8 grid over the image: a cell is a visual token of the overview.
+    `zoom` always looks at the original image. `sample_frames` shows two frames around a moment of
+    the video, in seconds.
     """
 
     name: ClassVar[str] = "embedded"
@@ -41,7 +41,7 @@ class EmbeddedProtocol(ToolProtocol):
         ),
         signature(
             "sample_frames",
-            "Show two frames of the clip.",
+            "Show two frames of the video.",
             {"around": {"type": "number", "description": "Around this time in seconds."}},
         ),
     )
@@ -52,24 +52,24 @@ class EmbeddedProtocol(ToolProtocol):
         return self.grid.capped(self.CROP_PIXELS)
 
     def offer(self, tools: Sequence[Signature], system: str) -> str:
-        """Nothing more: the pair knows its two tools by heart, and has never read a signature."""
+        """Offer nothing: the pair knows its two tools, and has never read a signature."""
         return system
 
-    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+    def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Run `zoom` or `sample_frames`."""
         if call["name"] == "zoom":
             (bbox,) = arguments_of(call, ("bbox_2d",), ("label",))
-            if not state["images"]:
-                raise ToolError("there is no image to zoom into; the question is about a clip")
+            if not scene.images:
+                raise ToolError("there is no image to zoom into; the question is about a video")
             extent = (self.CELLS, self.CELLS)
-            return self._zoom(state["images"][0], bbox, extent, self.frame_grid, state)
+            return self._zoom(scene.images[0], bbox, extent, self.frame_grid, scene)
         if call["name"] == "sample_frames":
             (around,) = arguments_of(call, ("around",))
-            if state["video"] is None:
-                raise ToolError("there is no clip to sample; the question is about an image")
+            if scene.video is None:
+                raise ToolError("there is no video to sample; the question is about an image")
             return self._frames(
                 sample_frames(
-                    state["video"], count=self.FRAMES, around=around, window=self.WINDOW_SECONDS
+                    scene.video, count=self.FRAMES, around=around, window=self.WINDOW_SECONDS
                 )
             )
         raise unknown_tool(call["name"], "zoom", "sample_frames")

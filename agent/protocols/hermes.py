@@ -1,4 +1,4 @@
-"""A plain dialect for any instruction-tuned model that can call tools."""
+"""A plain protocol for any instruction-tuned model that can call tools."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import ClassVar
 from visreplay.agent.messages import Part, image, text
 from visreplay.agent.protocols.base import ObservationPosition, ParsedTurn, ToolProtocol
 from visreplay.agent.protocols.parsing import arguments_of, numbered, parse_calls, unknown_tool
-from visreplay.agent.protocols.tool_schemas import Schema, Signature, box, described, signature
-from visreplay.agent.state import EpisodeState, Observation, ToolCall, observations
+from visreplay.agent.protocols.tool_schemas import Schema, Signature, box, describe_tools, signature
+from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import TokenGrid, ToolError, probe, sample_frames
 
 _REGION: dict[str, Schema] = {
@@ -19,10 +19,10 @@ _REGION: dict[str, Schema] = {
 
 @dataclass(frozen=True)
 class HermesProtocol(ToolProtocol):
-    """A plain dialect: calls between <tool_call> tags, all of a turn are run.
+    """A plain protocol: calls between <tool_call> tags; all calls of a turn are run.
 
-    Every image is shown with its number, from 1, and its size; boxes count pixels of that size,
-    of any image so far. The answer stands in <answer> tags, or is all of a turn without a call.
+    Every image comes with its number, from 1, and its size; boxes are in pixels of that size, on
+    any image so far. The answer is between <answer> tags, or is the whole of a turn without a call.
     """
 
     name: ClassVar[str] = "hermes"
@@ -47,7 +47,7 @@ class HermesProtocol(ToolProtocol):
             },
         ),
     )
-    default_system_prompt: ClassVar[str] = described(
+    default_system_prompt: ClassVar[str] = describe_tools(
         "You answer questions about images and clips, and you can look closer with tools.",
         *own_tools,
     )
@@ -62,7 +62,7 @@ class HermesProtocol(ToolProtocol):
         return self._tokens(0, 400)
 
     def media_parts(self, images: list[str], video: str | None) -> list[Part]:
-        """Each image after its number and size, the clip after its length."""
+        """Put each image after its number and size, the video after its length."""
         parts: list[Part] = []
         for number, reference in enumerate(images, 1):
             width, height = self.grid.fit(self.store.get(reference).size)
@@ -80,47 +80,46 @@ class HermesProtocol(ToolProtocol):
     def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
         return ParsedTurn.free(thought, rest)
 
-    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+    def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Run `zoom`, `crop` or `sample_frames`."""
         if call["name"] in ("zoom", "crop"):
             (bbox,) = arguments_of(call, ("bbox_2d",), ("image", "label"))
-            images = [*state["images"]]
-            images += [shown for seen in observations(state) for shown in seen["images"]]
+            images = scene.all_images
             number = call["arguments"].get("image", 1)
             reference = images[numbered(number, "image", "images", 1, len(images))]
             size = self.grid.fit(self.store.get(reference).size)
             grid = self._tokens(256, 16_384) if call["name"] == "zoom" else self.grid
-            return self._zoom(reference, bbox, size, grid, state)
+            return self._zoom(reference, bbox, size, grid, scene)
         if call["name"] == "sample_frames":
             (times,) = arguments_of(call, ("times",))
-            if state["video"] is None:
-                raise ToolError("there is no clip to sample; the question is about an image")
+            if scene.video is None:
+                raise ToolError("there is no video to sample; the question is about an image")
             if times == [] or times is None:
                 raise ToolError("times is empty; give at least one moment in seconds")
-            frames = sample_frames(state["video"], times=times, max_frames=self.MAX_FRAMES)
+            frames = sample_frames(scene.video, times=times, max_frames=self.MAX_FRAMES)
             return self._frames(frames)
         raise unknown_tool(call["name"], "zoom", "crop", "sample_frames")
 
-    def seen(
-        self, observation: Observation, place: ObservationPosition = ObservationPosition()
+    def content(
+        self, observation: Observation, position: ObservationPosition = ObservationPosition()
     ) -> list[Part]:
-        """Each image after its number and size."""
+        """Put each image after its number and size."""
         times = observation.get("times", [])
         parts: list[Part] = []
-        for at, reference in enumerate(observation["images"]):
+        for index, reference in enumerate(observation["images"]):
             width, height = self.store.get(reference).size
-            moment = f" at {times[at]:.2f} s" if times else ""
-            label = _label(place.images + at + 1, width, height)
+            moment = f" at {times[index]:.2f} s" if times else ""
+            label = _label(position.images + index + 1, width, height)
             line = "\n" if parts else ""
             parts += [text(f"{line}{label}{moment}:\n"), image(reference)]
         return parts
 
     def framed(self, parts: Sequence[Part]) -> list[Part]:
-        """Between tags on lines of their own."""
+        """Put the result between tags on lines of their own."""
         return [text("<tool_response>\n"), *parts, text("\n</tool_response>")]
 
     def error_parts(self, error: str) -> list[Part]:
-        """The error between the same tags."""
+        """Put the error between the same tags."""
         return [text(f"<tool_response>\nError: {error}\n</tool_response>")]
 
 

@@ -1,6 +1,6 @@
-"""Reading what a model wrote: thoughts, tagged bodies, JSON calls and their arguments.
+"""Parse a model's text: thoughts, tagged bodies, JSON calls and their arguments.
 
-All of it is untrusted. Whatever is wrong is a `ToolError`, which the model is told.
+The text is untrusted. Whatever is wrong with it is a `ToolError`, which the model reads.
 """
 
 import json
@@ -14,7 +14,7 @@ from visreplay.tools.types import shown
 
 
 def split_thought(written: str) -> tuple[str, str]:
-    """Split a turn at the end of its thinking; an unclosed <think> holds the whole turn."""
+    """Split a turn into thought and rest; an unclosed <think> holds the whole turn."""
     before, closed, after = written.rpartition("</think>")
     if closed:
         return before.replace("<think>", "", 1).strip(), after
@@ -25,7 +25,7 @@ def split_thought(written: str) -> tuple[str, str]:
 
 
 def first_call(written: str) -> int:
-    """Where the first call of a turn begins, after its thinking; the turn's end if it has none."""
+    """Find where a turn's first call begins, after its thought; the turn's end if it has none."""
     thought = 0
     if written.lstrip().startswith("<think>"):
         thought = written.find("</think>")
@@ -34,18 +34,18 @@ def first_call(written: str) -> int:
 
 
 def bodies(written: str, tag: str) -> list[str]:
-    """What stands between each pair of tags.
+    """List the texts between pairs of tags.
 
     Raises:
-        ToolError: If one is not closed.
+        ToolError: A tag is not closed.
     """
-    found = []
+    texts = []
     for piece in written.split(f"<{tag}>")[1:]:
         body, closed, _ = piece.partition(f"</{tag}>")
         if not closed:
             raise ToolError(f"The {tag.replace('_', ' ')} is not closed with </{tag}>.")
-        found.append(body)
-    return found
+        texts.append(body)
+    return texts
 
 
 def ends_in_a_box(written: str) -> bool:
@@ -55,10 +55,10 @@ def ends_in_a_box(written: str) -> bool:
 
 
 def parse_call(body: str) -> ToolCall:
-    """Read the JSON of a call strictly: an object with a name and an object of arguments.
+    """Parse the JSON of a call strictly: an object with a name and an object of arguments.
 
     Raises:
-        ToolError: If it is anything else.
+        ToolError: The text is anything else.
     """
     call = parse_json(body, "tool call")
     if (
@@ -74,30 +74,34 @@ def parse_call(body: str) -> ToolCall:
 
 
 def parse_calls(written: str) -> tuple[ToolCall, ...]:
-    """Read every call of a turn.
+    """Parse every call of a turn.
 
     Raises:
-        ToolError: If one cannot be read; of several, it says which. None is run then.
+        ToolError: A call cannot be parsed; the error says which. No call is run then.
     """
-    found = bodies(written, "tool_call")
+    texts = bodies(written, "tool_call")
     calls = []
-    for number, body in enumerate(found, 1):
+    for number, body in enumerate(texts, 1):
         try:
             calls.append(parse_call(body))
         except ToolError as error:
-            if len(found) == 1:
+            if len(texts) == 1:
                 raise
             raise ToolError(
-                f"Call {number} of {len(found)} cannot be read, so none was run. {error}"
+                f"Call {number} of {len(texts)} cannot be read, so none was run. {error}"
             ) from error
     return tuple(calls)
 
 
 def parse_json(body: str, what: str) -> Any:
-    """Read JSON without the constants that it does not have.
+    """Parse JSON strictly: Python's NaN and Infinity are refused.
+
+    Args:
+        body: The text.
+        what: Name of the text in the error.
 
     Raises:
-        ToolError: If it is none; `what` names it.
+        ToolError: The text is not JSON.
     """
     try:
         return json.loads(body, parse_constant=_refuse_constant)
@@ -112,27 +116,42 @@ def _refuse_constant(constant: str) -> None:
 def arguments_of(
     call: Mapping[str, Any], required: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> list[Any]:
-    """The required arguments of a call whose arguments must all be known.
+    """Take the required arguments out of a call, and check that it has no unknown ones.
+
+    Args:
+        call: The call as the model wrote it.
+        required: Names of the arguments that it must have.
+        optional: Names of the arguments that it may have.
+
+    Returns:
+        The values of the required arguments.
 
     Raises:
-        ToolError: If one is missing or unknown.
+        ToolError: An argument is missing or unknown.
     """
-    given = call["arguments"]
+    arguments = call["arguments"]
     allowed = (*required, *optional)
-    unknown = sorted(set(given) - set(allowed))
+    unknown = sorted(set(arguments) - set(allowed))
     if unknown:
         raise ToolError(f"unknown argument {unknown[0]!r}; allowed are {', '.join(allowed)}")
     for name in required:
-        if name not in given:
+        if name not in arguments:
             raise ToolError(f"argument {name!r} is missing")
-    return [given[name] for name in required]
+    return [arguments[name] for name in required]
 
 
 def numbered(value: object, name: str, what: str, first: int, count: int) -> int:
-    """The index, from 0, of one of `count` things that the model numbers from `first`.
+    """Convert a number that the model wrote into an index from 0.
+
+    Args:
+        value: The number as the model wrote it.
+        name: Name of the argument.
+        what: Name of the numbered things, for the error.
+        first: Number of the first thing.
+        count: How many things there are.
 
     Raises:
-        ToolError: If there is no such number.
+        ToolError: There is no such number.
     """
     if not count:
         raise ToolError(f"{name} is {shown(value)}; there are no {what}")
@@ -145,14 +164,14 @@ def numbered(value: object, name: str, what: str, first: int, count: int) -> int
 
 
 def unknown_tool(name: str, *known: str) -> ToolError:
-    """The error of a call for a tool that there is not."""
+    """Make the error about a call to a tool that does not exist."""
     return ToolError(f"there is no tool {shown(name)}; available: {', '.join(known) or 'none'}")
 
 
 def boxed(written: str) -> str | None:
-    r"""What stands in the last \boxed{...}, whose braces may nest; None without a closed one.
+    r"""Find the content of the last \boxed{...}, whose braces may nest; None if none is closed.
 
-    As the scorers of `visreplay.tasks` read it too.
+    The scorers of `visreplay.tasks` use it too.
     """
     open_braces: list[tuple[bool, int]] = []  # whether it is a box's, and where its content begins
     last: tuple[int, int] | None = None

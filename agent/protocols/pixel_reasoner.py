@@ -1,10 +1,10 @@
-"""Pixel-Reasoner."""
+"""The protocol of Pixel-Reasoner."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from visreplay.agent.messages import Part, VideoPart, image, text
+from visreplay.agent.messages import Part, image, text
 from visreplay.agent.protocols.base import ObservationPosition, ParsedTurn, ToolProtocol
 from visreplay.agent.protocols.crops import crop_observation
 from visreplay.agent.protocols.parsing import (
@@ -14,24 +14,25 @@ from visreplay.agent.protocols.parsing import (
     parse_call,
     unknown_tool,
 )
-from visreplay.agent.protocols.tool_schemas import Signature, box, described, signature
-from visreplay.agent.state import EpisodeState, Observation, ToolCall, observations
+from visreplay.agent.protocols.tool_schemas import Signature, box, describe_tools, signature
+from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import Box, TokenGrid, ToolError, parse_box, zoom
 
 
 @dataclass(frozen=True)
 class PixelReasonerProtocol(ToolProtocol):
-    r"""Pixel-Reasoner: crops of any image so far, frames of those that were shown first.
+    r"""The protocol of Pixel-Reasoner: crops of any image so far, frames of the video's overview.
 
     A call counts only at the very end of a turn; a turn without one ends with the answer in
-    \boxed{}. Boxes are relative (0 to 1) if all four values are below 1, and else pixels of the
-    image as the model sees it; a crop is wider than its box by a tenth of the image on every side.
-    `target_image` counts from 1: the images of the question, then all observations. With a clip it
-    counts the frames of the clip until there is an observation, and then observations alone.
+    \boxed{}. Boxes are relative (0 to 1) if all four values are below 1, and otherwise in pixels of
+    the image as the model sees it. A crop is wider than its box by a tenth of the image on every
+    side. `target_image` counts from 1: the images of the question, then all observations. For a
+    video it counts the frames of the overview until there is an observation, then observations
+    alone.
 
     Attributes:
-        crop_text: Shown before a crop, with its size for {width} and {height}.
-        frames_text: Shown before frames, with {width}, {height}, and their numbers from {first}
+        crop_text: Text before a crop, with its size for {width} and {height}.
+        frames_text: Text before frames, with {width}, {height}, and their numbers from {first}
             to {last} among the observations.
     """
 
@@ -39,7 +40,7 @@ class PixelReasonerProtocol(ToolProtocol):
     frames_text: str = "\nThe frames (Frame Size: {width}x{height}, Numbered {first} to {last}):"
 
     name: ClassVar[str] = "pixel-reasoner"
-    spoken_by: ClassVar[tuple[str, ...]] = ("pixelreasoner",)
+    checkpoints: ClassVar[tuple[str, ...]] = ("pixelreasoner",)
     max_steps: ClassVar[int] = 5  # four calls, and the answer
     max_images: ClassVar[int | None] = 16
 
@@ -73,7 +74,7 @@ class PixelReasonerProtocol(ToolProtocol):
             },
         ),
     )
-    default_system_prompt: ClassVar[str] = described(
+    default_system_prompt: ClassVar[str] = describe_tools(
         "You answer questions about images and clips, and you can look closer with tools.",
         *own_tools,
     )
@@ -84,7 +85,7 @@ class PixelReasonerProtocol(ToolProtocol):
 
     @property
     def frame_grid(self) -> TokenGrid:
-        """A frame gets at most 400 tokens, in the clip as alone."""
+        """A frame gets at most 400 tokens, in the overview as alone."""
         return self._tokens(0, 400)
 
     @property
@@ -93,7 +94,7 @@ class PixelReasonerProtocol(ToolProtocol):
         return self._tokens(256, 5120)
 
     def _read(self, thought: str, rest: str) -> ParsedTurn:
-        # What is at the end counts, in an unclosed thought too: nothing here depends on <think>.
+        # The end of the turn counts, in an unclosed thought too: nothing here depends on <think>.
         written = rest or thought
         if written.rstrip().endswith("</tool_call>") and "<tool_call>" in written:
             before, tag, last = written.rpartition("<tool_call>")
@@ -101,22 +102,20 @@ class PixelReasonerProtocol(ToolProtocol):
             return ParsedTurn(thought if rest and thought else before.strip(), (parse_call(body),))
         return ParsedTurn.boxed(thought or rest.strip(), written)
 
-    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+    def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Run `crop_image_normalized` or `select_frames`."""
         if call["name"] == self.CROP:
             bbox, target = arguments_of(call, ("bbox_2d", "target_image"))
-            return self._crop(bbox, target, state)
+            return self._crop(bbox, target, scene)
         if call["name"] == self.SELECT:
             (targets,) = arguments_of(call, ("target_frames",))
-            return self._select(targets, state)
+            return self._select(targets, scene)
         raise unknown_tool(call["name"], self.CROP, self.SELECT)
 
-    def _crop(self, bbox: Any, target: Any, state: EpisodeState) -> Observation:
-        clip = _clip_of(state)
-        candidates = [*state["images"]]
-        candidates += [shown for seen in observations(state) for shown in seen["images"]]
-        if clip is not None and not candidates:
-            candidates = clip["frames"]
+    def _crop(self, bbox: Any, target: Any, scene: Scene) -> Observation:
+        candidates = scene.all_images
+        if scene.overview is not None and not candidates:
+            candidates = tuple(scene.overview["frames"])
         reference = candidates[numbered(target, "target_image", "images", 1, len(candidates))]
         picture = self.store.get(reference)
         extent = (1.0, 1.0) if _all_below_one(bbox) else self.grid.fit(picture.size)
@@ -131,7 +130,7 @@ class PixelReasonerProtocol(ToolProtocol):
         return crop_observation(reference, picture, padded, region, self.store)
 
     def _padded(self, bbox: list[float], extent: tuple[float, float], size: tuple[int, int]) -> Box:
-        """The box with its margins, within the image."""
+        """Add the margins to a box, within the image."""
 
         def edge(at: int, margin: float) -> int:
             share = float(bbox[at]) / extent[at % 2] + margin
@@ -140,57 +139,51 @@ class PixelReasonerProtocol(ToolProtocol):
         near, far = -self.PADDING, self.PADDING
         return Box(edge(0, near), edge(1, near), edge(2, far), edge(3, far))
 
-    def _select(self, targets: Any, state: EpisodeState) -> Observation:
-        clip = _clip_of(state)
-        if clip is None:
-            raise ToolError("there is no clip to select frames of; the question is about an image")
+    def _select(self, targets: Any, scene: Scene) -> Observation:
+        video = scene.overview
+        if video is None:
+            raise ToolError("there is no video to select frames of; the question is about an image")
         if not isinstance(targets, list) or not 1 <= len(targets) <= self.MAX_FRAMES:
             raise ToolError(
                 f"target_frames is a list of 1 to {self.MAX_FRAMES} numbers of frames"
                 + (f", not of {len(targets)}" if isinstance(targets, list) else "")
             )
-        count = len(clip["frames"])
-        chosen = [numbered(target, "target_frames", "frames", 1, count) for target in targets]
-        times = [clip["times"][index] for index in chosen]
+        count = len(video["frames"])
+        indices = [numbered(target, "target_frames", "frames", 1, count) for target in targets]
+        times = [video["times"][index] for index in indices]
         return {
             "text": "frames at " + ", ".join(f"{time:.2f} s" for time in times),
-            "images": [clip["frames"][index] for index in chosen],
+            "images": [video["frames"][index] for index in indices],
             "times": times,
         }
 
     def framed(self, parts: Sequence[Part]) -> list[Part]:
-        """As it is: there are no tags around it."""
+        """Leave the result as it is: there are no tags around it."""
         return list(parts)
 
-    def seen(
-        self, observation: Observation, place: ObservationPosition = ObservationPosition()
+    def content(
+        self, observation: Observation, position: ObservationPosition = ObservationPosition()
     ) -> list[Part]:
-        """A line that names the images and their size, then the images."""
+        """Put a line with the images' size and numbers before the images."""
         width, height = self.store.get(observation["images"][0]).size
         count = len(observation["images"])
         line = self.frames_text if "times" in observation else self.crop_text
         for name, value in {
             "width": width,
             "height": height,
-            "first": place.images + 1,
-            "last": place.images + count,
+            "first": position.images + 1,
+            "last": position.images + count,
         }.items():
             line = line.replace(f"{{{name}}}", str(value))
         return [text(line), *(image(reference) for reference in observation["images"])]
 
     def error_parts(self, error: str) -> list[Part]:
-        """The error after its heading."""
+        """Put the error after a heading."""
         return [text(f"\nExecution error:\n{error}\n")]
 
 
-def _clip_of(state: EpisodeState) -> VideoPart | None:
-    """The clip as it was shown at first."""
-    parts = [part for message in state["messages"] for part in message["content"]]
-    return next((part for part in parts if part["type"] == "video"), None)
-
-
 def _all_below_one(bbox: object) -> bool:
-    """Whether a box is relative. A value of exactly 1 makes it pixels, as in the training."""
+    """Whether a box is relative. A value of exactly 1 means pixels, as in the training."""
     return isinstance(bbox, list) and all(
         isinstance(value, int | float) and value < 1 for value in bbox
     )

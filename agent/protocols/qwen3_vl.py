@@ -1,4 +1,4 @@
-"""Qwen3-VL, as Qwen-Agent runs it."""
+"""The protocol of Qwen3-VL, as Qwen-Agent runs it."""
 
 import math
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from visreplay.agent.messages import Part, text
 from visreplay.agent.protocols.base import ParsedTurn, ToolProtocol
 from visreplay.agent.protocols.crops import crop_observation
 from visreplay.agent.protocols.parsing import arguments_of, numbered, parse_calls, unknown_tool
-from visreplay.agent.protocols.tool_schemas import Signature, box, described, signature
-from visreplay.agent.state import EpisodeState, Observation, ToolCall
+from visreplay.agent.protocols.tool_schemas import Signature, box, describe_tools, signature
+from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import Box, TokenGrid, parse_box, zoom
 
 
 @dataclass(frozen=True)
 class Qwen3VLProtocol(ToolProtocol):
-    """Qwen3-VL: `image_zoom_in_tool` on the images of the question, boxes from 0 to 1000.
+    """The protocol of Qwen3-VL: `image_zoom_in_tool` on the question's images.
 
-    All calls of a turn are run, and a turn without one is the answer. A box of less than a visual
-    token a side is widened around its centre.
+    Boxes are relative, from 0 to 1000. All calls of a turn are run, and a turn without one is the
+    answer. A box whose shorter side is less than a visual token is widened around its centre.
     """
 
     name: ClassVar[str] = "qwen3-vl"
-    spoken_by: ClassVar[tuple[str, ...]] = ("qwen3vl",)
+    checkpoints: ClassVar[tuple[str, ...]] = ("qwen3vl",)
     separator: ClassVar[str] = "\n"
 
     EXTENT: ClassVar[tuple[float, float]] = (1000.0, 1000.0)
@@ -43,7 +43,7 @@ class Qwen3VLProtocol(ToolProtocol):
             },
         ),
     )
-    default_system_prompt: ClassVar[str] = described(
+    default_system_prompt: ClassVar[str] = describe_tools(
         "You answer questions about images, and you can look closer with a tool.", *own_tools
     )
 
@@ -61,12 +61,12 @@ class Qwen3VLProtocol(ToolProtocol):
         calls = parse_calls(rest)
         return ParsedTurn(thought, calls) if calls else ParsedTurn.free(thought, rest)
 
-    def run(self, call: ToolCall, state: EpisodeState) -> Observation:
+    def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Run `image_zoom_in_tool`."""
         if call["name"] != self.TOOL:
             raise unknown_tool(call["name"], self.TOOL)
         bbox, _, index = arguments_of(call, ("bbox_2d", "label", "img_idx"))
-        images = state["images"]
+        images = scene.images
         reference = images[numbered(index, "img_idx", "images of the question", 0, len(images))]
         picture = self.store.get(reference)
         wide = _widened(parse_box(bbox, self.EXTENT, picture.size), self.grid.factor, picture.size)
@@ -74,18 +74,18 @@ class Qwen3VLProtocol(ToolProtocol):
         return crop_observation(reference, picture, wide, region, self.store)
 
     def framed(self, parts: Sequence[Part]) -> list[Part]:
-        """Between tags on lines of their own."""
+        """Put the result between tags on lines of their own."""
         return [text("<tool_response>\n"), *parts, text("\n</tool_response>")]
 
     def error_parts(self, error: str) -> list[Part]:
-        """The error between the same tags: it is what the tool said."""
+        """Put the error between the same tags."""
         return [text(f"<tool_response>\nError: {error}\n</tool_response>")]
 
 
 def _widened(region: Box, side: int, size: tuple[int, int]) -> Box:
-    """A small box, grown around its centre until its shorter side is so many pixels long.
+    """Grow a small box around its centre until its shorter side is so many pixels long.
 
-    Near the edge of the image there may be no room for that; the box is then left as it is.
+    Near the edge of the image there may be no room for that; the box then stays as it is.
     """
     shortest = min(region.width, region.height)
     if shortest >= side:

@@ -10,13 +10,13 @@ Schema = dict[str, Any]
 def signature(
     name: str, description: str, parameters: dict[str, Schema], *, optional: tuple[str, ...] = ()
 ) -> Signature:
-    """A tool as JSON schema.
+    """Describe a tool as a JSON schema.
 
     Args:
-        name: Of the tool.
-        description: What it does.
+        name: Name of the tool.
+        description: What it does, for the model.
         parameters: The schema of each argument.
-        optional: Arguments that may be left out.
+        optional: Names of the arguments that may be left out.
     """
     required = [parameter for parameter in parameters if parameter not in optional]
     schema = {"type": "object", "properties": parameters, "required": required}
@@ -25,7 +25,7 @@ def signature(
 
 
 def box(description: str) -> Schema:
-    """The schema of a box; the description says in which coordinates."""
+    """Build the schema of a box; the description says in which coordinates."""
     return {
         "type": "array",
         "items": {"type": "number"},
@@ -35,11 +35,11 @@ def box(description: str) -> Schema:
     }
 
 
-def described(introduction: str, *tools: Signature) -> str:
-    """A system prompt that introduces tools."""
-    listed = "\n".join(json.dumps(tool) for tool in tools)
+def describe_tools(introduction: str, *tools: Signature) -> str:
+    """Write a system prompt that introduces tools."""
+    lines = "\n".join(json.dumps(tool) for tool in tools)
     return (
         f"{introduction}\n\n# Tools\nThe function signatures are given in JSON between "
-        f"<tools></tools> tags:\n<tools>\n{listed}\n</tools>\n\nTo call one, write one JSON object "
+        f"<tools></tools> tags:\n<tools>\n{lines}\n</tools>\n\nTo call one, write one JSON object "
         'between tags:\n<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>'
     )

@@ -1,1 +1,1 @@
-"""The smolagents door."""
+"""The policy as a model for smolagents, and tools that show it images."""

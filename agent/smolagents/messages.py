@@ -1,8 +1,8 @@
-"""From what an agent of smolagents remembers to the messages that a policy reads in its dialect.
+"""From the memory of an agent of smolagents to our messages.
 
-smolagents writes a step as text for any model: what the model said, "Calling tools:" with the same
-calls again, images, "Observation:" or "Error:". Here the policy's turn stands as it was generated,
-its calls once, and what came of them in the dialect's frame. All of a message is untrusted.
+smolagents writes a step as text for any model: the turn of the model, "Calling tools:" with the
+same calls again, images, "Observation:" or "Error:". Here the turn stands as it was generated, its
+calls once, and their results as tool messages. All of a message is untrusted.
 """
 
 import ast
@@ -10,26 +10,19 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolCall,
-    ToolMessage,
-)
 from PIL import Image
 from smolagents import AgentImage, ChatMessage, MessageRole
 
-from visreplay.agent.chat.renderer import TOKEN_IDS, ChatRenderer, MessageError, image_block
-from visreplay.agent.chat.turn_memory import Spoken
+from visreplay.agent.chat.renderer import ChatRenderer, MessageError
+from visreplay.agent.chat.turn_memory import TurnMemory
+from visreplay.agent.messages import Message, Part, ToolCall, image, text, text_of, user
 from visreplay.tools import ToolError, load_image
 from visreplay.tools.media import REFERENCE
 
 FINAL_ANSWER = "final_answer"
 """The tool by which agents of smolagents end."""
 
-# What smolagents puts before the parts of a step, and the dialect says in its own way.
+# What smolagents puts before the parts of a step, and the protocol says in its own way.
 _TASK, _CALLS, _OBSERVATION, _ERROR = (
     "New task:\n",
     "Calling tools:\n",
@@ -37,167 +30,187 @@ _TASK, _CALLS, _OBSERVATION, _ERROR = (
     "Error:\n",
 )
 _CALL_ID = re.compile(r"\ACall id: .*\n")
-# The line break is the agent's, who has one line an image; the dialect's frame has its own.
-_SHOWN = re.compile(rf"\n?{REFERENCE}([0-9a-f]{{64}})")
-
-Block = dict[str, Any]
+# The line break is the agent's, which has one line an image; the protocol's frame has its own.
+_IMAGE_LINE = re.compile(rf"\n?{REFERENCE}([0-9a-f]{{64}})")
+_ANY_CONVERSATION = b""
 
 
 class MemoryReader:
-    """Reads the messages of agents, one conversation after the other.
+    """Converts the messages of agents, one conversation after the other.
+
+    smolagents keeps a turn as text alone, without the white space around it, and rewrites what
+    stands before it (plans, summaries): a turn is remembered by its text.
 
     Args:
-        interpreter: Of the policy's dialect; it has the image store.
-        spoken: What the policy said.
+        renderer: Parses the policy's turns; it has the image store.
+        memory: The tokens of earlier turns.
     """
 
-    def __init__(self, interpreter: ChatRenderer, spoken: Spoken) -> None:
-        self.interpreter = interpreter
-        self.spoken = spoken
+    def __init__(self, renderer: ChatRenderer, memory: TurnMemory) -> None:
+        self.renderer = renderer
+        self.memory = memory
 
-    def conversation(self, messages: Sequence[ChatMessage | dict[str, Any]]) -> list[BaseMessage]:
-        """The whole history.
+    def keep(self, reply: str, token_ids: Sequence[int]) -> None:
+        """Remember the tokens of a reply."""
+        self.memory.keep(_ANY_CONVERSATION, _text_message(reply), token_ids)
+
+    def token_ids(self, reply: str) -> list[int] | None:
+        """The tokens of a reply; None if they are not known."""
+        return self.memory.token_ids(_ANY_CONVERSATION, _text_message(reply))
+
+    def conversation(self, messages: Sequence[ChatMessage | dict[str, Any]]) -> list[Message]:
+        """Convert a whole history.
 
         Args:
-            messages: As `write_memory_to_messages` has them, or any others of smolagents'.
+            messages: What `write_memory_to_messages` returns, or any other messages of smolagents.
 
         Raises:
-            MessageError: What is wrong with a message.
+            MessageError: A message cannot be shown.
         """
-        read: list[BaseMessage] = []
-        turn: AIMessage | None = None  # whose results may follow
-        answered = False  # by that turn, in the dialect's own way, which is no call
-        seen: list[Block] = []  # what tools showed, before smolagents tells what they said
-        for message in map(_message, messages):
-            role, blocks = MessageRole(message.role), self._blocks(message)
-            words = "".join(map(_words, blocks))
-            if turn and role is MessageRole.USER and blocks and not words:
-                seen += blocks
+        converted: list[Message] = []
+        turn: Message | None = None  # whose results may follow
+        answered = False  # whether that turn is an answer in the protocol's own way, without a call
+        images: list[Part] = []  # of tools, which smolagents puts before their text
+        for message in map(_as_chat_message, messages):
+            role, parts = MessageRole(message.role), self._parts(message)
+            words = "".join(map(_text_in, parts))
+            if turn and role is MessageRole.USER and parts and not words:
+                images += parts
                 continue
             if turn and role is MessageRole.TOOL_RESPONSE:
                 # What smolagents observes of an answer is the answer.
                 if not (answered and words.startswith(_OBSERVATION)):
-                    read += self._result(turn, seen, words)
-                seen = []
+                    converted += self._results(turn, images, words)
+                images = []
                 continue
-            if turn and seen:
-                read += self._result(turn, seen)
-                seen = []
+            if turn and images:
+                converted += self._results(turn, images)
+                images = []
             if role is MessageRole.ASSISTANT:
-                turn, answered = self._turn(words), False
-                read.append(turn)
+                turn, answered = self._assistant_turn(words), False
+                converted.append(turn)
             elif role is MessageRole.TOOL_CALL:
-                calls = _echoed(words)
-                if turn is None or read[-1] is not turn:
-                    turn, answered = AIMessage("" if calls else words, tool_calls=calls), False
-                    read.append(turn)
-                elif not _called(turn):
-                    answered = _answered(turn, calls)
-                    if not answered and TOKEN_IDS not in turn.additional_kwargs:
-                        turn.tool_calls = calls
+                calls = _parse_listed_calls(words)
+                if turn is None or converted[-1] is not turn:
+                    turn, answered = _assistant("" if calls else words, calls), False
+                    converted.append(turn)
+                elif not _has_calls(turn):
+                    answered = _is_answer(turn, calls)
+                    if not answered and "token_ids" not in turn:
+                        turn["tool_calls"] = calls
             else:
                 turn = None
                 if role is not MessageRole.SYSTEM:
-                    read.append(HumanMessage(_asked(blocks)))
+                    converted.append(user(*_images_first(parts)))
                 elif words:
-                    read.append(SystemMessage(words))
-        if turn and seen:
-            read += self._result(turn, seen)
-        return read
+                    converted.append({"role": "system", "content": [text(words)]})
+        if turn and images:
+            converted += self._results(turn, images)
+        return converted
 
-    def _turn(self, written: str) -> AIMessage:
-        """A turn of the policy's, with the tokens that it generated if they are known."""
-        ids = self.spoken.ids(written)
-        if ids is not None:
-            written = self.interpreter.tokenizer.decode(ids, skip_special_tokens=True)
-        said = self.interpreter.said(written)
-        return AIMessage(
-            said.content,
-            tool_calls=list(said.tool_calls),
-            invalid_tool_calls=list(said.invalid_tool_calls),
-            additional_kwargs={} if ids is None else {TOKEN_IDS: ids},
-        )
+    def _assistant_turn(self, reply: str) -> Message:
+        """A turn of the policy, with the tokens that it generated if they are known."""
+        token_ids = self.token_ids(reply)
+        if token_ids is None:
+            return self.renderer.parse_reply(reply).message()
+        reply = self.renderer.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return self.renderer.parse_reply(reply).message(token_ids)
 
-    def _result(self, turn: AIMessage, seen: list[Block], words: str = "") -> list[BaseMessage]:
-        """What came of a turn: in the frame of tools if it called some, or as smolagents has it."""
+    def _results(self, turn: Message, images: list[Part], words: str = "") -> list[Message]:
+        """The results of a turn: as a tool's if it called some, or else as smolagents has them."""
         words = _CALL_ID.sub("", words)
-        if not _called(turn):
-            return [HumanMessage([*seen, *self._with_images(words)])]
-        call_id = turn.tool_calls[0]["id"] if turn.tool_calls else ""
+        if not _has_calls(turn):
+            return [user(*images, *self._with_images(words))]
+        calls = turn.get("tool_calls")
+        call_id = calls[0].get("id", "") if calls else ""
         if not words.startswith(_ERROR):
-            shown = self._with_images(words.removeprefix(_OBSERVATION))
-            return [ToolMessage([*seen, *shown], tool_call_id=call_id)]
-        # An error is words alone.
-        told = words.removeprefix(_ERROR).strip()
-        error = ToolMessage(told, tool_call_id=call_id, status="error")
-        return [ToolMessage([*seen], tool_call_id=call_id), error] if seen else [error]
+            observation = self._with_images(words.removeprefix(_OBSERVATION))
+            return [_tool_message(call_id, [*images, *observation])]
+        # An error is text alone.
+        error = text(words.removeprefix(_ERROR).strip())
+        results = [_tool_message(call_id, images)] if images else []
+        return [*results, _tool_message(call_id, [error], is_error=True)]
 
-    def _with_images(self, words: str) -> list[Block]:
-        """An observation with images where it refers to them."""
-        blocks: list[Block] = []
-        store = self.interpreter.dialect.store
-        for at, piece in enumerate(_SHOWN.split(words)):
+    def _with_images(self, words: str) -> list[Part]:
+        """An observation, with images in the place of the references to them."""
+        parts: list[Part] = []
+        store = self.renderer.protocol.store
+        for at, piece in enumerate(_IMAGE_LINE.split(words)):
             if at % 2 and piece in store:
-                blocks.append(dict(image_block(piece)))
+                parts.append(image(piece))
             elif piece:
-                blocks.append({"type": "text", "text": REFERENCE * (at % 2) + piece})
-        return blocks
+                parts.append(text(REFERENCE * (at % 2) + piece))
+        return parts
 
-    def _blocks(self, message: ChatMessage) -> list[Block]:
+    def _parts(self, message: ChatMessage) -> list[Part]:
         content = message.content or []
         if isinstance(content, str):
-            return [{"type": "text", "text": content}]
-        return [self._block(block) for block in content]
+            return [text(content)]
+        return [self._part(block) for block in content]
 
-    def _block(self, block: Any) -> Block:
+    def _part(self, block: Any) -> Part:
         if not isinstance(block, dict) or not isinstance(block.get("type"), str):
             raise MessageError(f"{block!r:.80} is no block of a message: it has no type")
         if block["type"] != "image" or not isinstance(block.get("image"), Image.Image):
-            return block
+            (part,) = self.renderer.parts([block])
+            return part
         picture = block["image"]
         try:
             raw = picture.to_raw() if isinstance(picture, AgentImage) else picture
-            return dict(image_block(self.interpreter.dialect.store.put(load_image(raw))))
+            return image(self.renderer.protocol.store.put(load_image(raw)))
         except ToolError as error:
             raise MessageError(str(error)) from error
 
 
-def _message(message: ChatMessage | dict[str, Any]) -> ChatMessage:
+def _as_chat_message(message: ChatMessage | dict[str, Any]) -> ChatMessage:
     return ChatMessage.from_dict(message) if isinstance(message, dict) else message
 
 
-def _words(block: Block) -> str:
-    return str(block.get("text", "")) if block["type"] == "text" else ""
+def _text_in(part: Part) -> str:
+    return part["text"] if part["type"] == "text" else ""
 
 
-def _called(turn: AIMessage) -> bool:
-    return bool(turn.tool_calls or turn.invalid_tool_calls)
+def _assistant(reply: str, calls: list[ToolCall]) -> Message:
+    return {"role": "assistant", "content": [text(reply)], "tool_calls": calls}
 
 
-def _answered(turn: AIMessage, calls: Sequence[ToolCall]) -> bool:
+def _text_message(reply: str) -> Message:
+    return {"role": "assistant", "content": [text(reply.strip())]}
+
+
+def _tool_message(call_id: str, parts: list[Part], is_error: bool = False) -> Message:
+    return {"role": "tool", "content": parts, "tool_call_id": call_id, "is_error": is_error}
+
+
+def _has_calls(turn: Message) -> bool:
+    return bool(turn.get("tool_calls") or turn.get("unparsed_calls"))
+
+
+def _is_answer(turn: Message, calls: Sequence[ToolCall]) -> bool:
     """Whether a turn without calls is the answer that smolagents lists as a call."""
-    answers = [str(c["args"].get("answer")) for c in calls if c["name"] == FINAL_ANSWER]
-    return len(calls) == len(answers) == 1 and answers[0] in turn.text
+    answers = [str(c["arguments"].get("answer")) for c in calls if c["name"] == FINAL_ANSWER]
+    return len(calls) == len(answers) == 1 and answers[0] in text_of(turn)
 
 
-def _asked(blocks: list[Block]) -> list[str | Block]:
-    """A task as dialects ask it, the images first; other messages stay as they are."""
-    if not blocks or not _words(blocks[0]).startswith(_TASK):
-        return list(blocks)
-    first = {**blocks[0], "text": blocks[0]["text"].removeprefix(_TASK)}
-    return [*blocks[1:], first]
+def _images_first(parts: list[Part]) -> list[Part]:
+    """A task as protocols open it, the images first; other messages stay as they are."""
+    if not parts or not _text_in(parts[0]).startswith(_TASK):
+        return parts
+    return [*parts[1:], text(_text_in(parts[0]).removeprefix(_TASK))]
 
 
-def _echoed(words: str) -> list[ToolCall]:
-    """The calls that smolagents lists after a turn; none if they are not such as dialects have."""
+def _parse_listed_calls(words: str) -> list[ToolCall]:
+    """The calls that smolagents lists after a turn; none if they are not such as protocols have."""
     try:
         listed = ast.literal_eval(words.removeprefix(_CALLS))
         calls = [
             ToolCall(
-                name=call["function"]["name"], args=call["function"]["arguments"], id=call["id"]
+                name=call["function"]["name"],
+                arguments=call["function"]["arguments"],
+                id=call["id"],
             )
             for call in listed
         ]
     except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
         return []
-    return calls if all(isinstance(call["args"], dict) for call in calls) else []
+    return calls if all(isinstance(call["arguments"], dict) for call in calls) else []

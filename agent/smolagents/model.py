@@ -5,12 +5,9 @@ It needs `pip install 'visreplay[smolagents]'`.
 
 import json
 from collections.abc import Generator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Self
 
-from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.runnables import Runnable
 from pydantic import TypeAdapter
 
 try:
@@ -30,69 +27,95 @@ from smolagents.models import (
     remove_content_after_stop_sequences,
 )
 
-from visreplay.agent.chat.renderer import TOKEN_IDS
-from visreplay.agent.chat.turn_memory import Spoken
-from visreplay.agent.langchain.chat_model import ReplayChatModel
+from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply
+from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
 from visreplay.agent.smolagents.messages import FINAL_ANSWER, MemoryReader
-from visreplay.replay_core import ReplayConfig
+from visreplay.replay_core import ReplayConfig, load_pair
+from visreplay.tools import ImageStore
 
-_OPTIONS = {"temperature", "top_p", "max_tokens", "seed", "tool_choice"}
-_SETTINGS = ("dialect", "temperature", "top_p", "max_tokens", "stop", "seed", "cache_bytes")
+_SAMPLING = ("temperature", "top_p", "max_new_tokens")
+_OPTIONS = {*_SAMPLING, "max_tokens", "seed", "stop", "tool_choice"}
 
 
 class ReplayModel(Model):
-    """A model for the agents of smolagents, whose turns the policy of a pair writes under replay.
+    """A model for the agents of smolagents: the policy of a pair writes its turns under replay.
 
     A step of an agent costs its new tokens alone: the tokens that the policy generated go back as
-    they were, and images are in the chat model's store. What tools gave is shown in the dialect's
-    frame. An answer in the dialect's own way (in its tags, say) counts as a call of the agent's
+    they were, and images are in the store of `chat`. The results of tools stand in the protocol's
+    frame. An answer in the protocol's own way (in its tags, say) counts as a call of the agent's
     tool `final_answer`.
 
     In the messages that it returns, `content` is all that the policy wrote, calls included, and
-    `raw` is LangChain's message, whose `response_metadata["replay"]` says what replay did.
+    `raw` is a `ChatReply`, whose `turn.replay` says what replay did.
 
     Example:
-        >>> model = ReplayModel.from_pretrained(
-        ...     "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct", dialect="deepeyes"
-        ... )
+        >>> from smolagents import ToolCallingAgent
+        >>> from visreplay.agent.smolagents.model import ReplayModel
+        >>> from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, keep_images
+        >>> model = ReplayModel.from_pretrained("embedded", max_new_tokens=8)
         >>> agent = ToolCallingAgent(
-        ...     [your_tool], model, prompt_templates=PLAIN_PROMPTS, step_callbacks=[keep_images]
+        ...     [], model, prompt_templates=PLAIN_PROMPTS, step_callbacks=[keep_images]
         ... )
+        >>> reply = model.generate([{"role": "user", "content": "Hello"}])
+        >>> reply.token_usage.output_tokens <= 8
+        True
 
     Args:
-        chat: The chat model around the pair.
-        **options: Of every call, whatever it says for itself: `temperature`, `top_p`,
-            `max_tokens`, `seed`, and `tool_choice`, which is "auto" by default, as policies think
-            before they call.
+        chat: The policy, its protocol and its image store.
+        model_id: The model's name.
+        **options: Options of every call, which win over those of the call itself, as with the
+            other models of smolagents: `temperature`, `top_p`, `max_new_tokens` (or `max_tokens`),
+            `seed`, `stop` (texts that end a turn besides the agent's own), and `tool_choice`, which
+            is "auto" by default, as policies think before they call.
 
     Raises:
         ValueError: There is no such option.
     """
 
-    def __init__(self, chat: ReplayChatModel, **options: Any) -> None:
-        _check(options)
-        super().__init__(model_id=chat.model_name, **options)
+    def __init__(self, chat: ChatPolicy, *, model_id: str = "policy", **options: Any) -> None:
+        super().__init__(model_id=model_id, **_checked(options))
         self.chat = chat
-        self._spoken = Spoken()
-        self._reader = MemoryReader(chat.interpreter, self._spoken)
+        self._reader = MemoryReader(chat.renderer, chat.memory)
         self._checkpoints: dict[str, str | None] = {}
 
     @classmethod
-    def from_pretrained(cls, policy: str, base: str | None = None, **options: Any) -> Self:
-        """Load checkpoints (local paths or hub ids) and build the model.
+    def from_pretrained(
+        cls,
+        policy: str,
+        base: str | None = None,
+        *,
+        replay: ReplayConfig | str = "token",
+        protocol: str = "auto",
+        store: ImageStore | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        load_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a pair and build the model.
 
         Args:
-            policy: The RLVR-trained model.
-            base: The model that it was trained from.
-            **options: As in `ReplayChatModel.from_pretrained`.
+            policy: Folder or hub id of the RLVR-trained model, or "embedded" for the pair that
+                ships with the package.
+            base: Folder or hub id of the model that it was trained from.
+            replay: How to replay: a configuration, or "token", "state" or "none" for the pair's
+                own.
+            protocol: How tools are called and their results shown (a key of `PROTOCOLS`); "auto"
+                goes by the policy's name.
+            store: Where images are put; by default in memory.
+            cache_bytes: Limit of the memory of what was read; the least recently used goes first.
+            load_options: Options of `load_pair`: `device`, `dtype`, `attn_implementation`, ...
+            **options: As in the constructor.
         """
-        model = cls(ReplayChatModel.from_pretrained(policy, base, **options))
+        _checked(options)
+        pair = load_pair(policy, base, replay=replay, **(load_options or {}))
+        chat = ChatPolicy(pair, replay, protocol, store, sessions=SessionCache(cache_bytes))
+        model = cls(chat, model_id=pair.names[0], **options)
         model._checkpoints = {"policy": policy, "base": base}
         return model
 
     @property
     def supports_stop_parameter(self) -> bool:
-        """Stop sequences end a turn as it is written."""
+        """Whether stop sequences end a turn as it is written: they do."""
         return True
 
     def generate(
@@ -113,12 +136,12 @@ class ReplayModel(Model):
             **options: As in the constructor, which has the last word.
 
         Raises:
-            MessageError: What is wrong with a message.
-            ValueError: There is no such option, or the dialect cannot call tools by name.
+            MessageError: A message cannot be shown.
+            ValueError: There is no such option, or the protocol cannot call tools by name.
         """
-        chat, asked = self._asked(messages, response_format, tools_to_call_from, options)
-        stops = self._stops(stop_sequences)
-        return self._told(chat.invoke(asked, stop=stops), stops)
+        options = self._options(options, stop_sequences, response_format)
+        request = self._request(messages, tools_to_call_from, options)
+        return self._message(self.chat.reply(**request), options["stop"])
 
     def generate_stream(
         self,
@@ -141,40 +164,39 @@ class ReplayModel(Model):
             MessageError: As `generate`.
             ValueError: As `generate`.
         """
-        chat, asked = self._asked(messages, response_format, tools_to_call_from, options)
-        stops = self._stops(stop_sequences)
-        full, sent = AIMessageChunk(content=""), 0
-        for chunk in chat.stream(asked, stop=stops):
-            assert isinstance(chunk, AIMessageChunk)
-            full += chunk
-            if chunk.text:
-                sent += len(chunk.text)
-                yield ChatMessageStreamDelta(content=chunk.text)
-        message = self._told(full, stops)
-        yield ChatMessageStreamDelta(
-            content=str(message.content)[sent:],
-            tool_calls=[
-                ChatMessageToolCallStreamDelta(
-                    index=index,
-                    id=call.id,
-                    type="function",
-                    function=ChatMessageToolCallFunction(
-                        name=call.function.name, arguments=json.dumps(call.function.arguments)
-                    ),
-                )
-                for index, call in enumerate(message.tool_calls or ())
-            ],
-            token_usage=message.token_usage,
-        )
+        options = self._options(options, stop_sequences, response_format)
+        request = self._request(messages, tools_to_call_from, options)
+        sent = 0
+        for event in self.chat.stream(**request):
+            if isinstance(event, str):
+                sent += len(event)
+                yield ChatMessageStreamDelta(content=event)
+                continue
+            message = self._message(event, options["stop"])
+            yield ChatMessageStreamDelta(
+                content=str(message.content)[sent:],
+                tool_calls=[
+                    ChatMessageToolCallStreamDelta(
+                        index=index,
+                        id=call.id,
+                        type="function",
+                        function=ChatMessageToolCallFunction(
+                            name=call.function.name, arguments=json.dumps(call.function.arguments)
+                        ),
+                    )
+                    for index, call in enumerate(message.tool_calls or ())
+                ],
+                token_usage=message.token_usage,
+            )
 
     def parse_tool_calls(self, message: ChatMessage) -> ChatMessage:
-        """Find the call of a turn that has none in the dialect: its answer, or a call as text.
+        """Find the call of a turn that has none in the protocol: its answer, or a call as text.
 
         Args:
             message: The turn; its `tool_calls` are filled in.
 
         Raises:
-            ValueError: It is none of them; the policy is told why.
+            ValueError: The turn has neither; the policy reads why.
         """
         if not message.tool_calls:
             message.tool_calls = [self._call_in(str(message.content or ""))]
@@ -184,12 +206,13 @@ class ReplayModel(Model):
         return message
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` needs to load it again, on whatever device is there."""
+        """What `from_dict` needs to load the model again, on any device."""
         return {
             **self._checkpoints,
             "model_id": self.model_id,
             "replay": asdict(self.chat.replay),
-            **{name: getattr(self.chat, name) for name in _SETTINGS},
+            "protocol": self.chat.protocol.name,
+            "cache_bytes": self.chat.policy.sessions.max_bytes,
             "options": dict(self.kwargs),
         }
 
@@ -198,93 +221,105 @@ class ReplayModel(Model):
         """Load a model again.
 
         Args:
-            model_dictionary: Of `to_dict`.
+            model_dictionary: What `to_dict` returned.
 
         Raises:
-            ValueError: It was not made by `from_pretrained`: nothing says where the pair is.
+            ValueError: The model was not made by `from_pretrained`: nothing says where its pair is.
         """
         if "policy" not in model_dictionary:
             raise ValueError(
                 f"the model {model_dictionary.get('model_id')!r} was built on a pair in memory, "
                 "which a dictionary does not hold: build it again, or use from_pretrained"
             )
-        model = cls.from_pretrained(
+        return cls.from_pretrained(
             model_dictionary["policy"],
             model_dictionary.get("base"),
             replay=TypeAdapter(ReplayConfig).validate_python(model_dictionary["replay"]),
-            **{name: model_dictionary[name] for name in _SETTINGS},
+            protocol=model_dictionary["protocol"],
+            cache_bytes=model_dictionary["cache_bytes"],
+            **model_dictionary["options"],
         )
-        model.kwargs = _check(dict(model_dictionary["options"]))
-        return model
 
-    def _stops(self, stop_sequences: list[str] | None) -> list[str]:
-        return [*(self.chat.stop or ()), *(stop_sequences or ())]
-
-    def _asked(
+    def _options(
         self,
-        messages: Sequence[ChatMessage | dict[str, Any]],
-        response_format: dict[str, str] | None,
-        tools: Sequence[Any] | None,
         options: dict[str, Any],
-    ) -> tuple[Runnable[LanguageModelInput, AIMessage], list[BaseMessage]]:
-        """The chat model as a call wants it, and what it is to answer."""
+        stop_sequences: list[str] | None,
+        response_format: dict[str, str] | None,
+    ) -> dict[str, Any]:
+        """All options of a call."""
         if response_format is not None:
             raise ValueError(
-                "a response_format was asked for, but the policy is not forced into a schema: for "
-                "a CodeAgent, leave use_structured_outputs_internally out"
+                "a response_format was set, but the policy is not forced into a schema: for a "
+                "CodeAgent, leave use_structured_outputs_internally out"
             )
-        given = {**_check(options), **self.kwargs}
-        given = {name: value for name, value in given.items() if value is not REMOVE_PARAMETER}
-        choice = given.pop("tool_choice", None)
-        asked = self._reader.conversation(messages)
-        if not tools:
-            return self.chat.bind(**given), asked
-        signatures = [get_tool_json_schema(tool) for tool in tools]
-        return self.chat.bind_tools(signatures, tool_choice=choice, **given), asked
+        merged = {**_checked(options), **self.kwargs}
+        merged = {name: value for name, value in merged.items() if value is not REMOVE_PARAMETER}
+        return {**merged, "stop": [*(merged.get("stop") or ()), *(stop_sequences or ())]}
 
-    def _told(self, reply: AIMessage, stops: list[str]) -> ChatMessage:
-        ids = reply.additional_kwargs[TOKEN_IDS]
-        written = self.chat.interpreter.tokenizer.decode(ids, skip_special_tokens=True)
-        self._spoken.keep(written, ids)
-        for number, call in enumerate(reply.tool_calls):
-            # smolagents sorts calls by their ids; what came of them is to be in the policy's order.
-            call["id"] = f"{reply.tool_calls[0]['id']}-{number:03d}"
-        usage = reply.usage_metadata
-        assert usage is not None
+    def _request(
+        self,
+        messages: Sequence[ChatMessage | dict[str, Any]],
+        tools: Sequence[Any] | None,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The arguments of `ChatPolicy.reply` for a call."""
+        signatures = [get_tool_json_schema(tool) for tool in tools or ()]
+        choice = options.get("tool_choice") if signatures else None
+        sampling = {name: options[name] for name in _SAMPLING if name in options}
+        return {
+            "messages": self._reader.conversation(messages),
+            "offer": self.chat.offer(signatures, choice),
+            "seed": options.get("seed"),
+            "sampling": replace(self.chat.policy.sampling, **sampling),
+            "stop": options["stop"],
+        }
+
+    def _message(self, reply: ChatReply, stop: Sequence[str]) -> ChatMessage:
+        text = self.chat.renderer.tokenizer.decode(reply.token_ids, skip_special_tokens=True)
+        self._reader.keep(text, reply.token_ids)
+        calls = reply.parsed.tool_calls
         return ChatMessage(
             role=MessageRole.ASSISTANT,
-            content=remove_content_after_stop_sequences(written, stops),
+            content=remove_content_after_stop_sequences(text, list(stop)),
+            # smolagents sorts calls by their ids; their results are to be in the policy's order.
             tool_calls=[
-                _call(call["name"], call["args"], call["id"] or "") for call in reply.tool_calls
+                _call(call["name"], call["arguments"], f"{calls[0]['id']}-{number:03d}")
+                for number, call in enumerate(calls)
             ]
             or None,
             raw=reply,
-            token_usage=TokenUsage(usage["input_tokens"], usage["output_tokens"]),
+            token_usage=TokenUsage(reply.turn.context_tokens, len(reply.token_ids)),
         )
 
-    def _call_in(self, written: str) -> ChatMessageToolCall:
-        turn = self.chat.interpreter.dialect.read(written)
+    def _call_in(self, text: str) -> ChatMessageToolCall:
+        turn = self.chat.protocol.read(text)
         if turn.error is not None:
             raise ValueError(turn.error)
         if turn.answer is None or turn.open_ended:
             try:
-                return get_tool_call_from_text(written, self.tool_name_key, self.tool_arguments_key)
+                return get_tool_call_from_text(text, self.tool_name_key, self.tool_arguments_key)
             except (ValueError, AttributeError):  # it is no call as smolagents' prompts want it
                 pass
-        ids = self._spoken.ids(written)
-        end = self.chat.interpreter.tokenizer.eos_token_id
-        if turn.answer is None or (turn.open_ended and ids and ids[-1] != end):
+        token_ids = self._reader.token_ids(text)
+        end = self.chat.renderer.tokenizer.eos_token_id
+        if turn.answer is None or (turn.open_ended and token_ids and token_ids[-1] != end):
             raise ValueError("the turn has neither a tool call nor an answer that is finished")
         return _call(FINAL_ANSWER, {"answer": turn.answer}, "call_answer")
 
 
-def _check(options: dict[str, Any]) -> dict[str, Any]:
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a call, the limit of tokens by its first name.
+
+    Raises:
+        ValueError: There is no such option.
+    """
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         raise ValueError(
             f"a call has no option {unknown[0]!r}; there are {', '.join(sorted(_OPTIONS))}"
         )
-    return options
+    names = {"max_tokens": "max_new_tokens"}
+    return {names.get(name, name): value for name, value in options.items()}
 
 
 def _call(name: str, arguments: dict[str, Any], call_id: str) -> ChatMessageToolCall:

@@ -1,4 +1,4 @@
-"""Images for the agents of smolagents: what their tools show, and tools that show some."""
+"""Tools that show images, for the agents of smolagents."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from visreplay.tools import ImageStore, Media, ToolError
 from visreplay.tools.media import REFERENCE
 
 _STORED = "image.png"
-"""Under which name an agent that calls tools keeps the image that one gave."""
+"""The name under which an agent that calls tools keeps the image that a tool returned."""
 
 PLAIN_PROMPTS = PromptTemplates(
     system_prompt="{{ custom_instructions or '' }}",
@@ -33,21 +33,19 @@ PLAIN_PROMPTS = PromptTemplates(
         pre_messages="", post_messages="{{ task }}\n\nGive the final answer now."
     ),
 )
-"""For `ToolCallingAgent`: no word but the task's and the dialect's, which offers the tools itself.
+"""Prompts for `ToolCallingAgent`: the task alone, since the protocol offers the tools itself.
 
 smolagents' own prompts want calls in another form than a policy was trained on.
 """
 
 
 def keep_images(memory_step: ActionStep, agent: MultiStepAgent) -> None:
-    """A step callback: what a step's tools showed is what the model sees of it next.
+    """Keep the images that a step's tools return: a step callback.
 
-    Without it, smolagents shows no image that a tool gave, and the task's images again after each
-    step. Of several images that tools give in one step of a `ToolCallingAgent`, smolagents itself
-    keeps one; of a `CodeAgent`'s step, the last value is looked at, a list of images too.
-
-    Example:
-        >>> agent = ToolCallingAgent(tools, model, step_callbacks=[keep_images])
+    Without it, smolagents shows the model no image of a tool, and the task's images again after
+    each step. When the tools of one step of a `ToolCallingAgent` return several images, smolagents
+    itself keeps one. From a `CodeAgent`'s step the last value is taken, which may be a list of
+    images: `step_callbacks=[keep_images]`.
     """
     values = memory_step.action_output
     images = list(values) if isinstance(values, list | tuple) else [values]
@@ -60,18 +58,16 @@ def keep_images(memory_step: ActionStep, agent: MultiStepAgent) -> None:
 
 
 class LangChainTool(Tool):
-    """A tool of LangChain's for the agents of smolagents, with the images that it shows.
+    """A tool of LangChain for the agents of smolagents, with the images that it returns.
 
-    `Tool.from_langchain` makes text of them, and refuses arguments of several types. Here an image
-    goes into the store, and a line `visreplay:...` stands for it: `ReplayModel` shows the image in
-    its place, of several calls and several images too, and the agent's memory holds no pixels.
-
-    Example:
-        >>> tools = [LangChainTool(tool, model.chat.store) for tool in visual_tools(store)]
+    `Tool.from_langchain` turns images into text, and refuses arguments of several types. Here an
+    image goes into the store, and a line `visreplay:...` stands for it. `ReplayModel` shows the
+    image in the place of its line, also with several calls and several images, and the agent's
+    memory holds no pixels: `LangChainTool(tool, model.chat.store)`.
 
     Args:
-        tool: The tool.
-        store: The chat model's.
+        tool: LangChain's tool.
+        store: The image store of the model.
     """
 
     skip_forward_signature_validation = True
@@ -94,10 +90,10 @@ class LangChainTool(Tool):
         """Run the tool.
 
         Args:
-            **arguments: As its schema has them.
+            **arguments: The arguments of its schema.
 
         Raises:
-            ToolError: It says that it failed, or shows an image that cannot be read.
+            ToolError: The tool failed, or returned an image that cannot be read.
         """
         call = {"name": self.tool.name, "args": arguments, "id": "call", "type": "tool_call"}
         message = self.tool.invoke(call)
@@ -113,7 +109,7 @@ class LangChainTool(Tool):
 
 
 def _input(schema: dict[str, Any], *, optional: bool) -> dict[str, Any]:
-    """An argument as smolagents describes it."""
+    """An argument in the form of smolagents."""
     kinds = [kind.get("type", "any") for kind in schema.get("anyOf", [schema])]
     some = [kind for kind in kinds if kind != "null"]
     described = {name: value for name, value in schema.items() if name not in ("title", "anyOf")}

@@ -136,6 +136,11 @@ class ModelAdapter(ABC):
         return len(self.language_model.layers)
 
     @property
+    def max_positions(self) -> int:
+        """Number of positions that the model was made for."""
+        return int(self.text_config.max_position_embeddings)
+
+    @property
     def norm(self) -> Callable[[Tensor], Tensor]:
         """The final norm, between the last decoder layer and the LM head."""
         norm: nn.Module = self.language_model.norm

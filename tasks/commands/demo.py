@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visreplay.agent import VisualAgent, completed
+from visreplay.agent import VisualAgent, completed_steps
 from visreplay.agent.episode.embedded_agent import ROWS, embedded_agent, prepare_process
 from visreplay.tasks.commands.console import print_step, progress_bar
 from visreplay.tasks.evaluation.evaluate import Summary, evaluate, summarise
@@ -35,7 +35,7 @@ def run_demo(out: Path, samples: int) -> None:
         task = open_task(name)
         sample = task.load(task.sample_ids()[0])
         shown.append(_play(console, agent, task, sample, out / name))
-    settings = {"policy": agent.names[0], "base": agent.names[1], "replay": asdict(agent.config)}
+    settings = {"policy": agent.names[0], "base": agent.names[1], "replay": asdict(agent.replay)}
     agent.close()
     page = out / "index.html"
     write_page([Run(out, settings, {record["sample_id"]: record for record in shown})], page)
@@ -58,7 +58,7 @@ def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, fold
     console.print(f"{sample.question}\n", markup=False)
     state = agent.start(sample.question, images=sample.images, video=sample.video)
     for event in agent.stream(state):
-        for step in completed(event, state):
+        for step in completed_steps(event, state):
             seen = [use["observation"] for use in step["tool_calls"] if use["observation"]]
             paths = [agent.store.path(image) for observed in seen for image in observed["images"]]
             print_step(console, step, [path for path in paths if path])

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from visreplay.agent import Trajectory, completed
+from visreplay.agent import Trajectory, completed_steps
 from visreplay.replay_core import Method
 from visreplay.tasks.commands.console import print_step
 from visreplay.tasks.commands.options import (
@@ -52,7 +52,7 @@ def run(
             seed=episode.seed,
         )
         for event in agent.stream(state):
-            for step in completed(event, state):
+            for step in completed_steps(event, state):
                 print_step(console, step)
             state = event
         trajectory = agent.trajectory(state)

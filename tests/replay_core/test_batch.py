@@ -61,11 +61,11 @@ def check(pair: ModelPair, seed: int) -> None:
                 begun.append((session, options, session.join(batch, **options)))
         if dropped is None and len(batch) >= 3:
             many = len(batch)
-            dropped = next(each for *_, each in begun if each.goes_on)
+            dropped = next(each for *_, each in begun if not each.finished)
             batch.drop(dropped)
             assert len(batch) == many - 1
         written = batch.step()
-        assert all(not each.goes_on or len(each.ids) > 1 for each in written)
+        assert all(each.finished or len(each.ids) > 1 for each in written)
         assert dropped not in written
     assert dropped is not None
     tail = segment(2, ("image", (1, 4, 4), 5), 1, family=pair.policy.model.config.model_type)
@@ -102,7 +102,7 @@ def test_joining_leaves_the_session_as_it_is(pair: ModelPair) -> None:
     each = session.join(batch, max_new_tokens=4)
     while batch.step():
         pass
-    assert not each.goes_on and len(batch) == 0
+    assert each.finished and len(batch) == 0
     assert session.token_ids == before[0]
     torch.testing.assert_close(session.next_logits, before[1])
 
@@ -138,7 +138,7 @@ def test_one_that_fails_ends_alone(pair: ModelPair, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ill._writer, "write", lambda logits_V: write(logits_V * torch.nan))
     while batch.step():
         pass
-    assert isinstance(ill.error, RuntimeError) and not ill.goes_on
+    assert isinstance(ill.error, RuntimeError) and ill.finished
     with pytest.raises(RuntimeError, match="probability"):
         session.continued(ill)
     assert well.generation(pair.tokenizer) == session.fork().generate(

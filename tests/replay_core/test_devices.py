@@ -145,8 +145,8 @@ def test_a_batch_on_devices_of_its_own(method: str) -> None:
     for make, mode in ((builders.pair, nullcontext()), (apart, Devices())):
         with mode, ReplaySession(make(), config(method)) as session:
             session.append(segment(4, ("image", (1, 4, 6), 1), 3))
-            branches = session.branch([1, 2, 3], max_new_tokens=4)
-            found.append([generated.token_ids for _, generated in branches])
+            sampled = session.sample_many([1, 2, 3], max_new_tokens=4)
+            found.append([generated.token_ids for _, generated in sampled])
     assert found[0] == found[1]
 
 

@@ -126,7 +126,6 @@ def test_a_closed_session_says_so(pair: ModelPair) -> None:
         lambda: session.fork(),
         lambda: session.crop(0),
         lambda: session.extend_generated([1]),
-        lambda: session.common_prefix([IMAGE]),
     ):
         with pytest.raises(SessionClosedError):
             use()
@@ -166,20 +165,20 @@ def test_a_batch_of_rollouts_equals_single_ones(pair: ModelPair, method: str) ->
         session.generate(max_new_tokens=2)
         settings: Any = {"max_new_tokens": 12, "stop_strings": stops, "temperature": 1.5}
         seeds = [1, 2, 3, 4, 5, 6]
-        together = session.branch(seeds, **settings)
+        together = session.sample_many(seeds, **settings)
         assert session.length == 17
         assert len({len(generation.token_ids) for _, generation in together}) > 2
-        for seed, (branch, generation) in zip(seeds, together, strict=True):
+        for seed, (sampled, generation) in zip(seeds, together, strict=True):
             alone = session.fork()
             assert alone.generate(seed=seed, **settings) == generation
-            for each in (alone, branch):
+            for each in (alone, sampled):
                 each.append(segment(2, ("image", (1, 4, 4), 2), 1))
-            assert branch.token_ids == alone.token_ids
-            torch.testing.assert_close(branch.next_logits, alone.next_logits, atol=1e-4, rtol=0)
-        greedy = session.branch([None, None], max_new_tokens=5, temperature=0)
+            assert sampled.token_ids == alone.token_ids
+            torch.testing.assert_close(sampled.next_logits, alone.next_logits, atol=1e-4, rtol=0)
+        greedy = session.sample_many([None, None], max_new_tokens=5, temperature=0)
         expected = session.fork().generate(max_new_tokens=5)
         assert [generation for _, generation in greedy] == [expected, expected]
-        assert session.branch([], max_new_tokens=5) == []
+        assert session.sample_many([], max_new_tokens=5) == []
 
 
 def test_nothing_to_continue(pair: ModelPair) -> None:
@@ -187,7 +186,7 @@ def test_nothing_to_continue(pair: ModelPair) -> None:
         with pytest.raises(ContextError, match="append a segment"):
             session.generate(max_new_tokens=1)
         with pytest.raises(ContextError, match="append a segment"):
-            session.branch([1, 2], max_new_tokens=1)
+            session.sample_many([1, 2], max_new_tokens=1)
         with pytest.raises(ContextError, match="empty context"):
             _ = session.next_logits
 
@@ -233,28 +232,6 @@ def test_logits_can_be_had_again_after_a_crop(pair: ModelPair, method: str) -> N
         session.crop(length)
         torch.testing.assert_close(session.next_logits, logits)
         assert session.generate(max_new_tokens=4) == first
-
-
-def test_common_prefix(pair: ModelPair) -> None:
-    with ReplaySession(pair, config("none")) as session:
-        session.append(IMAGE)
-        session.extend_generated([1, 2, 3])
-        whole = Segment.from_ids([1, 2, 3])
-        assert session.common_prefix([]) == 0
-        assert session.common_prefix([IMAGE]) == 15
-        assert session.common_prefix([IMAGE, whole]) == 18
-        assert session.common_prefix([IMAGE, whole, whole]) == 18
-        assert session.common_prefix([IMAGE, Segment.from_ids([1, 9])]) == 16
-        # Another picture of the same size: the same ids, yet the prefix ends before it.
-        other = segment(4, ("image", (1, 4, 6), 2), 3)
-        assert torch.equal(other.token_ids, IMAGE.token_ids)
-        assert session.common_prefix([other, whole]) == 5
-        # A picture that is longer than ours, and one that begins inside it.
-        assert session.common_prefix([segment(4, ("image", (1, 4, 8), 1), 3)]) == 5
-        assert session.common_prefix([segment(3)]) == 0
-        session.crop(session.common_prefix([other]))
-        session.append(other.after(5))
-        assert session.common_prefix([other]) == len(other)
 
 
 def test_a_stream_is_what_generate_writes(pair: ModelPair) -> None:

@@ -21,7 +21,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from visreplay.replay_core import ModelPair, Segment, adapter_for
+from visreplay.replay_core import ModelPair, Segment
+from visreplay.replay_core.families.registry import adapter_for
 
 Family = Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl", "llava_onevision"]
 FAMILIES: tuple[Family, ...] = get_args(Family)

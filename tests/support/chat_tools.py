@@ -1,4 +1,4 @@
-"""The tools of the embedded pair's dialect as LangChain tools, and its questions as messages."""
+"""The tools of the embedded pair's protocol as LangChain tools, and its questions as messages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,8 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.tools import BaseTool, tool
 
 from visreplay.agent import ReplayChatModel
-from visreplay.agent.chat.renderer import image_block
+from visreplay.agent.chat.chat_policy import ChatPolicy
+from visreplay.agent.langchain.messages import image_block
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.tasks.types import Sample
@@ -16,11 +17,8 @@ from visreplay.tools import sample_frames as frames_of
 from visreplay.tools import zoom as enlarged
 
 
-def tools_for(model: ReplayChatModel, sample: Sample) -> list[BaseTool]:
-    """`zoom` and `sample_frames` around visreplay.tools, on a sample's picture or clip.
-
-    Images go out by reference.
-    """
+def tools_for(model: ReplayChatModel | ChatPolicy, sample: Sample) -> list[BaseTool]:
+    """`zoom` and `sample_frames` on a sample's image or video; images go out by reference."""
     grid = token_grid(model.pair.processor).capped(EmbeddedProtocol.CROP_PIXELS)
 
     @tool
@@ -45,14 +43,14 @@ def tools_for(model: ReplayChatModel, sample: Sample) -> list[BaseTool]:
     return [zoom, sample_frames]
 
 
-def put(model: ReplayChatModel, frames: Sequence[Frame]) -> list[str]:
-    """Frames as the embedded pair is shown them, in the model's store."""
+def put(model: ReplayChatModel | ChatPolicy, frames: Sequence[Frame]) -> list[str]:
+    """Put frames into the model's store, in the size that the embedded pair was trained on."""
     grid = token_grid(model.pair.processor).capped(EmbeddedProtocol.CROP_PIXELS)
     return [model.store.put(enlarged(frame.image, grid=grid)) for frame in frames]
 
 
 def question(model: ReplayChatModel, sample: Sample) -> HumanMessage:
-    """A sample as a user asks it."""
+    """A sample as a user's message."""
     blocks: list[str | dict[str, Any]] = [dict(model.image(image)) for image in sample.images]
     if sample.video is not None:
         overview = frames_of(sample.video, count=EmbeddedProtocol.overview_frames)
@@ -67,5 +65,5 @@ def question(model: ReplayChatModel, sample: Sample) -> HumanMessage:
 
 
 def answer_of(message: BaseMessage) -> str:
-    """The answer that the policy's last turn gives between its tags."""
+    """The answer between the tags of a turn."""
     return message.text.partition("<answer>")[2].partition("</answer>")[0]

@@ -42,7 +42,7 @@ def service(pair: ModelPair, **changes: Any) -> ServiceConfig:
     of_limits = {name: changes.pop(name) for name in [*changes] if hasattr(ServerLimits, name)}
     limits = ServerLimits(**{"new_tokens": 96, **of_limits})
     models = served_models(pair, embedded_config(Method.TOKEN))
-    return ServiceConfig(pair, models, dialect="embedded", limits=limits, **changes)
+    return ServiceConfig(pair, models, protocol="embedded", limits=limits, **changes)
 
 
 def client_of(address: str, **options: Any) -> OpenAI:

@@ -1,6 +1,6 @@
-"""The embedded policy, taught by heart to call the tools of LangChain's standard tests.
+"""The embedded policy, trained by heart to call the tools of LangChain's standard tests.
 
-These tests want a model that follows instructions, and the embedded pair knows two games. So a copy
+These tests need a model that follows instructions, and the embedded pair knows two games. So a copy
 of it learns a reply for each tool that the tests offer, from the very tokens that `ReplayChatModel`
 puts into the context. What is tested is the way from tools to tokens and back, on a real model.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from langchain_core.messages import HumanMessage
 from langchain_core.tools import BaseTool, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_tests.integration_tests import chat_models as standard
@@ -20,8 +19,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visreplay.agent import get_protocol
 from visreplay.agent.chat.renderer import ChatRenderer
-from visreplay.agent.policy.encoder import render, token_grid
+from visreplay.agent.messages import text, user
+from visreplay.agent.policy.encoder import token_grid
 from visreplay.replay_core import EMBEDDED, ModelPair
+from visreplay.replay_core.chat_template import render
 from visreplay.tools import ImageStore
 
 
@@ -58,7 +59,7 @@ ShortJoke = create_model(
 
 @dataclass(frozen=True)
 class Lesson:
-    """A prompt, and what to write after the opening of a call that is forced."""
+    """A prompt, and the reply to it: after the opening of the call, where one is forced."""
 
     prompt: str
     reply: str
@@ -113,41 +114,43 @@ def taught_pair(most: int = 60) -> ModelPair:
     """The embedded pair with a policy that knows the lessons.
 
     Args:
-        most: How often each lesson is repeated before it is given up.
+        most: Limit of the repetitions of each lesson.
     """
     processor = AutoProcessor.from_pretrained(EMBEDDED / "policy")
-    dialect = get_protocol("hermes", token_grid(processor), ImageStore())
-    interpreter = ChatRenderer(dialect, processor.tokenizer)
+    protocol = get_protocol("hermes", token_grid(processor), ImageStore())
+    renderer = ChatRenderer(protocol, processor.tokenizer)
     examples = []
     for lesson in LESSONS:
         signatures = [convert_to_openai_tool(tool) for tool in lesson.tools]
         names = [signature["function"]["name"] for signature in signatures]
-        asked = interpreter.conversation([HumanMessage(lesson.prompt)], signatures)
-        before = render(processor, asked)
+        conversation = renderer.conversation([user(text(lesson.prompt))], signatures)
+        before = render(processor, conversation)
         if lesson.forced and names:
-            before += dialect.call_opening(names)
+            before += protocol.call_opening(names)
         examples.append((processor(text=[before], return_tensors="pt"), lesson.reply))
-    return learnt(processor, examples, most)
+    return train_by_heart(processor, examples, most)
 
 
-def learnt(processor: Any, examples: Sequence[tuple[Any, str]], most: int = 60) -> ModelPair:
+def train_by_heart(
+    processor: Any, examples: Sequence[tuple[Any, str]], most: int = 60
+) -> ModelPair:
     """The embedded pair with a policy that knows replies by heart.
 
     Args:
-        processor: The policy's.
-        examples: What is read, as a batch of one of the processor's, and the reply to it.
-        most: How often each is repeated before it is given up.
+        processor: The policy's processor.
+        examples: Prompts, each as a batch of one by the processor, with the reply to it.
+        most: Limit of the repetitions of each example.
     """
     whole = []
     for batch, reply in examples:
-        read = batch["input_ids"][0]
-        written = processor.tokenizer.encode(reply + processor.tokenizer.eos_token)
-        ids_T = torch.cat([read, torch.tensor(written)])
+        prompt_T = batch["input_ids"][0]
+        reply_ids = processor.tokenizer.encode(reply + processor.tokenizer.eos_token)
+        ids_T = torch.cat([prompt_T, torch.tensor(reply_ids)])
         extra = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
         if "mm_token_type_ids" in batch:
             kinds = batch["mm_token_type_ids"]
-            extra["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, len(written)))
-        whole.append((len(read), ids_T, extra))
+            extra["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, len(reply_ids)))
+        whole.append((len(prompt_T), ids_T, extra))
     policy = AutoModelForImageTextToText.from_pretrained(EMBEDDED / "policy")
     optimiser = torch.optim.Adam(policy.parameters(), lr=1e-3)
     for _ in range(most):

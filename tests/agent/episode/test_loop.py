@@ -10,7 +10,7 @@ from visreplay.agent import (
     ScriptedPolicy,
     StopReason,
     build_graph,
-    completed,
+    completed_steps,
     get_protocol,
 )
 from visreplay.tools import ImageStore, TokenGrid
@@ -117,11 +117,11 @@ def test_steps_are_streamed_as_they_are_completed() -> None:
     graph = build_graph(ScriptedPolicy([call(0, 0, 100, 100), ANSWER]), protocol)
     seen = []
     for state in graph.stream(before, stream_mode="values"):
-        seen.append([step["index"] for step in completed(state, before)])  # type: ignore[arg-type]
+        seen.append([step["index"] for step in completed_steps(state, before)])  # type: ignore[arg-type]
         before = state  # type: ignore[assignment]
     assert seen == [[], [], [0], [1]]
 
 
 def test_a_script_that_is_too_short_says_so() -> None:
-    with pytest.raises(IndexError, match="turn 1 was asked for; the script has 1"):
+    with pytest.raises(IndexError, match="there is no turn 1: the script has 1"):
         play([call(0, 0, 100, 100)])

@@ -15,10 +15,10 @@ from visreplay.agent import (
     ScriptedPolicy,
     StopReason,
     build_graph,
-    completed,
+    completed_steps,
     get_protocol,
 )
-from visreplay.agent.episode.loop import apply
+from visreplay.agent.episode.loop import apply_update
 from visreplay.tools import ImageStore, TokenGrid
 
 PICTURE = Image.linear_gradient("L").convert("RGB").resize((1000, 800))
@@ -108,9 +108,9 @@ def test_repeats_within_a_turn_and_over_turns_are_counted() -> None:
 def test_a_step_is_completed_with_its_last_call() -> None:
     loop, before = started("qwen3-vl")
     turn = written(look(0, 0, 500, 500) + look(9, 9, 0, 0))
-    called = apply(before, loop.after_turn(before, turn))
-    assert completed(called, before) == []
-    assert len(completed(apply(called, loop.after_call(called)), called)) == 1
+    called = apply_update(before, loop.after_turn(before, turn))
+    assert completed_steps(called, before) == []
+    assert len(completed_steps(apply_update(called, loop.after_call(called)), called)) == 1
 
 
 CUT = {
@@ -126,7 +126,7 @@ CUT = {
 @pytest.mark.parametrize("protocol", CUT)
 def test_a_call_cut_off_at_the_token_limit_ends_the_episode(protocol: str) -> None:
     loop, start = started(protocol)
-    state = apply(start, loop.after_turn(start, written(CUT[protocol], "length")))
+    state = apply_update(start, loop.after_turn(start, written(CUT[protocol], "length")))
     assert state["stop_reason"] == StopReason.MAX_TOKENS
     assert state["steps"][0]["tool_calls"] == []
     assert state["answer"] is None
@@ -185,7 +185,7 @@ def test_a_dialect_may_allow_fewer_images_than_the_limits() -> None:
             "arguments": {"bbox_2d": box, "target_image": 1},
         }
         turn = written(f"<tool_call>{json.dumps(call)}</tool_call>")
-        state = apply(state, loop.after_turn(state, turn))
-        state = apply(state, loop.after_call(state))
+        state = apply_update(state, loop.after_turn(state, turn))
+        state = apply_update(state, loop.after_call(state))
         shots += 1
     assert (state["stop_reason"], shots) == (StopReason.MAX_IMAGES, 16)

@@ -14,7 +14,7 @@ from shared import MakeAgent
 from transformers import AutoModelForImageTextToText
 
 from visreplay.agent import PROTOCOLS, EpisodeState, Limits, Sampling, StopReason, VisualAgent
-from visreplay.agent.episode.graph import turn_seed
+from visreplay.agent.episode.loop import turn_seed
 from visreplay.agent.state import Step
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks.registry import task_named
@@ -129,7 +129,7 @@ sample = task_named("visual-search-medium").sample(Split.TUNING + 1)
 with SqliteSaver.from_conn_string(str(folder / "checkpoints.sqlite")) as saver:
     agent = VisualAgent.from_pretrained(
         str(EMBEDDED / "policy"), str(EMBEDDED / "base"), protocol="embedded",
-        config=embedded_config(Method.TOKEN), device="cpu",
+        replay=embedded_config(Method.TOKEN), device="cpu",
         store=ImageStore(folder / "images"), checkpointer=saver,
     )
     start = agent.start(sample.question, images=sample.images) if moves else None
@@ -195,7 +195,7 @@ def test_unreadable_media_are_refused_before_the_model_runs(make_agent: MakeAgen
     agent = make_agent()
     with pytest.raises(ToolError, match=r"nowhere\.png"):
         agent.run("?", images=["nowhere.png"])
-    with pytest.raises(ToolError, match="no clip"):
+    with pytest.raises(ToolError, match="no video"):
         agent.run("?", video="nowhere.mp4")
 
 
@@ -215,7 +215,7 @@ def test_a_lora_policy(method: Method, tmp_path: Path) -> None:
         str(tmp_path),
         str(base),
         protocol="embedded",
-        config=embedded_config(method),
+        replay=embedded_config(method),
         sampling=Sampling(max_new_tokens=8),
         limits=Limits(max_steps=1),
         device="cpu",

@@ -21,8 +21,15 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from shared import MakeAgent
 
 from visreplay.agent import ReplayChatModel
-from visreplay.replay_core import EMBEDDED, Method, ModelPair, ReplaySession, Segment
-from visreplay.replay_core import embedded_config as config_of
+from visreplay.replay_core import (
+    EMBEDDED,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    Segment,
+    embedded_config,
+)
 from visreplay.replay_core.generation import TokenWriter
 from visreplay.tasks.registry import open_task, task_named
 from visreplay.tasks.types import Sample, Split
@@ -37,18 +44,18 @@ def make_model(embedded_pair: ModelPair) -> MakeModel:
     """Makes chat models on the embedded pair."""
 
     def make(method: Method = Method.TOKEN, **options: object) -> ReplayChatModel:
-        settings = {"dialect": "embedded", "max_tokens": 96, **options}
-        return ReplayChatModel(pair=embedded_pair, replay=config_of(method), **settings)
+        settings = {"protocol": "embedded", "max_new_tokens": 96, **options}
+        return ReplayChatModel(pair=embedded_pair, replay=embedded_config(method), **settings)
 
     return make
 
 
 def after_a_look(model: ReplayChatModel, sample: Sample = SEARCH) -> list[AnyMessage]:
-    """A question, the model's call, and what the tool gave."""
+    """A question, the model's call, and the tool's result."""
     zoom, _ = tools_for(model, sample)
-    asked = question(model, sample)
-    call = model.invoke([asked])
-    return [asked, call, zoom.invoke(call.tool_calls[0])]
+    first = question(model, sample)
+    call = model.invoke([first])
+    return [first, call, zoom.invoke(call.tool_calls[0])]
 
 
 # Whole agents
@@ -74,13 +81,13 @@ def test_create_agent_answers_as_the_visual_agent_does(
 
 
 def graph_of_ones_own(model: ReplayChatModel, sample: Sample) -> StateGraph:
-    """Turns and tools until there is an answer; the policy is shown the last question alone."""
+    """Turns and tools until there is an answer; the policy reads the last question alone."""
     tools = tools_for(model, sample)
     seeing = model.bind_tools(tools)
 
     def policy(state: MessagesState) -> dict[str, list[AIMessage]]:
-        asked = [isinstance(message, HumanMessage) for message in state["messages"]]
-        last = len(asked) - 1 - asked[::-1].index(True)
+        human = [isinstance(message, HumanMessage) for message in state["messages"]]
+        last = len(human) - 1 - human[::-1].index(True)
         return {"messages": [seeing.invoke(state["messages"][last:])]}
 
     graph = StateGraph(MessagesState)
@@ -116,12 +123,12 @@ def test_another_model_goes_on_from_a_checkpoint(make_model: MakeModel, tmp_path
     thread = {"configurable": {"thread_id": "1"}}
     store = ImageStore(tmp_path / "images")
     first, second = make_model(store=store), make_model(store=ImageStore(tmp_path / "images"))
-    asked = {"messages": [question(first, SEARCH)]}
+    start = {"messages": [question(first, SEARCH)]}
     with SqliteSaver.from_conn_string(":memory:") as saver:
         graph = graph_of_ones_own(first, SEARCH).compile(saver, interrupt_before=["tools"])
-        graph.invoke(asked, thread)
+        graph.invoke(start, thread)
         end = graph_of_ones_own(second, SEARCH).compile(saver).invoke(None, thread)
-    whole = graph_of_ones_own(first, SEARCH).compile().invoke(asked)
+    whole = graph_of_ones_own(first, SEARCH).compile().invoke(start)
     assert [m.content for m in end["messages"]] == [m.content for m in whole["messages"]]
 
 
@@ -131,15 +138,15 @@ def test_another_model_goes_on_from_a_checkpoint(make_model: MakeModel, tmp_path
 def test_a_step_reads_only_what_is_new(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
+    lengths: list[int] = []
     append, extend = ReplaySession.appending, ReplaySession.extend_generated
 
     def counted(self: ReplaySession, segment: Segment, **options: object) -> object:
-        read.append(len(segment))
+        lengths.append(len(segment))
         return append(self, segment, **options)  # type: ignore[arg-type]
 
     def counted_text(self: ReplaySession, ids: list[int]) -> None:
-        read.append(len(ids))
+        lengths.append(len(ids))
         extend(self, ids)
 
     model = make_model()
@@ -150,10 +157,10 @@ def test_a_step_reads_only_what_is_new(
     answer = model.invoke([first, call, look])
     assert isinstance(answer, AIMessage) and answer.usage_metadata
     before = call.usage_metadata["total_tokens"]
-    assert read == [answer.usage_metadata["input_tokens"] - before]
+    assert lengths == [answer.usage_metadata["input_tokens"] - before]
     assert answer.usage_metadata["input_token_details"]["cache_read"] == before
     # A crop of 36 visual tokens between its tags and the frames of turns, not the whole scene.
-    assert read[0] < before
+    assert lengths[0] < before
 
 
 def test_an_edited_history_is_read_again_from_where_it_was_edited(make_model: MakeModel) -> None:
@@ -186,8 +193,8 @@ def test_a_stream_gives_every_token_as_it_is_drawn(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model()
-    asked = [question(model, SEARCH)]
-    whole = model.invoke(asked)
+    messages = [question(model, SEARCH)]
+    whole = model.invoke(messages)
     drawn: list[int] = []
     write = TokenWriter.write
     monkeypatch.setattr(
@@ -195,7 +202,7 @@ def test_a_stream_gives_every_token_as_it_is_drawn(
     )
     full = AIMessageChunk("")
     lags = []
-    for chunk in model.stream(asked):
+    for chunk in model.stream(messages):
         full += chunk
         lags.append(len(drawn) - len(lags))
     assert full.content == whole.content
@@ -210,80 +217,88 @@ def test_a_stream_gives_every_token_as_it_is_drawn(
 
 def test_a_stream_that_is_dropped_leaves_nothing(make_model: MakeModel) -> None:
     model = make_model()
-    asked = [question(model, SEARCH)]
-    stream = model.stream(asked)
+    messages = [question(model, SEARCH)]
+    stream = model.stream(messages)
     next(stream)
     stream.close()
-    assert model.invoke(asked).content == make_model(store=model.store).invoke(asked).content
+    assert model.invoke(messages).content == make_model(store=model.store).invoke(messages).content
 
 
 def test_threads_and_tasks_get_what_they_would_get_alone(make_model: MakeModel) -> None:
     model = make_model()
     sample = task_named("visual-search-medium").sample
-    asked = [[question(model, sample(Split.TUNING + n))] for n in range(4)]
-    alone = [make_model(store=model.store).invoke(messages).content for messages in asked]
+    conversations = [[question(model, sample(Split.TUNING + n))] for n in range(4)]
+    alone = [make_model(store=model.store).invoke(messages).content for messages in conversations]
 
     async def together() -> list[object]:
-        replies = await asyncio.gather(*(model.ainvoke(messages) for messages in asked))
+        replies = await asyncio.gather(*(model.ainvoke(messages) for messages in conversations))
         return [reply.content for reply in replies]
 
     assert asyncio.run(together()) == alone
     model.close()
     with ThreadPoolExecutor(4) as pool:
-        assert [reply.content for reply in pool.map(model.invoke, asked)] == alone
+        assert [reply.content for reply in pool.map(model.invoke, conversations)] == alone
 
 
-# Decoding, and what is told about it
+# Decoding, and the record of it
 
 
 @pytest.mark.parametrize("method", list(Method))
-def test_every_answer_tells_what_replay_did(make_model: MakeModel, method: Method) -> None:
+def test_every_answer_has_a_record_of_its_replay(make_model: MakeModel, method: Method) -> None:
     model = make_model(method)
     reply = model.invoke(after_a_look(model))
-    told = reply.response_metadata["replay"]
+    replay = reply.response_metadata["replay"]
     if method is Method.NONE:
-        assert told is None
+        assert replay is None
     else:
-        assert told["method"] == method
-        assert told["new_visual_tokens"] == 36
+        assert replay["method"] == method
+        assert replay["new_visual_tokens"] == 36
     assert reply.response_metadata["model_name"] == "policy"
     assert reply.response_metadata["finish_reason"] == "stop"
 
 
 def test_a_stop_string_ends_a_turn_and_is_left_out(make_model: MakeModel) -> None:
     model = make_model()
-    asked = [question(model, SEARCH)]
-    whole = model.invoke(asked).content
-    cut = model.invoke(asked, stop=["</think>"])
+    messages = [question(model, SEARCH)]
+    whole = model.invoke(messages).content
+    cut = model.invoke(messages, stop=["</think>"])
     assert isinstance(whole, str)
     assert cut.content == whole[: whole.index("</think>")]
     # Its tokens have the stop string too. The message has not, and so is read as text.
-    written = model.pair.tokenizer.decode(cut.additional_kwargs["token_ids"])
-    assert written == f"{cut.content}</think>"
-    after = [*asked, cut, HumanMessage("Well?")]
-    bare = [*asked, AIMessage(cut.content), HumanMessage("Well?")]
+    reply_text = model.pair.tokenizer.decode(cut.additional_kwargs["token_ids"])
+    assert reply_text == f"{cut.content}</think>"
+    after = [*messages, cut, HumanMessage("Well?")]
+    bare = [*messages, AIMessage(cut.content), HumanMessage("Well?")]
     assert model.invoke(after).content == model.invoke(bare).content
     streamed = AIMessageChunk("")
-    for chunk in make_model(store=model.store, stop=["</think>"]).stream(asked):
+    for chunk in make_model(store=model.store, stop=["</think>"]).stream(messages):
         streamed += chunk
     assert streamed.content == cut.content
 
 
 def test_a_limit_of_tokens_cuts_a_turn_off(make_model: MakeModel) -> None:
-    model = make_model(max_tokens=3)
+    model = make_model(max_new_tokens=3)
     reply = model.invoke([question(model, SEARCH)])
     assert reply.usage_metadata is not None
     assert reply.usage_metadata["output_tokens"] == 3
     assert reply.response_metadata["finish_reason"] == "length"
-    longer = model.invoke([question(model, SEARCH)], max_tokens=5)
-    assert longer.usage_metadata is not None
-    assert longer.usage_metadata["output_tokens"] == 5
+    for name in ("max_new_tokens", "max_tokens"):
+        longer = model.invoke([question(model, SEARCH)], **{name: 5})
+        assert longer.usage_metadata is not None
+        assert longer.usage_metadata["output_tokens"] == 5
+
+
+def test_langchain_has_another_name_for_the_limit_of_tokens(embedded_pair: ModelPair) -> None:
+    model = ReplayChatModel.model_validate({"pair": embedded_pair, "max_tokens": 7})
+    assert model.max_new_tokens == 7
+    assert model._get_ls_params()["ls_max_tokens"] == 7
+    assert model._get_ls_params(max_tokens=5)["ls_max_tokens"] == 5
 
 
 def test_a_seed_makes_sampling_repeatable(make_model: MakeModel) -> None:
     model = make_model(temperature=1.5)
-    asked = [question(model, SEARCH)]
-    replies = [model.invoke(asked, seed=seed).additional_kwargs for seed in (1, 2, 3, 1)]
+    messages = [question(model, SEARCH)]
+    replies = [model.invoke(messages, seed=seed).additional_kwargs for seed in (1, 2, 3, 1)]
     assert replies[0] == replies[3]
     assert len({str(reply) for reply in replies}) > 1
 
@@ -299,22 +314,22 @@ def test_a_seed_makes_sampling_repeatable(make_model: MakeModel) -> None:
     ],
 )
 def test_a_forced_call_begins_the_turn(make_model: MakeModel, choice: object, opening: str) -> None:
-    model = make_model(max_tokens=8)
+    model = make_model(max_new_tokens=8)
     forced = model.bind_tools(tools_for(model, SEARCH), tool_choice=choice)
     reply = forced.invoke([question(model, SEARCH)])
-    written = model.pair.tokenizer.decode(reply.additional_kwargs["token_ids"])
-    assert written.startswith(opening)
+    reply_text = model.pair.tokenizer.decode(reply.additional_kwargs["token_ids"])
+    assert reply_text.startswith(opening)
 
 
 def test_a_call_that_is_cut_off_is_invalid_in_a_stream_too(make_model: MakeModel) -> None:
-    model = make_model(max_tokens=3)
+    model = make_model(max_new_tokens=3)
     forced = model.bind_tools(tools_for(model, SEARCH), tool_choice="zoom")
-    asked = [question(model, SEARCH)]
-    reply = forced.invoke(asked)
+    messages = [question(model, SEARCH)]
+    reply = forced.invoke(messages)
     (call,) = reply.invalid_tool_calls
     assert call["error"] == "The tool call is not closed with </tool_call>."
     full = AIMessageChunk("")
-    for chunk in forced.stream(asked):
+    for chunk in forced.stream(messages):
         assert isinstance(chunk, AIMessageChunk)
         full += chunk
     assert full.tool_calls == []
@@ -327,7 +342,7 @@ def test_a_clear_word_about_what_cannot_be_done(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="tool_choice is 'paint'; the tools are zoom"):
         model.bind_tools(tools, tool_choice="paint")
     with pytest.raises(ValueError, match="mini-o3 protocol calls no tools but its own"):
-        make_model(dialect="mini-o3").bind_tools(tools)
+        make_model(protocol="mini-o3").bind_tools(tools)
     with pytest.raises(ValueError, match="a call has no option 'model'"):
         model.invoke("Hello", model="another")
     with pytest.raises(ValueError, match="must begin and end"):
@@ -338,12 +353,28 @@ def test_from_pretrained_loads_what_the_method_needs() -> None:
     folders = (str(EMBEDDED / "policy"), str(EMBEDDED / "base"))
     options = {"device": "cpu"}
     model = ReplayChatModel.from_pretrained(
-        *folders, replay=config_of(Method.STATE), load_options=options, dialect="embedded"
+        *folders,
+        replay=embedded_config(Method.STATE),
+        load_options=options,
+        protocol="embedded",
     )
     assert model.pair.base is not None
     assert model.pair.base.depth == 2
     assert model.model_name == folders[0]
-    plain = ReplayChatModel.from_pretrained(
-        *folders, replay=config_of(Method.NONE), load_options=options
-    )
+    plain = ReplayChatModel.from_pretrained(*folders, replay="none", load_options=options)
     assert plain.pair.base is None
+    assert plain.replay == ReplayConfig(Method.NONE)
+
+
+def test_the_embedded_pair_needs_no_settings(make_model: MakeModel) -> None:
+    model = ReplayChatModel.from_pretrained("embedded", load_options={"device": "cpu"})
+    assert model.protocol == "embedded"
+    assert model.replay == embedded_config(Method.TOKEN)
+    messages = [question(model, SEARCH)]
+    assert model.invoke(messages).content == make_model(store=model.store).invoke(messages).content
+
+
+def test_a_protocol_that_is_named_is_taken(embedded_pair: ModelPair) -> None:
+    assert ReplayChatModel(pair=embedded_pair, protocol="deepeyes").protocol == "deepeyes"
+    with pytest.raises(ValueError, match="there is no protocol 'deepeye'"):
+        ReplayChatModel(pair=embedded_pair, protocol="deepeye")

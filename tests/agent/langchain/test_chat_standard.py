@@ -1,6 +1,6 @@
 """LangChain's standard tests for chat models.
 
-What is switched off, and why: another model by name in a call (a chat model is one pair), JSON mode
+These are switched off: another model by name in a call (a chat model is one pair), JSON mode
 (nothing constrains what the policy writes), documents and sound (the policy has none), image URLs
 (nothing is fetched), recorded HTTP (there is none).
 """
@@ -36,7 +36,11 @@ class TestUnit(ChatModelUnitTests):
 
     @property
     def chat_model_params(self) -> dict[str, object]:
-        return {"pair": self.pair, "replay": embedded_config(Method.TOKEN)}
+        return {
+            "pair": self.pair,
+            "replay": embedded_config(Method.TOKEN),
+            "protocol": "hermes",
+        }
 
 
 class TestIntegration(ChatModelIntegrationTests):
@@ -53,7 +57,12 @@ class TestIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, object]:
-        return {"pair": self.pair, "replay": embedded_config(Method.TOKEN), "max_tokens": 128}
+        return {
+            "pair": self.pair,
+            "replay": embedded_config(Method.TOKEN),
+            "protocol": "hermes",
+            "max_tokens": 128,
+        }
 
     @property
     def supports_image_inputs(self) -> bool:

@@ -25,12 +25,12 @@ def model(embedded_pair: ModelPair) -> ReplayChatModel:
     return ReplayChatModel(
         pair=embedded_pair,
         replay=embedded_config(Method.TOKEN),
-        dialect="embedded",
-        max_tokens=96,
+        protocol="embedded",
+        max_new_tokens=96,
     )
 
 
-def asked(model: ReplayChatModel) -> dict[str, list[HumanMessage]]:
+def opened(model: ReplayChatModel) -> dict[str, list[HumanMessage]]:
     return {"messages": [question(model, SEARCH.question, SEARCH.images)]}
 
 
@@ -60,7 +60,7 @@ def test_our_own_graph(make_agent: MakeAgent) -> None:
     check(events, [step["replay"] for step in end["steps"]])
 
 
-def test_a_turn_without_replay_tells_its_tokens(make_agent: MakeAgent) -> None:
+def test_a_turn_without_replay_has_an_event_too(make_agent: MakeAgent) -> None:
     agent = make_agent(Method.NONE)
     start = agent.start(SEARCH.question, images=SEARCH.images)
     events: list[Any] = list(agent.graph.stream(start, stream_mode="custom"))
@@ -68,7 +68,7 @@ def test_a_turn_without_replay_tells_its_tokens(make_agent: MakeAgent) -> None:
     assert all(event["context_tokens"] > event["known_tokens"] for event in events)
 
 
-def told(parts: list[tuple[str, Any]]) -> tuple[list[dict[str, Any]], list[AIMessageChunk]]:
+def split_stream(parts: list[tuple[str, Any]]) -> tuple[list[dict[str, Any]], list[AIMessageChunk]]:
     """The events, and the policy's chunks, of a stream in both modes.
 
     What replay did comes before the first token of its turn.
@@ -93,7 +93,9 @@ def replays_of(chunks: list[AIMessageChunk]) -> list[dict[str, Any] | None]:
 
 def test_create_agent(model: ReplayChatModel) -> None:
     agent = create_agent(model, tools=protocol_tools(model))
-    events, chunks = told(list(agent.stream(asked(model), stream_mode=["messages", "custom"])))
+    events, chunks = split_stream(
+        list(agent.stream(opened(model), stream_mode=["messages", "custom"]))
+    )
     check(events, replays_of(chunks))
 
 
@@ -101,10 +103,10 @@ def test_create_agent_in_an_event_loop(model: ReplayChatModel) -> None:
     agent = create_agent(model, tools=protocol_tools(model))
 
     async def play() -> list[tuple[str, Any]]:
-        stream = agent.astream(asked(model), stream_mode=["messages", "custom"])
+        stream = agent.astream(opened(model), stream_mode=["messages", "custom"])
         return [part async for part in stream]
 
-    events, chunks = told(asyncio.run(play()))
+    events, chunks = split_stream(asyncio.run(play()))
     check(events, replays_of(chunks))
 
 
@@ -124,7 +126,7 @@ def test_turns_that_are_not_streamed(model: ReplayChatModel, asynchronous: bool)
     compiled = graph.compile()
 
     async def play() -> list[Any]:
-        stream = compiled.astream(asked(model), stream_mode=["custom", "values"])
+        stream = compiled.astream(opened(model), stream_mode=["custom", "values"])
         return [part async for part in stream]
 
     parts = asyncio.run(play())
@@ -135,14 +137,14 @@ def test_turns_that_are_not_streamed(model: ReplayChatModel, asynchronous: bool)
     assert event["context_tokens"] == answer.usage_metadata["input_tokens"]  # type: ignore[index]
 
 
-def test_a_batch_is_read_and_told_once(make_agent: MakeAgent) -> None:
+def test_a_batch_has_one_event(make_agent: MakeAgent) -> None:
     agent = make_agent()
     policy = agent.policy
     assert isinstance(policy, ReplayPolicy)
-    opened = agent.start(SEARCH.question, images=SEARCH.images)["messages"]
+    messages = agent.start(SEARCH.question, images=SEARCH.images)["messages"]
 
     def batch(state: MessagesState) -> dict[str, list[BaseMessage]]:
-        turns = policy.act_together(opened, [1, 2])
+        turns = policy.act_together(messages, [1, 2])
         return {"messages": [AIMessage(turn.text) for turn in turns]}
 
     graph = StateGraph(MessagesState)
@@ -154,7 +156,7 @@ def test_a_batch_is_read_and_told_once(make_agent: MakeAgent) -> None:
 
 
 def test_outside_of_a_run_nothing_happens(model: ReplayChatModel) -> None:
-    messages = asked(model)["messages"]
+    messages = opened(model)["messages"]
     alone = model.invoke(messages).content
     assert RunnableLambda(lambda _: model.invoke(messages).content).invoke(0) == alone
     with ThreadPoolExecutor(1) as pool:

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.client import SyncLangGraphClient
 from served import ENVIRONMENT, wait_for
 from shared import MakeAgent
 
-from visreplay.agent import ReplayChatModel
-from visreplay.agent.langchain import graph_server as served
-from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config
+from visreplay.agent import Limits, MessageError, ReplayChatModel
+from visreplay.agent.langchain import graph_server
+from visreplay.replay_core import EMBEDDED, Method, ModelPair, ReplayConfig, embedded_config
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Split
 
@@ -48,7 +48,7 @@ def encoded() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def asked(block: dict[str, Any]) -> dict[str, Any]:
+def request(block: dict[str, Any]) -> dict[str, Any]:
     content = [block, {"type": "text", "text": SEARCH.question}]
     return {"messages": [{"role": "user", "content": content}]}
 
@@ -101,7 +101,7 @@ def test_an_episode_is_played_in_a_thread(
     thread = client.threads.create()["thread_id"]
     modes = ["custom", "messages-tuple"]
     parts = list(
-        client.runs.stream(thread, "visreplay", input=asked(BLOCKS[form]), stream_mode=modes)
+        client.runs.stream(thread, "visreplay", input=request(BLOCKS[form]), stream_mode=modes)
     )
     trajectory = make_agent().run(SEARCH.question, images=SEARCH.images)
     assert trajectory.answer == SEARCH.answer
@@ -113,7 +113,9 @@ def test_an_episode_is_played_in_a_thread(
     written = "".join(str(m["content"]) for m in tokens if m["type"] == "AIMessageChunk")
     assert written.endswith(f"<answer>{SEARCH.answer}</answer>")
 
-    _, call, look, answer = client.threads.get_state(thread)["values"]["messages"]
+    values = client.threads.get_state(thread)["values"]
+    assert values["episode"]["answer"] == SEARCH.answer  # type: ignore[index,call-overload]
+    _, call, look, answer = values["messages"]
     (use,) = trajectory.steps[0]["tool_calls"]
     assert use["observation"] is not None
     assert [(c["name"], c["args"]) for c in call["tool_calls"]] == [(use["name"], use["arguments"])]
@@ -124,10 +126,11 @@ def test_an_episode_is_played_in_a_thread(
 
 def test_a_thread_goes_on_with_the_next_question(client: SyncLangGraphClient) -> None:
     thread = client.threads.create()["thread_id"]
-    client.runs.wait(thread, "visreplay", input=asked(BLOCKS["langchain"]))
+    client.runs.wait(thread, "visreplay", input=request(BLOCKS["langchain"]))
     again = {"messages": [{"role": "user", "content": SEARCH.question}]}
     end = client.runs.wait(thread, "visreplay", input=again)
     assert isinstance(end, dict)
+    assert set(end) == {"messages"}
     assert len(end["messages"]) == 8
     assert end["messages"][-1]["content"] == end["messages"][3]["content"]
 
@@ -135,7 +138,7 @@ def test_a_thread_goes_on_with_the_next_question(client: SyncLangGraphClient) ->
 def test_a_url_is_not_fetched(client: SyncLangGraphClient) -> None:
     thread = client.threads.create()["thread_id"]
     block = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/a.png"}}
-    end = client.runs.wait(thread, "visreplay", input=asked(block), raise_error=False)
+    end = client.runs.wait(thread, "visreplay", input=request(block), raise_error=False)
     assert "is not fetched" in str(end)
 
 
@@ -143,7 +146,7 @@ def test_a_url_is_not_fetched(client: SyncLangGraphClient) -> None:
 
 
 def test_the_environment_names_the_checkpoints(tmp_path: Path) -> None:
-    model = served.model_of(
+    model = graph_server.load_model(
         {
             "VISREPLAY_POLICY": str(EMBEDDED / "policy"),
             "VISREPLAY_BASE": str(EMBEDDED / "base"),
@@ -154,28 +157,65 @@ def test_the_environment_names_the_checkpoints(tmp_path: Path) -> None:
         }
     )
     assert model.model_name == str(EMBEDDED / "policy")
-    assert model.dialect == "deepeyes"
-    assert model.replay.method is Method.NONE
+    assert model.protocol == "deepeyes"
+    assert model.replay == ReplayConfig(Method.NONE)
     assert model.pair.base is None
     assert model.store.root == tmp_path
     with pytest.raises(ValueError, match="VISREPLAY_METHOD is 'tokens'; it is one of token, state"):
-        served.model_of({"VISREPLAY_METHOD": "tokens"})
+        graph_server.load_model({"VISREPLAY_METHOD": "tokens"})
 
 
-def test_a_dialect_whose_calls_are_not_messages_is_refused(embedded_pair: ModelPair) -> None:
+def test_a_protocol_whose_calls_are_not_messages_is_refused(embedded_pair: ModelPair) -> None:
     with pytest.raises(ValueError, match="mini-o3 protocol calls no tools by name"):
-        served.chat_graph(ReplayChatModel(pair=embedded_pair, dialect="mini-o3"))
+        graph_server.chat_graph(ReplayChatModel(pair=embedded_pair, protocol="mini-o3"))
 
 
-def test_calls_that_cannot_be_read_are_told_and_turns_are_counted(embedded_pair: ModelPair) -> None:
-    """A policy that is cut off in the middle of a call, time and again."""
+def test_the_policy_reads_why_its_call_cannot_be_parsed(embedded_pair: ModelPair) -> None:
+    model = ReplayChatModel(
+        pair=embedded_pair,
+        replay=embedded_config(Method.NONE),
+        protocol="embedded",
+        temperature=1.6,
+        max_new_tokens=96,
+        seed=9,
+    )
+    _, broken, error, answer = play(model)
+    assert isinstance(broken, AIMessage) and broken.invalid_tool_calls
+    assert isinstance(error, ToolMessage) and error.status == "error"
+    assert error.content == "The tool call is not closed with </tool_call>."
+    assert error.tool_call_id == broken.invalid_tool_calls[0]["id"]
+    assert "<answer>" in answer.text
+
+
+def test_a_turn_that_is_cut_off_ends_the_episode(embedded_pair: ModelPair) -> None:
     replay = embedded_config(Method.TOKEN)
-    model = ReplayChatModel(pair=embedded_pair, replay=replay, dialect="embedded", max_tokens=24)
+    model = ReplayChatModel(
+        pair=embedded_pair, replay=replay, protocol="embedded", max_new_tokens=24
+    )
+    _, turn = play(model)
+    assert isinstance(turn, AIMessage) and turn.invalid_tool_calls
+
+
+def test_limits_hold_and_every_call_has_its_message(embedded_pair: ModelPair) -> None:
+    """One image fits: the call is run, but its crop is not shown."""
+    replay = embedded_config(Method.TOKEN)
+    model = ReplayChatModel(
+        pair=embedded_pair, replay=replay, protocol="embedded", max_new_tokens=96
+    )
+    _, call, crop = play(model, Limits(max_images=1))
+    assert isinstance(call, AIMessage) and isinstance(crop, ToolMessage)
+    assert crop.tool_call_id == call.tool_calls[0]["id"]
+    _, call = play(model, Limits(max_steps=1))
+    assert isinstance(call, AIMessage) and call.tool_calls
+
+
+def test_without_a_question_there_is_nothing_to_answer(embedded_pair: ModelPair) -> None:
+    model = ReplayChatModel(pair=embedded_pair, protocol="embedded")
+    with pytest.raises(MessageError, match="there is no question: send a human's message"):
+        graph_server.chat_graph(model).invoke({"messages": [AIMessage("Hello.")]})  # type: ignore[arg-type]
+
+
+def play(model: ReplayChatModel, limits: Limits = Limits()) -> list[BaseMessage]:
     content: list[Any] = [model.image(SEARCH.images[0]), {"type": "text", "text": SEARCH.question}]
-    end = served.chat_graph(model).invoke({"messages": [HumanMessage(content)]})
-    turns = [message for message in end["messages"] if isinstance(message, AIMessage)]
-    assert turns[0].invalid_tool_calls
-    told = end["messages"][2]
-    assert told.status == "error"
-    assert told.content == "The tool call is not closed with </tool_call>."
-    assert 1 < len(turns) <= 8
+    graph = graph_server.chat_graph(model, limits=limits)
+    return graph.invoke({"messages": [HumanMessage(content)]})["messages"]  # type: ignore[arg-type,no-any-return]

@@ -30,7 +30,7 @@ from served import (
 from shared import MakeAgent
 
 from visreplay.agent import VisualAgent
-from visreplay.agent.mcp.server import MAX_ASKED, client_media, http_app, mcp_server
+from visreplay.agent.mcp.server import MAX_WAITING, client_media, http_app, mcp_server
 from visreplay.tools import ToolError
 
 
@@ -268,11 +268,11 @@ def test_so_many_questions_wait_and_no_more(root: Path) -> None:
             refused.set()
 
         async with anyio.create_task_group() as group:
-            for _ in range(MAX_ASKED + 2):
+            for _ in range(MAX_WAITING + 2):
                 group.start_soon(ask)
 
     with served(http_app(mcp_server(client_media([root]), load))) as address:
         url = f"{address}/mcp"
         with_session(url, scenario)
     assert "questions are waiting already" in told[0]
-    assert sum("nobody is there" in line for line in told) == MAX_ASKED + 1
+    assert sum("nobody is there" in line for line in told) == MAX_WAITING + 1

@@ -19,7 +19,7 @@ CONFIGS = {
 
 
 def alone(pair: ModelPair, name: str = "policy+replay", **options: Any) -> ReplayChatModel:
-    options = {"dialect": "embedded", "max_tokens": 96, **options}
+    options = {"protocol": "embedded", "max_new_tokens": 96, **options}
     return ReplayChatModel(pair=pair, replay=CONFIGS[name], **options)
 
 

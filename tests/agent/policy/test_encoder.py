@@ -3,8 +3,9 @@ import pytest
 from PIL import Image
 
 from visreplay.agent.messages import Message
-from visreplay.agent.policy.encoder import ContextEncoder, render, token_grid
+from visreplay.agent.policy.encoder import ContextEncoder, token_grid
 from visreplay.replay_core import ModelPair
+from visreplay.replay_core.chat_template import render
 from visreplay.tools import ImageStore, TokenGrid
 
 

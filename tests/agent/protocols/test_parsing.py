@@ -14,21 +14,12 @@ from visreplay.agent.protocols import (
     ToolProtocol,
     get_protocol,
 )
-from visreplay.agent.state import EpisodeState
+from visreplay.agent.state import Scene
 from visreplay.tools import ImageStore, TokenGrid, ToolError
 
 
-def state_of(protocol: ToolProtocol, *images: Image.Image) -> EpisodeState:
-    return {
-        "question": "?",
-        "images": [protocol.store.put(image) for image in images],
-        "video": None,
-        "seed": 0,
-        "messages": [],
-        "steps": [],
-        "answer": None,
-        "stop_reason": None,
-    }
+def scene_of(protocol: ToolProtocol, *images: Image.Image) -> Scene:
+    return Scene(tuple(map(protocol.store.put, images)))
 
 
 @pytest.fixture
@@ -175,9 +166,9 @@ def test_any_arguments_give_an_observation_or_a_tool_error(
     tool: str, arguments: dict[str, object], name: str, width: int
 ) -> None:
     protocol = get_protocol(name, TokenGrid(max_pixels=100_000), ImageStore())
-    state = state_of(protocol, Image.new("RGB", (width, 61)))
+    scene = scene_of(protocol, Image.new("RGB", (width, 61)))
     try:
-        observation = protocol.run({"name": tool, "arguments": arguments}, state)
+        observation = protocol.run({"name": tool, "arguments": arguments}, scene)
     except ToolError as error:
         assert str(error)
     else:
@@ -201,21 +192,24 @@ def test_any_arguments_give_an_observation_or_a_tool_error(
     st.integers(1, 300),
 )
 def test_any_box_gives_a_crop_or_a_tool_error(
-    bbox: list[float], more: list[float], dialect: tuple[str, str, dict[str, object]], width: int
+    bbox: list[float],
+    more: list[float],
+    protocol_call: tuple[str, str, dict[str, object]],
+    width: int,
 ) -> None:
-    name, tool, arguments = dialect
+    name, tool, arguments = protocol_call
     protocol = get_protocol(name, TokenGrid(max_pixels=100_000), ImageStore())
-    state = state_of(protocol, Image.new("RGB", (width, 61)))
+    scene = scene_of(protocol, Image.new("RGB", (width, 61)))
     call = {"name": tool, "arguments": {**arguments, "bbox_2d": [*bbox, *more]}}
     try:
-        observation = protocol.run(call, state)  # type: ignore[arg-type]
+        observation = protocol.run(call, scene)  # type: ignore[arg-type]
     except ToolError as error:
         assert str(error)
     else:
         left, top, right, bottom = observation["box"]
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= 61
-        assert observation["source"] == state["images"][0]
+        assert observation["source"] == scene.images[0]
 
 
 def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: DeepEyesProtocol) -> None:
@@ -224,7 +218,7 @@ def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: DeepEyesProtocol)
         "name": "image_zoom_in_tool",
         "arguments": {"bbox_2d": [100, 100, 500, 300], "label": "x"},
     }
-    observation = deepeyes.run(call, state_of(deepeyes, picture))  # type: ignore[arg-type]
+    observation = deepeyes.run(call, scene_of(deepeyes, picture))  # type: ignore[arg-type]
     assert observation["box"] == [100, 100, 500, 300]
     (reference,) = observation["images"]
     assert deepeyes.store.get(reference).size == (392, 196)
@@ -240,37 +234,37 @@ def test_deepeyes_boxes_may_count_pixels_of_what_the_model_saw() -> None:
         "name": "image_zoom_in_tool",
         "arguments": {"bbox_2d": [0, 0, width / 2, height]},
     }
-    observation = protocol.run(call, state_of(protocol, picture))  # type: ignore[arg-type]
+    observation = protocol.run(call, scene_of(protocol, picture))  # type: ignore[arg-type]
     assert observation["box"] == [0, 0, 1000, 1000]
 
 
 def test_deepeyes_refuses_slivers(deepeyes: DeepEyesProtocol) -> None:
     call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 20, 400]}}
     with pytest.raises(ToolError, match="30"):
-        deepeyes.run(call, state_of(deepeyes, Image.new("RGB", (800, 800))))  # type: ignore[arg-type]
+        deepeyes.run(call, scene_of(deepeyes, Image.new("RGB", (800, 800))))  # type: ignore[arg-type]
 
 
 def test_embedded_boxes_count_cells_of_an_8_by_8_grid(embedded: EmbeddedProtocol) -> None:
     call = {"name": "zoom", "arguments": {"label": "red", "bbox_2d": [3, 5, 4, 6]}}
-    state = state_of(embedded, Image.new("RGB", (1344, 1344)))
-    assert embedded.run(call, state)["box"] == [504, 840, 672, 1008]  # type: ignore[arg-type]
+    scene = scene_of(embedded, Image.new("RGB", (1344, 1344)))
+    assert embedded.run(call, scene)["box"] == [504, 840, 672, 1008]  # type: ignore[arg-type]
 
 
 def test_unknown_tools_and_arguments_are_named(embedded: EmbeddedProtocol) -> None:
-    state = state_of(embedded, Image.new("RGB", (64, 64)))
+    scene = scene_of(embedded, Image.new("RGB", (64, 64)))
     with pytest.raises(ToolError, match=r"no tool 'rotate'.*zoom, sample_frames"):
-        embedded.run({"name": "rotate", "arguments": {}}, state)
+        embedded.run({"name": "rotate", "arguments": {}}, scene)
     with pytest.raises(ToolError, match="unknown argument 'angle'"):
-        embedded.run({"name": "zoom", "arguments": {"angle": 3}}, state)
+        embedded.run({"name": "zoom", "arguments": {"angle": 3}}, scene)
     with pytest.raises(ToolError, match="'bbox_2d' is missing"):
-        embedded.run({"name": "zoom", "arguments": {"label": "red"}}, state)
+        embedded.run({"name": "zoom", "arguments": {"label": "red"}}, scene)
 
 
 @pytest.mark.parametrize("name", ["video-r1", "boxed"])
-def test_dialects_without_tools_refuse_calls(name: str) -> None:
+def test_protocols_without_tools_refuse_calls(name: str) -> None:
     protocol = get_protocol(name, TokenGrid(), ImageStore())
     with pytest.raises(ToolError, match="available: none"):
-        protocol.run({"name": "zoom", "arguments": {}}, state_of(protocol))
+        protocol.run({"name": "zoom", "arguments": {}}, scene_of(protocol))
 
 
 def test_a_checkpoints_own_sentences_replace_ours() -> None:

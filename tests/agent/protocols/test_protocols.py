@@ -1,11 +1,12 @@
-"""What each dialect reads, crops and refuses."""
+"""Each protocol: how it parses turns, what it crops, and what it refuses."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from conversations import CLIP, GRID, call, grounding, noise
 
-from visreplay.agent import EpisodeState, Loop, ToolProtocol, get_protocol
+from visreplay.agent import Loop, Scene, ToolProtocol, get_protocol
 from visreplay.agent.protocols import ParsedTurn
 from visreplay.tools import ImageStore, TokenGrid, ToolError
 
@@ -15,11 +16,12 @@ LARGE = TokenGrid()
 
 def opened(
     name: str, *, images: int = 1, video: bool = False, grid: TokenGrid = LARGE, **more: Any
-) -> tuple[ToolProtocol, EpisodeState]:
+) -> tuple[ToolProtocol, Scene]:
+    """A protocol, and the scene of a conversation that was opened in it."""
     protocol = get_protocol(name, grid, ImageStore(), **more)
     references = [protocol.store.put(noise(seed)) for seed in range(images)]
     start = Loop(protocol).start("?", images=references, video=str(CLIP) if video else None)
-    return protocol, start
+    return protocol, Scene.of(start)
 
 
 # pixel-reasoner
@@ -65,35 +67,38 @@ def test_the_last_closed_box_is_the_answer(written: str, answer: str | None) -> 
     ],
 )
 def test_pixel_reasoner_boxes(bbox: list[float], box: list[int]) -> None:
-    protocol, state = opened("pixel-reasoner")
-    made = protocol.run({"name": CROP, "arguments": {"bbox_2d": bbox, "target_image": 1}}, state)
-    assert made["box"] == box
+    protocol, scene = opened("pixel-reasoner")
+    observation = protocol.run(
+        {"name": CROP, "arguments": {"bbox_2d": bbox, "target_image": 1}}, scene
+    )
+    assert observation["box"] == box
 
 
 def test_pixel_reasoner_pixels_are_those_that_the_model_saw() -> None:
-    protocol, state = opened("pixel-reasoner", grid=GRID)  # 1120 x 896 is shown as 224 x 196
-    made = protocol.run(
-        {"name": CROP, "arguments": {"bbox_2d": [56, 49, 112, 98], "target_image": 1}}, state
+    protocol, scene = opened("pixel-reasoner", grid=GRID)  # 1120 x 896 is shown as 224 x 196
+    observation = protocol.run(
+        {"name": CROP, "arguments": {"bbox_2d": [56, 49, 112, 98], "target_image": 1}}, scene
     )
-    assert made["box"] == [168, 134, 672, 538]
+    assert observation["box"] == [168, 134, 672, 538]
 
 
-def test_with_a_clip_the_first_crop_is_of_a_frame() -> None:
-    protocol, state = opened("pixel-reasoner", images=0, video=True)
-    clip: Any = state["messages"][1]["content"][0]
-    made = protocol.run(
-        {"name": CROP, "arguments": {"bbox_2d": [0.1, 0.1, 0.6, 0.6], "target_image": 16}}, state
+def test_with_a_video_the_first_crop_is_of_a_frame() -> None:
+    protocol, scene = opened("pixel-reasoner", images=0, video=True)
+    assert scene.overview is not None
+    frames = scene.overview["frames"]
+    observation = protocol.run(
+        {"name": CROP, "arguments": {"bbox_2d": [0.1, 0.1, 0.6, 0.6], "target_image": 16}}, scene
     )
-    assert made["source"] == clip["frames"][15]
+    assert observation["source"] == frames[15]
     with pytest.raises(ToolError, match="target_image is 17; the images are numbered from 1 to 16"):
         protocol.run(
             {"name": CROP, "arguments": {"bbox_2d": [0.1, 0.1, 0.6, 0.6], "target_image": 17}},
-            state,
+            scene,
         )
 
 
 @pytest.mark.parametrize(
-    ("frames", "told"),
+    ("frames", "error"),
     [
         ([0], "is 0; the frames are numbered from 1 to 16"),
         ([1, 17], "is 17"),
@@ -106,18 +111,22 @@ def test_with_a_clip_the_first_crop_is_of_a_frame() -> None:
         (3, "a list of 1 to 8"),
     ],
 )
-def test_frames_out_of_range_are_refused(frames: object, told: str) -> None:
-    protocol, state = opened("pixel-reasoner", images=0, video=True)
-    with pytest.raises(ToolError, match=told):
-        protocol.run({"name": "select_frames", "arguments": {"target_frames": frames}}, state)
+def test_frames_out_of_range_are_refused(frames: object, error: str) -> None:
+    protocol, scene = opened("pixel-reasoner", images=0, video=True)
+    with pytest.raises(ToolError, match=error):
+        protocol.run({"name": "select_frames", "arguments": {"target_frames": frames}}, scene)
 
 
 def test_selected_frames_are_those_that_were_shown() -> None:
-    protocol, state = opened("pixel-reasoner", images=0, video=True)
-    clip: Any = state["messages"][1]["content"][0]
-    made = protocol.run({"name": "select_frames", "arguments": {"target_frames": [2, 16]}}, state)
-    assert made["images"] == [clip["frames"][1], clip["frames"][15]]
-    assert made["times"] == [clip["times"][1], clip["times"][15]]
+    protocol, scene = opened("pixel-reasoner", images=0, video=True)
+    assert scene.overview is not None
+    frames = scene.overview["frames"]
+    observation = protocol.run(
+        {"name": "select_frames", "arguments": {"target_frames": [2, 16]}}, scene
+    )
+    assert observation["images"] == [frames[1], frames[15]]
+    times = scene.overview["times"]
+    assert observation["times"] == [times[1], times[15]]
     with pytest.raises(ToolError, match="about an image"):
         protocol.run(
             {"name": "select_frames", "arguments": {"target_frames": [1]}},
@@ -126,24 +135,24 @@ def test_selected_frames_are_those_that_were_shown() -> None:
 
 
 def test_pixel_reasoner_refuses_tiny_crops() -> None:
-    protocol, state = opened("pixel-reasoner")
+    protocol, scene = opened("pixel-reasoner")
     small = protocol.store.put(noise(5, 60, 60))
-    state["images"] = [small]
+    scene = replace(scene, images=(small,))
     with pytest.raises(ToolError, match="at least 29 px"):
         protocol.run(
             {"name": CROP, "arguments": {"bbox_2d": [0.5, 0.5, 0.6, 0.6], "target_image": 1}},
-            state,
+            scene,
         )
 
 
 def test_a_checkpoints_own_line_before_a_crop() -> None:
-    protocol, state = opened("pixel-reasoner", crop_text="{width} by {height}")
-    made = protocol.run(
-        {"name": CROP, "arguments": {"bbox_2d": [0.1, 0.1, 0.5, 0.5], "target_image": 1}}, state
+    protocol, scene = opened("pixel-reasoner", crop_text="{width} by {height}")
+    observation = protocol.run(
+        {"name": CROP, "arguments": {"bbox_2d": [0.1, 0.1, 0.5, 0.5], "target_image": 1}}, scene
     )
-    line, picture = protocol.observation_parts(made)
+    line, picture = protocol.observation_parts(observation)
     assert line == {"type": "text", "text": "672 by 532"}
-    assert picture == {"type": "image", "image": made["images"][0]}
+    assert picture == {"type": "image", "image": observation["images"][0]}
 
 
 # boxed
@@ -188,21 +197,21 @@ def test_generation_stops_at_a_grounding_so_it_counts_in_an_open_thought() -> No
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "error"),
     [
         ("[0, 0, 1, 1]", "one JSON object"),
         ("{'bbox_2d': [0, 0, 1, 1]}", "The grounding is not valid JSON"),
         ('__import__("os")', "not valid JSON"),
     ],
 )
-def test_malformed_groundings_are_errors(body: str, told: str) -> None:
+def test_malformed_groundings_are_errors(body: str, error: str) -> None:
     turn = opened("mini-o3")[0].read(f"<think>a</think><grounding>{body}</grounding>")
-    assert told in (turn.error or "")
+    assert error in (turn.error or "")
     assert "not closed" in (opened("mini-o3")[0].read("<grounding>{").error or "")
 
 
 @pytest.mark.parametrize(
-    ("bbox", "source", "told"),
+    ("bbox", "source", "error"),
     [
         ([0, 0, 1, 1], "observation_1", "there are original_image$"),
         ([0, 0, 1, 1], 0, "there are original_image$"),
@@ -210,10 +219,10 @@ def test_malformed_groundings_are_errors(body: str, told: str) -> None:
         ([2, 2, 3, 3], "original_image", "x goes from 0 to 1"),
     ],
 )
-def test_what_mini_o3_refuses(bbox: list[float], source: object, told: str) -> None:
-    protocol, state = opened("mini-o3")
-    with pytest.raises(ToolError, match=told):
-        protocol.run({"name": "grounding", "arguments": {"bbox_2d": bbox, "source": source}}, state)
+def test_what_mini_o3_refuses(bbox: list[float], source: object, error: str) -> None:
+    protocol, scene = opened("mini-o3")
+    with pytest.raises(ToolError, match=error):
+        protocol.run({"name": "grounding", "arguments": {"bbox_2d": bbox, "source": source}}, scene)
 
 
 def test_mini_o3_shows_every_image_within_its_budget() -> None:
@@ -252,27 +261,27 @@ def test_qwen3_vl_reads_all_calls_outside_of_the_thought() -> None:
     ],
 )
 def test_qwen3_vl_boxes(bbox: list[float], box: list[int]) -> None:
-    protocol, state = opened("qwen3-vl")
+    protocol, scene = opened("qwen3-vl")
     arguments = {"bbox_2d": bbox, "label": "x", "img_idx": 0}
     if box[2] == 3:
         with pytest.raises(ToolError, match="200 times"):
-            protocol.run({"name": "image_zoom_in_tool", "arguments": arguments}, state)
+            protocol.run({"name": "image_zoom_in_tool", "arguments": arguments}, scene)
     else:
-        made = protocol.run({"name": "image_zoom_in_tool", "arguments": arguments}, state)
-        assert made["box"] == box
-        shown = protocol.store.get(made["images"][0])
+        observation = protocol.run({"name": "image_zoom_in_tool", "arguments": arguments}, scene)
+        assert observation["box"] == box
+        shown = protocol.store.get(observation["images"][0])
         assert shown.width * shown.height >= 256 * 28 * 28
 
 
 @pytest.mark.parametrize("index", [2, -1, 0.5, "0", None, True, pytest.param(10**5000, id="huge")])
 def test_image_indices_out_of_range_are_refused(index: object) -> None:
-    protocol, state = opened("qwen3-vl", images=2)
+    protocol, scene = opened("qwen3-vl", images=2)
     arguments = {"bbox_2d": [0, 0, 500, 500], "label": "x", "img_idx": index}
     with pytest.raises(ToolError, match="numbered from 0 to 1"):
-        protocol.run({"name": "image_zoom_in_tool", "arguments": arguments}, state)
-    clip = opened("qwen3-vl", images=0, video=True)[1]
+        protocol.run({"name": "image_zoom_in_tool", "arguments": arguments}, scene)
+    video = opened("qwen3-vl", images=0, video=True)[1]
     with pytest.raises(ToolError, match="there are no images"):
-        protocol.run({"name": "image_zoom_in_tool", "arguments": arguments}, clip)
+        protocol.run({"name": "image_zoom_in_tool", "arguments": arguments}, video)
 
 
 # hermes
@@ -288,22 +297,22 @@ def test_hermes_answers_in_tags_or_in_free_text() -> None:
 
 
 def test_hermes_crops_are_of_the_first_image_unless_it_says_which() -> None:
-    protocol, state = opened("hermes", images=2)
+    protocol, scene = opened("hermes", images=2)
     for number, arguments in ((0, {}), (0, {"image": 1}), (1, {"image": 2})):
-        made = protocol.run(
-            {"name": "crop", "arguments": {"bbox_2d": [0, 0, 560, 560], **arguments}}, state
+        observation = protocol.run(
+            {"name": "crop", "arguments": {"bbox_2d": [0, 0, 560, 560], **arguments}}, scene
         )
-        assert made["source"] == state["images"][number]
-        assert protocol.store.get(made["images"][0]).size == (560, 560)
+        assert observation["source"] == scene.images[number]
+        assert protocol.store.get(observation["images"][0]).size == (560, 560)
     with pytest.raises(ToolError, match="image is 3; the images are numbered from 1 to 2"):
-        protocol.run({"name": "zoom", "arguments": {"bbox_2d": [0, 0, 9, 9], "image": 3}}, state)
+        protocol.run({"name": "zoom", "arguments": {"bbox_2d": [0, 0, 9, 9], "image": 3}}, scene)
 
 
 @pytest.mark.parametrize(
-    ("times", "told"),
+    ("times", "error"),
     [([11], "outside the clip"), ([], "at least one"), ([1] * 9, "from 1 to 8"), (1, "a list")],
 )
-def test_moments_outside_of_the_clip_are_refused(times: object, told: str) -> None:
-    protocol, state = opened("hermes", images=0, video=True)
-    with pytest.raises(ToolError, match=told):
-        protocol.run({"name": "sample_frames", "arguments": {"times": times}}, state)
+def test_moments_outside_of_the_video_are_refused(times: object, error: str) -> None:
+    protocol, scene = opened("hermes", images=0, video=True)
+    with pytest.raises(ToolError, match=error):
+        protocol.run({"name": "sample_frames", "arguments": {"times": times}}, scene)

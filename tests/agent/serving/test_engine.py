@@ -63,7 +63,7 @@ async def test_everybody_gets_what_he_would_get_alone(embedded_pair: ModelPair) 
         found = await asyncio.gather(*(turns(engine, *call) for call in calls))
         assert (engine.places.running, engine.places.waiting) == (0, 0)
     for (policy, messages), (turn,) in zip(calls, found, strict=True):
-        alone = policy_of(embedded_pair, policy.config.method).act(messages)
+        alone = policy_of(embedded_pair, policy.replay.method).act(messages)
         assert (turn.text, turn.finish_reason) == (alone.text, alone.finish_reason)
         assert turn.context_tokens == alone.context_tokens
         # What was written is kept: the next turn costs what is new alone.

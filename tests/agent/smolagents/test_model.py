@@ -4,10 +4,10 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from chat_tools import tools_for
-from langchain_core.messages import AIMessage
 from PIL import Image
 from shared import MakeAgent
 from smolagents import (
@@ -22,7 +22,9 @@ from smolagents import (
 from smolagents.memory import ActionStep, PlanningStep, TaskStep
 from smolagents.models import agglomerate_stream_deltas
 
-from visreplay.agent import MessageError, ReplayChatModel
+from visreplay.agent import MessageError
+from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply
+from visreplay.agent.policy.replay_policy import PolicyTurn, Sampling
 from visreplay.agent.smolagents.model import ReplayModel
 from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, LangChainTool, keep_images
 from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config
@@ -35,9 +37,9 @@ BLUE = Image.new("RGB", (56, 56), "blue")
 STORED = "Stored 'image.png' in memory."
 
 
-def chat_on(pair: ModelPair, **options: object) -> ReplayChatModel:
-    settings = {"dialect": "embedded", "max_tokens": 96, **options}
-    return ReplayChatModel(pair=pair, replay=embedded_config(Method.TOKEN), **settings)
+def chat_on(pair: ModelPair, protocol: str = "embedded") -> ChatPolicy:
+    sampling = Sampling(max_new_tokens=96)
+    return ChatPolicy(pair, embedded_config(Method.TOKEN), protocol, sampling=sampling)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def pictures(sample: Sample) -> list[Image.Image]:
     return [load_image(image) for image in sample.images]
 
 
-def asked(sample: Sample = SEARCH) -> list[ChatMessage]:
+def task(sample: Sample = SEARCH) -> list[ChatMessage]:
     return TaskStep(sample.question, pictures(sample)).to_messages()
 
 
@@ -74,22 +76,25 @@ def actions(agent: ToolCallingAgent | CodeAgent) -> list[ActionStep]:
     return [step for step in agent.memory.steps if isinstance(step, ActionStep)]
 
 
-def raw(message: ChatMessage | None) -> AIMessage:
-    assert message is not None and isinstance(message.raw, AIMessage)
-    return message.raw
+def turn_of(message: ChatMessage | None) -> PolicyTurn:
+    assert message is not None and isinstance(message.raw, ChatReply)
+    return message.raw.turn
+
+
+def replay_of(message: ChatMessage | None) -> dict[str, Any]:
+    replay = turn_of(message).replay
+    assert replay is not None
+    return replay
 
 
 def known(message: ChatMessage | None) -> int:
     """How many tokens had been read before."""
-    usage = raw(message).usage_metadata
-    assert usage is not None
-    return usage["input_token_details"]["cache_read"]
+    return turn_of(message).known_tokens
 
 
 def total(message: ChatMessage | None) -> int:
-    usage = raw(message).usage_metadata
-    assert usage is not None
-    return usage["total_tokens"]
+    turn = turn_of(message)
+    return turn.context_tokens + len(turn.message["token_ids"])
 
 
 # Whole agents on the embedded pair
@@ -111,7 +116,7 @@ def test_a_tool_calling_agent_answers_as_the_visual_agent_does(
         assert len(later) == len(trajectory.steps) - 1
         # The tokens are the same too, not only the answer.
         for step, played in zip(actions(agent), trajectory.steps, strict=True):
-            assert raw(step.model_output_message).response_metadata["replay"] | {"seconds": 0} == (
+            assert replay_of(step.model_output_message) | {"seconds": 0} == (
                 dict(played["replay"] or {}) | {"seconds": 0}
             )
         # A step costs its new tokens alone.
@@ -145,11 +150,11 @@ def test_an_image_that_a_tool_gives_is_seen_by_way_of_the_callback(model: Replay
     look, answer = actions(agent)
     assert look.observations == STORED
     assert look.observations_images is not None
-    (shown,) = look.observations_images
-    assert type(shown) is Image.Image
-    assert raw(answer.model_output_message).response_metadata["replay"]["new_visual_tokens"] == 36
+    (crop,) = look.observations_images
+    assert type(crop) is Image.Image
+    assert replay_of(answer.model_output_message)["new_visual_tokens"] == 36
     assert known(answer.model_output_message) == total(look.model_output_message)
-    # The task's picture is not shown again after the steps, as smolagents does by itself.
+    # smolagents by itself shows the task's picture again after the steps.
     assert answer.observations_images is None
     plain = ToolCallingAgent(
         [Zoom()], model, prompt_templates=PLAIN_PROMPTS, max_steps=2, verbosity_level=0
@@ -191,49 +196,47 @@ def test_an_agent_may_plan_and_have_another_agent_for_a_tool(model: ReplayModel)
     assert planned.token_usage is not None and planned.token_usage.output_tokens > 0
 
 
-def test_a_run_tells_its_whole_result(model: ReplayModel) -> None:
+def test_a_run_returns_its_whole_result(model: ReplayModel) -> None:
     agent = player(model, SEARCH)
     result = agent.run(SEARCH.question, images=pictures(SEARCH), return_full_result=True)
     assert result.state == "success"
     steps = actions(agent)
-    read = sum(raw(s.model_output_message).usage_metadata["input_tokens"] for s in steps)  # type: ignore[index]
-    assert result.token_usage.input_tokens == read
+    context = sum(turn_of(step.model_output_message).context_tokens for step in steps)
+    assert result.token_usage.input_tokens == context
 
 
 # Turns
 
 
 def test_a_stop_sequence_ends_a_turn_and_is_left_out(model: ReplayModel) -> None:
-    whole = model.generate(asked())
-    cut = model.generate(asked(), stop_sequences=["</think>"])
+    whole = model.generate(task())
+    cut = model.generate(task(), stop_sequences=["</think>"])
     assert cut.content == str(whole.content).partition("</think>")[0]
     assert cut.tool_calls is None
     streamed = agglomerate_stream_deltas(
-        list(model.generate_stream(asked(), stop_sequences=["</think>"]))
+        list(model.generate_stream(task(), stop_sequences=["</think>"]))
     )
     assert streamed.content == cut.content
     assert model.supports_stop_parameter
 
 
-def test_a_stop_sequence_that_is_put_back_goes_on_from_what_was_generated(
+def test_a_turn_whose_stop_sequence_is_put_back_keeps_its_tokens(
     model: ReplayModel,
 ) -> None:
     """As a CodeAgent does with the end of its code."""
-    cut = model.generate(asked(), stop_sequences=["</think>"])
+    cut = model.generate(task(), stop_sequences=["</think>"])
     for ending, kept in (("</think>", total(cut)), ("", None)):
-        said = ChatMessage(
+        completed = ChatMessage(
             MessageRole.ASSISTANT, [{"type": "text", "text": f"{cut.content}{ending}"}]
         )
         more = ChatMessage(MessageRole.USER, [{"type": "text", "text": "Well?"}])
-        reply = model.generate([*asked(), said, more])
-        usage = raw(cut).usage_metadata
-        assert usage is not None
-        assert known(reply) == (usage["input_tokens"] if kept is None else kept)
+        reply = model.generate([*task(), completed, more])
+        assert known(reply) == (turn_of(cut).context_tokens if kept is None else kept)
 
 
 def test_calls_stream_last_and_are_the_same(model: ReplayModel) -> None:
-    whole = model.generate(asked())
-    deltas = list(model.generate_stream(asked()))
+    whole = model.generate(task())
+    deltas = list(model.generate_stream(task()))
     assert len(deltas) > 5
     message = agglomerate_stream_deltas(deltas)
     assert message.content == whole.content
@@ -245,27 +248,26 @@ def test_calls_stream_last_and_are_the_same(model: ReplayModel) -> None:
     assert [delta.tool_calls for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
 
 
-def test_what_a_call_says_and_what_the_model_says(embedded_pair: ModelPair) -> None:
+def test_options_of_the_constructor_win_over_those_of_a_call(embedded_pair: ModelPair) -> None:
     chat = chat_on(embedded_pair)
-    short = ReplayModel(chat).generate(asked(), max_tokens=3)
+    short = ReplayModel(chat).generate(task(), max_tokens=3)
     assert short.token_usage is not None and short.token_usage.output_tokens == 3
     # As with smolagents' other models, the constructor has the last word.
-    firm = ReplayModel(chat, max_tokens=5).generate(asked(), max_tokens=3)
-    assert firm.token_usage is not None and firm.token_usage.output_tokens == 5
-    removed = ReplayModel(chat, max_tokens=REMOVE_PARAMETER).generate(asked(), max_tokens=3)
+    for name in ("max_tokens", "max_new_tokens"):
+        firm = ReplayModel(chat, **{name: 5}).generate(task(), max_tokens=3)
+        assert firm.token_usage is not None and firm.token_usage.output_tokens == 5
+    removed = ReplayModel(chat, max_tokens=REMOVE_PARAMETER).generate(task(), max_tokens=3)
     assert removed.token_usage is not None and removed.token_usage.output_tokens > 5
-    drawn = [
-        ReplayModel(chat, temperature=1.5, seed=n).generate(asked()).content for n in (1, 2, 1)
-    ]
+    drawn = [ReplayModel(chat, temperature=1.5, seed=n).generate(task()).content for n in (1, 2, 1)]
     assert drawn[0] == drawn[2] != drawn[1]
 
 
 def test_a_forced_call_begins_the_turn(embedded_pair: ModelPair) -> None:
-    model = ReplayModel(chat_on(embedded_pair), tool_choice="required", max_tokens=8)
+    model = ReplayModel(chat_on(embedded_pair), tool_choice="required", max_new_tokens=8)
     tools = player(model, SEARCH).tools_and_managed_agents
-    reply = model.generate(asked(), tools_to_call_from=tools)
+    reply = model.generate(task(), tools_to_call_from=tools)
     assert str(reply.content).startswith('<tool_call>{"name":')
-    # It is cut off: the policy is told so, in the dialect's words.
+    # The call is cut off, and the policy reads so in the protocol's words.
     with pytest.raises(ValueError, match="is not closed with </tool_call>"):
         model.parse_tool_calls(reply)
 
@@ -283,7 +285,7 @@ def test_a_forced_call_begins_the_turn(embedded_pair: ModelPair) -> None:
 def test_a_turn_without_calls_is_an_answer_or_a_call_as_smolagents_writes_it(
     embedded_pair: ModelPair, written: str, name: str, arguments: object
 ) -> None:
-    model = ReplayModel(chat_on(embedded_pair, dialect="hermes"))
+    model = ReplayModel(chat_on(embedded_pair, "hermes"))
     message = model.parse_tool_calls(ChatMessage(MessageRole.ASSISTANT, written))
     assert message.tool_calls is not None
     (call,) = message.tool_calls
@@ -291,9 +293,9 @@ def test_a_turn_without_calls_is_an_answer_or_a_call_as_smolagents_writes_it(
 
 
 def test_a_turn_that_the_token_limit_cut_off_is_no_answer(embedded_pair: ModelPair) -> None:
-    model = ReplayModel(chat_on(embedded_pair, dialect="hermes"))
-    task = ChatMessage(MessageRole.USER, [{"type": "text", "text": "Hello"}])
-    reply = model.generate([task], max_tokens=1)
+    model = ReplayModel(chat_on(embedded_pair, "hermes"))
+    hello = ChatMessage(MessageRole.USER, [{"type": "text", "text": "Hello"}])
+    reply = model.generate([hello], max_tokens=1)
     with pytest.raises(ValueError, match="neither a tool call nor an answer that is finished"):
         model.parse_tool_calls(reply)
 
@@ -301,26 +303,28 @@ def test_a_turn_that_the_token_limit_cut_off_is_no_answer(embedded_pair: ModelPa
 # What is refused
 
 
-def test_a_clear_word_about_what_cannot_be_done(embedded_pair: ModelPair) -> None:
+def test_what_cannot_be_done_is_refused(embedded_pair: ModelPair) -> None:
     chat = chat_on(embedded_pair)
     model = ReplayModel(chat)
     with pytest.raises(ValueError, match="not forced into a schema"):
-        model.generate(asked(), response_format={"type": "json_object"})
-    with pytest.raises(ValueError, match="no option 'timeout'; there are max_tokens, seed"):
+        model.generate(task(), response_format={"type": "json_object"})
+    with pytest.raises(
+        ValueError, match="no option 'timeout'; there are max_new_tokens, max_tokens, seed"
+    ):
         ReplayModel(chat, timeout=3)
     with pytest.raises(ValueError, match="no option 'flatten_messages_as_text'"):
-        model.generate(asked(), flatten_messages_as_text=True)
+        model.generate(task(), flatten_messages_as_text=True)
     tools = player(model, SEARCH).tools_and_managed_agents
     with pytest.raises(ValueError, match="tool_choice is 'paint'; the tools are zoom"):
-        model.generate(asked(), tools_to_call_from=tools, tool_choice="paint")
-    deaf = ReplayModel(chat_on(embedded_pair, dialect="mini-o3"))
+        model.generate(task(), tools_to_call_from=tools, tool_choice="paint")
+    other = ReplayModel(chat_on(embedded_pair, "mini-o3"))
     with pytest.raises(ValueError, match="mini-o3 protocol calls no tools but its own"):
-        deaf.generate(asked(), tools_to_call_from=tools)
+        other.generate(task(), tools_to_call_from=tools)
     with pytest.raises(MessageError, match="has no type"):
         model.generate([{"role": "user", "content": [{"image": BLUE}]}])
     with pytest.raises(MessageError, match="0 x 0"):
-        nothing = Image.new("RGB", (0, 0))
-        model.generate([{"role": "user", "content": [{"type": "image", "image": nothing}]}])
+        empty = Image.new("RGB", (0, 0))
+        model.generate([{"role": "user", "content": [{"type": "image", "image": empty}]}])
     with pytest.raises(MessageError, match="is not fetched"):
         url = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
         model.generate([{"role": "user", "content": [url]}])
@@ -328,7 +332,7 @@ def test_a_clear_word_about_what_cannot_be_done(embedded_pair: ModelPair) -> Non
         model.generate([{"role": "painter", "content": "Hello"}])
 
 
-def test_without_smolagents_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_smolagents_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "smolagents", None)
     monkeypatch.delitem(sys.modules, ReplayModel.__module__)
     with pytest.raises(ImportError, match=r"pip install 'visreplay\[smolagents\]'"):
@@ -341,14 +345,21 @@ def test_a_dictionary_leads_back_to_checkpoints(embedded_pair: ModelPair) -> Non
         str(EMBEDDED / "base"),
         replay=embedded_config(Method.STATE),
         load_options={"device": "cpu"},
-        dialect="embedded",
-        max_tokens=96,
+        protocol="embedded",
+        max_new_tokens=96,
+        seed=3,
     )
-    loaded.kwargs["seed"] = 3
     again = ReplayModel.from_dict(json.loads(json.dumps(loaded.to_dict())))
     assert isinstance(again, Model)
     assert again.to_dict() == loaded.to_dict()
     assert again.chat.replay == loaded.chat.replay
-    assert again.generate(asked()).content == loaded.generate(asked()).content
+    assert again.generate(task()).content == loaded.generate(task()).content
     with pytest.raises(ValueError, match="built on a pair in memory"):
         ReplayModel.from_dict(ReplayModel(chat_on(embedded_pair)).to_dict())
+
+
+def test_the_embedded_pair_needs_no_settings(model: ReplayModel) -> None:
+    loaded = ReplayModel.from_pretrained("embedded", load_options={"device": "cpu"})
+    assert loaded.chat.protocol.name == "embedded"
+    assert loaded.chat.replay == embedded_config(Method.TOKEN)
+    assert loaded.generate(task()).content == model.generate(task()).content

@@ -1,4 +1,4 @@
-"""Agents of smolagents around a copy of the embedded policy that calls their tools by heart."""
+"""Agents of smolagents around a copy of the embedded policy that was trained to call tools."""
 
 from typing import Any
 
@@ -6,21 +6,20 @@ import pytest
 from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as langchain_tool
 from PIL import Image
-from smolagents import CodeAgent, ToolCallingAgent, tool
+from smolagents import ChatMessage, CodeAgent, ToolCallingAgent, tool
 from smolagents.memory import ActionStep, MemoryStep, TaskStep
 from smolagents.models import get_tool_json_schema
 from smolagents.monitoring import Timing
-from taught import learnt
+from taught import train_by_heart
 from transformers import AutoProcessor
 
-from visreplay.agent import ReplayChatModel, get_protocol
-from visreplay.agent.chat.renderer import ChatRenderer, image_block
-from visreplay.agent.chat.turn_memory import Spoken
-from visreplay.agent.policy.encoder import render, token_grid
+from visreplay.agent.chat.chat_policy import ChatPolicy
+from visreplay.agent.langchain.messages import image_block
 from visreplay.agent.smolagents.messages import MemoryReader
 from visreplay.agent.smolagents.model import ReplayModel
 from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, LangChainTool, keep_images
 from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config
+from visreplay.replay_core.chat_template import render
 from visreplay.tools import ImageStore
 
 PAINTED = {colour: Image.new("RGB", (56, 56), colour) for colour in ("blue", "red")}
@@ -56,7 +55,7 @@ CODE = "<code>\n[picture(1)]\n</code>"
 
 
 def built(model: ReplayModel) -> tuple[ToolCallingAgent, ToolCallingAgent, CodeAgent]:
-    """Agents that look, paint, and write code."""
+    """Make agents that look, paint, and write code."""
     settings: dict[str, Any] = {
         "model": model,
         "prompt_templates": PLAIN_PROMPTS,
@@ -71,24 +70,22 @@ def built(model: ReplayModel) -> tuple[ToolCallingAgent, ToolCallingAgent, CodeA
     )
 
 
-def chat_on(pair: ModelPair) -> ReplayChatModel:
-    config = embedded_config(Method.TOKEN)
-    return ReplayChatModel(pair=pair, replay=config, dialect="hermes", max_tokens=160)
+def model_on(pair: ModelPair) -> ReplayModel:
+    chat = ChatPolicy(pair, embedded_config(Method.TOKEN), "hermes")
+    return ReplayModel(chat, max_new_tokens=160)
 
 
 @pytest.fixture(scope="session")
 def pupil(embedded_pair: ModelPair) -> ModelPair:
-    """A policy that knows what to say first, and what after a look."""
+    """A policy that has learnt a first reply to each task, and the reply to the result."""
     processor = AutoProcessor.from_pretrained(EMBEDDED / "policy")
-    store = ImageStore()
-    interpreter = ChatRenderer(
-        get_protocol("hermes", token_grid(processor), store), processor.tokenizer
-    )
-    reader = MemoryReader(interpreter, Spoken())
-    look, paint, _ = built(ReplayModel(chat_on(embedded_pair)))
-    shown = [store.put(PAINTED[colour]) for colour in ("red", "blue")]
+    model = model_on(embedded_pair)
+    renderer, store = model.chat.renderer, model.chat.store
+    reader = MemoryReader(renderer, model.chat.memory)
+    look, paint, _ = built(model)
+    references = [store.put(PAINTED[colour]) for colour in ("red", "blue")]
     looked = step(PICTURE, "Stored 'image.png' in memory.", [PAINTED["blue"]])
-    painted = step(PAINT, f"red\nvisreplay:{shown[0]}\nblue\nvisreplay:{shown[1]}")
+    painted = step(PAINT, f"red\nvisreplay:{references[0]}\nblue\nvisreplay:{references[1]}")
     examples = []
     for steps, tools, reply in (
         ([TaskStep("Look.")], look.tools, PICTURE),
@@ -99,18 +96,18 @@ def pupil(embedded_pair: ModelPair) -> ModelPair:
     ):
         messages = [message for s in steps for message in s.to_messages()]
         signatures = [get_tool_json_schema(tool) for tool in tools.values()]
-        asked = interpreter.conversation(reader.conversation(messages), signatures)
+        conversation = renderer.conversation(reader.conversation(messages), signatures)
         images = [
             store.get(part["image"])
-            for message in asked
+            for message in conversation
             for part in message["content"]
             if part["type"] == "image"
         ]
         batch = processor(
-            text=[render(processor, asked)], images=images or None, return_tensors="pt"
+            text=[render(processor, conversation)], images=images or None, return_tensors="pt"
         )
         examples.append((batch, reply))
-    return learnt(processor, examples)
+    return train_by_heart(processor, examples)
 
 
 def step(output: str, observations: str, images: list[Image.Image] | None = None) -> MemoryStep:
@@ -123,23 +120,27 @@ def actions(agent: ToolCallingAgent | CodeAgent) -> list[ActionStep]:
     return [step for step in agent.memory.steps if isinstance(step, ActionStep)]
 
 
-def test_a_tool_calling_agent_sees_what_its_tool_gave(pupil: ModelPair) -> None:
-    agent, _, _ = built(ReplayModel(chat_on(pupil)))
+def total_tokens(message: ChatMessage) -> int:
+    assert message.token_usage is not None
+    return message.token_usage.total_tokens
+
+
+def test_a_tool_calling_agent_sees_the_image_of_its_tool(pupil: ModelPair) -> None:
+    agent, _, _ = built(model_on(pupil))
     assert agent.run("Look.") == "blue"
     first, last = actions(agent)
     assert first.observations_images == [PAINTED["blue"]]
     before, after = (s.model_output_message for s in (first, last))
     assert before is not None and after is not None
-    assert after.raw.response_metadata["replay"]["new_visual_tokens"] == 4
-    usage = after.raw.usage_metadata
-    assert usage["input_token_details"]["cache_read"] == before.raw.usage_metadata["total_tokens"]
+    assert after.raw.turn.replay["new_visual_tokens"] == 4
+    assert after.raw.turn.known_tokens == total_tokens(before)
     assert [(c.function.name, c.function.arguments) for c in after.tool_calls or ()] == [
         ("final_answer", {"answer": "blue"})
     ]
 
 
 def test_several_calls_show_their_images_in_the_policys_order(pupil: ModelPair) -> None:
-    model = ReplayModel(chat_on(pupil))
+    model = model_on(pupil)
     for stream in (False, True):
         _, agent, _ = built(model)
         agent.stream_outputs = stream
@@ -152,21 +153,20 @@ def test_several_calls_show_their_images_in_the_policys_order(pupil: ModelPair) 
         assert [c.arguments["colour"] for c in first.tool_calls or ()] == ["red", "blue"]
 
 
-def test_a_code_agent_goes_on_from_its_code_and_sees_what_it_gave(pupil: ModelPair) -> None:
-    model = ReplayModel(chat_on(pupil))
+def test_a_code_agent_continues_from_its_code_and_sees_its_image(pupil: ModelPair) -> None:
+    model = model_on(pupil)
     *_, agent = built(model)
     agent.run("Code.", max_steps=1)
     first = actions(agent)[0]
     assert first.model_output == CODE
     assert first.observations_images == [PAINTED["blue"]]
-    said = first.model_output_message
-    assert said is not None
+    code = first.model_output_message
+    assert code is not None
     memory = agent.write_memory_to_messages()
     end = max(n for n, message in enumerate(memory) if "Observation:" in str(message.content)) + 1
     reply = model.generate(memory[:end], max_tokens=1)
-    assert reply.raw.response_metadata["replay"]["new_visual_tokens"] == 4
-    known = reply.raw.usage_metadata["input_token_details"]["cache_read"]
-    assert known == said.raw.usage_metadata["total_tokens"]
+    assert reply.raw.turn.replay["new_visual_tokens"] == 4
+    assert reply.raw.turn.known_tokens == total_tokens(code)
 
 
 def test_the_last_value_of_code_may_be_a_list_of_images() -> None:

@@ -47,7 +47,7 @@ def test_arguments_of_several_types_keep_their_schema() -> None:
     assert parameters["required"] == ["video"]
     times = parameters["properties"]["times"]
     assert (times["type"], times["items"]) == ("array", {"type": "number"})
-    assert times["description"] == "At these times in seconds."
+    assert times["description"] == "Times of the frames, in seconds."
     validate_tool_arguments(frames, {"video": "a", "times": [1.0], "count": None})
     with pytest.raises(TypeError, match="'string' but should be 'array'"):
         validate_tool_arguments(frames, {"video": "a", "times": "now"})
@@ -55,7 +55,7 @@ def test_arguments_of_several_types_keep_their_schema() -> None:
         validate_tool_arguments(frames, {"times": [1.0]})
 
 
-def test_what_a_tool_refuses_is_an_error() -> None:
+def test_a_tool_that_fails_raises_an_error() -> None:
     crop = eyes(ImageStore())["crop"]
     with pytest.raises(ToolError, match="was not shown, and no files may be read"):
         crop(image="scene.png", bbox=[0, 0, 1, 1])
@@ -63,7 +63,7 @@ def test_what_a_tool_refuses_is_an_error() -> None:
         crop(image="scene.png", bbox="all")
 
 
-def test_images_come_in_any_form_that_messages_have() -> None:
+def test_images_come_in_any_form_of_a_block() -> None:
     @langchain_tool
     def paint(where: str) -> list[dict[str, object]]:
         """Paint."""

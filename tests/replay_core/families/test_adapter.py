@@ -8,9 +8,10 @@ import torch
 from builders import FAMILIES, segment
 from torch import Tensor, nn
 
-from visreplay.replay_core import ModelPair, Segment, UnsupportedModelError, adapter_for
+from visreplay.replay_core import ModelPair, Segment, UnsupportedModelError
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.families.adapter import ModelAdapter
+from visreplay.replay_core.families.registry import adapter_for
 
 QWEN = [family for family in FAMILIES if family.startswith("qwen")]
 PROMPT = (5, ("image", (1, 4, 8), 1), 3, ("image", (1, 6, 4), 2), ("image", (1, 4, 4), 3), 6)

@@ -30,9 +30,9 @@ from visreplay.replay_core import (
     ReplaySession,
     Segment,
     Threshold,
-    adapter_for,
     load_pair,
 )
+from visreplay.replay_core.families.registry import adapter_for
 
 PICTURE, CLIP = SPECIAL[IMAGE], SPECIAL[VIDEO]
 TEXT = f"a b {PICTURE} c {CLIP} d {PICTURE} e f"

@@ -1,0 +1,64 @@
+"""Many episodes in lockstep: the loop without a graph, with the policy's turns in batches."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from visreplay.agent.episode.loop import Loop, turn_seed
+from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
+from visreplay.agent.state import EpisodeState
+
+WriteTurns = Callable[[Mapping[int, EpisodeState]], Mapping[int, PolicyTurn]]
+"""Writes the next turn of every running episode. Keys are the episodes' numbers, from 0."""
+
+
+def play_in_lockstep(
+    loop: Loop, starts: Sequence[EpisodeState], write_turns: WriteTurns
+) -> list[EpisodeState]:
+    """Play several episodes to their ends, one step of all of them at a time.
+
+    Args:
+        loop: Protocol and limits of all episodes.
+        starts: States that `loop.start` built.
+        write_turns: The policy.
+
+    Returns:
+        The final states, in the order of `starts`.
+    """
+    states = list(starts)
+    while running := {i: state for i, state in enumerate(states) if not state["stop_reason"]}:
+        turns = write_turns(running)
+        for i, state in running.items():
+            states[i] = loop.step(state, turns[i])
+    return states
+
+
+def play_rollouts(
+    loop: Loop, starts: Sequence[EpisodeState], policy: ReplayPolicy
+) -> list[EpisodeState]:
+    """Play several episodes of a policy under replay.
+
+    As long as conversations are the same word for word, they are read and replayed once, and their
+    next turns are decoded as a batch. Each episode is the one that the graph plays with its seed.
+
+    Args:
+        loop: As in `play_in_lockstep`.
+        starts: As in `play_in_lockstep`; their seeds tell the episodes apart.
+        policy: Writes the turns.
+    """
+
+    def write_turns(running: Mapping[int, EpisodeState]) -> dict[int, PolicyTurn]:
+        groups: dict[str, list[int]] = {}
+        for i, state in running.items():
+            groups.setdefault(json.dumps(state["messages"]), []).append(i)
+        turns: dict[int, PolicyTurn] = {}
+        for group in groups.values():
+            messages = running[group[0]]["messages"]
+            seeds = [turn_seed(running[i]["seed"], len(running[i]["steps"])) for i in group]
+            if len(seeds) == 1:
+                turns[group[0]] = policy.act(messages, seed=seeds[0])
+            else:
+                turns.update(zip(group, policy.act_together(messages, seeds), strict=True))
+        return turns
+
+    with policy.sessions.holding(2 * len(starts)):
+        return play_in_lockstep(loop, starts, write_turns)

@@ -1,0 +1,147 @@
+"""LangChain's messages as ours, and replies as LangChain's."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    InvalidToolCall,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.tool import invalid_tool_call, tool_call
+
+from visreplay.agent.chat.chat_policy import ChatReply
+from visreplay.agent.chat.renderer import ChatRenderer, MessageError
+from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, text
+from visreplay.tools.media import REFERENCE
+
+Blocks = list[str | dict[str, Any]]
+
+TOKEN_IDS = "token_ids"
+"""The key of a message's `additional_kwargs` that has the tokens that the policy generated."""
+
+
+def from_langchain(messages: Sequence[BaseMessage], renderer: ChatRenderer) -> list[Message]:
+    """Convert LangChain's messages; their images go into the renderer's store.
+
+    Raises:
+        MessageError: A message has a type or a block that the policy cannot be shown.
+    """
+    return [_convert(message, renderer) for message in messages]
+
+
+def message_parts(message: BaseMessage, renderer: ChatRenderer) -> list[Part]:
+    """A message's content as parts; its images go into the renderer's store.
+
+    Raises:
+        MessageError: A block cannot be shown.
+    """
+    try:
+        blocks: Sequence[Mapping[str, Any]] = message.content_blocks
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise MessageError(
+            f"a block of a {message.type} message cannot be read: {error}"
+        ) from error
+    # What LangChain does not know, it leaves as it is.
+    return renderer.parts(
+        block["value"] if block["type"] == "non_standard" else block for block in blocks
+    )
+
+
+def content_blocks(parts: Sequence[Part]) -> Blocks:
+    """Convert parts to LangChain's content blocks, with images by reference."""
+    return [_block(part) for part in parts]
+
+
+def image_block(reference: str) -> dict[str, str]:
+    """The content block of an image in the store: messages, and so checkpoints, hold no pixels."""
+    return {"type": "image", "url": REFERENCE + reference}
+
+
+def reply_fields(reply: ChatReply, model_name: str) -> dict[str, Any]:
+    """The fields of an `AIMessage` (or an `AIMessageChunk`) that has a reply.
+
+    What a stop string cut off is in the tokens, but not in the content: the message alone is then
+    read as text.
+    """
+    turn = reply.turn
+    return {
+        "content": reply.parsed.content,
+        "tool_calls": [
+            tool_call(name=call["name"], args=call["arguments"], id=call.get("id"))
+            for call in reply.parsed.tool_calls
+        ],
+        "invalid_tool_calls": _invalid_calls(reply.parsed.unparsed_call),
+        "additional_kwargs": {TOKEN_IDS: reply.token_ids},
+        "response_metadata": {
+            "model_name": model_name,
+            "finish_reason": reply.finish_reason,
+            "replay": turn.replay,
+        },
+        "usage_metadata": {
+            "input_tokens": turn.context_tokens,
+            "output_tokens": len(reply.token_ids),
+            "total_tokens": turn.context_tokens + len(reply.token_ids),
+            "input_token_details": {"cache_read": turn.known_tokens},
+        },
+    }
+
+
+def _convert(message: BaseMessage, renderer: ChatRenderer) -> Message:
+    match message:
+        case AIMessage():
+            return _assistant(message)
+        case ToolMessage():
+            return {
+                "role": "tool",
+                "content": message_parts(message, renderer),
+                "tool_call_id": message.tool_call_id,
+                "is_error": message.status == "error",
+            }
+        case HumanMessage():
+            return {"role": "user", "content": message_parts(message, renderer)}
+        case SystemMessage():
+            return {"role": "system", "content": message_parts(message, renderer)}
+    raise MessageError(f"a message of type {message.type!r} cannot be shown to the policy")
+
+
+def _assistant(message: AIMessage) -> Message:
+    calls = [
+        ToolCall(name=call["name"], arguments=call["args"], id=call["id"] or "")
+        for call in message.tool_calls
+    ]
+    unparsed = [
+        UnparsedCall(text=call["args"] or "", error=call["error"] or "")
+        for call in message.invalid_tool_calls
+    ]
+    converted: Message = {
+        "role": "assistant",
+        "content": [text(message.text)],
+        "tool_calls": calls,
+        "unparsed_calls": unparsed,
+    }
+    token_ids = message.additional_kwargs.get(TOKEN_IDS)
+    if isinstance(token_ids, list) and all(type(token) is int for token in token_ids):
+        converted["token_ids"] = token_ids
+    return converted
+
+
+def _block(part: Part) -> dict[str, Any]:
+    if part["type"] == "text":
+        return {"type": "text", "text": part["text"]}
+    if part["type"] == "image":
+        return dict(image_block(part["image"]))
+    frames = [image_block(frame)["url"] for frame in part["frames"]]
+    return {"type": "video", "frames": frames, "times": part["times"]}
+
+
+def _invalid_calls(call: UnparsedCall | None) -> list[InvalidToolCall]:
+    if call is None:
+        return []
+    # With its tags: LangChain would take JSON alone for a call when it adds up chunks.
+    call_id = f"call_{uuid4().hex}"
+    return [invalid_tool_call(name=None, args=call["text"], id=call_id, error=call["error"])]

@@ -1,0 +1,143 @@
+"""LangChain's messages as ours, and the tokens that come with them."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.tool import tool_call
+from shared import png, write_clip
+
+from visreplay.agent import Message, MessageError, get_protocol
+from visreplay.agent.chat.renderer import ChatRenderer
+from visreplay.agent.langchain.messages import from_langchain, image_block
+from visreplay.agent.messages import text, user
+from visreplay.agent.policy.encoder import token_grid
+from visreplay.replay_core import ModelPair
+from visreplay.tools import ImageStore
+
+RED = png("red")
+
+
+@pytest.fixture
+def hermes(embedded_pair: ModelPair) -> ChatRenderer:
+    protocol = get_protocol("hermes", token_grid(embedded_pair.processor), ImageStore())
+    return ChatRenderer(protocol, embedded_pair.tokenizer)
+
+
+def forms(kind: str, mime_type: str, data: str) -> list[dict[str, Any]]:
+    """An image or a video in every form that LangChain's users write."""
+    uri = f"data:{mime_type};base64,{data}"
+    return [
+        {"type": kind, "base64": data, "mime_type": mime_type},
+        {"type": kind, "url": uri},
+        {"type": f"{kind}_url", f"{kind}_url": {"url": uri}},
+        {"type": kind, "source_type": "base64", "data": data, "mime_type": mime_type},
+        {"type": kind, "source_type": "url", "url": uri},
+        {"type": kind, "source": {"type": "base64", "media_type": mime_type, "data": data}},
+    ]
+
+
+@pytest.mark.parametrize("form", range(6))
+def test_an_image_is_the_same_in_every_form(hermes: ChatRenderer, form: int) -> None:
+    block = forms("image", "image/png", RED)[form]
+    question, result = from_langchain(
+        [
+            HumanMessage([block, {"type": "text", "text": "What?"}]),
+            ToolMessage([block, {"type": "text", "text": "closer"}], tool_call_id="1"),
+        ],
+        hermes,
+    )
+    picture, words = question["content"]
+    assert picture["type"] == "image" and words == text("What?")
+    assert hermes.protocol.store.get(picture["image"]).getpixel((0, 0)) == (255, 0, 0)
+    assert result == {
+        "role": "tool",
+        "content": [picture, text("closer")],
+        "tool_call_id": "1",
+        "is_error": False,
+    }
+    again = from_langchain([HumanMessage([image_block(picture["image"])])], hermes)
+    assert again == [user(picture)]
+
+
+@pytest.mark.parametrize("form", range(6))
+def test_a_video_is_the_same_in_every_form(hermes: ChatRenderer, tmp_path: Path, form: int) -> None:
+    path = write_clip(tmp_path / "a.mp4", [20] * 10 + [220] * 10)
+    block = forms("video", "video/mp4", base64.b64encode(path.read_bytes()).decode())[form]
+    (message,) = from_langchain([HumanMessage([block])], hermes)
+    (video,) = message["content"]
+    assert video["type"] == "video"
+    assert video["times"] == [0.2, 0.7, 1.2, 1.7]
+    frames = [image_block(frame)["url"] for frame in video["frames"]]
+    listed: dict[str, Any] = {"type": "video", "frames": frames, "times": video["times"]}
+    assert from_langchain([HumanMessage([listed])], hermes) == [message]
+
+
+@pytest.mark.parametrize(
+    ("block", "error"),
+    [
+        ({"type": "image", "url": "https://example.org/a.png"}, "is not fetched"),
+        ({"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}, "is not fetched"),
+        ({"type": "image", "url": "/etc/passwd"}, "no files may be read"),
+        ({"type": "image", "file_id": "f"}, "neither base64 nor a URL"),
+        ({"type": "image_url"}, "cannot be"),
+        ({"type": "image_url", "image_url": "data:image/png;base64," + RED}, "cannot be"),
+        ({"type": "audio", "base64": "aGVsbG8="}, "'audio' cannot be shown"),
+        ({"type": "text", "text": 7}, "cannot be"),
+        ({"type": "video_url", "video_url": {"url": 7}}, "neither base64 nor a URL"),
+        ({"type": "video_url"}, "'video_url' cannot be"),
+    ],
+)
+def test_a_block_that_cannot_be_shown_is_refused(
+    hermes: ChatRenderer, block: dict[str, object], error: str
+) -> None:
+    for message in (HumanMessage([block]), ToolMessage([block], tool_call_id="1")):
+        with pytest.raises(MessageError, match=error):
+            from_langchain([message], hermes)
+
+
+def test_a_message_of_another_kind_is_refused(hermes: ChatRenderer) -> None:
+    with pytest.raises(MessageError, match="a message of type 'remove' cannot be shown"):
+        from_langchain([RemoveMessage(id="1")], hermes)
+
+
+def test_roles_calls_and_errors(hermes: ChatRenderer) -> None:
+    call = tool_call(name="add", args={"a": 1}, id="1")
+    raw = {"name": None, "args": "<tool_call>{", "id": "2", "error": "no JSON"}
+    messages: list[BaseMessage] = [
+        SystemMessage("Be brief."),
+        AIMessage("Now.", tool_calls=[call], invalid_tool_calls=[raw]),
+        ToolMessage("wrong", tool_call_id="1", status="error"),
+    ]
+    assert from_langchain(messages, hermes) == [
+        {"role": "system", "content": [text("Be brief.")]},
+        {
+            "role": "assistant",
+            "content": [text("Now.")],
+            "tool_calls": [{"name": "add", "arguments": {"a": 1}, "id": "1"}],
+            "unparsed_calls": [{"text": "<tool_call>{", "error": "no JSON"}],
+        },
+        {"role": "tool", "content": [text("wrong")], "tool_call_id": "1", "is_error": True},
+    ]
+
+
+def test_only_a_list_of_numbers_is_taken_for_tokens(hermes: ChatRenderer) -> None:
+    def convert(token_ids: object) -> Message:
+        message = AIMessage("Hello", additional_kwargs={"token_ids": token_ids})
+        (converted,) = from_langchain([message], hermes)
+        # Whether they may be the policy's is for the renderer to say.
+        hermes.conversation([user(text("?")), converted, user(text("?"))])
+        return converted
+
+    assert convert([1, 2])["token_ids"] == [1, 2]
+    for wrong in (["a"], [True], None, "Hello", {"a": 1}, [[1]], [1.0]):
+        assert "token_ids" not in convert(wrong)
