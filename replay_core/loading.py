@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -93,13 +93,13 @@ def load_pair(
         weights = base_at
         if not lora.has_processor(policy_at):
             processor = processor or base_at
-    chosen = _read(AutoProcessor.from_pretrained, processor or policy_at)
-    policy_config = _read(AutoConfig.from_pretrained, weights)
+    chosen = _read(AutoProcessor, processor or policy_at)
+    policy_config = _read(AutoConfig, weights)
     base_config = None
     if base_at is not None:
-        base_config = _read(AutoConfig.from_pretrained, base_at)
+        base_config = _read(AutoConfig, base_at)
         check_alike(architecture(policy_config), architecture(base_config))
-        base_processor = _read(AutoProcessor.from_pretrained, base_at)
+        base_processor = _read(AutoProcessor, base_at)
         check_alike(chosen.tokenizer.get_vocab(), base_processor.tokenizer.get_vocab())
         if processor is None:
             check_alike(picture_processing(chosen), picture_processing(base_processor))
@@ -173,11 +173,15 @@ def _check_hub(name: str) -> None:
         raise _refusal(name, error) from error
 
 
-def _read(load: Callable[..., Any], name: str, **options: Any) -> Any:
-    """Load a part of a checkpoint, with one short error if it cannot be read."""
+def _read(auto_class: Any, name: str) -> Any:
+    """Load the processor or the configuration of a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
-        return load(name, **options)
-    except OSError as error:
+        return auto_class.from_pretrained(name)
+    except (OSError, ValueError) as error:
         raise _refusal(name, error) from error
 
 
@@ -194,14 +198,14 @@ def _refusal(name: str, error: Exception) -> CheckpointError:
 
 
 def _load(name: str, config: Any, device: str, kwargs: dict[str, Any]) -> PreTrainedModel:
-    with _quiet("transformers.modeling_utils"):
-        model, info = _read(
-            AutoModelForImageTextToText.from_pretrained,
-            name,
-            config=config,
-            output_loading_info=True,
-            **kwargs,
-        )
+    try:
+        with _quiet("transformers.modeling_utils"):
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                name, config=config, output_loading_info=True, **kwargs
+            )
+    except OSError as error:
+        raise _refusal(name, error) from error
+    model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UnsupportedModelError(

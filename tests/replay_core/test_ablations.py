@@ -7,6 +7,7 @@ import builders
 import pytest
 import torch
 from builders import segment
+from replay_cases import ABLATIONS
 from torch import Tensor
 
 from visreplay.replay_core import (
@@ -171,19 +172,9 @@ def test_families_whose_tokens_form_no_grid_have_no_window() -> None:
         assert session.append(picture).kl_before
 
 
-OPTIONS = [
-    {"side": "high"},
-    {"side": "all"},
-    {"side": "random"},
-    {"swap_roles": True},
-    {"teacher": "window"},
-    {"teacher": "jitter"},
-]
-
-
 @pytest.mark.parametrize(
     ("method", "options"),
-    [*product(["token", "state"], OPTIONS), ("token", {"entry_layer": 1})],
+    [*product(["token", "state"], ABLATIONS), ("token", {"entry_layer": 1})],
     ids=str,
 )
 def test_history_does_not_matter(whole_pair: ModelPair, method: str, options: Any) -> None:

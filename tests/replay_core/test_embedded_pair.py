@@ -3,7 +3,7 @@
 import pytest
 import torch
 from oracle import Oracle
-from test_equivalence import assert_same
+from replay_cases import assert_same
 from transformers import AutoModelForImageTextToText
 
 from visreplay.replay_core import (

@@ -10,6 +10,7 @@ from builders import segment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import Oracle
+from replay_cases import assert_same
 
 from visreplay.replay_core import ModelPair, ReplayConfig, ReplaySession, Segment
 
@@ -50,19 +51,6 @@ def config(name: str, **changes: Any) -> ReplayConfig:
 def oracle(family: Any, chosen: ReplayConfig, **kwargs: Any) -> Oracle:
     policy = builders.model(family, noise=0.02, **kwargs)
     return Oracle.of(policy, builders.model(family), chosen)
-
-
-def assert_same(session: ReplaySession, expected: Oracle) -> None:
-    assert session.token_ids == tuple(expected.ids)
-    for block, entropy, mask in zip(
-        session.blocks, expected.entropies, expected.masks, strict=True
-    ):
-        if session.config.method != "none":
-            torch.testing.assert_close(block.entropy_LT, entropy, atol=1e-4, rtol=0)
-            assert torch.equal(block.chosen_LT, mask)
-    torch.testing.assert_close(session.next_logits, expected.next_logits(), atol=1e-4, rtol=0)
-    final = session._context._final.data  # type: ignore[union-attr]
-    torch.testing.assert_close(final, expected.policy_activations()[-1], atol=1e-4, rtol=0)
 
 
 def assert_an_episode_equals_the_recomputation(pair: ModelPair, chosen: ReplayConfig) -> None:

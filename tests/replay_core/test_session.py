@@ -1,7 +1,6 @@
 """What a session promises around the numbers: transactions, generation, history, closing."""
 
 import gc
-import hashlib
 import weakref
 from typing import Any
 
@@ -9,33 +8,18 @@ import builders
 import pytest
 import torch
 from builders import segment
+from replay_cases import METHODS, checksum, config
 
 from visreplay.replay_core import (
     ConfigError,
     ContextError,
     ModelPair,
-    ReplayConfig,
     ReplaySession,
     Segment,
     SessionClosedError,
 )
 
-METHODS = ("none", "token", "state")
 IMAGE = segment(4, ("image", (1, 4, 6), 1), 3)
-
-
-def config(method: str, **changes: Any) -> ReplayConfig:
-    settings = {"threshold": "quantile", "replay_layers": 3, "state_layers": 3, "steps": 2}
-    return ReplayConfig(method=method, **{**settings, **changes})  # type: ignore[arg-type]
-
-
-def checksum(pair: ModelPair) -> str:
-    digest = hashlib.sha256()
-    for adapter in (pair.policy, pair.base):
-        for name, weight in adapter.model.named_parameters():  # type: ignore[union-attr]
-            digest.update(name.encode() + weight.detach().numpy().tobytes())
-            assert weight.grad is None and not weight.requires_grad
-    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("method", METHODS)

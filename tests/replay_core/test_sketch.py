@@ -7,6 +7,7 @@ import builders
 import pytest
 import torch
 from builders import segment
+from replay_cases import SAMPLES
 
 from visreplay.replay_core import (
     ConfigError,
@@ -17,7 +18,6 @@ from visreplay.replay_core import (
     Segment,
 )
 
-SAMPLES = [segment(3, ("image", (1, 8, 8), seed), 2) for seed in range(20, 28)]
 IMAGE = segment(4, ("image", (1, 8, 8), 1), 3)
 
 

@@ -6,34 +6,16 @@ import builders
 import pytest
 import torch
 from builders import FAMILIES, segment
+from replay_cases import walk
 from torch import Tensor, nn
 
-from visreplay.replay_core import ModelPair, Segment, UnsupportedModelError
+from visreplay.replay_core import ModelPair, UnsupportedModelError
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.families.adapter import ModelAdapter
 from visreplay.replay_core.families.registry import adapter_for
 
 QWEN = [family for family in FAMILIES if family.startswith("qwen")]
 PROMPT = (5, ("image", (1, 4, 8), 1), 3, ("image", (1, 6, 4), 2), ("image", (1, 4, 4), 3), 6)
-
-
-def walk(adapter: ModelAdapter, whole: Segment, chunk: int | None = None) -> Any:
-    """Run a prompt through our own loop, piece by piece.
-
-    Returns:
-        Logits `(T, V)`, the cache, and the position of the next token.
-    """
-    cache, position, hidden = KVCache(adapter.depth), 0, []
-    for ids_T, block in whole.pieces():
-        if block is None:
-            features, positions = adapter.embed(ids_T), adapter.text_positions(len(ids_T), position)
-            position += len(ids_T)
-        else:
-            features = adapter.features(block)
-            positions = adapter.block_positions(block, position)
-            position += adapter.extent(block)
-        hidden.append(adapter.run(features, positions, cache, chunk=chunk))
-    return adapter.head(adapter.norm(torch.cat(hidden))), cache, position
 
 
 def ours(adapter: ModelAdapter, *parts: Any, chunk: int | None = None, **kwargs: Any) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from builders import FAMILIES, IMAGE, SPECIAL, VIDEO, VISION_END, VISION_START
-from test_adapter import walk
+from replay_cases import walk
 from transformers import (
     GotOcr2ImageProcessor,
     InternVLProcessor,
