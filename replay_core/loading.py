@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from visreplay.replay_core import lora
-from visreplay.replay_core.compatibility import architecture, check_alike, picture_processing
+from visreplay.replay_core.compatibility import architecture, check_alike, image_processing
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher, tuned_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 from visreplay.replay_core.errors import CheckpointError, UnsupportedModelError
@@ -102,7 +102,7 @@ def load_pair(
         base_processor = _read(AutoProcessor, base_at)
         check_alike(chosen.tokenizer.get_vocab(), base_processor.tokenizer.get_vocab())
         if processor is None:
-            check_alike(picture_processing(chosen), picture_processing(base_processor))
+            check_alike(image_processing(chosen), image_processing(base_processor))
     if device == "auto":
         accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
         device = next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")

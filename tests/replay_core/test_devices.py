@@ -31,7 +31,7 @@ FAMILIES = ("qwen2_5_vl", "qwen2_vl")
 
 
 def history(pair: ModelPair, method: str, **changes: Any) -> tuple[Any, ...]:
-    """Everything that a session tells, over pictures, a clip and generated text."""
+    """All results of a session, over images, a video and generated text."""
     with ReplaySession(pair, config(method, **changes)) as session:
         session.append(segment(4, ("image", (1, 4, 6), 1), 3))
         tokens = session.generate(max_new_tokens=4, temperature=1.0, top_p=0.9, seed=3).token_ids
@@ -211,7 +211,7 @@ EVERYTHING = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}, EVERYTHING])
 def test_a_device_map_on_the_cpu(folders: tuple[str, str], device_map: Any, method: str) -> None:
-    """Of the base, the map names layers that are not read."""
+    """The map names layers of the base that are not loaded."""
     plain, mapped = (
         load_pair(*folders, device="cpu", replay_layers=3, **kwargs)
         for kwargs in ({}, {"device_map": device_map})

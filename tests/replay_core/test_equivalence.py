@@ -18,7 +18,7 @@ EPISODE: list[tuple[Any, ...]] = [
     (4, ("image", (1, 4, 6), 1), 3),
     (2, ("image", (1, 4, 4), 2), ("image", (1, 6, 4), 3), 2),
     (5,),
-    # A clip no longer in time than wide: elsewhere transformers' two rules for the text behind it
+    # A video no longer in time than wide: elsewhere transformers' two rules for the text behind it
     # differ (`ModelAdapter.extent`).
     (1, ("video", (2, 4, 6), 4), 2),
 ]
@@ -90,7 +90,7 @@ def test_a_vision_tower_for_each_model(family: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "none"])
 def test_the_settings_make_a_difference(any_pair: ModelPair, name: str) -> None:
-    """What is compared above must not be the plain policy, nor everything or nothing masked."""
+    """The results above must not be those of the plain policy, nor of all or no positions."""
     with (
         ReplaySession(any_pair, config(name)) as session,
         ReplaySession(any_pair, config("none")) as plain,
@@ -104,7 +104,7 @@ def test_the_settings_make_a_difference(any_pair: ModelPair, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_crop_and_extend_again_equals_never_having_gone_astray(pair: ModelPair, name: str) -> None:
+def test_crop_and_append_equals_a_context_without_the_detour(pair: ModelPair, name: str) -> None:
     chosen = config(name)
     first, second, third, _ = episode(pair)
     with ReplaySession(pair, chosen) as straight, ReplaySession(pair, chosen) as detour:
@@ -163,7 +163,7 @@ SIDES, SEEDS = st.sampled_from([4, 6, 8]), st.integers(1, 9)
 TURN = st.fixed_dictionaries(
     {
         "before": st.integers(0, 4),
-        # A clip is wider than long: behind longer ones transformers counts on differently inside
+        # A video is wider than long: behind longer ones transformers counts on differently inside
         # a prompt than when it generates (`ModelAdapter.extent`).
         "visual": st.one_of(
             st.none(),
@@ -188,7 +188,7 @@ TURN = st.fixed_dictionaries(
 def test_random_episodes_equal_the_recomputation(
     pair: ModelPair, name: str, turns: list[dict[str, Any]]
 ) -> None:
-    """Images and clips of any size, with detours that were cropped away, on forks of forks."""
+    """Images and videos of any size, with detours that were cropped away, on forks of forks."""
     chosen = config(name, steps=2)
     session, expected = ReplaySession(pair, chosen), oracle("qwen2_5_vl", chosen)
     for turn in turns:

@@ -25,10 +25,10 @@ from visreplay.replay_core.loading import load_for
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make any question to a network an error."""
+    """Make any use of a network an error."""
 
     def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)

@@ -37,7 +37,7 @@ def two_models(peft_model: PeftModel, replay_layers: int | None = None) -> Model
 
 
 def history(pair: ModelPair, method: str) -> tuple[Any, ...]:
-    """Everything that a session tells, over two pictures and generated text."""
+    """All results of a session, over two images and generated text."""
     with ReplaySession(pair, config(method)) as session:
         session.append(segment(4, ("image", (1, 4, 6), 1), 3))
         tokens = session.generate(max_new_tokens=5).token_ids
@@ -211,7 +211,7 @@ def test_an_adapter_that_names_no_base(folders: tuple[str, str], tmp_path: Path)
         load_pair(other, None, device="cpu")
 
 
-def test_without_peft_it_is_told_how_to_get_it(
+def test_the_error_without_peft_names_the_extra(
     folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
@@ -257,6 +257,6 @@ def test_a_merged_or_disabled_adapter_is_refused() -> None:
         one_model(peft_model)
 
 
-def test_a_peft_model_is_told_where_to_go() -> None:
+def test_the_error_of_a_peft_model_names_from_peft() -> None:
     with pytest.raises(UnsupportedModelError, match=r"use ModelPair\.from_peft"):
         ModelPair.of(adapted(**LORA_KINDS["language"]), None, builders.Processor())  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def test_a_loaded_pair_equals_one_in_memory(
     torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
 
 
-def test_the_processors_pictures_fit(folders: tuple[str, str]) -> None:
+def test_the_processors_images_fit(folders: tuple[str, str]) -> None:
     pair = load_pair(folders[0], None, device="cpu")
     assert pair.base is None
     image = Image.effect_noise((20, 12), 50).convert("RGB")

@@ -41,13 +41,13 @@ def assert_equal(ours: Segment, theirs: Segment) -> None:
     assert [block.start for block in ours.blocks] == [block.start for block in theirs.blocks]
 
 
-def test_a_turn_is_what_the_processor_makes_of_the_template(embedded_pair: ModelPair) -> None:
+def test_a_turn_equals_the_processors_output_for_the_template(embedded_pair: ModelPair) -> None:
     images = [noise(1), noise(2, 300, 170)]
-    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
     system = embedded_pair.processor.apply_chat_template(
         [{"role": "user", "content": []}], tokenize=False
     ).partition("<|im_start|>user")[0]
-    prompt = f"{system}<|im_start|>user\n{picture}{picture}What is here?{OPENING}"
+    prompt = f"{system}<|im_start|>user\n{image}{image}What is here?{OPENING}"
     expected = by_hand(embedded_pair, prompt, images)
     assert_equal(embedded_pair.user_turn("What is here?", images), expected)
     with ReplaySession(embedded_pair) as session, ReplaySession(embedded_pair) as other:
@@ -126,7 +126,7 @@ def test_a_question_is_answered_in_a_session_of_its_own(embedded_pair: ModelPair
     assert plain.token_ids == answers["none"].token_ids
 
 
-def test_what_cannot_be_appended(embedded_pair: ModelPair, tmp_path: Path) -> None:
+def test_turns_that_are_refused(embedded_pair: ModelPair, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with ReplaySession(embedded_pair) as session:
         for path in (tmp_path / "missing.png", tmp_path / "text.png"):

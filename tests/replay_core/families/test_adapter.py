@@ -59,7 +59,7 @@ def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_clips_among_images(family: Any) -> None:
+def test_videos_among_images(family: Any) -> None:
     model = builders.model(family)
     parts = (4, ("image", (1, 4, 4), 1), 2, ("video", (2, 4, 6), 2), 3, ("image", (1, 4, 8), 3), 2)
     expected = theirs(model, *parts).logits[0]
@@ -69,16 +69,16 @@ def test_clips_among_images(family: Any) -> None:
 @pytest.mark.parametrize("seconds", [0.25, 1 / 3, 0.7, 1.0, 2.0])
 @pytest.mark.parametrize("family", QWEN)
 @torch.no_grad()
-def test_clips_follow_their_seconds(family: Any, seconds: float) -> None:
+def test_videos_follow_their_seconds(family: Any, seconds: float) -> None:
     model = builders.model(family)
-    # Nothing behind the clip: there transformers' two rules differ (`ModelAdapter.extent`).
+    # Nothing behind the video: there transformers' two rules differ (`ModelAdapter.extent`).
     parts = (4, ("image", (1, 4, 4), 1), 2, ("video", (5, 4, 6), 2))
     expected = theirs(model, *parts, seconds=seconds).logits[0, :-1]
     got = ours(adapter_for(model), *parts, seconds=seconds)[:-1]
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
-def test_text_goes_on_behind_the_last_second_of_a_clip() -> None:
+def test_text_goes_on_behind_the_last_second_of_a_video() -> None:
     adapter = adapter_for(builders.model())
     (block,) = segment(("video", (5, 4, 6), 1), seconds=1.0).blocks
     assert adapter.extent(block) == 4 * 4 + 1  # 5 steps in time, 4 positions per second
@@ -100,7 +100,7 @@ def test_sliding_window_layers(family: Any) -> None:
 
 
 @torch.no_grad()
-def test_a_visitor_sees_and_replaces_every_layer(pair: ModelPair) -> None:
+def test_a_visitor_gets_and_replaces_every_layer(pair: ModelPair) -> None:
     adapter = pair.policy
     ids_T = torch.arange(7)
     seen: list[tuple[int, slice]] = []
@@ -133,7 +133,7 @@ def test_recomputing_changes_no_gradient(pair: ModelPair) -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_unknown_family_is_told_what_to_provide() -> None:
+def test_the_error_of_an_unknown_family_names_what_to_provide() -> None:
     model = builders.model()
     model.config.model_type = "other_vl"
     with pytest.raises(UnsupportedModelError, match=r"'other_vl' .*qwen2_5_vl.*split"):
