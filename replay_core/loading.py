@@ -86,6 +86,8 @@ def load_pair(
         base = None if plain and not adapted else base
     if adapted:
         base = base or lora.base_of(policy_at)
+    if processor is not None:
+        processor, _ = _locate(processor, role=0)
     base_at, base_name = (None, None) if base is None else _locate(base, role=1)
     weights = policy_at
     if adapted:

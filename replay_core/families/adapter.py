@@ -238,7 +238,7 @@ class ModelAdapter(ABC):
     # Positions, and the way through the layers.
 
     def text_positions(self, length: int, start: int) -> Tensor:
-        """Compute the rotary positions `(3, T)` of text: the same on all three axes."""
+        """Compute rotary positions `(3, T)` of text: one further at every token, on all axes."""
         return torch.arange(start, start + length).expand(3, -1)
 
     def extent(self, block: VisualBlock) -> int:
