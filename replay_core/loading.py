@@ -81,7 +81,8 @@ def load_pair(
     adapted = lora.is_adapter(policy_at)
     if replay is not None:
         config = tuned_config(tuned, replay)
-        replay_layers = None if config.swap_roles else config.depth
+        if replay_layers is None and not config.swap_roles:
+            replay_layers = config.depth
         plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
         base = None if plain and not adapted else base
     if adapted:
@@ -105,9 +106,7 @@ def load_pair(
         check_alike(chosen.tokenizer.get_vocab(), base_processor.tokenizer.get_vocab())
         if processor is None:
             check_alike(image_processing(chosen), image_processing(base_processor))
-    if device == "auto":
-        accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
-        device = next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
+    device = _default_device() if device == "auto" else device
     kwargs = {"dtype": dtype, **model_kwargs}
     policy_model = _load(weights, policy_config, device, kwargs)
     if adapted:
@@ -129,6 +128,12 @@ def load_for(
 ) -> ModelPair:
     """Load a pair for one way of replaying: `load_pair(policy, base, replay=replay, ...)`."""
     return load_pair(policy, base, replay=replay, **options)
+
+
+def _default_device() -> str:
+    """Return the name of a GPU, if there is one, or else of the CPU."""
+    accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    return next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
 
 
 def _locate(name: str, role: int) -> tuple[str, str]:
