@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from visreplay.agent.messages import Part, VideoPart, image, text
 from visreplay.tools import Media, TokenGrid, ToolError
-from visreplay.tools.types import shown
+from visreplay.tools.types import preview
 
 T = TypeVar("T")
 
@@ -38,8 +38,8 @@ def part_of(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
             return _clip({"url": url}, media, grid)
     kind = block["value"].get("type") if block["type"] == "non_standard" else block["type"]
     raise ToolError(
-        f"a block of type {shown(kind)} cannot be shown: text, images and clips can be, also clips "
-        'as {"type": "video", "frames": [image URLs], "times": [seconds]}'
+        f"a block of type {preview(kind)} cannot be shown: text, images and clips can be, also "
+        'clips as {"type": "video", "frames": [image URLs], "times": [seconds]}'
     )
 
 
@@ -53,7 +53,7 @@ def image_reference(block: Mapping[str, Any], media: Media) -> str:
 
 
 def _clip(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> VideoPart:
-    clip = _read(partial(media.clip, grid=grid), block, "a clip")
+    clip = _read(partial(media.video, grid=grid), block, "a clip")
     return {"type": "video", "frames": list(clip.frames), "times": list(clip.times)}
 
 
@@ -61,7 +61,7 @@ def _frames(frames: Sequence[Any], times: Sequence[Any], media: Media) -> VideoP
     if not frames or len(frames) != len(times):
         raise ToolError(f"a clip has {len(frames)} frames and {len(times)} times")
     if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
-        raise ToolError(f"the times of a clip are seconds, not {shown(times)}")
+        raise ToolError(f"the times of a clip are seconds, not {preview(times)}")
     references = [_read(media.reference, {"url": frame}, "a frame") for frame in frames]
     if len({media.image(reference).size for reference in references}) > 1:
         raise ToolError("the frames of a clip must have one size")
