@@ -126,6 +126,15 @@ class ChatRenderer:
             )
         return read
 
+    @property
+    def protocol(self) -> ToolProtocol:
+        """The protocol in which tools are called."""
+        return self.dialect
+
+    def parse_reply(self, written: str) -> ParsedReply:
+        """Parse a whole reply."""
+        return self.said(written)
+
     def said(self, written: str) -> ParsedReply:
         """What the policy said in a turn."""
         start = self.first_call(written)

@@ -202,23 +202,19 @@ class ReplayChatModel(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         shown = self._shown(stop)
         writing = self._writing(messages, shown.stops, kwargs)
-        ids: list[int] = []
-        sent = 0
         while True:
             try:
-                ids.append(next(writing))
+                ready = shown.push(next(writing))
             except StopIteration as end:
                 turn: PolicyTurn = end.value
                 break
-            ready = shown.sendable(ids)
-            if len(ready) > sent:
-                chunk = ChatGenerationChunk(message=AIMessageChunk(content=ready[sent:]))
-                sent = len(ready)
+            if ready:
+                chunk = ChatGenerationChunk(message=AIMessageChunk(content=ready))
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
         told = self._told(turn, shown)
-        told["content"] = told["content"][sent:]
+        told["content"] = told["content"][shown.sent :]
         last = ChatGenerationChunk(message=AIMessageChunk(**told, chunk_position="last"))
         if run_manager:
             run_manager.on_llm_new_token(last.text, chunk=last)
@@ -252,7 +248,7 @@ class ReplayChatModel(BaseChatModel):
 
     def _told(self, turn: PolicyTurn, shown: ReplyStream) -> dict[str, Any]:
         """The fields of a turn's message."""
-        said = shown.said(turn.text)
+        said = shown.finish(turn.text)
         ids = turn.message["token_ids"]
         # What a stop string cut off is in the tokens, but not in the message: the message alone is
         # then read as text.
