@@ -36,7 +36,9 @@ def error_body(
         param: The field of the request that it is about.
         code: The HTTP status, where the response has one of its own.
     """
-    error = Error(message=_quotable(message), type=kind, param=param and _quotable(param), code=code)
+    error = Error(
+        message=_quotable(message), type=kind, param=param and _quotable(param), code=code
+    )
     return as_json(ErrorResponse(error=error))
 
 
@@ -55,7 +57,7 @@ def error_response(status: int, message: str, param: str | None = None) -> JSONR
 
 
 def _quotable(text: str, limit: int = 1000) -> str:
-    """Shorten a text that may quote a request: megabytes, and half of a surrogate pair."""
+    """Shorten a text that may quote a request: megabytes, or half of a surrogate pair."""
     return text[:limit].encode("utf-8", "replace").decode()
 
 

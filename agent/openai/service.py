@@ -21,7 +21,8 @@ from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import ReplayPolicy, Sampling
 from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.protocols import get_protocol
-from visreplay.agent.serving.engine import Engine, Event, Slot
+from visreplay.agent.serving.decoding import Event
+from visreplay.agent.serving.engine import Engine, Slot
 from visreplay.agent.serving.limits import ServerLimits
 from visreplay.agent.serving.metrics import Metrics
 from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig
@@ -145,8 +146,8 @@ class ChatService:
             max_context=limits.context,
             maps=False,
         )
-        reading = await place.read(policy.read(conversation, opening))
-        self.metrics.read(asked.model, reading, time.perf_counter() - began)
+        reading = await place.prefill(policy.read(conversation, opening))
+        self.metrics.prefilled(asked.model, reading, time.perf_counter() - began)
         stops = [*asked.stops]
         if asked.parallel_tool_calls is False and dialect.named_calls:
             stops.append(CALL_END)
@@ -154,15 +155,16 @@ class ChatService:
             f"chatcmpl-{uuid4().hex}",
             int(time.time()),
             asked.model,
-            ReplyStream(interpreter, asked.stops, calls=bool(tools)),
+            [ReplyStream(interpreter, asked.stops, calls=bool(tools)) for _ in range(asked.n)],
             reading,
-            asked.n,
             bool(asked.logprobs),
             self._memory,
             digest,
         )
         decoding = policy.decoding(asked.sampling(self._default(asked.n)), stops)
-        events = place.write(policy, reading, asked.seeds, **decoding, logprobs=asked.kept_logprobs)
+        events = place.decode(
+            policy, reading, asked.seeds, **decoding, logprobs=asked.kept_logprobs
+        )
         return answer, self.metrics.counted(asked.model, began, events)
 
     def _replay(self, asked: ChatRequest) -> ReplayConfig:

@@ -63,7 +63,9 @@ class AdmissionQueue:
             ValueError: If `turns` is more than can run at once.
         """
         if not 1 <= turns <= self.max_running:
-            raise ValueError(f"n is {turns}, but 1 to {self.max_running} turns can run at once")
+            raise ValueError(
+                f"{turns} turns were requested, but 1 to {self.max_running} can run at once"
+            )
         if not self.is_open:
             raise engine_closed()
         if self._queue or self.running + turns > self.max_running:

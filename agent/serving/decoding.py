@@ -104,7 +104,7 @@ class BatchDecoder:
         """
         try:
             return self._step(jobs)
-        except Exception as error:
+        except BaseException as error:  # a panic in Rust is one, and must not end the thread
             # Some keys and values may be those of half a step: all of them go.
             logger.exception("a step failed; %d requests end with it", len(jobs))
             self._batches.clear()
