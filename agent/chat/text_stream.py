@@ -34,6 +34,7 @@ class TextStream:
             self._special = {token_id for token_id, token in added.items() if token.special}
         self._lengths = [0]  # characters of the text after so many tokens
         self._last = 0  # the number of the last token that was not special
+        self._context: list[int] = []  # tokens of the last text: spaces may depend on them
         self._restart()
 
     def push(self, token_id: int) -> str:
@@ -62,7 +63,7 @@ class TextStream:
         return bisect_left(self._lengths, characters)
 
     def _restart(self) -> None:
-        self._stream: Any = self._new_stream()
+        self._stream: Any = self._new_stream(self._context)
         self._held: list[int] = []  # tokens whose text is not returned yet
 
     def _step(self, token_id: int) -> str:
@@ -72,7 +73,7 @@ class TextStream:
         except Exception:  # tokenizers has no other: the text so far is not a part of the new one
             return self._give_up()
         if new is not None:
-            self._held = []
+            self._context, self._held = self._held, []
             return new
         return self._give_up() if len(self._held) >= _MOST_HELD else ""
 
@@ -85,23 +86,26 @@ class TextStream:
             if self._decode(held[:split]) + self._decode(held[split:]) == whole:
                 start = split
                 break
+        text = self._decode(held[:start])
+        if not text.endswith("\ufffd"):
+            self._context = held[:start]
         self._restart()
-        return self._decode(held[:start]) + "".join(map(self._step, held[start:]))
+        return text + "".join(map(self._step, held[start:]))
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
 
-def _rust_stream() -> DecodeStream:
-    return DecodeStream(skip_special_tokens=True)
+def _rust_stream(context: list[int]) -> DecodeStream:
+    return DecodeStream(context, skip_special_tokens=True)
 
 
 class _PythonDecodeStream:
     """`DecodeStream` for tokenizers that have no counterpart in Rust."""
 
-    def __init__(self) -> None:
-        self._before: list[int] = []  # the tokens of the last text, on which spaces may depend
+    def __init__(self, context: list[int]) -> None:
+        self._before = context
         self._ids: list[int] = []
 
     def step(self, tokenizer: Any, token_id: int) -> str | None:
