@@ -67,7 +67,7 @@ class BodyLimit:
             await self._refuse(*refusal)(scope, receive, send)
 
     async def _receive(self, body: bytearray, receive: Receive) -> tuple[int, str] | None:
-        """Receive a body; returns a status (0: nobody is there to answer) and a reason to refuse."""
+        """Receive a body; returns a status (0: nobody is left to answer) and a reason to refuse."""
         more = True
         while more:
             message = await receive()

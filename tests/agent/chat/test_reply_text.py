@@ -44,14 +44,17 @@ def text_of(renderer: ChatRenderer, ids: list[int]) -> str:
 def test_what_is_sent_is_never_taken_back(
     renderer: ChatRenderer, pieces: list[str], stops: tuple[str, ...], calls: bool
 ) -> None:
-    ids = tokens(renderer, pieces)
     stream = ReplyStream(renderer, stops, calls=calls)
+    ids: list[int] = []
     sent = ""
-    for number, token in enumerate(ids, 1):
+    for token in tokens(renderer, pieces):
+        if any(stop in text_of(renderer, ids) for stop in stops):
+            break  # the policy writes no further
+        ids.append(token)
         sent += stream.push(token)
         assert stream.sent == len(sent)
         # Only that is kept back which may be the beginning of something.
-        text = text_of(renderer, ids[:number])
+        text = text_of(renderer, ids)
         open_text = stream.cut(text[: renderer.first_call(text)] if calls else text)
         assert open_text.startswith(sent)
         kept = open_text[len(sent) :]
