@@ -33,8 +33,8 @@ from visreplay.replay_core import (
 )
 from visreplay.replay_core.lens import Lens
 from visreplay.replay_core.model_run import ModelRun
-from visreplay.tasks.analysis.prompt import Opening
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.analysis.prompt import Prompt
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.statistics import bootstrap_interval
 from visreplay.tasks.types import Split
 
@@ -81,10 +81,10 @@ class Sketched:
 def sketched(samples: int = 100) -> Sketched:
     """State replay of held-out pictures of the embedded pair, exactly and with a sketch."""
     pair = load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
-    task = task_named("visual-search-medium")
+    task = get_task("visual-search-medium")
 
     def segment(seed: int) -> Segment:
-        whole = Opening.of(task.sample(seed), "embedded", pair).segment
+        whole = Prompt.of(task.sample(seed), "embedded", pair).segment
         return Segment(whole.token_ids[: whole.blocks[0].stop], whole.blocks)
 
     config = embedded_config(Method.STATE, tau=TAU)

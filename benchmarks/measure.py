@@ -26,8 +26,9 @@ from rich.table import Table
 
 from visreplay.agent.episode.embedded_agent import ROWS, embedded_agent, prepare_process
 from visreplay.replay_core import EMBEDDED, embedded_config
-from visreplay.tasks.evaluation.evaluate import evaluate, replays, right_count
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.evaluation.evaluate import evaluate
+from visreplay.tasks.evaluation.summary import replays, right_count
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.statistics import bootstrap_interval, pass_at_k, wilson_interval
 from visreplay.tasks.types import Split, Task, ids_of
 from visreplay.tools import ImageStore
@@ -67,7 +68,7 @@ def measure(task_name: str, system: str, samples: int) -> dict[str, Any]:
     prepare_process()
     # On disk: a store in memory never forgets, and hundreds of hard scenes are gigabytes.
     with TemporaryDirectory() as folder:
-        return _measure(open_task(task_name), system, samples, ImageStore(Path(folder)))
+        return _measure(get_task(task_name), system, samples, ImageStore(Path(folder)))
 
 
 def _measure(task: Task, system: str, samples: int, store: ImageStore) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rows import Row, table, timed, write
 from visreplay.agent import VisualAgent
 from visreplay.agent.episode.embedded_agent import embedded_agent, prepare_process
 from visreplay.tasks.evaluation.evaluate import rollout_seed
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample
 
 ROLLOUTS = 8
@@ -75,7 +75,7 @@ def main() -> None:
     chosen = parser.parse_args()
     prepare_process()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    task = open_task(TASK)
+    task = get_task(TASK)
     samples = [task.load(each) for each in task.sample_ids()[: chosen.samples]]
     rows = list(measure(console, samples, chosen.repeats))
     console.print(table(rows))

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from visreplay.agent.episode.embedded_agent import embedded_agent, prepare_process
 from visreplay.tasks.commands.demo import TABLE
-from visreplay.tasks.evaluation.evaluate import evaluate, replays, summarise
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.evaluation.evaluate import evaluate
+from visreplay.tasks.evaluation.summary import replays, summarise
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split, ids_of
 
 TOKEN: list[dict[str, Any]] = [
@@ -34,7 +35,7 @@ def score(row: str, changes: dict[str, Any], samples: int) -> dict[str, float]:
     prepare_process()
     agent = embedded_agent(row, temperature=1.0, **changes)
     seeds = range(Split.TUNING, Split.TUNING + samples)
-    tasks = [open_task(name) for name in TABLE]
+    tasks = [get_task(name) for name in TABLE]
     records = [
         record for task in tasks for record in evaluate(agent, task, ids_of(task.name, seeds))
     ]

@@ -8,7 +8,7 @@ from langchain.agents import create_agent
 
 from visreplay.agent import ReplayChatModel, protocol_tools, question
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 
 # The tiny pair that ships. For a 7B pair:
 #     model = ReplayChatModel.from_pretrained(
@@ -24,7 +24,7 @@ model = ReplayChatModel.from_pretrained(
 # The tools that the policy was trained on; they look at the pictures of the conversation.
 agent = create_agent(model, tools=protocol_tools(model))
 
-task = open_task("visual-search-medium")
+task = get_task("visual-search-medium")
 sample = task.load(task.sample_ids()[0])  # a picture of 1344 x 1344 px, too small to read at once
 asked = question(model, sample.question, sample.images)  # paths do as well: ["photo.jpg"]
 print(sample.question)

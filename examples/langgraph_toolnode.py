@@ -13,7 +13,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 
 from visreplay.agent import ReplayChatModel, protocol_tools, question
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 from visreplay.tools import ImageStore
 
 
@@ -40,7 +40,7 @@ def load(folder: Path) -> tuple[ReplayChatModel, StateGraph]:
     return model, graph
 
 
-task = open_task("visual-search-medium")
+task = get_task("visual-search-medium")
 sample = task.load(task.sample_ids()[0])
 thread = {"configurable": {"thread_id": "1"}}
 with TemporaryDirectory() as name:

@@ -14,7 +14,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.types import ImageContent, TextContent
 
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 
 
 async def progress(done: float, most: float | None, message: str | None) -> None:
@@ -24,7 +24,7 @@ async def progress(done: float, most: float | None, message: str | None) -> None
 
 async def main(folder: Path) -> None:
     """Use the server; it may open the files of the folder, and no others."""
-    task = open_task("visual-search-medium")
+    task = get_task("visual-search-medium")
     sample = task.load(task.sample_ids()[0])
     sample.images[0].save(folder / "scene.png")
     # In a client's configuration: "command": "visreplay", "args": ["mcp", "--root", FOLDER]. For a

@@ -25,7 +25,7 @@ from typing import Any
 from openai import OpenAI
 from PIL import Image
 
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 from visreplay.tools import load_image
 
@@ -81,7 +81,7 @@ def shown(image: Image.Image) -> dict[str, Any]:
 
 def main() -> None:
     """Play one game."""
-    sample = task_named("visual-search-medium").sample(Split.TUNING + 1)
+    sample = get_task("visual-search-medium").sample(Split.TUNING + 1)
     picture = load_image(sample.images[0])
     print(sample.question)
     messages: list[Any] = [

@@ -10,11 +10,11 @@ from smolagents import ToolCallingAgent, tool
 from visreplay.agent.smolagents.model import ReplayModel
 from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, keep_images
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tools import TokenGrid, load_image, parse_box
 from visreplay.tools import zoom as enlarged
 
-sample = task_named("visual-search-medium").sample(0)
+sample = get_task("visual-search-medium").sample(0)
 picture = load_image(sample.images[0])  # or load_image("photo.jpg")
 
 

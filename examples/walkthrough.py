@@ -23,7 +23,7 @@ from visreplay.replay_core import (
     embedded_config,
     load_pair,
 )
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 
 torch.set_num_threads(1)  # the tiny pair gains nothing from more
 
@@ -46,7 +46,7 @@ def segment(text: str, picture: Image.Image) -> Segment:
 # to read a character.
 
 # %%
-task = open_task("visual-search-medium")
+task = get_task("visual-search-medium")
 sample = task.load(task.sample_ids()[0])
 scene = sample.images[0]
 assert isinstance(scene, Image.Image)

@@ -22,7 +22,7 @@ from visreplay.agent.messages import Message, Part
 from visreplay.agent.policy.encoder import render, token_grid
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.tasks.synthetic.sprites import CHARACTERS, COLOURS, Pixels
-from visreplay.tasks.synthetic.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, LightClip
+from visreplay.tasks.synthetic.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, LightVideo
 from visreplay.tasks.synthetic.visual_search import (
     CELLS,
     EASY,
@@ -130,7 +130,7 @@ class Demonstrations(Dataset[Demonstration]):
     def _letter(self, seed: int, rng: np.random.Generator) -> Demonstration:
         """Four tokens around a character, and what it is: reading without having to look for it."""
         if rng.integers(2):
-            clip = LightClip.random(np.random.default_rng([seed, SIDE]))
+            clip = LightVideo.random(np.random.default_rng([seed, SIDE]))
             picture, (x, y) = _jpeg(clip.frame(clip.moment), rng), clip.centre
             character = clip.character
         else:
@@ -175,7 +175,7 @@ class Demonstrations(Dataset[Demonstration]):
     def _video(
         self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator
     ) -> Demonstration:
-        clip = LightClip.random(np.random.default_rng([seed, SIDE]))
+        clip = LightVideo.random(np.random.default_rng([seed, SIDE]))
         spacing = SECONDS / OVERVIEW_FRAMES
         overview = np.stack(
             [_jpeg(clip.frame((i + 0.5) * spacing), rng) for i in range(OVERVIEW_FRAMES)]

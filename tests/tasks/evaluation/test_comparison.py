@@ -5,7 +5,7 @@ from records import record, run_of
 from typer.testing import CliRunner
 
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.evaluation.comparison import compare_runs
+from visreplay.tasks.evaluation.comparison import compare
 
 
 def test_two_runs_are_paired(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_two_runs_are_paired(tmp_path: Path) -> None:
         record("won too", True), record("away", True),
         replay={"method": "token"}, versions={"visreplay": "0.2.0"},
     )  # fmt: skip
-    found = compare_runs(plain, replay)
+    found = compare(plain, replay)
     assert len(found.paired) == 22
     assert (found.gained, found.lost, found.p) == (["won"], ["lost"], 1.0)
     assert found.alone == (1, 1)
@@ -50,7 +50,7 @@ def test_two_runs_are_paired(tmp_path: Path) -> None:
 def test_a_difference_on_every_sample_has_no_interval(tmp_path: Path) -> None:
     one = run_of(tmp_path / "one", *(record(str(n), False) for n in range(6)))
     other = run_of(tmp_path / "other", *(record(str(n), True) for n in range(6)))
-    found = compare_runs(one, other)
+    found = compare(one, other)
     difference = found.metrics["accuracy"][2]
     assert (difference.low, difference.value, difference.high) == (1, 1, 1)
     assert found.p == pytest.approx(2 / 2**6)
@@ -59,7 +59,7 @@ def test_a_difference_on_every_sample_has_no_interval(tmp_path: Path) -> None:
 def test_several_rollouts_flip_by_majority(tmp_path: Path) -> None:
     one = run_of(tmp_path / "1", record("a", True, False), record("b", True, True), rollouts=2)
     other = run_of(tmp_path / "2", record("a", True, True), record("b", False, True), rollouts=2)
-    found = compare_runs(one, other)
+    found = compare(one, other)
     assert (found.gained, found.lost, found.p) == (["a"], ["b"], None)
     assert list(found.metrics) == ["avg@k = pass@1", "pass@2"]
     assert found.metrics["avg@k = pass@1"][:2] == (0.75, 0.75)
@@ -75,4 +75,4 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     ):
         other = run_of(tmp_path / name, *records, **settings)
         with pytest.raises(ValueError, match=told):
-            compare_runs(one, other)
+            compare(one, other)

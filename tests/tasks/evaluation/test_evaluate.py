@@ -2,10 +2,11 @@ import pytest
 from shared import MakeAgent
 
 from visreplay.replay_core import Method
-from visreplay.tasks.evaluation.evaluate import evaluate, rollout_seed, summarise
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.evaluation.evaluate import evaluate, rollout_seed
+from visreplay.tasks.evaluation.summary import summarise
+from visreplay.tasks.registry import get_task
 
-TASK = open_task("visual-search-easy")
+TASK = get_task("visual-search-easy")
 
 
 def test_an_evaluation_has_a_record_a_sample(make_agent: MakeAgent) -> None:

@@ -5,12 +5,12 @@ from records import record, run_of
 from typer.testing import CliRunner
 
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.evaluation.comparison import compare_runs
-from visreplay.tasks.evaluation.evaluate import summarise
-from visreplay.tasks.evaluation.paper import BENCHMARKS, benchmark_of, figure
+from visreplay.tasks.evaluation.comparison import compare
+from visreplay.tasks.evaluation.paper import BENCHMARKS, benchmark_of, reported_accuracy
 from visreplay.tasks.evaluation.runs import Run
+from visreplay.tasks.evaluation.summary import summarise
 from visreplay.tasks.evaluation.tables import details, layout
-from visreplay.tasks.registry import ENTRIES
+from visreplay.tasks.registry import TASK_INFOS
 
 
 def hr_bench(folder: Path, method: str, right: int) -> Run:
@@ -61,7 +61,7 @@ def test_cycles_of_a_question_widen_the_interval_and_have_no_mcnemar(tmp_path: P
     assert grouped.value == single.value == 0.5
     assert grouped.high - grouped.low > 1.5 * (single.high - single.low)
     one, other = (cycles(tmp_path / name, grouped=True) for name in "ab")
-    assert compare_runs(one, other).p is None
+    assert compare(one, other).p is None
 
 
 def test_all_figures_of_a_run_and_of_its_categories(tmp_path: Path) -> None:
@@ -105,13 +105,13 @@ def test_markdown_and_errors_that_are_no_answers(tmp_path: Path) -> None:
 def test_the_paper_s_figures_are_found_by_task_or_file() -> None:
     mathverse = benchmark_of({"task": "image-qa", "data": "data/MathVerse_MINI_Vision_Only.tsv"})
     assert mathverse is not None and mathverse.label == "MathVerse(VO)"
-    assert figure("FanqingM/MM-Eureka-Qwen-7B", mathverse, replayed=True) == 47.7
-    assert figure("some/other", mathverse, replayed=True) is None
+    assert reported_accuracy("FanqingM/MM-Eureka-Qwen-7B", mathverse, replayed=True) == 47.7
+    assert reported_accuracy("some/other", mathverse, replayed=True) is None
     assert benchmark_of({"task": "visual-search-easy", "data": None}) is None
     labels = [each.label for each in BENCHMARKS]
     mmmu, pro = (BENCHMARKS[labels.index(name)] for name in ("MMMU", "MMMU-Pro"))
-    assert figure("MMR1-Math-v0-7B", mmmu, replayed=False) == 56.7
-    assert figure("MMR1-Math-v0-7B", pro, replayed=True) == 41.3
+    assert reported_accuracy("MMR1-Math-v0-7B", mmmu, replayed=False) == 56.7
+    assert reported_accuracy("MMR1-Math-v0-7B", pro, replayed=True) == 41.3
     assert benchmark_of({"task": "video-mmmu", "data": "videommmu.json"}) not in (mmmu, pro)
 
 
@@ -123,7 +123,7 @@ def test_the_paper_s_parts_are_categories_that_loaders_give() -> None:
 
 
 def test_the_paper_s_benchmarks_are_tasks() -> None:
-    tasks = {re.sub("[^a-z0-9]", "", entry.name) for entry in ENTRIES}
+    tasks = {re.sub("[^a-z0-9]", "", entry.name) for entry in TASK_INFOS}
     # Of these the common table is read, by the name of its file.
     by_file = {"DynaMath", "WeMath", "MMMU-Pro", "MathVerse(VO)"}
     for benchmark in BENCHMARKS:

@@ -100,8 +100,8 @@ def test_without_math_verify_it_is_said_how_to_get_it(monkeypatch: pytest.Monkey
     ("program", "told"),
     [
         ("raise ImportError('SymPy is torn')", "ImportError: SymPy is torn"),
-        ("", "it says nothing"),
-        ("print('hello')", "it says nothing"),
+        ("", "it printed nothing"),
+        ("print('hello')", "it printed nothing"),
     ],
 )
 def test_a_child_that_cannot_start_is_no_wrong_answer(

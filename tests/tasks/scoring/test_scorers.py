@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visreplay.tasks.scoring.answer_extraction import MAX_CHARACTERS, final, number
+from visreplay.tasks.scoring.answer_extraction import MAX_CHARACTERS, final_answer, stated_number
 from visreplay.tasks.scoring.mathematics import expression
 from visreplay.tasks.scoring.multiple_choice import option_letter
 from visreplay.tasks.scoring.scorers import (
@@ -248,7 +248,7 @@ def test_texts(expected: str, written: str | None, right: bool) -> None:
     ],
 )
 def test_the_number_that_a_text_states(written: str, value: float | None) -> None:
-    assert number(written) == value
+    assert stated_number(written) == value
 
 
 def test_numbers_within_a_tolerance() -> None:
@@ -266,7 +266,7 @@ def test_a_value_is_a_number_only_if_nothing_else_is_expected() -> None:
 
 
 def test_only_the_end_of_a_long_text_is_looked_at() -> None:
-    assert len(final("x" * 10 * MAX_CHARACTERS)) == MAX_CHARACTERS
+    assert len(final_answer("x" * 10 * MAX_CHARACTERS)) == MAX_CHARACTERS
     assert option_letter("Maybe A. " * 100_000 + "The answer is B.", OPTIONS) == "B"
 
 
@@ -282,7 +282,7 @@ def test_long_nonsense_takes_no_time(piece: str) -> None:
     for written in (piece * (MAX_CHARACTERS // len(piece)), piece + " " * MAX_CHARACTERS + "x"):
         option_letter(written, OPTIONS)
         same_text("A", written)
-        number(written)
+        stated_number(written)
         same_options("A, C", written)
         expression(written)
     assert perf_counter() - began < 4

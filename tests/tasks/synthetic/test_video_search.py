@@ -5,14 +5,14 @@ from visreplay.tasks.synthetic.video_search import (
     HARD,
     OVERVIEW_FRAMES,
     SECONDS,
-    LightClip,
+    LightVideo,
     VideoSearch,
 )
 from visreplay.tools import probe, sample_frames
 
 
-def random_clips(count: int) -> list[LightClip]:
-    return [LightClip.random(np.random.default_rng(seed)) for seed in range(count)]
+def random_clips(count: int) -> list[LightVideo]:
+    return [LightVideo.random(np.random.default_rng(seed)) for seed in range(count)]
 
 
 def test_the_clip_is_a_real_file() -> None:
@@ -26,7 +26,7 @@ def test_the_clip_is_a_real_file() -> None:
 def test_uniform_frames_never_show_the_character() -> None:
     times = [(i + 0.5) * SECONDS / OVERVIEW_FRAMES for i in range(OVERVIEW_FRAMES)]
     for clip in random_clips(20):
-        other = LightClip(
+        other = LightVideo(
             clip.moment, "B" if clip.character == "A" else "A", clip.colour, clip.shape,
             clip.centre, clip.plain,
         )  # fmt: skip
@@ -46,8 +46,8 @@ def test_the_marker_is_lit_in_the_two_frames_around_the_moment() -> None:
 def test_frames_around_the_moment_show_the_character() -> None:
     task = VideoSearch()
     sample = task.sample(5)
-    clip = sample.facts["clip"]
-    assert isinstance(clip, LightClip)
+    clip = sample.facts["video"]
+    assert isinstance(clip, LightVideo)
     assert sample.video is not None
     for frame in sample_frames(sample.video, around=clip.moment, count=2, window=0.25):
         difference = np.asarray(frame.image).astype(int) - clip.frame(frame.time)
@@ -57,8 +57,8 @@ def test_frames_around_the_moment_show_the_character() -> None:
 def test_hard_clips_have_markers_of_other_colours_lit_at_other_moments() -> None:
     for seed in range(20):
         sample = VideoSearch(HARD).sample(seed)
-        clip = sample.facts["clip"]
-        assert isinstance(clip, LightClip)
+        clip = sample.facts["video"]
+        assert isinstance(clip, LightVideo)
         lights = [clip, *clip.decoys]
         assert len({light.colour for light in lights}) == 3
         assert len({light.moment for light in lights}) == 3

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from played import play
+from run_folders import write_run
 from shared import MakeAgent
 from typer.testing import CliRunner
 
@@ -23,11 +23,11 @@ from visreplay.agent import (
 )
 from visreplay.replay_core import Method
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.evaluation.runs import Record, Run, record_of, rollout_of
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.evaluation.runs import Run, SampleRecord, record_of, rollout_of
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample
 from visreplay.tasks.viewer.page import LONGEST_SIDE, PageSummary, write_page
-from visreplay.tasks.viewer.page_data import Pictures, detail, summary
+from visreplay.tasks.viewer.page_data import ImageNumbers, sample_details, sample_summary
 from visreplay.tools import ImageStore, ToolError, zoom
 
 CHROMIUM = shutil.which("chromium")
@@ -54,8 +54,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     samples = [("visual-search-medium", 3), ("video-search", 1)]
     return [
-        play(folder / "replayed", "policy+token", samples, rollouts=2),
-        play(folder / "base", "base", samples),
+        write_run(folder / "replayed", "policy+token", samples, rollouts=2),
+        write_run(folder / "base", "base", samples),
     ]
 
 
@@ -94,14 +94,14 @@ def test_the_page_names_no_other_address(runs: list[Path], tmp_path: Path) -> No
 def test_a_block_of_replay_lies_over_the_picture_that_it_was_made_of(runs: list[Path]) -> None:
     run = Run.open(runs[0])
     scene, clip = next(iter(run.records)), list(run.records)[-1]
-    pictures = Pictures()
-    ((shown, *_),) = detail(scene, [run], pictures)
+    pictures = ImageNumbers()
+    ((shown, *_),) = sample_details(scene, [run], pictures)
     (picture,) = shown["opening"]
     assert picture["map"]["grid"] == [1, 8, 8]
     (call,) = shown["steps"][0]["calls"]
     assert call["source"] == picture["frames"][0]
     assert call["views"][0]["map"]["grid"][0] == 1
-    ((shown, *_),) = detail(clip, [run], pictures)
+    ((shown, *_),) = sample_details(clip, [run], pictures)
     (frames,) = shown["opening"]
     assert len(frames["frames"]) == len(frames["times"]) == 8
     assert frames["map"]["grid"][0] == 4  # two frames a step in time
@@ -110,7 +110,7 @@ def test_a_block_of_replay_lies_over_the_picture_that_it_was_made_of(runs: list[
 
 def test_steps_without_blocks_have_no_maps(runs: list[Path]) -> None:
     run = Run.open(runs[1])
-    ((shown,),) = detail(next(iter(run.records)), [run], Pictures())
+    ((shown,),) = sample_details(next(iter(run.records)), [run], ImageNumbers())
     assert shown["opening"][0]["map"] is None
 
 
@@ -127,17 +127,17 @@ def test_a_record_of_another_shape_is_named(runs: list[Path], tmp_path: Path) ->
 def test_what_one_run_could_not_load_is_told_by_another(runs: list[Path]) -> None:
     base = Run.open(runs[1])
     sample, told = next(iter(base.records.items()))
-    lost: Record = {
+    lost: SampleRecord = {
         "sample_id": sample, "question": None, "expected": None, "category": None,
         "error": "OSError: gone", "rollouts": [],
     }  # fmt: skip
     lame = replace(base, records={sample: lost})
     for order in ([lame, base], [base, lame]):
-        found = summary(sample, order)
+        found = sample_summary(sample, order)
         assert [found[key] for key in ("question", "expected", "category")] == [
             told[key] for key in ("question", "expected", "category")
         ]
-    assert summary(sample, [lame])["question"] is None
+    assert sample_summary(sample, [lame])["question"] is None
 
 
 def test_tools_have_their_share_of_a_step_and_old_records_none(runs: list[Path]) -> None:
@@ -147,7 +147,7 @@ def test_tools_have_their_share_of_a_step_and_old_records_none(runs: list[Path])
     (use,) = step["tool_calls"]
 
     def tools() -> float:
-        ((shown, *_),) = detail(sample, [run], Pictures())
+        ((shown, *_),) = sample_details(sample, [run], ImageNumbers())
         return shown["steps"][0]["tools"]  # type: ignore[no-any-return]
 
     assert tools() == use["seconds"] > 0
@@ -371,7 +371,7 @@ def test_keys_step_through_samples_steps_rollouts_and_runs(tab: Tab, page_file: 
 
 @needs_chromium
 def test_a_link_leads_to_its_step_and_moving_writes_it(tab: Tab, page_file: Path) -> None:
-    sample = open_task("visual-search-medium").sample_ids()[1]
+    sample = get_task("visual-search-medium").sample_ids()[1]
     page = tab.open(page_file, f"#sample={sample}&run=replayed&rollout=2&step=2")
     page.wait_for_selector(".focused li.step[data-step='1'][aria-current]")
     assert tab.chosen() == sample
@@ -486,7 +486,7 @@ def test_a_crop_of_a_crop_has_its_box_on_the_crop(
 
 def shown_with_calls(
     folder: Path, protocol: str, turns: Sequence[str], picture: Image.Image, agent: VisualAgent
-) -> Record:
+) -> SampleRecord:
     """The record of a scripted episode whose images are in the run's folder."""
     dialect = get_protocol(protocol, agent.protocol.grid, ImageStore(folder / "images"))
     start = Loop(dialect).start("?", images=[dialect.store.put(picture)])
@@ -513,7 +513,7 @@ def test_boxes_lie_on_the_opening_picture_that_was_resized(
     told = shown_with_calls(tmp_path, "mini-o3", turns, picture, make_agent(Method.NONE))
     trajectory = told["rollouts"][0]["trajectory"]
     run = Run(tmp_path, {}, {"a": told})
-    ((shown,),) = detail("a", [run], Pictures())
+    ((shown,),) = sample_details("a", [run], ImageNumbers())
     (view,) = shown["opening"]
     first, second = (step["calls"][0] for step in shown["steps"][:2])
     assert view["frames"] != [view["of"]] == [first["source"]]
@@ -532,7 +532,7 @@ def test_boxes_lie_on_the_opening_picture_that_was_resized(
     assert page.locator("#large .box").bounding_box()["width"] == pytest.approx(large / 4, abs=3)
 
 
-def distinct(run: Run, count: int) -> dict[str, Record]:
+def distinct(run: Run, count: int) -> dict[str, SampleRecord]:
     """As many records as asked, each with an id, an answer and a picture of its own."""
     one = next(iter(run.records.values()))
     shown = one["rollouts"][0]["trajectory"]["images"][0]
