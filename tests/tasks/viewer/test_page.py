@@ -585,7 +585,7 @@ def lightness(tab: Tab) -> float:
 def test_dark_where_the_system_is_and_light_by_a_button(tab: Tab, page_file: Path) -> None:
     page = tab.open(page_file)
     assert lightness(tab) < 0.2
-    page.get_by_role("button", name="Light or dark").click()
+    page.get_by_role("button", name="Switch between light and dark").click()
     assert lightness(tab) > 0.8
 
 
