@@ -1,4 +1,4 @@
-"""Run folders of real episodes of the embedded pair, as `visreplay eval` writes them."""
+"""Folders of runs of the embedded pair, as `visreplay eval` writes them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from visreplay.tasks.registry import get_task
 from visreplay.tools import ImageStore
 
 
-def play(folder: Path, row: str, counts: Sequence[tuple[str, int]], rollouts: int = 1) -> Path:
+def write_run(folder: Path, row: str, counts: Sequence[tuple[str, int]], rollouts: int = 1) -> Path:
     """Play the first samples of some tasks with a row of the demo's table, and write the run."""
     agent = embedded_agent(row, ImageStore(folder / IMAGES), temperature=float(rollouts > 1))
     settings = {"task": "embedded", "policy": row, "replay": {"method": str(agent.config.method)}}

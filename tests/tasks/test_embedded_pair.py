@@ -1,4 +1,4 @@
-"""What is claimed of the pair that ships: tests on held-out samples."""
+"""The claims about the embedded pair, on held-out samples."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,9 @@ SAMPLES = range(Split.HELD_OUT, Split.HELD_OUT + 30)
 
 
 @pytest.mark.parametrize(("name", "reach"), TASKS.items())
-def test_the_policy_reaches_what_is_claimed(make_agent: MakeAgent, name: str, reach: float) -> None:
+def test_the_policy_is_as_accurate_as_claimed(
+    make_agent: MakeAgent, name: str, reach: float
+) -> None:
     task = get_task(name)
     summary = summarise(evaluate(make_agent(Method.NONE), task, ids_of(task.name, SAMPLES)))
     assert not summary.errors
@@ -51,7 +53,7 @@ Forced = Callable[[Sample], str]
 
 @pytest.fixture
 def without_tools(embedded_pair: ModelPair) -> Forced:
-    """Answers of the policy that may look at the overview only."""
+    """Answers of the policy when it can look at the overview only."""
     store = ImageStore()
     encoder = ContextEncoder(embedded_pair.processor, store)
     tokenizer = embedded_pair.tokenizer
@@ -104,7 +106,7 @@ def test_no_optimisation_step_is_exactly_the_plain_policy(
     assert torch.equal(*logits)
 
 
-def test_the_pair_is_small_and_its_card_is_there() -> None:
+def test_the_pair_is_small_and_has_a_card() -> None:
     size = sum(path.stat().st_size for path in Path(EMBEDDED).rglob("*") if path.is_file())
     assert size < 20 * 2**20
     assert "not" in (EMBEDDED / "README.md").read_text("utf-8")

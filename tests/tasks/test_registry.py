@@ -20,9 +20,9 @@ def test_the_command_lists_every_task() -> None:
     for entry in TASK_INFOS:
         assert entry.name in result.stdout
     assert "hr_bench_4k.tsv" in result.stdout
-    listed = json.loads(CliRunner().invoke(app, ["tasks", "--json"]).stdout)
-    assert [entry["name"] for entry in listed] == [entry.name for entry in TASK_INFOS]
-    assert listed[0] == {"name": "visual-search-easy", "scorer": "text", "files": ""}
+    printed = json.loads(CliRunner().invoke(app, ["tasks", "--json"]).stdout)
+    assert [entry["name"] for entry in printed] == [entry.name for entry in TASK_INFOS]
+    assert printed[0] == {"name": "visual-search-easy", "scorer": "text", "files": ""}
 
 
 def test_names_are_unique() -> None:
@@ -30,7 +30,7 @@ def test_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize("name", SYNTHETIC_TASKS)
-def test_generated_tasks_have_ids(name: str) -> None:
+def test_synthetic_tasks_have_ids(name: str) -> None:
     task = get_task(name)
     ids = task.sample_ids()
     assert len(set(ids)) == 1000
@@ -46,7 +46,7 @@ def test_generated_tasks_have_ids(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "message"),
     [
         ("chess", None, "there is no task 'chess': see `visreplay tasks`"),
         ("hr-bench", None, r"no task 'hr-bench' .did you mean hr-bench-[48]k or hr-bench-"),
@@ -54,15 +54,15 @@ def test_generated_tasks_have_ids(name: str) -> None:
         ("video-search", Path("a.tsv"), "is synthetic and reads no file: leave out --data a.tsv"),
     ],
 )
-def test_mistakes_are_explained(name: str, data: Path | None, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_mistakes_are_explained(name: str, data: Path | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         get_task(name, data)
 
 
 IDS = [f"s{number}" for number in range(30)]
 
 
-def test_which_samples() -> None:
+def test_samples_are_selected() -> None:
     assert select(IDS) == IDS
     assert select(IDS, limit=2) == ["s0", "s1"]
     assert select(IDS, limit=99) == IDS
@@ -70,7 +70,7 @@ def test_which_samples() -> None:
     assert select(IDS, sample_ids=["s7", "s2"], limit=1) == ["s7"]
 
 
-def test_shuffling_goes_by_its_seed_alone() -> None:
+def test_shuffling_depends_on_its_seed_alone() -> None:
     shuffled = select(IDS, shuffle=3)
     assert shuffled == select(IDS, shuffle=3) != IDS
     assert sorted(shuffled) == sorted(IDS)
@@ -84,7 +84,7 @@ FIRST = ["s26", "s21", "s9"]
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "message"),
     [
         ({"sample_ids": ["s1", "s1O"]}, "no sample 's1O' .did you mean s1"),
         ({"sample_ids": ["x", "y", "z"]}, "no sample 'x' .and 2 more.; its first is 's0'"),
@@ -92,8 +92,8 @@ FIRST = ["s26", "s21", "s9"]
         ({"limit": 0}, "--limit is 0; it must be at least 1"),
     ],
 )
-def test_choices_that_make_no_sense_are_refused(choice: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_impossible_selections_are_refused(choice: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         select(IDS, **choice)  # type: ignore[arg-type]
 
 

@@ -48,8 +48,8 @@ def test_the_cycles_of_a_question_are_a_group(tmp_path: Path, repeated: bool) ->
         first = len(rows)
         for cycle in range(4):
             options = dict(zip("ABCD", [*"wxyz"[cycle:], *"wxyz"[:cycle]], strict=True))
-            shown = png(image) if repeated or not cycle else str(first)
-            changes = {"index": first + cycle, "question": question, "image": shown}
+            cell = png(image) if repeated or not cycle else str(first)
+            changes = {"index": first + cycle, "question": question, "image": cell}
             rows.append(ROW | changes | options | {"answer": "A", "cycle_category": cycle})
     rows[0], rows[2] = rows[2], rows[0]  # the row with the picture need not be the first
     task = get_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", rows))
@@ -59,7 +59,7 @@ def test_the_cycles_of_a_question_are_a_group(tmp_path: Path, repeated: bool) ->
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "error"),
     [
         ({"category": "triple"}, "row 1, field 'category': 'triple' is none of single, cross"),
         ({"C": ""}, "row 1, field 'C'"),
@@ -68,8 +68,8 @@ def test_the_cycles_of_a_question_are_a_group(tmp_path: Path, repeated: bool) ->
         ({"index": ""}, "row 1, field 'index'"),
     ],
 )
-def test_malformed_rows_are_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_malformed_rows_are_refused(tmp_path: Path, changes: dict[str, object], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
         get_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", [ROW | changes]))
 
 

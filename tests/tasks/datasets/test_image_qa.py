@@ -112,7 +112,7 @@ def test_paths_of_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "error"),
     [
         ({"answer": ""}, "row 1, field 'answer'"),
         ({"A": "1", "B": "", "C": "3", "answer": "A"}, "field 'C': an option before it is empty"),
@@ -125,8 +125,8 @@ def test_paths_of_images(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_malformed_rows_are_refused(tmp_path: Path, fields: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_malformed_rows_are_refused(tmp_path: Path, fields: dict[str, object], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
         opened(tmp_path, "mathvista", **fields)
 
 

@@ -101,23 +101,23 @@ def test_video_mmmu_over_its_splits(clip: Path) -> None:
     folder = put(clip, "videos/validation_Optics_4.mp4")
     data = folder / "data"
     perceived = {name: MMMU[name] for name in ("id", "options", "answer")} | {"question": "Which?"}
-    asked = MMMU | {"options": [], "question_type": "open", "answer": "12.97", "question": "How?"}
+    item = MMMU | {"options": [], "question_type": "open", "answer": "12.97", "question": "How?"}
     write_json(data / "perception_video.json", {"Perception": {"0": perceived}})
-    write_json(data / "adaptation_video.json", {"Adaptation": {"0": asked}})
+    write_json(data / "adaptation_video.json", {"Adaptation": {"0": item}})
     put(clip, "data/videos/Perception/validation_Optics_4.mp4")
     with pytest.raises(ValueError, match=r"adaptation_video\.json, Adaptation/0, field 'id'"):
         get_task("video-mmmu", data)
     put(clip, "data/validation_Optics_4.mp4")
     task = get_task("video-mmmu", data)
     assert task.sample_ids() == ["Adaptation/validation_Optics_4", "Perception/validation_Optics_4"]
-    adapted, seen = map(task.load, task.sample_ids())
-    assert (adapted.category, seen.category) == ("Adaptation", "Perception")
-    assert task.is_right(adapted, "about 12.97 g")
-    assert not task.is_right(adapted, "B")
-    assert task.is_right(seen, "B. the second")
+    adaptation, perception = map(task.load, task.sample_ids())
+    assert (adaptation.category, perception.category) == ("Adaptation", "Perception")
+    assert task.is_right(adaptation, "about 12.97 g")
+    assert not task.is_right(adaptation, "B")
+    assert task.is_right(perception, "B. the second")
 
 
-def test_video_mmmu_s_picture(clip: Path) -> None:
+def test_the_picture_of_video_mmmu(clip: Path) -> None:
     folder = put(clip, "validation_Optics_4.mp4")
     path = write_json(folder / "adaptation_video.json", {"Adaptation": {"0": MMMU}})
     sample = get_task("video-mmmu", path).load("Adaptation/validation_Optics_4")
@@ -132,7 +132,7 @@ def test_video_mmmu_s_picture(clip: Path) -> None:
         get_task("video-mmmu", path)
 
 
-def test_mlvu_s_videos_lie_beside_the_folder_of_its_files(clip: Path) -> None:
+def test_videos_of_mlvu_lie_beside_the_folder_of_its_files(clip: Path) -> None:
     folder = put(clip, "video/3_ego/ego_9.mp4", "video/4_count/ego_9.mp4")
     path = write_json(folder / "json" / "3_ego.json", [MLVU, MLVU])
     task = get_task("mlvu", path)
@@ -146,7 +146,7 @@ def test_mlvu_s_videos_lie_beside_the_folder_of_its_files(clip: Path) -> None:
     assert get_task("mlvu", folder / "json").sample_ids() == ["3_ego/0", "3_ego/1", "4_count/0"]
 
 
-def test_mlvu_s_answers_are_texts_even_if_they_look_like_letters(clip: Path) -> None:
+def test_answers_of_mlvu_are_texts_even_if_they_look_like_letters(clip: Path) -> None:
     folder = put(clip, "ego_9.mp4")
     item = MLVU | {"candidates": ["B", "A", "C"], "answer": "A"}
     assert get_task("mlvu", write_json(folder / "x.json", [item])).load("x/0").answer == "B"
@@ -178,7 +178,7 @@ def test_video_r1(clip: Path) -> None:
     assert task.is_right(read, "mira")
 
 
-def test_a_video_that_is_none_is_refused_when_it_is_loaded(clip: Path) -> None:
+def test_an_invalid_video_is_refused_when_it_is_loaded(clip: Path) -> None:
     folder = put(clip, "videos/k3VqT9xPz0A.mp4")
     (folder / "videos" / "k3VqT9xPz0A.mp4").write_text("no video")
     task = get_task("video-holmes", write_json(folder / "a.json", [HOLMES]))
@@ -187,7 +187,7 @@ def test_a_video_that_is_none_is_refused_when_it_is_loaded(clip: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "item", "changes", "told"),
+    ("name", "item", "changes", "error"),
     [
         ("mmvu", MMVU, {"question_type": "essay"}, "field 'question_type': 'essay' is not"),
         ("mmvu", MMVU, {"video": "videos/Physics/9.mp4"}, "field 'video': there is no videos/Phys"),
@@ -213,7 +213,7 @@ def test_a_video_that_is_none_is_refused_when_it_is_loaded(clip: Path) -> None:
     ],
 )  # fmt: skip
 def test_malformed_items_are_refused(
-    clip: Path, name: str, item: dict[str, object], changes: dict[str, object], told: str
+    clip: Path, name: str, item: dict[str, object], changes: dict[str, object], error: str
 ) -> None:
     folder = put(
         clip, "videos/Physics/3.mp4", "validation_Optics_4.mp4", "ego_9.mp4",
@@ -222,5 +222,5 @@ def test_malformed_items_are_refused(
     path = write_json(folder / "a.json", [item, item | changes])
     if name != "mlvu" and "id" not in changes:
         write_json(path, [item | changes])
-    with pytest.raises(ValueError, match=rf"a\.json, item \d, {told}"):
+    with pytest.raises(ValueError, match=rf"a\.json, item \d, {error}"):
         get_task(name, path)

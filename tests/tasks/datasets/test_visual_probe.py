@@ -35,7 +35,7 @@ def test_the_common_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "error"),
     [
         ({"images": []}, "item 1, field 'images': there must be at least one"),
         ({"images": "a.jpg"}, "item 1, field 'images': a list of texts is needed"),
@@ -44,7 +44,9 @@ def test_the_common_table(tmp_path: Path) -> None:
         ({"doc_id": {}}, "item 1, field 'doc_id': a text is needed, not {}"),
     ],
 )
-def test_malformed_items_are_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+def test_malformed_items_are_refused(
+    tmp_path: Path, changes: dict[str, object], error: str
+) -> None:
     write_picture(tmp_path / "images" / "harbour_12.jpg", "grey")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=error):
         get_task("visual-probe-medium", write_json(tmp_path / "a.json", [ITEM | changes]))

@@ -63,7 +63,7 @@ ORDER = "DBCCDC"
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "error"),
     [
         ({"label": "C"}, "line 1, field 'label': 'C' is none of the options 'teal', 'pink'"),
         ({"text": "What?"}, "line 1, field 'text': there are no lines with options"),
@@ -71,9 +71,11 @@ ORDER = "DBCCDC"
         ({"image": "sa_8.jpg"}, "line 1, field 'image': there is no sa_8.jpg"),
     ],
 )
-def test_malformed_lines_are_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+def test_malformed_lines_are_refused(
+    tmp_path: Path, changes: dict[str, object], error: str
+) -> None:
     write_picture(tmp_path / "direct_attributes" / "sa_7.jpg", "teal")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=error):
         get_task("vstar", write_json(tmp_path / "a.jsonl", [LINE | changes]))
 
 

@@ -18,7 +18,7 @@ OVERVIEW = TokenGrid(28, 56 * 56, 224 * 224)
 
 
 @pytest.mark.parametrize("name", SYNTHETIC_TASKS)
-def test_a_seed_is_a_sample(name: str) -> None:
+def test_a_seed_always_gives_the_same_sample(name: str) -> None:
     first, again, other = (get_task(name).sample(seed) for seed in (7, 7, 8))
     assert first.sample_id == again.sample_id == f"{name}-7"
     assert (first.question, first.answer) == (again.question, again.answer)
@@ -27,7 +27,7 @@ def test_a_seed_is_a_sample(name: str) -> None:
 
 
 @pytest.mark.parametrize("level", [EASY, MEDIUM, HARD], ids=lambda level: level.name)
-def test_the_question_asks_for_one_of_the_markers(level: SceneLevel) -> None:
+def test_the_question_is_about_one_of_the_markers(level: SceneLevel) -> None:
     for seed in range(5):
         sample = VisualSearch(level).sample(seed)
         markers, target = sample.facts["markers"], sample.facts["target"]
