@@ -1,8 +1,8 @@
-"""What is counted instead of timed: FLOPs and bytes at 7B proportions, on the meta device.
+"""Counted instead of timed: FLOPs and bytes at the proportions of a 7B model, on the meta device.
 
-How many entropies state replay reads depends on the data. By the quantile rule at tau = 0.4, four
-positions in ten are low. With a sketch, what is read a second time is measured on the embedded
-pair, and so is how often the masks agree.
+The number of entropies that state replay reads depends on the data. By the quantile rule at
+tau = 0.4, four positions in ten are low. With a sketch, the embedded pair shows how many entropies
+are read a second time, and how often the masks agree.
 """
 
 from collections import Counter
@@ -33,8 +33,8 @@ from visreplay.replay_core import (
 )
 from visreplay.replay_core.lens import Lens
 from visreplay.replay_core.model_run import ModelRun
-from visreplay.tasks.analysis.prompt import Opening
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.analysis.prompt import Prompt
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.statistics import bootstrap_interval
 from visreplay.tasks.types import Split
 
@@ -45,7 +45,7 @@ RANK_SHARE = 8
 
 
 def weights() -> Iterator[Row]:
-    """What policy and base take, if they have no language weights in common."""
+    """Count the bytes of policy and base that share no language weights."""
     pair = meta_pair(SEVEN_B)
     assert pair.base is not None
     pair.base.keep_layers(LAYERS)
@@ -62,13 +62,13 @@ def weights() -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Sketched:
-    """A sketch on the embedded pair, beside exact reading.
+    """A sketch on the embedded pair, compared with exact reading.
 
     Attributes:
         agreement: Share of positions and layers with the same mask, for each picture.
-        overlap: Of the positions that either mask holds, the share that both hold.
-        base_again: Share of positions whose base entropy was read exactly too.
-        policy_again: Share of the low ones whose policy entropy was.
+        overlap: Share of the positions in either mask that are in both, for each picture.
+        base_again: Share of all positions whose base entropy was read exactly too.
+        policy_again: Share of the low positions whose policy entropy was read exactly too.
     """
 
     agreement: list[float]
@@ -79,12 +79,12 @@ class Sketched:
 
 @cache
 def sketched(samples: int = 100) -> Sketched:
-    """State replay of held-out pictures of the embedded pair, exactly and with a sketch."""
+    """Replay states on held-out pictures of the embedded pair, exactly and with a sketch."""
     pair = load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
-    task = task_named("visual-search-medium")
+    task = get_task("visual-search-medium")
 
     def segment(seed: int) -> Segment:
-        whole = Opening.of(task.sample(seed), "embedded", pair).segment
+        whole = Prompt.of(task.sample(seed), "embedded", pair).segment
         return Segment(whole.token_ids[: whole.blocks[0].stop], whole.blocks)
 
     config = embedded_config(Method.STATE, tau=TAU)
@@ -111,7 +111,7 @@ def sketched(samples: int = 100) -> Sketched:
 
 
 def replaced(pair: ModelPair, config: ReplayConfig, segment: Segment) -> Tensor:
-    """Where state replay put the base's activations, on the picture."""
+    """Return the mask `(L, T)` of the positions in the picture that state replay replaced."""
     with ReplaySession(pair, config) as session:
         session.append(segment)
         mask_LT = session.blocks[0].replaced_LT
@@ -121,7 +121,7 @@ def replaced(pair: ModelPair, config: ReplayConfig, segment: Segment) -> Tensor:
 
 @contextmanager
 def rows_read(pair: ModelPair, rows: Counter[str]) -> Iterator[None]:
-    """Counts the positions that every lens of a sketched pair reads."""
+    """Count the positions that every lens of a sketched pair reads."""
     assert pair.sketch is not None
     cheap = {
         id(pair.sketch.base.lens.norm): "base, cheaply",
@@ -139,17 +139,17 @@ def rows_read(pair: ModelPair, rows: Counter[str]) -> Iterator[None]:
 
 
 def agreement() -> Iterator[Row]:
-    """How often a sketched mask of state replay is the exact one."""
-    found = sketched()
+    """Measure how often a sketched mask of state replay equals the exact one."""
+    result = sketched()
     name = "sketched masks that agree with exact ones, embedded pair"
     note = (
-        f"n = {len(found.agreement)} pictures; read exactly too: {found.base_again:.1%} of the "
-        f"base's entropies, {found.policy_again:.1%} of the policy's"
+        f"n = {len(result.agreement)} pictures; read exactly too: {result.base_again:.1%} of the "
+        f"base's entropies, {result.policy_again:.1%} of the policy's"
     )
-    yield _mean_row(name, found.agreement, 0.99, note)
-    # Most positions are far from both limits, and would flatter the share above.
+    yield _mean_row(name, result.agreement, 0.99, note)
+    # Most positions are far from both limits, which makes the share above look high.
     name = "positions that both masks replace, of those that either does"
-    yield _mean_row(name, found.overlap, None, f"n = {len(found.overlap)} pictures")
+    yield _mean_row(name, result.overlap, None, f"n = {len(result.overlap)} pictures")
 
 
 def _mean_row(name: str, values: list[float], target: float | None, note: str) -> Row:
@@ -158,15 +158,15 @@ def _mean_row(name: str, values: list[float], target: float | None, note: str) -
 
 
 def flops() -> Iterator[Row]:
-    """State replay against a plain prefill, behind as many tokens, to the next token's logits."""
+    """Compare state replay with a plain prefill after equally many tokens, to the next logits."""
     plain = _layers(policy=True)
     backbones = plain + 2 * _layers(policy=False)
     exact = backbones + LAYERS * (_read(TOKENS) + _read(TAU * TOKENS))
     name = "state replay / plain prefill, FLOPs at 7B"
     yield _flop_row(f"{name}, exact", exact, plain, 3)
-    found, low = sketched(), TAU * TOKENS
+    result, low = sketched(), TAU * TOKENS
     cheap = _read(TOKENS, cheap=True) + _read(low, cheap=True)
-    again = _read(found.base_again * TOKENS) + _read(found.policy_again * low)
+    again = _read(result.base_again * TOKENS) + _read(result.policy_again * low)
     yield _flop_row(f"{name}, sketched", backbones + LAYERS * (cheap + again), plain, 1.8)
 
 
@@ -177,7 +177,7 @@ def _flop_row(name: str, ours: float, plain: float, target: float) -> Row:
 
 @torch.no_grad()
 def _layers(*, policy: bool) -> float:
-    """FLOPs of the whole policy up to the next token's logits, or of the first layers alone."""
+    """Count the FLOPs of the policy up to the next token's logits, or of the first layers alone."""
     adapter = meta_pair(SEVEN_B).policy
     run = ModelRun(adapter, adapter.depth if policy else LAYERS, ReplayConfig())
     tokens_T = torch.zeros(TOKENS, dtype=torch.long)
@@ -192,7 +192,7 @@ def _layers(*, policy: bool) -> float:
 
 @torch.no_grad()
 def _read(rows: float, *, cheap: bool = False) -> float:
-    """FLOPs of reading one layer's entropies at some positions."""
+    """Count the FLOPs of reading the entropies of one layer at some positions."""
     width = SEVEN_B.hidden // RANK_SHARE if cheap else SEVEN_B.hidden
     head = nn.Linear(width, SEVEN_B.vocabulary, bias=False, device="meta")
     norm = nn.Linear(SEVEN_B.hidden, width, bias=False, device="meta") if cheap else nn.Identity()

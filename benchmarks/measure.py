@@ -1,10 +1,10 @@
-"""The README's numbers on the embedded pair: `python benchmarks/measure.py`.
+"""Measure the accuracies of the embedded pair: `python benchmarks/measure.py`.
 
 Systems: base, policy, policy with each replay method, and the paper's ablations. On held-out
 samples of the generated tasks: greedy accuracy (Wilson interval), pass@1 and pass@8 at temperature
 1 from 8 rollouts a sample, and the difference from the plain policy on the same samples (bootstrap
-intervals over samples). Writes `benchmarks/embedded_pair.json`; what is done is kept in
-`runs/measure`, so that a stopped run goes on.
+intervals over samples). Writes `benchmarks/embedded_pair.json`. Finished results are kept in
+`runs/measure`, so that a stopped run can go on.
 """
 
 import argparse
@@ -26,8 +26,9 @@ from rich.table import Table
 
 from visreplay.agent.episode.embedded_agent import ROWS, embedded_agent, prepare_process
 from visreplay.replay_core import EMBEDDED, embedded_config
-from visreplay.tasks.evaluation.evaluate import evaluate, replays, right_count
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.evaluation.evaluate import evaluate
+from visreplay.tasks.evaluation.summary import replays, right_count
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.statistics import bootstrap_interval, pass_at_k, wilson_interval
 from visreplay.tasks.types import Split, Task, ids_of
 from visreplay.tools import ImageStore
@@ -35,7 +36,7 @@ from visreplay.tools import ImageStore
 ROLLOUTS = 8
 OUT = Path(__file__).parent / "embedded_pair.json"
 HARD = "visual-search-hard"
-"""Harder than anything that the pair was trained on: here there is room above the policy."""
+"""Harder than all tasks in the training of the pair, so that the policy can be improved on."""
 
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "token, high entropy": ("policy+token", {"side": "high"}),
@@ -50,7 +51,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "state, random positions": ("policy+state", {"side": "random"}),
     "token, roles swapped": ("policy+token", {"swap_roles": True}),
 }
-"""Row of the demo's table, and settings of `ReplayConfig` that are otherwise."""
+"""For each ablation, the row of the demo's table and the settings of `ReplayConfig` that differ."""
 
 SYSTEMS = {**{row: (row, {}) for row in ROWS}, **ABLATIONS}
 UNITS = [
@@ -59,15 +60,15 @@ UNITS = [
     *product(("visual-search-easy",), ROWS),
     *product(("visual-search-medium",), ABLATIONS),
 ]
-"""Tasks and systems, what matters most first."""
+"""Tasks and systems, the most important first."""
 
 
 def measure(task_name: str, system: str, samples: int) -> dict[str, Any]:
-    """What one system did on one task, sample by sample."""
+    """Measure one system on one task, sample by sample."""
     prepare_process()
-    # On disk: a store in memory never forgets, and hundreds of hard scenes are gigabytes.
+    # On disk, because a store in memory never forgets, and hundreds of hard scenes are gigabytes.
     with TemporaryDirectory() as folder:
-        return _measure(open_task(task_name), system, samples, ImageStore(Path(folder)))
+        return _measure(get_task(task_name), system, samples, ImageStore(Path(folder)))
 
 
 def _measure(task: Task, system: str, samples: int, store: ImageStore) -> dict[str, Any]:
@@ -81,64 +82,64 @@ def _measure(task: Task, system: str, samples: int, store: ImageStore) -> dict[s
     sampled, right = embedded_agent(row, store, temperature=1.0, **changes), []
     for seed, sample_id in zip(seeds, ids_of(task.name, seeds), strict=True):
         sample = task.load(sample_id)
-        # Of its own for every sample: a shared seed draws the same habit for all of them.
+        # Every sample has its own seeds: with shared seeds, samples would not be independent.
         numbers = range(ROLLOUTS * seed, ROLLOUTS * (seed + 1))
-        played = sampled.rollouts(
+        trajectories = sampled.rollouts(
             sample.question, numbers, images=sample.images, video=sample.video
         )
-        right.append(sum(task.is_right(sample, each.answer) for each in played))
+        right.append(sum(task.is_right(sample, each.answer) for each in trajectories))
     sampled.close()
-    known = replays(records)
+    reports = replays(records)
     return {
         "task": task.name,
         "system": system,
         "settings": settings(system, samples),
         "greedy": [bool(right_count(record)) for record in records],
         "right": right,
-        "kl_before": fmean(replay["kl_before"] for replay in known) if known else None,
-        "kl_after": fmean(replay["kl_after"] for replay in known) if known else None,
+        "kl_before": fmean(replay["kl_before"] for replay in reports) if reports else None,
+        "kl_after": fmean(replay["kl_after"] for replay in reports) if reports else None,
     }
 
 
 def settings(system: str, samples: int) -> dict[str, Any]:
-    """What a kept result must have been measured with, as JSON values."""
+    """List the settings that a kept result depends on, as JSON values."""
     row, changes = SYSTEMS[system]
     config = asdict(embedded_config(ROWS[row][1], **changes))
     what = {"samples": samples, "weights": _weights(), **config}
-    known: dict[str, Any] = json.loads(json.dumps(what))
-    return known
+    as_json: dict[str, Any] = json.loads(json.dumps(what))
+    return as_json
 
 
 @cache
 def _weights() -> str:
-    """A digest of the pair: what was measured with other weights is measured again."""
+    """Compute a digest of the pair: results of other weights are measured again."""
     digest = hashlib.sha256()
     for path in sorted(EMBEDDED.glob("*/*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def summary(found: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table.
+def summary(result: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
+    """Make a row of the table.
 
     Args:
-        found: Of `measure`.
-        against: The same of the system that it is compared with, on the same samples.
+        result: The result of `measure` for a system.
+        against: The result of the system that it is compared with, on the same samples.
     """
-    low, high = wilson_interval(sum(found["greedy"]), len(found["greedy"]))
+    low, high = wilson_interval(sum(result["greedy"]), len(result["greedy"]))
     row = {
-        "task": found["task"],
-        "system": found["system"],
-        "n": len(found["greedy"]),
-        "greedy": {"value": fmean(found["greedy"]), "interval": [low, high]},
-        "kl_before": found["kl_before"],
-        "kl_after": found["kl_after"],
+        "task": result["task"],
+        "system": result["system"],
+        "n": len(result["greedy"]),
+        "greedy": {"value": fmean(result["greedy"]), "interval": [low, high]},
+        "kl_before": result["kl_before"],
+        "kl_after": result["kl_after"],
         "compared_with": against["system"],
     }
     for k in (1, ROLLOUTS):
         ours, theirs = (
             np.array([pass_at_k(ROLLOUTS, count, k) for count in each["right"]])
-            for each in (found, against)
+            for each in (result, against)
         )
         row[f"pass@{k}"] = _estimate(ours)
         row[f"pass@{k} difference"] = _estimate(ours - theirs)
@@ -151,7 +152,7 @@ def _estimate(values: Any) -> dict[str, Any]:
 
 
 def compared_with(system: str) -> str:
-    """The plain system that answers with the same model."""
+    """Name the plain system that answers with the same model."""
     return "base" if system in ("base", "token, roles swapped") else "policy"
 
 
@@ -166,29 +167,29 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
         for key in ("greedy", "pass@1", "pass@8", "pass@1 difference"):
             low, high = row[key]["interval"]
             cells.append(f"{row[key]['value']:.3f} ({low:.3f} to {high:.3f})")
-        moved = (
+        divergence = (
             "-" if row["kl_before"] is None else f"{row['kl_before']:.5f} -> {row['kl_after']:.5f}"
         )
-        table.add_row(row["task"], row["system"], *cells, moved)
+        table.add_row(row["task"], row["system"], *cells, divergence)
     console.print(table)
 
 
 def write(paths: dict[tuple[str, str], Path]) -> list[dict[str, Any]]:
-    """Put what is there so far into `embedded_pair.json`."""
-    found = {unit: json.loads(p.read_text("utf-8")) for unit, p in paths.items() if p.exists()}
+    """Write the results so far into `embedded_pair.json`."""
+    results = {unit: json.loads(p.read_text("utf-8")) for unit, p in paths.items() if p.exists()}
     rows = [
-        summary(each, found[task, compared_with(system)])
-        for (task, system), each in found.items()
-        if (task, compared_with(system)) in found
+        summary(each, results[task, compared_with(system)])
+        for (task, system), each in results.items()
+        if (task, compared_with(system)) in results
     ]
     OUT.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     return rows
 
 
 def main() -> None:
-    """Measure everything on `--jobs` processes and print it."""
+    """Measure all systems in `--jobs` processes and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=300, help="a row of the table")
+    parser.add_argument("--samples", type=int, default=300, help="samples for a row of the table")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--kept", type=Path, default=Path("runs/measure"))
     arguments = parser.parse_args()

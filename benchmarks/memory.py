@@ -1,6 +1,6 @@
-"""Peak memory of both sides, each in a process of its own.
+"""Peak memory of both sides, each in its own process.
 
-`python benchmarks/memory.py NAME STEPS DTYPE SIZES` is one such process; `speed.py` starts them.
+`python benchmarks/memory.py NAME STEPS DTYPE SIZES` runs one of them; `speed.py` starts them.
 """
 
 import ctypes
@@ -27,14 +27,14 @@ Work = Callable[[], object]
 
 
 def ours(models: Models, config: ReplayConfig, side: int | None = None) -> Work:
-    """Append one image, in a session."""
+    """Prepare to append one image to a session."""
     session, segment = ReplaySession(models.pair, config), models.segment(0, side)
-    del models.base  # what the pair does not need
+    del models.base  # the pair does not need it
     return lambda: session.append(segment)
 
 
 def reference(models: Models, config: ReplayConfig, at_once: bool) -> Work:
-    """One turn of the reference, which needs the same memory at every step."""
+    """Prepare one turn of the reference, which needs the same memory at every step."""
     plain = replace(config, steps=1, optimizer="sgd")
     opponent = Reference(models.policy, models.base, plain, at_once=at_once)
     segment = models.segment(0)
@@ -53,8 +53,8 @@ PROBES: dict[str, Callable[[Models, ReplayConfig], Work]] = {
 
 
 def peaks(models: Models, steps: int, repeats: int, say: Callable[[str], None]) -> Iterator[Row]:
-    """Peak above the weights, one image."""
-    models.forget()  # the reference needs the room
+    """Measure the peak above the weights, for one image."""
+    models.forget()  # the reference needs the memory
     measured: dict[str, list[float]] = {name: [] for name in PROBES if name != "large"}
     for _ in range(repeats):
         for name, values in measured.items():
@@ -69,12 +69,12 @@ def peaks(models: Models, steps: int, repeats: int, say: Callable[[str], None]) 
 
 
 def large(models: Models, repeats: int) -> Iterator[Row]:
-    """4,096 visual tokens at once: our memory in all."""
+    """Measure our whole memory for 4,096 visual tokens at once."""
     models.forget()
-    found = [probe(models, "large", 1) for _ in range(repeats)]
-    peak = [each["peak"] for each in found]
+    results = [probe(models, "large", 1) for _ in range(repeats)]
+    peak = [each["peak"] for each in results]
     middle = statistics.median(peak)
-    note = f"{middle:.3g} GB, of which weights {middle - found[0]['above']:.3g} GB"
+    note = f"{middle:.3g} GB, of which weights {middle - results[0]['above']:.3g} GB"
     yield Row(
         "4,096 visual tokens, our GB in all", middle, min(peak), max(peak), 12, True, note, repeats
     )
@@ -84,20 +84,20 @@ def probe(models: Models, name: str, steps: int) -> dict[str, float]:
     """Run one side in another process."""
     dtype = str(models.dtype).removeprefix("torch.")
     arguments = [name, str(steps), dtype, json.dumps(vars(models.sizes))]
-    ran = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True)
-    found: dict[str, float] = json.loads(ran.stdout)
-    return found
+    run = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True)
+    result: dict[str, float] = json.loads(run.stdout)
+    return result
 
 
 def resident(process: int | str = "self") -> float:
-    """GB of a process, this one or another, that are in memory now."""
+    """Read how many GB of a process, this one or another, are in memory now."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 @contextmanager
 def sampled_peak() -> Iterator[list[float]]:
-    """The largest `resident()` in the meantime, looked at every 2 ms, as a list of one."""
+    """Sample `resident()` every 2 ms; gives a list whose only entry is the largest value."""
     peak, done = [resident()], threading.Event()
 
     def watch() -> None:
@@ -114,12 +114,12 @@ def sampled_peak() -> Iterator[list[float]]:
 
 
 def main() -> None:
-    """Print the GB in all at the peak, and those above what the models take, as JSON."""
+    """Print as JSON the peak in GB, and the part of it above the memory of the models."""
     name, steps, dtype, sizes = sys.argv[1:]
     models = Models(Sizes(**json.loads(sizes)), getattr(torch, dtype))
     work = PROBES[name](models, models.config(steps=int(steps)))
     gc.collect()
-    # Building models took more than having them does; glibc would hand out what is left of it.
+    # Building models takes more memory than having them: return the freed memory first.
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = resident()
     with sampled_peak() as peak:

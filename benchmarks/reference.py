@@ -1,15 +1,15 @@
 """The reference's algorithm at the reference's cost, written from method.md.
 
-What it does wastefully is the point: whole forwards of the whole model (vision tower, every decoder
-layer, LM head) over the whole context, from pixels, at every optimisation step and in every pass;
-logits of the full vocabulary at every replayed layer, of the base too, at every step; nothing kept
-from one turn to the next but the offsets that it found. `speed.py` runs it as the opponent,
-`tests/benchmarks/` as the oracle. The product never imports it.
+It is wasteful on purpose. Every optimisation step and every pass runs the whole model (vision
+tower, all decoder layers, LM head) over the whole context, from pixels. Every step computes logits
+of the full vocabulary at every replayed layer, of the base too. From one turn to the next it keeps
+nothing but the offsets. `speed.py` runs it as the opponent, `tests/benchmarks/` as the oracle.
+The product never imports it.
 
 Two things differ from the authors' code, so that results can be compared: both models are read at
-the same depth, and several images are replayed causally, each when it comes, given those before it.
+the same depth, and several images are replayed causally: each after, and given, those before it.
 
-Axes: L replayed layers, T context, N positions that the method looks at, D hidden size,
+Axes: L replayed layers, T context, N positions that the method reads, D hidden size,
 V vocabulary, K the base's top entries.
 """
 
@@ -25,23 +25,23 @@ from torch import Tensor
 from visreplay.replay_core import Method, ReplayConfig, Segment, Threshold, VisualBlock
 
 Edit = Callable[[int, Tensor], Tensor]
-"""`edit(layer, hidden_TD)`: what goes on in place of the output of a decoder layer."""
+"""`edit(layer, hidden_TD)` returns the replacement of a decoder layer's output."""
 
 
 def lens(model: Any, hidden_ND: Tensor) -> Tensor:
-    """Logits `(N, V)` that the model would give if it ended at this activation."""
+    """Compute the logits `(N, V)` that the model would give if it ended at this activation."""
     logits: Tensor = model.lm_head(model.model.language_model.norm(hidden_ND))
     return logits
 
 
 def entropy(logits_NV: Tensor) -> Tensor:
-    """Shannon entropy `(N,)` in nats."""
+    """Compute the Shannon entropy `(N,)` in nats."""
     log_p_NV = logits_NV.float().log_softmax(-1)
     return -(log_p_NV.exp() * log_p_NV).sum(-1)
 
 
 def top_kl(base_NV: Tensor, policy_NV: Tensor, top_k: int) -> Tensor:
-    """KL(base || policy) `(N,)` in nats on the base's top entries, renormalised (step 4)."""
+    """Compute KL(base || policy) `(N,)` in nats on the base's renormalised top entries (step 4)."""
     best_NK = base_NV.topk(min(top_k, base_NV.shape[-1]), dim=-1).indices
     log_p_NK = base_NV.gather(-1, best_NK).float().log_softmax(-1)
     log_q_NK = policy_NV.gather(-1, best_NK).float().log_softmax(-1)
@@ -49,7 +49,7 @@ def top_kl(base_NV: Tensor, policy_NV: Tensor, top_k: int) -> Tensor:
 
 
 def limits(entropy_LN: Tensor, config: ReplayConfig) -> Tensor:
-    """Entropy up to which a position of one image counts as low, `(L, 1)` in nats (step 2)."""
+    """Compute the limits of low entropy at the positions of an image, `(L, 1)`, nats (step 2)."""
     if config.threshold is Threshold.RELATIVE:
         return config.tau * entropy_LN.max(dim=1, keepdim=True).values
     if config.threshold is Threshold.QUANTILE:
@@ -59,12 +59,12 @@ def limits(entropy_LN: Tensor, config: ReplayConfig) -> Tensor:
 
 @dataclass
 class Image:
-    """An image of the context, with the offset that replay found for it.
+    """An image of the context, with the offset of its replay.
 
     Attributes:
-        block: Pixels and grid.
+        block: Its pixels and grid.
         start: Index of its first token in the context.
-        offset_TD: Added to its input embeddings, in float32.
+        offset_TD: The offset to its input embeddings, in float32.
         losses: Its loss before every step.
     """
 
@@ -75,17 +75,17 @@ class Image:
 
     @property
     def rows(self) -> slice:
-        """Its tokens in the context."""
+        """The slice of its tokens in the context."""
         return slice(self.start, self.start + self.block.length)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one pass of one model showed.
+    """The activations and entropies of one pass of one model.
 
     Attributes:
         hidden: Activations of the replayed layers, each `(N, D)`.
-        entropy_LN: Their entropies in nats.
+        entropy_LN: Their entropies, `(L, N)` in nats.
     """
 
     hidden: list[Tensor]
@@ -93,7 +93,7 @@ class Reading:
 
 
 class Reference:
-    """A conversation that is computed anew, whole, whenever something is asked of it.
+    """A conversation that every method computes anew, from the beginning.
 
     Example:
         >>> reference = Reference(policy, base, ReplayConfig.paper())
@@ -178,18 +178,18 @@ class Reference:
 
     @torch.no_grad()
     def read(self, model: Any) -> Reading:
-        """One unedited pass, and the entropies of the replayed layers."""
+        """Run one unedited pass and compute the entropies of the replayed layers."""
         _, outputs = self.forward(model)
         hidden = [output_TD[self.positions] for output_TD in outputs[: self.config.depth]]
         entropies = [entropy(logits_NV) for logits_NV in self.logits(model, hidden)]
         return Reading(hidden, torch.stack(entropies))
 
     def losses(self, reading: Reading, outputs: Sequence[Tensor]) -> Tensor:
-        """Loss of each image (step 4), `(images,)`.
+        """Compute the loss of each image (step 4), `(images,)`.
 
         Args:
-            reading: Of the base.
-            outputs: Of the policy's decoder layers, each `(T, D)`.
+            reading: The reading of the base.
+            outputs: The outputs of the policy's decoder layers, each `(T, D)`.
         """
         hidden = [output_TD[self.positions] for output_TD in outputs[: self.config.depth]]
         masks = self.low_entropy(reading)
@@ -206,39 +206,39 @@ class Reference:
         return torch.stack(totals)
 
     def low_entropy(self, reading: Reading) -> list[Tensor]:
-        """The low-entropy sets of each image as a mask `(L, T)` (step 2)."""
+        """Compute the low-entropy sets of each image, as masks `(L, T)` (step 2)."""
         entropies = [reading.entropy_LN[:, columns] for columns in self.columns()]
         return [entropy_LT <= limits(entropy_LT, self.config) for entropy_LT in entropies]
 
     @property
     def positions(self) -> Tensor:
-        """The N positions that are read: token replay looks at the visual ones alone."""
+        """The N positions to read; token replay reads the visual positions alone."""
         if self.config.method is Method.STATE:
             return torch.arange(len(self.ids))
         rows = [torch.arange(image.rows.start, image.rows.stop) for image in self.images]
         return torch.cat(rows)
 
     def columns(self) -> list[slice]:
-        """Where among the N positions each image lies."""
+        """Find the columns of each image among the N positions."""
         if self.config.method is Method.STATE:
             return [image.rows for image in self.images]
         stops = list(accumulate(image.block.length for image in self.images))
         return [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
 
     def logits(self, model: Any, hidden: Sequence[Tensor]) -> Iterable[Tensor]:
-        """Logits `(N, V)` of every replayed layer."""
+        """Compute the logits `(N, V)` of every replayed layer."""
         each = (lens(model, hidden_ND) for hidden_ND in hidden)
         return list(each) if self.at_once else each
 
     def forward(
         self, model: Any, offsets: Sequence[Tensor] = (), edit: Edit | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The whole model over the whole context, from pixels to logits.
+        """Run the whole model over the whole context, from pixels to logits.
 
         Args:
             model: Policy or base.
-            offsets: Added to the input embeddings of the images.
-            edit: Replaces the outputs of decoder layers.
+            offsets: The offsets to the input embeddings of the images.
+            edit: A function that replaces the outputs of decoder layers.
 
         Returns:
             Logits `(T, V)` at every position, and the outputs of all decoder layers, each
@@ -260,7 +260,7 @@ class Reference:
     def _watched(
         self, model: Any, offsets: Sequence[Tensor], edit: Edit | None
     ) -> Iterator[list[Tensor]]:
-        """Hooks that add the offsets, keep every layer's output, and edit it."""
+        """Add hooks that add the offsets, edit every layer's output, and record it."""
         outputs: list[Tensor] = []
 
         def enter(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

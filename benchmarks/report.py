@@ -1,7 +1,7 @@
-"""Put the measured numbers into README and docs: `python benchmarks/report.py`.
+"""Write the measured numbers into README and docs: `python benchmarks/report.py`.
 
-Reads `latest.json` (of `speed.py`) and `embedded_pair.json` (of `measure.py`), and rewrites what
-stands between `<!-- NAME -->` and `<!-- end -->`.
+Reads `latest.json` (of `speed.py`) and `embedded_pair.json` (of `measure.py`), and replaces the
+tables between `<!-- NAME -->` and `<!-- end -->`.
 """
 
 import json
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 PAGES = (HERE.parent / "README.md", HERE.parent / "docs" / "measurements.md")
 MAIN = ("base", "policy", "policy+token", "policy+state")
 
-Found = list[dict[str, Any]]
+Rows = list[dict[str, Any]]
 
 
 def main() -> None:
@@ -42,8 +42,8 @@ def main() -> None:
         raise SystemExit(f"no page has a place for the tables {sorted(missing)}")
 
 
-def speed_table(rows: Found) -> str:
-    """What `make bench` found."""
+def speed_table(rows: Rows) -> str:
+    """Make the table of `make bench`."""
     lines = []
     for row in rows:
         sign = "at most" if row["at_most"] else "at least"
@@ -55,18 +55,18 @@ def speed_table(rows: Found) -> str:
     return markdown(("what", "ratio", "spread", "target", "medians"), lines)
 
 
-def systems_table(rows: Found) -> str:
-    """Base, policy and the two methods."""
+def systems_table(rows: Rows) -> str:
+    """Make the table of base, policy and the two methods."""
     return accuracy_table(row for row in rows if row["system"] in MAIN)
 
 
-def ablations_table(rows: Found) -> str:
-    """All systems, with their differences from the plain model."""
+def ablations_table(rows: Rows) -> str:
+    """Make the table of all systems, with their differences from the plain model."""
     return accuracy_table(rows, differences=True)
 
 
 def accuracy_table(rows: Iterable[dict[str, Any]], differences: bool = False) -> str:
-    """A row for every system and task, tasks together."""
+    """Make a row for every system and task, in the order of the tasks."""
     headings = ["task", "system", "greedy", "pass@1", "pass@8"]
     headings += ["pass@1 difference", "pass@8 difference"] if differences else []
     lines = []
@@ -74,23 +74,23 @@ def accuracy_table(rows: Iterable[dict[str, Any]], differences: bool = False) ->
         keys = [
             heading for heading in headings if heading in row and heading not in ("task", "system")
         ]
-        moved = "-"
+        divergence = "-"
         if row["kl_before"] is not None:
-            moved = f"{row['kl_before']:.5f} -> {row['kl_after']:.5f}"
+            divergence = f"{row['kl_before']:.5f} -> {row['kl_after']:.5f}"
         same = row["system"] == row["compared_with"]
         cells = ["-" if same and "difference" in key else estimate(row[key]) for key in keys]
-        lines.append((row["task"], row["system"], *cells, moved))
+        lines.append((row["task"], row["system"], *cells, divergence))
     return markdown((*headings, "KL before -> after"), lines)
 
 
-def estimate(found: dict[str, Any]) -> str:
-    """A number with its interval."""
-    low, high = found["interval"]
-    return f"{found['value']:.3f} ({low:.3f} to {high:.3f})"
+def estimate(measured: dict[str, Any]) -> str:
+    """Write a number with its interval."""
+    low, high = measured["interval"]
+    return f"{measured['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Write a Markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -19,14 +19,14 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: What was measured.
+        name: The name of the measurement.
         ratio: Reference / ours, unless the name says otherwise.
-        low: Smallest ratio that the repeats allow.
-        high: Largest.
-        target: What is aimed at; None for a row that is only for information.
+        low: The smallest ratio that the repeats allow.
+        high: The largest ratio that the repeats allow.
+        target: The ratio to reach; None for a row that is only information.
         at_most: Whether the target is an upper bound.
-        note: Absolute values.
-        runs: How often it was timed; None for what is counted instead.
+        note: The absolute values.
+        runs: Number of timed runs; None for a row that is counted, not timed.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Row:
         unit: str = "s",
         at_most: bool = False,
     ) -> "Row":
-        """The row of two series of measurements."""
+        """Make the row of two series of measurements."""
         upper, lower = statistics.median(above), statistics.median(below)
         return cls(
             name,
@@ -69,7 +69,7 @@ class Row:
         return self.ratio <= self.target if self.at_most else self.ratio >= self.target
 
     def as_json(self) -> dict[str, Any]:
-        """The line of `latest.json`."""
+        """Make the entry in `latest.json`."""
         numbers = {key: round(getattr(self, key), 4) for key in ("ratio", "low", "high")}
         rest = {
             "target": self.target,
@@ -81,12 +81,12 @@ class Row:
 
 
 def _short(value: float) -> str:
-    """Three digits, without an exponent."""
+    """Write three digits, without an exponent."""
     return f"{float(f'{value:.3g}'):,.12g}"
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds that something takes."""
+    """Measure the seconds of a function call."""
     gc.collect()
     start = time.perf_counter()
     work()
@@ -94,7 +94,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """What is printed."""
+    """Make the table to print."""
     printed = Table("what", "ratio", "spread", "target", "", "medians")
     for row in rows:
         sign = "<=" if row.at_most else ">="
@@ -106,7 +106,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def write(rows: Sequence[Row]) -> None:
-    """Put the rows in `latest.json`, in the place of their predecessors."""
+    """Write the rows into `latest.json`; each replaces the row of the same name."""
     old = json.loads(OUT.read_text("utf-8")) if OUT.exists() else []
     lines = {line["name"]: line for line in [*old, *(row.as_json() for row in rows)]}
     OUT.write_text(json.dumps(list(lines.values()), indent=1) + "\n", "utf-8")

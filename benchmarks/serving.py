@@ -37,7 +37,7 @@ from rich.console import Console
 from rows import Row, table, write
 
 from visreplay.replay_core import EMBEDDED
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
 TASKS = ("visual-search-medium", "visual-search-hard")
@@ -119,7 +119,7 @@ def talker() -> Iterator[list[str]]:
 
 def question(number: int, tasks: Sequence[str] = TASKS) -> Request:
     """A question about a picture of 1,344 or 2,016 pixels a side, which nobody else asks."""
-    sample = task_named(tasks[number % len(tasks)]).sample(Split.HELD_OUT + number)
+    sample = get_task(tasks[number % len(tasks)]).sample(Split.HELD_OUT + number)
     file = io.BytesIO()
     sample.images[0].save(file, "png", compress_level=1)
     picture = {"url": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"}

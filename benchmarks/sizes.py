@@ -17,15 +17,15 @@ from visreplay.replay_core.families.registry import adapter_for
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is built and run.
+    """The sizes of the models and of the images.
 
     Attributes:
-        hidden: Width of the language model; `heads`, `kv_heads`, `inner` belong to it.
-        vision_layers: Depth of the vision tower, of Qwen2.5-VL's width.
-        side: An image is `side * side` visual tokens.
-        head_scale: Random weights of the usual size give flat predictions, on which replay finds
-            nothing to do; the LM head is this many times larger.
-        noise: The policy's decoder weights differ from the base's by this share of their spread.
+        hidden: Width of the language model; `heads`, `kv_heads` and `inner` belong to it.
+        vision_layers: Depth of the vision tower, which has the width of Qwen2.5-VL's.
+        side: An image has `side * side` visual tokens.
+        head_scale: Factor on the weights of the LM head. Random weights of the usual size give flat
+            predictions, on which replay has nothing to do.
+        noise: Difference of the policy's decoder weights from the base's, in standard deviations.
     """
 
     hidden: int = 896
@@ -42,7 +42,7 @@ class Sizes:
     noise: float = 0.1
 
     def scaled(self, scale: float) -> "Sizes":
-        """Fewer layers, words and visual tokens, for a quick trial."""
+        """Return sizes with fewer layers, words and visual tokens, for a quick trial."""
         return replace(
             self,
             layers=max(2, round(self.layers * scale)),
@@ -58,7 +58,7 @@ class Sizes:
         return self.vocabulary - 1
 
     def config(self) -> Any:
-        """The real class's configuration of these sizes."""
+        """Make the transformers configuration of these sizes."""
         head = self.hidden // self.heads
         third = head // 8 * 3 // 2
         sections = [head // 2 - 2 * third, third, third]
@@ -104,8 +104,8 @@ SEVEN_B = Sizes(
 class Models:
     """Base, policy and pair.
 
-    The reference has two complete models; the pair shares their memory, and what it drops of the
-    base it drops from a copy of the module tree.
+    The reference has two complete models. The pair shares their memory, and drops the unused parts
+    of the base from a copy of the module tree.
     """
 
     def __init__(self, sizes: Sizes, dtype: torch.dtype) -> None:
@@ -113,7 +113,7 @@ class Models:
         self.sizes, self.dtype = sizes, dtype
 
     def forget(self) -> None:
-        """Free what was built; it is built again when it is needed."""
+        """Free the models; they are built again when they are needed."""
         for name in ("pair", "policy", "base"):
             self.__dict__.pop(name, None)
         gc.collect()
@@ -143,12 +143,12 @@ class Models:
 
     @cached_property
     def pair(self) -> ModelPair:
-        """Ours."""
+        """Our pair of these models."""
         depth = max(self.sizes.replay_layers, self.sizes.state_layers)
         return ModelPair.of(self.policy, _twin(self.base, lambda weight: True), None, depth)
 
     def config(self, method: Method = Method.TOKEN, **changes: Any) -> ReplayConfig:
-        """The paper's settings, but with a threshold that random weights have positions below."""
+        """Return the paper's settings with a quantile threshold, which random weights can meet."""
         return ReplayConfig(
             **{
                 "method": method,
@@ -160,7 +160,7 @@ class Models:
         )
 
     def segment(self, seed: int, side: int | None = None) -> Segment:
-        """One turn: 16 tokens, one image, 16 tokens."""
+        """Make one turn: 16 tokens, one image, 16 tokens."""
         side = side or self.sizes.side
         generator = torch.Generator().manual_seed(seed)
         text_T = torch.randint(0, self.sizes.vocabulary - 8, (32,), generator=generator)
@@ -179,7 +179,7 @@ class Models:
 
 
 def _twin(model: Any, shares: Callable[[Tensor], bool]) -> Any:
-    """A second module tree; the weights that are to be shared are the same tensors."""
+    """Copy a module tree; the weights for which `shares` is true stay the same tensors."""
     shared = {id(weight): weight for weight in model.parameters() if shares(weight)}
     return copy.deepcopy(model, shared)
 
@@ -191,10 +191,10 @@ def _meta(sizes: Sizes) -> Any:
 
 
 def meta_pair(sizes: Sizes) -> ModelPair:
-    """A pair without memory, for counting.
+    """Make a pair on the meta device, for counting.
 
-    An adapter rightly refuses weights that are not there, so it is made for a small model, and
-    gets the large one afterwards.
+    An adapter refuses weights without memory, so it is made for a small model and gets the large
+    one afterwards.
     """
     small = Sizes(8, 8, 1, 1, 1, 16, vision_layers=1, side=2)
     adapters = []

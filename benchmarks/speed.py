@@ -1,14 +1,14 @@
 """Speed and memory against the reference's algorithm: `make bench`.
 
-Runs replay_core and `reference.py` in one process, alternating, on random weights of real sizes,
+Runs replay_core and `reference.py` in one process, in turns, on random weights of real sizes,
 prints a table and writes `benchmarks/latest.json`. A ratio is reference / ours unless its row says
 otherwise: the quotient of the medians, with its spread from the smallest to the largest quotient
 that the repeats allow.
 
-What is extrapolated: the reference's steps cost the same each, so one is timed and counted 25
-times; and the last turns of its token-replay episode (`REFERENCE_TURNS`). Its divergence after 25
-steps comes from replay_core's plain descent, which takes the same steps
-(`tests/benchmarks/test_reference.py`). Decoding is the same on both sides and left out.
+Two numbers are extrapolated. All steps of the reference cost the same, so one is timed and counted
+25 times. The last turns of its token-replay episode follow from the first (`REFERENCE_TURNS`). Its
+divergence after 25 steps comes from replay_core's plain descent, which takes the same steps
+(`tests/benchmarks/test_reference.py`). Decoding is left out, because it is the same on both sides.
 """
 
 import argparse
@@ -31,11 +31,11 @@ TURNS = 5
 REFERENCE_STEPS = 25
 REFERENCE_TURNS = 3
 """Token replay's gradient keeps the full logits of every replayed layer: the reference's fourth
-turn does not fit into 24 GB. Its turns are counted on as a straight line through the last two."""
+turn does not fit into 24 GB. Later turns continue the straight line through the last two."""
 
 
 class Bench:
-    """What is timed, on one set of models."""
+    """The timed work, on one set of models."""
 
     def __init__(self, models: Models, repeats: int, console: Console) -> None:
         """Build nothing yet."""
@@ -43,7 +43,7 @@ class Bench:
 
     @cached_property
     def fast(self) -> ReplayConfig:
-        """Our settings, with as many steps as it takes to the reference's divergence."""
+        """Our settings, with just enough steps to reach the reference's divergence."""
         paper = self.models.config(optimizer="sgd", learning_rate=10.0, steps=REFERENCE_STEPS)
         with ReplaySession(self.models.pair, paper) as session:
             plain = session.append(self.models.segment(0))
@@ -64,19 +64,19 @@ class Bench:
         return replace(ours, steps=steps)
 
     def say(self, text: str) -> None:
-        """Tell how far we are."""
+        """Print a line of progress."""
         self.console.print(text, markup=False, highlight=False)
 
     # One image.
 
     def ours(self, config: ReplayConfig) -> float:
-        """Seconds that the first image takes."""
+        """Time the first image, in seconds."""
         segment = self.models.segment(0)
         with ReplaySession(self.models.pair, config) as session:
             return timed(partial(session.append, segment))
 
     def reference_turn(self, reference: Reference, segment: Segment) -> tuple[float, float, float]:
-        """Seconds of the reference's preparation, of one step, and of its prefill."""
+        """Time the reference's preparation, one step, and its prefill, in seconds."""
         pieces = list(segment.pieces())
         for ids_T, block in pieces[:2]:
             reference.extend(ids_T, block)
@@ -87,7 +87,7 @@ class Bench:
         return prepare, step, timed(reference.prefill)
 
     def one_image(self) -> Iterator[Row]:
-        """Token replay of one image."""
+        """Compare token replay of one image."""
         fast, more = self.fast, 2
         longer = replace(fast, steps=fast.steps + more)
         whole: tuple[list[float], list[float]] = ([], [])
@@ -108,7 +108,7 @@ class Bench:
             step[0].append(once)
             step[1].append((ours_longer - ours) / more)
             preparation[0].append(prepare)
-            # What is left without the plain policy's own work is the base pass and its targets.
+            # Without the plain policy's own work, this is the base pass and its targets.
             preparation[1].append(unoptimised - plain)
             self.say(
                 f"one image: reference {prepare:.2f} + 25 x {once:.2f} + {prefill:.2f} s, ours "
@@ -123,13 +123,13 @@ class Bench:
     # An episode.
 
     def our_episode(self, config: ReplayConfig) -> list[float]:
-        """Seconds of each turn."""
+        """Time each turn, in seconds."""
         with ReplaySession(self.models.pair, config) as session:
             turns = [self.models.segment(seed) for seed in range(TURNS)]
             return [timed(partial(session.append, turn)) for turn in turns]
 
     def episode(self, method: Method) -> Iterator[Row]:
-        """Five turns of one image each."""
+        """Compare episodes of five turns of one image each."""
         config = self.fast if method is Method.TOKEN else self.models.config(method)
         theirs, ours, second, fifth = [], [], [], []
         default: list[float] = []
@@ -152,10 +152,10 @@ class Bench:
             fifth.append(turns[4])
             if method is Method.TOKEN:
                 default.append(sum(self.our_episode(self.models.config())))
-            reference_shown, shown = (
+            opponent_times, our_times = (
                 ", ".join(f"{seconds:.1f}" for seconds in each) for each in (opponent, turns)
             )
-            self.say(f"{method} replay, 5 turns: reference {reference_shown} s, ours {shown} s")
+            self.say(f"{method} replay, 5 turns: reference {opponent_times} s, ours {our_times} s")
         target = 40 if method is Method.TOKEN else 4
         yield Row.of(f"{method} replay, episode of 5 turns", theirs, ours, target)
         if default:
@@ -174,7 +174,7 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "memory": lambda bench: memory.peaks(bench.models, bench.fast.steps, bench.repeats, bench.say),
     "4096": lambda bench: memory.large(bench.models, bench.repeats),
 }
-"""What `--only` takes, cheapest first; a group's rows come from the same runs."""
+"""The values of `--only`, the cheapest first; the rows of a group come from the same runs."""
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Rollouts that share reading and replay against rollouts one after the other: `make bench`.
+"""Rollouts that share prefill and replay against rollouts one after the other: `make bench`.
 
 The embedded pair, 8 rollouts a sample at temperature 1, in one process on one thread. Both sides
-play the same seeds of the same held-out samples, alternating; the opponent forgets everything
-after each rollout. Writes rows of `benchmarks/latest.json`: the quotient of the medians, with its
+play the same seeds of the same held-out samples, in turns. The opponent clears its caches after
+each rollout. Writes rows of `benchmarks/latest.json`: the quotient of the medians, with its
 spread from the smallest to the largest quotient that the repeats allow.
 """
 
@@ -19,25 +19,25 @@ from rows import Row, table, timed, write
 from visreplay.agent import VisualAgent
 from visreplay.agent.episode.embedded_agent import embedded_agent, prepare_process
 from visreplay.tasks.evaluation.evaluate import rollout_seed
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample
 
 ROLLOUTS = 8
 TASK = "visual-search-medium"
 TARGET = 3.0
 SYSTEMS = {"policy": "no replay", "policy+token": "token replay", "policy+state": "state replay"}
-"""Rows of the demo's table, and what they are called here."""
+"""Rows of the demo's table, and their names here."""
 
 
 def shared(agent: VisualAgent, samples: list[Sample]) -> None:
-    """All rollouts of a sample together, as `visreplay eval` plays them."""
+    """Play all rollouts of a sample together, as `visreplay eval` does."""
     for sample in samples:
         agent.rollouts(sample.question, seeds(sample), images=sample.images)
         agent.close()
 
 
 def one_by_one(agent: VisualAgent, samples: list[Sample]) -> None:
-    """One rollout after the other, each from nothing."""
+    """Play one rollout after the other, each from the beginning."""
     for sample in samples:
         for seed in seeds(sample):
             agent.run(sample.question, images=sample.images, seed=seed)
@@ -45,15 +45,15 @@ def one_by_one(agent: VisualAgent, samples: list[Sample]) -> None:
 
 
 def seeds(sample: Sample) -> list[int]:
-    """Of a sample's rollouts."""
+    """List the seeds of a sample's rollouts."""
     return [rollout_seed(0, sample.sample_id, number) for number in range(ROLLOUTS)]
 
 
 def measure(console: Console, samples: list[Sample], repeats: int) -> Iterator[Row]:
-    """A row a system."""
+    """Measure a row for each system."""
     for system, name in SYSTEMS.items():
         agent = embedded_agent(system, temperature=1.0)
-        for play in (one_by_one, shared):  # what runs once only is not timed
+        for play in (one_by_one, shared):  # warm up: work that runs only once is not timed
             play(agent, samples[:1])
         slow: list[float] = []
         fast: list[float] = []
@@ -67,7 +67,7 @@ def measure(console: Console, samples: list[Sample], repeats: int) -> Iterator[R
 
 
 def main() -> None:
-    """Measure, print, and write unless it is a trial."""
+    """Measure, print, and write the rows unless it is a trial."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
@@ -75,7 +75,7 @@ def main() -> None:
     chosen = parser.parse_args()
     prepare_process()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    task = open_task(TASK)
+    task = get_task(TASK)
     samples = [task.load(each) for each in task.sample_ids()[: chosen.samples]]
     rows = list(measure(console, samples, chosen.repeats))
     console.print(table(rows))

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from visreplay.agent.episode.embedded_agent import embedded_agent, prepare_process
 from visreplay.tasks.commands.demo import TABLE
-from visreplay.tasks.evaluation.evaluate import evaluate, replays, summarise
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.evaluation.evaluate import evaluate
+from visreplay.tasks.evaluation.summary import replays, summarise
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split, ids_of
 
 TOKEN: list[dict[str, Any]] = [
@@ -30,30 +31,30 @@ STATE: list[dict[str, Any]] = [
 
 
 def score(row: str, changes: dict[str, Any], samples: int) -> dict[str, float]:
-    """Accuracy at temperature 1 and mean divergences of one candidate."""
+    """Measure accuracy at temperature 1 and mean divergences of one candidate."""
     prepare_process()
     agent = embedded_agent(row, temperature=1.0, **changes)
     seeds = range(Split.TUNING, Split.TUNING + samples)
-    tasks = [open_task(name) for name in TABLE]
+    tasks = [get_task(name) for name in TABLE]
     records = [
         record for task in tasks for record in evaluate(agent, task, ids_of(task.name, seeds))
     ]
-    found = replays(records)
+    reports = replays(records)
     summary = summarise(records)
     return {
         "accuracy": summary.accuracy.value,
         "low": summary.accuracy.low,
         "high": summary.accuracy.high,
-        "kl_before": fmean(replay["kl_before"] for replay in found) if found else 0.0,
-        "kl_after": fmean(replay["kl_after"] for replay in found) if found else 0.0,
+        "kl_before": fmean(replay["kl_before"] for replay in reports) if reports else 0.0,
+        "kl_after": fmean(replay["kl_after"] for replay in reports) if reports else 0.0,
         "seconds": summary.seconds,
     }
 
 
 def main() -> None:
-    """Score every candidate and print a line each."""
+    """Score every candidate and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=30, help="a task and candidate")
+    parser.add_argument("--samples", type=int, default=30, help="samples per task and candidate")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     console = Console(highlight=False)

@@ -1,4 +1,4 @@
-"""LangChain's own agent around a policy under replay, and what replay did while it runs.
+"""LangChain's own agent around a policy with replay, and the replay report of every step.
 
 pip install visreplay langchain
 python examples/langchain_agent.py
@@ -8,7 +8,7 @@ from langchain.agents import create_agent
 
 from visreplay.agent import ReplayChatModel, protocol_tools, question
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
-from visreplay.tasks.registry import open_task
+from visreplay.tasks import get_task
 
 # The tiny pair that ships. For a 7B pair:
 #     model = ReplayChatModel.from_pretrained(
@@ -21,16 +21,16 @@ model = ReplayChatModel.from_pretrained(
     protocol="embedded",
     max_new_tokens=128,
 )
-# The tools that the policy was trained on; they look at the pictures of the conversation.
+# The tools of the policy's training; they work on the pictures of the conversation.
 agent = create_agent(model, tools=protocol_tools(model))
 
-task = open_task("visual-search-medium")
-sample = task.load(task.sample_ids()[0])  # a picture of 1344 x 1344 px, too small to read at once
-asked = question(model, sample.question, sample.images)  # paths do as well: ["photo.jpg"]
+task = get_task("visual-search-medium")
+sample = task.load(task.sample_ids()[0])  # 1344 x 1344 px; its text is too small to read at first
+message = question(model, sample.question, sample.images)  # or paths: ["photo.jpg"]
 print(sample.question)
 
-for mode, part in agent.stream({"messages": [asked]}, stream_mode=["custom", "updates"]):
-    if mode == "custom":  # replay ran, and the policy begins to write
+for mode, part in agent.stream({"messages": [message]}, stream_mode=["custom", "updates"]):
+    if mode == "custom":  # replay has run, and the policy begins to write
         replay = part["replay"]
         print(
             f"step {part['step'] + 1}  {replay['new_visual_tokens']} new visual tokens, "

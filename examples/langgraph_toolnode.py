@@ -1,4 +1,4 @@
-"""A LangGraph graph of one's own: policy and ToolNode, stopped in the middle, resumed from SQLite.
+"""Your own LangGraph graph of policy and ToolNode, stopped before a tool and resumed from SQLite.
 
 pip install visreplay langgraph-checkpoint-sqlite
 python examples/langgraph_toolnode.py
@@ -13,12 +13,12 @@ from langgraph.prebuilt import ToolNode, tools_condition
 
 from visreplay.agent import ReplayChatModel, protocol_tools, question
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
-from visreplay.tasks.registry import open_task
+from visreplay.tasks import get_task
 from visreplay.tools import ImageStore
 
 
 def load(folder: Path) -> tuple[ReplayChatModel, StateGraph]:
-    """A model that keeps its images in a folder, and the graph around it."""
+    """Load a model that keeps its images in a folder, and build a graph around it."""
     # The tiny pair that ships. For a 7B pair: "ChenShawn/DeepEyes-7B",
     # "Qwen/Qwen2.5-VL-7B-Instruct", protocol="deepeyes", without `replay` and `max_tokens`.
     model = ReplayChatModel.from_pretrained(
@@ -30,9 +30,9 @@ def load(folder: Path) -> tuple[ReplayChatModel, StateGraph]:
         store=ImageStore(folder / "images"),  # messages refer to it: checkpoints hold no pixels
     )
     tools = protocol_tools(model)
-    seeing = model.bind_tools(tools)
+    policy = model.bind_tools(tools)
     graph = StateGraph(MessagesState)
-    graph.add_node("policy", lambda state: {"messages": [seeing.invoke(state["messages"])]})
+    graph.add_node("policy", lambda state: {"messages": [policy.invoke(state["messages"])]})
     graph.add_node("tools", ToolNode(tools))
     graph.add_edge(START, "policy")
     graph.add_conditional_edges("policy", tools_condition)
@@ -40,7 +40,7 @@ def load(folder: Path) -> tuple[ReplayChatModel, StateGraph]:
     return model, graph
 
 
-task = open_task("visual-search-medium")
+task = get_task("visual-search-medium")
 sample = task.load(task.sample_ids()[0])
 thread = {"configurable": {"thread_id": "1"}}
 with TemporaryDirectory() as name:
@@ -48,11 +48,11 @@ with TemporaryDirectory() as name:
     file = folder / "checkpoints.sqlite"
     with SqliteSaver.from_conn_string(str(file)) as saver:
         model, graph = load(folder)
-        asked = {"messages": [question(model, sample.question, sample.images)]}
-        graph.compile(saver, interrupt_before=["tools"]).invoke(asked, thread)
+        state = {"messages": [question(model, sample.question, sample.images)]}
+        graph.compile(saver, interrupt_before=["tools"]).invoke(state, thread)
     print(f"stopped before the tool; {file.stat().st_size / 1024:.0f} KB of checkpoints")
 
-    with SqliteSaver.from_conn_string(str(file)) as saver:  # another process might do this
+    with SqliteSaver.from_conn_string(str(file)) as saver:  # as another process could
         _, graph = load(folder)
         end = graph.compile(saver).invoke(None, thread)
 for message in end["messages"]:

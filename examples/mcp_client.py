@@ -14,17 +14,17 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.types import ImageContent, TextContent
 
-from visreplay.tasks.registry import open_task
+from visreplay.tasks import get_task
 
 
 async def progress(done: float, most: float | None, message: str | None) -> None:
-    """Print a step as soon as it was made."""
+    """Print a step as soon as it has ended."""
     print(f"  {done:.0f}/{f'{most:.0f}' if most else '?'}  {message}")
 
 
 async def main(folder: Path) -> None:
     """Use the server; it may open the files of the folder, and no others."""
-    task = open_task("visual-search-medium")
+    task = get_task("visual-search-medium")
     sample = task.load(task.sample_ids()[0])
     sample.images[0].save(folder / "scene.png")
     # In a client's configuration: "command": "visreplay", "args": ["mcp", "--root", FOLDER]. For a
@@ -42,8 +42,8 @@ async def main(folder: Path) -> None:
         print(f"\nzoom: {line.text}\n  {len(picture.data)} characters of {picture.mimeType}")
 
         print(f"\nask: {sample.question}")
-        asked = {"question": sample.question, "images": ["scene.png"]}
-        answer = await session.call_tool("ask", asked, progress_callback=progress)
+        request = {"question": sample.question, "images": ["scene.png"]}
+        answer = await session.call_tool("ask", request, progress_callback=progress)
         print(f"answer: {(answer.structuredContent or {})['answer']}; expected: {sample.answer}")
 
 

@@ -1,6 +1,6 @@
 """An agent on `visreplay serve`, with nothing but OpenAI's client.
 
-It asks for a letter in a picture, looks where the policy wants to look, and shows what is there.
+It asks for a letter in a picture. When the policy calls the zoom tool, it returns that region.
 
     pip install 'visreplay[serve]' openai
     python examples/openai_client.py
@@ -25,8 +25,7 @@ from typing import Any
 from openai import OpenAI
 from PIL import Image
 
-from visreplay.tasks.registry import task_named
-from visreplay.tasks.types import Split
+from visreplay.tasks import get_task
 from visreplay.tools import load_image
 
 ZOOM = {
@@ -48,7 +47,7 @@ ZOOM = {
 
 @contextmanager
 def server() -> Iterator[OpenAI]:
-    """A client of the server that the environment names, or of one that is started."""
+    """Connect to the server in the environment, or else start one."""
     if "OPENAI_BASE_URL" in os.environ:
         yield OpenAI()
         return
@@ -58,21 +57,21 @@ def server() -> Iterator[OpenAI]:
     )
     try:
         assert process.stderr is not None
-        told = ""
+        output = ""
         for line in process.stderr:
-            told += line
-            if found := re.search(r"at (http://\S+)", line):
-                yield OpenAI(base_url=found[1], api_key="none")
+            output += line
+            if match := re.search(r"at (http://\S+)", line):
+                yield OpenAI(base_url=match[1], api_key="none")
                 break
         else:
-            sys.exit(f"the server did not start:\n{told}")
+            sys.exit(f"the server did not start:\n{output}")
     finally:
         process.terminate()
         process.communicate()
 
 
-def shown(image: Image.Image) -> dict[str, Any]:
-    """A picture as a part of a message."""
+def part(image: Image.Image) -> dict[str, Any]:
+    """Make a picture a part of a message."""
     file = io.BytesIO()
     image.save(file, "png")
     uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
@@ -80,12 +79,16 @@ def shown(image: Image.Image) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Play one game."""
-    sample = task_named("visual-search-medium").sample(Split.TUNING + 1)
+    """Let the policy answer one question."""
+    task = get_task("visual-search-medium")
+    sample = task.load(task.sample_ids()[0])
     picture = load_image(sample.images[0])
     print(sample.question)
     messages: list[Any] = [
-        {"role": "user", "content": [shown(picture), {"type": "text", "text": sample.question}]}
+        {
+            "role": "user",
+            "content": [part(picture), {"type": "text", "text": sample.question}],
+        }
     ]
     with server() as client:
         print("models:", ", ".join(model.id for model in client.models.list()))
@@ -95,8 +98,8 @@ def main() -> None:
             message = completion.choices[0].message
             usage = completion.usage
             print(
-                f"{usage.prompt_tokens} tokens read, of them "
-                f"{usage.prompt_tokens_details.cached_tokens} before; "
+                f"{usage.prompt_tokens} prompt tokens, of which "
+                f"{usage.prompt_tokens_details.cached_tokens} were cached; "
                 f"{completion.replay['new_visual_tokens']} new visual tokens replayed"
             )
             print(message.content)
@@ -108,7 +111,7 @@ def main() -> None:
                 box = json.loads(call.function.arguments)["bbox_2d"]
                 cell = picture.width / 8
                 crop = picture.crop(tuple(round(cell * side) for side in box)).resize((168, 168))
-                messages.append({"role": "tool", "tool_call_id": call.id, "content": [shown(crop)]})
+                messages.append({"role": "tool", "tool_call_id": call.id, "content": [part(crop)]})
     print("right answer:", sample.answer)
 
 

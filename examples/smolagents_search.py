@@ -1,4 +1,4 @@
-"""An agent of smolagents, whose model is under replay, answers a question about a picture.
+"""A smolagents agent, whose model runs with replay, answers a question about a picture.
 
 pip install 'visreplay[smolagents]'
 python examples/smolagents_search.py
@@ -10,11 +10,12 @@ from smolagents import ToolCallingAgent, tool
 from visreplay.agent.smolagents.model import ReplayModel
 from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, keep_images
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
-from visreplay.tasks.registry import task_named
+from visreplay.tasks import get_task
 from visreplay.tools import TokenGrid, load_image, parse_box
 from visreplay.tools import zoom as enlarged
 
-sample = task_named("visual-search-medium").sample(0)
+task = get_task("visual-search-medium")
+sample = task.load(task.sample_ids()[0])
 picture = load_image(sample.images[0])  # or load_image("photo.jpg")
 
 
@@ -23,10 +24,10 @@ def zoom(label: str, bbox_2d: list[float]) -> Image.Image:
     """Look at a region of the picture.
 
     Args:
-        label: What is there.
+        label: A name for the region.
         bbox_2d: The region [x1, y1, x2, y2], counted in cells of an 8 x 8 grid.
     """
-    # Other checkpoints count in pixels (picture.size), from 0 to 1 (1, 1), or to 1000.
+    # Other checkpoints count in pixels (picture.size), from 0 to 1 (1, 1), or from 0 to 1000.
     box = parse_box(bbox_2d, (8, 8), picture.size)
     return enlarged(picture, box, grid=TokenGrid().capped(168 * 168))
 

@@ -23,7 +23,7 @@ from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.replay_core.chat_template import render
 from visreplay.tasks.synthetic.sprites import CHARACTERS, COLOURS, Pixels
-from visreplay.tasks.synthetic.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, LightClip
+from visreplay.tasks.synthetic.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, LightVideo
 from visreplay.tasks.synthetic.visual_search import (
     CELLS,
     EASY,
@@ -131,7 +131,7 @@ class Demonstrations(Dataset[Demonstration]):
     def _letter(self, seed: int, rng: np.random.Generator) -> Demonstration:
         """Demonstrate reading alone: four visual tokens around a character, and its name."""
         if rng.integers(2):
-            clip = LightClip.random(np.random.default_rng([seed, SIDE]))
+            clip = LightVideo.random(np.random.default_rng([seed, SIDE]))
             picture, (x, y) = _jpeg(clip.frame(clip.moment), rng), clip.centre
             character = clip.character
         else:
@@ -176,7 +176,7 @@ class Demonstrations(Dataset[Demonstration]):
     def _video(
         self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator
     ) -> Demonstration:
-        clip = LightClip.random(np.random.default_rng([seed, SIDE]))
+        clip = LightVideo.random(np.random.default_rng([seed, SIDE]))
         spacing = SECONDS / OVERVIEW_FRAMES
         overview = np.stack(
             [_jpeg(clip.frame((i + 0.5) * spacing), rng) for i in range(OVERVIEW_FRAMES)]

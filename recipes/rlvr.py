@@ -24,13 +24,13 @@ from visreplay.agent.episode.loop import Limits, Loop
 from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.state import EpisodeState, observations
-from visreplay.tasks.synthetic.synthetic_task import GeneratedTask
+from visreplay.tasks.synthetic.synthetic_task import SyntheticTask
 from visreplay.tasks.synthetic.video_search import VideoSearch
 from visreplay.tasks.synthetic.visual_search import EASY, MEDIUM, VisualSearch
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import ImageStore
 
-TASKS: tuple[GeneratedTask, ...] = (VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch())
+TASKS: tuple[SyntheticTask, ...] = (VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch())
 PROMPTS = 18
 GROUP = 8
 LEARNING_RATE = 2e-4

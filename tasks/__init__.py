@@ -1,4 +1,4 @@
-"""Tasks, runs over them, and what the runs say."""
+"""Tasks, runs of agents on them, and comparisons of runs."""
 
 import lazy_loader
 

@@ -1,5 +1,7 @@
+from .evaluation.comparison import compare
 from .evaluation.evaluate import evaluate
 from .evaluation.runs import Run
-from .types import Task
+from .registry import get_task
+from .types import Task, TaskInfo
 
-__all__ = ["Run", "Task", "evaluate"]
+__all__ = ["Run", "Task", "TaskInfo", "compare", "evaluate", "get_task"]

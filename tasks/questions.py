@@ -1,35 +1,35 @@
-"""How a question and its options are written for a model."""
+"""The text of a question and its options, as a model reads it."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 
 def inline_options(question: str) -> dict[str, str]:
-    """The options that stand in a question, one a line: "(A) red", "B. blue", "C: green"."""
+    """Find the options within a question, one on each line: "(A) red", "B. blue", "C: green"."""
     options: dict[str, str] = {}
-    for mark, text in re.findall(
+    for letter, text in re.findall(
         r"^[ \t]*\(?([A-Z])[).:][ \t]*(.*?)[ \t]*$", question, re.MULTILINE
     ):
-        if mark == chr(65 + len(options)):
-            options[mark] = text
+        if letter == chr(65 + len(options)):
+            options[letter] = text
     return options if len(options) > 1 else {}
 
 
-def without_marks(question: str) -> str:
-    """A question without the marks where its images stand; numbered ones stay in words.
+def strip_media_marks(question: str) -> str:
+    """Remove the marks that say where images stand; numbered marks become words.
 
-    The images come before the question, and a model's own mark must not be in its text.
+    The images come before the question, and its text must not contain a mark of the model itself.
     """
     question = re.sub(r"<(?:image|video)>\s*", "", question)
     return re.sub(r"<image\s*(\d+)>", r"[image \1]", question).strip()
 
 
-def lettered(options: Sequence[str]) -> dict[str, str]:
-    """Options by letter, from A."""
+def options_by_letter(options: Sequence[str]) -> dict[str, str]:
+    """Give each option a letter, from A."""
     return {chr(65 + number): option for number, option in enumerate(options)}
 
 
-def asked(question: str, options: Mapping[str, str]) -> str:
-    """A question with its options, as a model reads it."""
+def format_question(question: str, options: Mapping[str, str]) -> str:
+    """Put a question, its options and the request for a letter on lines of their own."""
     lines = [question, *(f"{letter}. {option}" for letter, option in options.items())]
     return "\n".join([*lines, "Answer with the letter of the right option."])

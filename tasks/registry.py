@@ -1,99 +1,135 @@
-"""The tasks that the package knows, by name: those that it generates, and those of files."""
+"""Every task of the package by its name. The module of a task is imported when it is opened."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from random import Random
 
-from visreplay.tasks.datasets.file_task import FileTask, TaskInfo
-from visreplay.tasks.datasets.hr_bench import HRBench
-from visreplay.tasks.datasets.image_qa import ImageQA
-from visreplay.tasks.datasets.mlvu import MLVU
-from visreplay.tasks.datasets.mmvu import MMVU
-from visreplay.tasks.datasets.video_holmes import VideoHolmes
-from visreplay.tasks.datasets.video_mmmu import VideoMMMU
-from visreplay.tasks.datasets.video_r1 import VideoR1
-from visreplay.tasks.datasets.visual_probe import VisualProbe
-from visreplay.tasks.datasets.vstar import VStar
-from visreplay.tasks.synthetic import video_search, visual_search
-from visreplay.tasks.synthetic.synthetic_task import GeneratedTask
-from visreplay.tasks.synthetic.video_search import VideoSearch
-from visreplay.tasks.synthetic.visual_search import VisualSearch
-from visreplay.tasks.types import Task
+from visreplay.tasks.types import Task, TaskInfo
 
-GENERATED: dict[str, GeneratedTask] = {
-    task.name: task
-    for task in (
-        VisualSearch(visual_search.EASY),
-        VisualSearch(visual_search.MEDIUM),
-        VisualSearch(visual_search.HARD),
-        VideoSearch(video_search.EASY),
-        VideoSearch(video_search.HARD),
-    )
+_LETTER = "option letter"
+_OPEN_TEXT = f"{_LETTER}; open questions: number or text"
+_OPEN_MATHEMATICS = f"{_LETTER}; open questions: math-verify"
+_TSV = "TSV: index, question, image, answer; A, B.."
+_PROBE = "VisualProbe_{}.json with images, or TSV: index, question, image, answer"
+
+_SYNTHETIC: dict[str, tuple[TaskInfo, ...]] = {
+    "visual_search": tuple(
+        TaskInfo(f"visual-search-{level}", "text", "") for level in ("easy", "medium", "hard")
+    ),
+    "video_search": (
+        TaskInfo("video-search", "text", ""),
+        TaskInfo("video-search-hard", "text", ""),
+    ),
 }
-"""The generated tasks by name."""
+"""The tasks of each module in `tasks/synthetic/`, which holds them in its `TASKS`."""
 
-TASKS = tuple(GENERATED)
-"""Every name that `task_named` knows."""
+_DATASETS: dict[str, tuple[TaskInfo, ...]] = {
+    "hr_bench.HRBench": (
+        TaskInfo("hr-bench-4k", _LETTER, "hr_bench_4k.tsv"),
+        TaskInfo("hr-bench-8k", _LETTER, "hr_bench_8k.tsv"),
+    ),
+    "vstar.VStar": (
+        TaskInfo(
+            "vstar",
+            _LETTER,
+            "test_questions.jsonl, or the folder of */*.json; pictures beside them",
+        ),
+    ),
+    "visual_probe.VisualProbe": tuple(
+        TaskInfo(f"visual-probe-{level}", "text", _PROBE.format(level.title()))
+        for level in ("easy", "medium", "hard")
+    ),
+    "image_qa.ImageQA": (
+        TaskInfo("mathvista", _OPEN_TEXT, _TSV),
+        TaskInfo("mathverse", _OPEN_MATHEMATICS, _TSV),
+        TaskInfo("mathvision", _OPEN_MATHEMATICS, _TSV),
+        TaskInfo("logicvista", f"{_LETTER}; open questions: all of the letters", _TSV),
+        TaskInfo("mmmu", _OPEN_TEXT, _TSV),
+        TaskInfo("image-qa", _OPEN_TEXT, _TSV),
+    ),
+    "mmvu.MMVU": (
+        TaskInfo(
+            "mmvu",
+            f"{_LETTER}; open questions: text",
+            "validation.json; videos in videos/SUBJECT/",
+        ),
+    ),
+    "video_mmmu.VideoMMMU": (
+        TaskInfo(
+            "video-mmmu",
+            _OPEN_TEXT,
+            "perception_video.json, comprehension_video.json, adaptation_video.json, or their "
+            "folder; videos in videos/",
+        ),
+    ),
+    "mlvu.MLVU": (
+        TaskInfo(
+            "mlvu",
+            _LETTER,
+            "json/1_plotQA.json or another, or json/; videos in video/1_plotQA/",
+        ),
+    ),
+    "video_holmes.VideoHolmes": (
+        TaskInfo("video-holmes", _LETTER, "test_Video-Holmes.json; videos in videos/"),
+    ),
+    "video_r1.VideoR1": (
+        TaskInfo(
+            "video-r1",
+            f"{_LETTER}; numerical: number to 0.01; others: text",
+            "JSON: problem_id, problem, problem_type, options, data_type, path, solution",
+        ),
+    ),
+}
+"""The tasks of each class in `tasks/datasets/`, which read files that the user has."""
 
-FAMILIES: tuple[type[FileTask], ...] = (
-    HRBench,
-    VStar,
-    VisualProbe,
-    ImageQA,
-    MMVU,
-    VideoMMMU,
-    MLVU,
-    VideoHolmes,
-    VideoR1,
+SYNTHETIC_TASKS: tuple[str, ...] = tuple(
+    info.name for infos in _SYNTHETIC.values() for info in infos
 )
-"""The tasks of files that the user has."""
+"""The names of the tasks that are drawn from seeds and read no file."""
 
-_OF_FILES = {entry.name: family for family in FAMILIES for entry in family.entries}
-
-ENTRIES: tuple[TaskInfo, ...] = (
-    *(TaskInfo(name, "text", "") for name in TASKS),
-    *(entry for family in FAMILIES for entry in family.entries),
+TASK_INFOS: tuple[TaskInfo, ...] = tuple(
+    info for table in (_SYNTHETIC, _DATASETS) for infos in table.values() for info in infos
 )
-"""Every task; those without files are generated."""
+"""Every task, in the order of `visreplay tasks`."""
+
+_INFO_BY_NAME = {info.name: info for info in TASK_INFOS}
+_OWNER_BY_NAME = {
+    info.name: owner for owner, infos in (_SYNTHETIC | _DATASETS).items() for info in infos
+}
 
 
-def task_named(name: str) -> GeneratedTask:
-    """The generated task of a name.
-
-    Raises:
-        ValueError: If there is no such task.
-    """
-    if name not in GENERATED:
-        raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
-    return GENERATED[name]
-
-
-def open_task(name: str, data: Path | None = None) -> Task:
-    """Open any task.
+def get_task(name: str, data: str | Path | None = None) -> Task:
+    """Open a task.
 
     Args:
-        name: One of `visreplay tasks`.
-        data: The file of a task that needs one.
+        name: A name in the list of `visreplay tasks`.
+        data: The file or folder of a task that reads one; None for a synthetic task.
 
     Raises:
-        ValueError: there is no such task, its file is not given or malformed, or a file is given
-            to a task that has none.
-        OSError: the file cannot be read.
-        ImportError: the task's scorer is not installed.
+        ValueError: There is no such task, its file is missing from the call or malformed, or a
+            file is named for a synthetic task.
+        OSError: The file cannot be read.
+        ImportError: The task's scorer is not installed.
     """
-    if name in TASKS:
-        if data is not None:
-            raise ValueError(f"{name} is generated and reads no file: leave out --data {data}")
-        return task_named(name)
-    if name not in _OF_FILES:
-        names = [entry.name for entry in ENTRIES]
-        meant = _meant(name, names)
-        raise ValueError(f"there is no task {name!r}{meant}: see `visreplay tasks`")
-    if data is None:
-        files = next(entry.files for entry in ENTRIES if entry.name == name)
+    if name not in _INFO_BY_NAME:
+        close = _close_names(name, list(_INFO_BY_NAME))
+        raise ValueError(f"there is no task {name!r}{close}: see `visreplay tasks`")
+    files = _INFO_BY_NAME[name].files
+    if files and data is None:
         raise ValueError(f"{name} needs its file, --data: {files}")
-    return _OF_FILES[name](name, data)
+    if not files and data is not None:
+        raise ValueError(f"{name} is synthetic and reads no file: leave out --data {data}")
+    task: Task
+    if data is None:
+        module = import_module(f"visreplay.tasks.synthetic.{_OWNER_BY_NAME[name]}")
+        task = module.TASKS[name]
+    else:
+        file, _, class_name = _OWNER_BY_NAME[name].partition(".")
+        module = import_module(f"visreplay.tasks.datasets.{file}")
+        task = getattr(module, class_name)(name, Path(data))
+    return task
 
 
 def select(
@@ -103,16 +139,16 @@ def select(
     sample_ids: Sequence[str] | None = None,
     shuffle: int | None = None,
 ) -> list[str]:
-    """Which samples of a task to run, in which order.
+    """Choose which samples of a task to run, and in which order.
 
     Args:
-        ids: Those of all samples.
-        limit: At most so many, the first after shuffling.
-        sample_ids: Only these, in this order.
-        shuffle: A seed; the same seed gives the same order everywhere.
+        ids: The ids of all samples of the task.
+        limit: The largest number of samples to keep, after shuffling.
+        sample_ids: The only samples to keep, in this order.
+        shuffle: A seed; the same seed gives the same order on every machine.
 
     Raises:
-        ValueError: an id is unknown or named twice, or the limit is not positive.
+        ValueError: An id is unknown or named twice, or the limit is not positive.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"--limit is {limit}; it must be at least 1")
@@ -120,17 +156,17 @@ def select(
     if unknown := [sample_id for sample_id in chosen if sample_id not in known]:
         more = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
         raise ValueError(
-            f"the task has no sample {unknown[0]!r}{more}{_meant(unknown[0], ids)}; "
+            f"the task has no sample {unknown[0]!r}{more}{_close_names(unknown[0], ids)}; "
             f"its first is {ids[0]!r}"
         )
     if len(set(chosen)) < len(chosen):
         twice = next(sample_id for sample_id in chosen if chosen.count(sample_id) > 1)
-        raise ValueError(f"the sample {twice!r} is there twice: it would be counted twice")
+        raise ValueError(f"the sample {twice!r} is named twice: it would be counted twice")
     if shuffle is not None:
         Random(shuffle).shuffle(chosen)
     return chosen[:limit]
 
 
-def _meant(name: str, names: Sequence[str]) -> str:
-    near = get_close_matches(name, names, 3)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+def _close_names(name: str, names: Sequence[str]) -> str:
+    close = get_close_matches(name, names, 3)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -1,4 +1,4 @@
-"""Estimates with their intervals: proportions, pass@k, means over samples, paired differences."""
+"""Estimates and their intervals: proportions, pass@k, means over samples, paired differences."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_DRAWN_AT_ONCE = 1000
-"""Bootstrap draws that are held at a time: what bounds the memory on thousands of samples."""
+_DRAWS_AT_ONCE = 1000
+"""Bootstrap draws that are held at a time; this bounds the memory for thousands of samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Estimate:
 
     Attributes:
         value: The number.
-        low: Lower end.
-        high: Upper end.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
     """
 
     value: float
@@ -30,15 +30,20 @@ class Estimate:
 
     @property
     def percent(self) -> str:
-        """As tables show a share."""
+        """The share and its interval in percent, as tables show them."""
         return f"{100 * self.value:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
 def wilson_interval(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (E. B. Wilson, JASA 22, 1927).
+    """Compute Wilson's score interval of a proportion (E. B. Wilson, JASA 22, 1927).
+
+    Args:
+        right: Number of right samples.
+        n: Number of samples.
+        confidence: Probability that the interval covers the proportion.
 
     Raises:
-        ValueError: If `right` is not between 0 and `n`, or `n` is 0.
+        ValueError: `right` is not between 0 and `n`, or `n` is 0.
     """
     if not 0 <= right <= n or n == 0:
         raise ValueError(f"{right} of {n} is not a proportion")
@@ -53,15 +58,19 @@ def wilson_interval(right: int, n: int, confidence: float = 0.95) -> tuple[float
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k rollouts is right (arXiv 2107.03374, eq. 1).
+    """Estimate without bias the chance that one of k rollouts is right (arXiv 2107.03374, eq. 1).
+
+    Example:
+        >>> pass_at_k(n=4, right=1, k=2)
+        0.5
 
     Args:
-        n: Rollouts of the sample.
-        right: How many of them are right.
-        k: How many may be drawn.
+        n: Number of rollouts of the sample.
+        right: Number of right ones among them.
+        k: Number of rollouts that may be drawn.
 
     Raises:
-        ValueError: If k is greater than n, or the counts make no sense.
+        ValueError: k is greater than n, or a count is out of its range.
     """
     if not 0 <= right <= n or not 1 <= k <= n:
         raise ValueError(f"pass@{k} needs at least {k} rollouts; there are {n}, {right} right")
@@ -71,30 +80,30 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 def bootstrap_interval(
     values: Floats, draws: int = 10_000, groups: Sequence[str] | None = None
 ) -> tuple[Floats, Floats]:
-    """95 % percentile intervals of means over samples, drawn with replacement.
+    """Compute 95 % percentile intervals of means over samples, drawn with replacement.
 
     Args:
-        values: One row a sample, of any shape.
-        draws: Sets of samples to draw.
-        groups: Of each sample, where samples of one group are not independent: then groups are
-            drawn, with all of their samples (the cluster bootstrap).
+        values: A row per sample, `(samples, ...)`.
+        draws: Number of sets of samples to draw.
+        groups: The group of each sample, where samples of one group are not independent. Whole
+            groups are drawn then (the cluster bootstrap).
 
     Returns:
-        Lower and upper ends, of the shape of a row.
+        Lower and upper ends, each of the shape of a row.
     """
     rows = values.reshape(len(values), -1)
     names = range(len(rows)) if groups is None else groups
-    _, of_row = np.unique(np.asarray(names), return_inverse=True)
-    counts = np.bincount(of_row)
+    _, group_of_row = np.unique(np.asarray(names), return_inverse=True)
+    counts = np.bincount(group_of_row)
     sums = np.zeros((len(counts), rows.shape[1]))
-    np.add.at(sums, of_row, rows)
+    np.add.at(sums, group_of_row, rows)
     samples = len(sums)
     rng = np.random.default_rng(0)
     means = []
-    for start in range(0, draws, _DRAWN_AT_ONCE):
-        size = (min(_DRAWN_AT_ONCE, draws - start), samples)
-        drawn = rng.integers(samples, size=size)
-        times_drawn = np.apply_along_axis(np.bincount, 1, drawn, minlength=samples)
+    for start in range(0, draws, _DRAWS_AT_ONCE):
+        size = (min(_DRAWS_AT_ONCE, draws - start), samples)
+        draw = rng.integers(samples, size=size)
+        times_drawn = np.apply_along_axis(np.bincount, 1, draw, minlength=samples)
         means.append(times_drawn @ sums / (times_drawn @ counts)[:, None])
     ends = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
     low, high = ends.reshape(2, *values.shape[1:])
@@ -102,7 +111,7 @@ def bootstrap_interval(
 
 
 def estimates(values: Floats, groups: Sequence[str] | None = None) -> list[Estimate]:
-    """The mean of every column, with its bootstrap interval over rows (samples)."""
+    """Estimate the mean of every column, with its bootstrap interval over rows (samples)."""
     low, high = bootstrap_interval(values, groups=groups)
     return [
         Estimate(*map(float, each)) for each in zip(values.mean(axis=0), low, high, strict=True)
@@ -110,11 +119,13 @@ def estimates(values: Floats, groups: Sequence[str] | None = None) -> list[Estim
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
-    """Two-sided exact p of McNemar's test: may as many flips be chance? (Psychometrika 12, 1947).
+    """Compute the two-sided exact p of McNemar's test (Psychometrika 12, 1947).
+
+    It is the probability that samples flip by chance in a way at least as one-sided.
 
     Args:
-        gained: Samples that are right in the second run alone.
-        lost: Samples that are right in the first run alone.
+        gained: Number of samples that are right in the second run alone.
+        lost: Number of samples that are right in the first run alone.
     """
     flips = gained + lost
     tail = sum(math.comb(flips, i) for i in range(min(gained, lost) + 1))

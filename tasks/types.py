@@ -1,4 +1,4 @@
-"""What a task is made of: samples with their media, questions and right answers."""
+"""The parts of a task: samples with their media, questions and right answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,20 +10,36 @@ from visreplay.tools.types import Picture
 
 
 @dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """The description of a task in the list of `visreplay tasks`.
+
+    Attributes:
+        name: The name on the command line.
+        scorer: How answers are compared.
+        files: The files that the task reads; empty for a synthetic task, which reads none.
+    """
+
+    name: str
+    scorer: str
+    files: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One question about images, or about one video.
 
     Attributes:
-        sample_id: Unique within its task, stable across machines and versions.
-        question: As the model reads it, options included.
-        answer: The right answer, as the task's scorer wants it: a letter, a number, a text, LaTeX.
+        sample_id: Unique within its task, and the same on every machine and in every version.
+        question: The text that the model reads, with the options.
+        answer: The right answer in the form that the task's scorer takes: a letter, a number, a
+            text, or LaTeX.
         images: The images that the question is about.
-        video: The clip that the question is about.
-        category: What tables break scores down by.
-        group: Samples of one group are not independent of each other (the cycles of one
-            question): intervals resample groups. None: a sample for itself.
-        facts: What the generator or the data set knows besides (for scoring and analysis;
-            never shown to a model).
+        video: The video that the question is about.
+        category: The part of the task that the sample belongs to; tables have a row for each.
+        group: The name of a set of samples that depend on each other, such as the cycles of one
+            question: intervals resample whole groups. None for an independent sample.
+        facts: Whatever else the generator or the data set knows, for scoring and analysis. No
+            model is shown it.
     """
 
     sample_id: str
@@ -37,7 +53,7 @@ class Sample:
 
 
 class Task(Protocol):
-    """A source of samples that knows a right answer when it sees one."""
+    """A source of samples that can tell whether an answer is right."""
 
     @property
     def name(self) -> str:
@@ -45,24 +61,24 @@ class Task(Protocol):
         ...
 
     def sample_ids(self) -> Sequence[str]:
-        """Those of all samples, in the file's order."""
+        """List the ids of all samples, in the order of the file."""
         ...
 
     def load(self, sample_id: str) -> Sample:
-        """A sample with its media, which are decoded only now: not all of a file fits in memory.
+        """Load a sample and decode its media; a whole file of decoded media would fill the memory.
 
         Raises:
-            ValueError: there is no such sample, or its media cannot be read.
+            ValueError: There is no such sample, or its media cannot be read.
         """
         ...
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether an answer to a sample is right; never raises, whatever a model wrote."""
+        """Tell whether an answer to a sample is right; never raises, whatever a model wrote."""
         ...
 
 
 class Split(IntEnum):
-    """Disjoint ranges of seeds for generated tasks: the value is the first seed."""
+    """Disjoint ranges of seeds for synthetic tasks; a member's value is its first seed."""
 
     TRAIN = 0
     TUNING = 10_000_000
@@ -70,5 +86,5 @@ class Split(IntEnum):
 
 
 def ids_of(name: str, seeds: Iterable[int]) -> list[str]:
-    """The sample ids of seeds of a generated task."""
+    """Name the samples that a synthetic task draws from some seeds."""
     return [f"{name}-{seed}" for seed in seeds]

@@ -38,8 +38,8 @@ class VisualAgent:
     Example:
         The pair that ships with the package reads characters on coloured markers:
 
-        >>> from visreplay.tasks.registry import task_named
-        >>> sample = task_named("visual-search-medium").sample(1)
+        >>> from visreplay.tasks.registry import get_task
+        >>> sample = get_task("visual-search-medium").sample(1)
         >>> agent = VisualAgent.from_pretrained("embedded")
         >>> trajectory = agent.run(sample.question, images=sample.images)
         >>> trajectory.answer == sample.answer

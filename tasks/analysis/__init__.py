@@ -1,1 +1,1 @@
-"""What RLVR and replay moved inside the models."""
+"""Analysis of the changes that RLVR and replay make inside of the models."""

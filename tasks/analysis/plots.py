@@ -1,4 +1,4 @@
-"""The pictures of `visreplay analyze`. The only module that needs matplotlib."""
+"""The plots of `visreplay analyze`. This is the only module that needs matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ Report = Mapping[str, Any]
 Pixels = NDArray[np.uint8]
 
 Map = tuple[list[Image.Image], Mapping[str, Any]]
-"""A block's picture at each of its steps in time, and what was found on it token by token."""
+"""A block's picture at each of its steps in time, and entropy and divergence of its tokens."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -34,32 +34,33 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 130,
 }
 WIDTH = 8.0
-"""Of a figure, in inches."""
+"""The width of a figure, in inches."""
 
 # Okabe and Ito's colours, which the colour-blind can tell apart (jfly.uni-koeln.de/color).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 MARKERS = "osD^"
-MOST_PANELS = 8
-MOST_STEPS = 4
-PIXELS = 448
+MAX_PANELS = 8
+MAX_STEPS = 4
+MAX_SIDE = 448
+"""The longest side of a picture in a panel, in pixels."""
 
 
-def draw(report: Report, maps: Sequence[Map], layer: int, out: Path) -> list[Path]:
-    """Draw everything as PNG files.
+def draw_plots(report: Report, maps: Sequence[Map], layer: int, out: Path) -> list[Path]:
+    """Draw all plots as PNG files.
 
     Args:
-        report: What `summarise` returns, with the settings.
-        maps: Pictures of some samples with their maps.
+        report: The report of `summarise_shifts`, with the settings.
+        maps: The pictures of some samples with their maps.
         layer: The layer to show on pictures.
-        out: Folder of the files.
+        out: The folder of the files.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     with mpl.rc_context(STYLE):
         figures = {
             "kl": divergence(report),
-            "changed": changed(report),
+            "changed": changed_share(report),
             "entropy": entropies(report),
             "overlay": overlay(report, maps, layer),
         }
@@ -71,7 +72,7 @@ def draw(report: Report, maps: Sequence[Map], layer: int, out: Path) -> list[Pat
 
 
 def divergence(report: Report) -> Figure:
-    """KL(base || policy) by layer, a line for each quarter by base entropy, a panel a system."""
+    """Plot KL(base || policy) by layer: a panel per system, a line per quarter by base entropy."""
     systems = report["systems"]
     figure = Figure(figsize=(WIDTH, 3.4))
     panels = figure.subplots(1, len(systems), sharey=True, squeeze=False)[0]
@@ -94,7 +95,7 @@ def divergence(report: Report) -> Figure:
             )
         axes.set(title=_label(name))
         _layer_axis(axes, report)
-    if np.max(systems[PLAIN]["kl"]["mean"]) > 0:  # not so if both are one model
+    if np.max(systems[PLAIN]["kl"]["mean"]) > 0:  # it is 0 if both are one model
         panels[0].set(yscale="log")
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panels[0].yaxis.set_major_formatter("{x:g}")
@@ -108,8 +109,8 @@ def divergence(report: Report) -> Figure:
     return figure
 
 
-def changed(report: Report) -> Figure:
-    """How often the lens's top entry is another one than the base's, by layer."""
+def changed_share(report: Report) -> Figure:
+    """Plot by layer the share of tokens whose top entry of the lens is not the base's."""
     figure = Figure(figsize=(WIDTH, 3.2))
     axes = figure.subplots()
     for number, (name, system) in enumerate(report["systems"].items()):
@@ -120,7 +121,7 @@ def changed(report: Report) -> Figure:
             # Side by side, so that no interval hides another.
             np.arange(report["layers"]) + 0.12 * (number - (len(report["systems"]) - 1) / 2),
             mean,
-            # A bootstrap interval of a skewed mean may, rarely, leave out the mean itself.
+            # The bootstrap interval of a skewed mean can, rarely, exclude the mean itself.
             yerr=np.maximum([mean - low, high - mean], 0),
             color=COLOURS[number % 4],
             marker=MARKERS[number % 4],
@@ -140,8 +141,8 @@ def changed(report: Report) -> Figure:
 
 
 def entropies(report: Report) -> Figure:
-    """Histograms of the lens's entropy, a panel a layer (some of them, if there are many)."""
-    layers = _evenly(report["layers"], MOST_PANELS)
+    """Plot histograms of the lens's entropy: a panel per layer, or for some layers if many."""
+    layers = _evenly(report["layers"], MAX_PANELS)
     count = len(layers)
     rows = -(-count // 4)
     figure = Figure(figsize=(WIDTH, 1.2 + 1.9 * rows))
@@ -160,7 +161,7 @@ def entropies(report: Report) -> Figure:
                 label=_label(name),
             )
         axes.set(title=f"layer {layer}")
-    # Few entropies lie near 0: show the part of the axis where any do.
+    # Few entropies lie near 0: show only the part of the axis that has any.
     shares = [report["base"], *report["systems"].values()]
     filled = np.flatnonzero(np.sum([each["histogram"] for each in shares], axis=(0, 1)))
     panels[0, 0].set_xlim(edges[filled[0]], edges[filled[-1] + 1])
@@ -174,18 +175,18 @@ def entropies(report: Report) -> Figure:
 
 
 def overlay(report: Report, maps: Sequence[Map], layer: int) -> Figure:
-    """Where the low-entropy tokens lie: base entropy and divergence on top of the pictures."""
-    # A clip is shown as a strip, its steps in time side by side.
-    shown = [_evenly(len(pictures), MOST_STEPS) for pictures, _ in maps]
+    """Draw base entropy and divergence of the tokens on top of the pictures."""
+    # A video becomes a strip, with its steps in time side by side.
+    steps_by_map = [_evenly(len(pictures), MAX_STEPS) for pictures, _ in maps]
     strips = [
         np.concatenate([_small(pictures[step]) for step in steps], axis=1)
-        for (pictures, _), steps in zip(maps, shown, strict=True)
+        for (pictures, _), steps in zip(maps, steps_by_map, strict=True)
     ]
     heights = [0.2 + 1.5 * min(strip.shape[0] / strip.shape[1], 2) for strip in strips]
     figure = Figure(figsize=(WIDTH, 0.8 + sum(heights)))
     panels = figure.subplots(len(maps), 4, squeeze=False, height_ratios=heights)
-    for row, (_, found), steps, strip in zip(panels, maps, shown, strips, strict=True):
-        entropy_LT, kl_LT = np.array(found["entropy"]), np.array(found["kl"])
+    for row, (_, values), steps, strip in zip(panels, maps, steps_by_map, strips, strict=True):
+        entropy_LT, kl_LT = np.array(values["entropy"]), np.array(values["kl"])
         columns = (
             (f"base entropy, layer {layer}", entropy_LT[layer], entropy_LT[layer]),
             ("base entropy, mean of layers", entropy_LT.mean(0), entropy_LT.mean(0)),
@@ -196,7 +197,7 @@ def overlay(report: Report, maps: Sequence[Map], layer: int) -> Figure:
             _picture(axes, strip, title)
             extent = (0, strip.shape[1], strip.shape[0], 0)
             heat, low = (
-                np.concatenate(value.reshape(found["grid"])[steps], axis=1)
+                np.concatenate(value.reshape(values["grid"])[steps], axis=1)
                 for value in (value_T, entropy_T <= np.quantile(entropy_T, 0.25))
             )
             image = axes.imshow(heat, cmap="cividis", alpha=0.8, extent=extent)
@@ -236,25 +237,25 @@ def _outline(axes: Axes, inside: NDArray[np.bool_], extent: tuple[float, ...]) -
 
 
 def _evenly(count: int, most: int) -> NDArray[np.int64]:
-    """At most so many of `count` indices, first and last included."""
+    """Choose at most `most` of `count` indices, evenly, with the first and the last."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def _small(picture: Image.Image) -> Pixels:
-    """The pixels of a picture, shrunk to what a panel can show."""
+    """Shrink a picture to the resolution of a panel, `(height, width, 3)`."""
     small = picture.convert("RGB")
-    small.thumbnail((PIXELS, PIXELS))
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
     return np.asarray(small)
 
 
 def _label(name: str) -> str:
-    """A system's name, written out."""
+    """Write out the name of a system."""
     model, _, method = name.partition("+")
     return f"{model} + {method} replay" if method else model
 
 
 def _legend(figure: Figure, title: str | None = None) -> None:
-    """One legend for all panels, below them."""
+    """Draw one legend for all panels, below them."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, title=title, loc="outside lower center", ncols=len(labels), fontsize=8
@@ -267,7 +268,7 @@ def _layer_axis(axes: Axes, report: Report) -> None:
 
 
 def _mark_replayed(axes: Axes, report: Report, name: str) -> None:
-    """Shade the layers that a system's replay looks at."""
+    """Shade the layers that a system replays."""
     settings = report["settings"]["replay"][name]
     if name == PLAIN:
         return

@@ -1,4 +1,4 @@
-"""What a policy reads before its first turn: the tokens of a sample, and the pictures behind them.
+"""The prompt of a policy's first turn: the tokens of a sample, and the pictures behind them.
 
 protocol -> messages -> segment, whose visual blocks show the pictures of the messages in order
 """
@@ -15,7 +15,7 @@ from visreplay.tools import ImageStore, load_image, zoom
 
 
 @dataclass(frozen=True, eq=False)
-class Opening:
+class Prompt:
     """The context of a first turn.
 
     Attributes:
@@ -27,13 +27,13 @@ class Opening:
     pictures: list[list[Image.Image]]
 
     @classmethod
-    def of(cls, sample: Sample, protocol: str, pair: ModelPair) -> "Opening":
-        """Encode a sample as an agent of that protocol would, for the policy of a pair.
+    def of(cls, sample: Sample, protocol: str, pair: ModelPair) -> "Prompt":
+        """Encode a sample for the policy of a pair, as an agent of that protocol does.
 
         Raises:
-            ToolError: the media cannot be read, or do not suit the protocol.
+            ToolError: The media cannot be read, or do not suit the protocol.
         """
-        # A store of its own: one in memory never forgets, and a run may go over many samples.
+        # One store per sample: a store in memory never forgets, and a run has many samples.
         store = ImageStore()
         grid = token_grid(pair.processor)
         messages = get_protocol(protocol, grid, store).open(
@@ -42,15 +42,15 @@ class Opening:
             None if sample.video is None else str(sample.video),
         )
         segment = ContextEncoder(pair.processor, store, pair.policy).encode(messages)
-        shown = []
+        frames_by_part = []
         for message in messages:
             for part in message["content"]:
                 if part["type"] == "image":
-                    shown.append([zoom(store.get(part["image"]), grid=grid)])
+                    frames_by_part.append([zoom(store.get(part["image"]), grid=grid)])
                 elif part["type"] == "video":
-                    shown.append([store.get(frame) for frame in part["frames"]])
+                    frames_by_part.append([store.get(frame) for frame in part["frames"]])
         pictures = []
-        for block, frames in zip(segment.blocks, shown, strict=True):
+        for block, frames in zip(segment.blocks, frames_by_part, strict=True):
             steps = int(block.inputs[f"{block.kind}_grid_thw"][0, 0])
             pictures.append([frames[step * len(frames) // steps] for step in range(steps)])
         return cls(segment, pictures)

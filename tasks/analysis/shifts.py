@@ -1,7 +1,8 @@
-"""How far RLVR, and then replay, moved the visual tokens: one sample's result, and many samples'.
+"""The distances by which RLVR, and then replay, moved the visual tokens.
 
-A result is JSON, a line of the journal. Every sample counts alike, and intervals are over samples:
-the tokens of one picture are no independent observations.
+The result of one sample is JSON, a line of the journal; a report summarises many. Every sample has
+the same weight, and intervals are over samples, because the tokens of one picture are not
+independent.
 
 Axes: S samples, L layers, Q groups by base entropy, B bins of entropy.
 """
@@ -13,35 +14,40 @@ from typing import Any
 import numpy as np
 
 from visreplay.replay_core import ModelPair, ReplayConfig, Shift, compare_models
-from visreplay.tasks.analysis.prompt import Opening
+from visreplay.tasks.analysis.prompt import Prompt
 from visreplay.tasks.statistics import Floats, bootstrap_interval
 
 PLAIN = "policy"
-"""What the policy without replay is called among the systems."""
+"""The name of the policy without replay among the systems."""
 
 GROUPS = ("lowest", "second", "third", "highest")
 """Quarters of a picture's visual tokens, by base entropy at a layer."""
 
 BINS = 48
-"""Of the histograms, from 0 to ln V nats."""
+"""The number of bins of a histogram, from 0 to ln V nats."""
 
 
-def measure(
-    pair: ModelPair, opening: Opening, configs: Mapping[str, ReplayConfig], *, maps: bool = False
+def measure_shifts(
+    pair: ModelPair, prompt: Prompt, configs: Mapping[str, ReplayConfig], *, maps: bool = False
 ) -> dict[str, Any]:
-    """The result of one sample.
+    """Measure one sample.
 
     Args:
-        pair: Policy and base, both whole.
-        opening: The context of the sample's first turn.
-        configs: How to replay in every system; the first one is to be the plain policy.
-        maps: Also keep entropy and divergence of every token, to show them on the picture.
+        pair: Policy and base, both with all of their layers.
+        prompt: The prompt of the sample's first turn.
+        configs: The replay settings of every system, by name; the first is the plain policy.
+        maps: Whether to keep entropy and divergence of every token too, to draw them on a picture.
+
+    Returns:
+        JSON values: the number of visual tokens; for the base, entropies in nats `(L, Q)` and
+        their histograms `(L, B)`; for each system, KL(base || policy) in nats `(L, Q)`, the share
+        of changed top entries `(L, Q)` and histograms `(L, B)`; the maps if they are wanted.
     """
-    found = compare_models(pair, opening.segment, list(configs.values()))
+    comparisons = compare_models(pair, prompt.segment, list(configs.values()))
     vocabulary = pair.policy.head.out_features
-    shifts = [Shift.of(blocks, len(GROUPS), BINS, vocabulary) for blocks in found]
+    shifts = [Shift.of(blocks, len(GROUPS), BINS, vocabulary) for blocks in comparisons]
     result: dict[str, Any] = {
-        "visual_tokens": sum(block.length for block in opening.segment.blocks),
+        "visual_tokens": sum(block.length for block in prompt.segment.blocks),
         "base": {
             "entropy": shifts[0].base_entropy_LQ.tolist(),
             "histogram": shifts[0].base_entropy_LB.tolist(),
@@ -62,17 +68,17 @@ def measure(
                 "entropy": comparison.base_entropy.tolist(),
                 "kl": comparison.kl.tolist(),
             }
-            for block, comparison in zip(opening.segment.blocks, found[0], strict=True)
+            for block, comparison in zip(prompt.segment.blocks, comparisons[0], strict=True)
         ]
     return result
 
 
 def summarise_shifts(results: Sequence[Mapping[str, Any]], vocabulary: int) -> dict[str, Any]:
-    """The report on all results: means over samples with 95 % bootstrap intervals.
+    """Summarise many results: means over samples with 95 % bootstrap intervals.
 
     Args:
-        results: Of `measure`.
-        vocabulary: V of the histograms' bins.
+        results: The results of `measure_shifts`.
+        vocabulary: The size V of the vocabulary, which the bins of the histograms depend on.
     """
 
     def stacked(*path: str) -> Floats:
@@ -113,7 +119,7 @@ def summarise_shifts(results: Sequence[Mapping[str, Any]], vocabulary: int) -> d
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """Whether the low-entropy activations of the plain policy shifted most, in a sentence."""
+    """Say in a sentence whether low-entropy activations of the plain policy shifted most."""
     difference = report["systems"][PLAIN]["kl_lowest_minus_highest"]
     ends = list(zip(difference["low"], difference["high"], strict=True))
     more = [str(layer) for layer, (low, _) in enumerate(ends) if low > 0]
@@ -132,5 +138,5 @@ def _estimate(values: Floats) -> dict[str, Any]:
 
 
 def _shares(counts_SLB: Floats) -> Any:
-    """Mean over samples of the share of tokens in every bin, `(L, B)`."""
+    """Average the share of tokens in every bin over samples, `(L, B)`."""
     return (counts_SLB / counts_SLB.sum(axis=2, keepdims=True)).mean(axis=0).tolist()

@@ -19,8 +19,8 @@ from rich.table import Table
 from visreplay.agent.episode.embedded_agent import prepare_process
 from visreplay.agent.episode.visual_agent import versions
 from visreplay.replay_core import Method, ReplayConfig, load_pair
-from visreplay.tasks.analysis.prompt import Opening
-from visreplay.tasks.analysis.shifts import PLAIN, measure, summarise_shifts, verdict
+from visreplay.tasks.analysis.prompt import Prompt
+from visreplay.tasks.analysis.shifts import PLAIN, measure_shifts, summarise_shifts, verdict
 from visreplay.tasks.commands.console import progress_bar
 from visreplay.tasks.commands.options import (
     PairChoice,
@@ -30,7 +30,7 @@ from visreplay.tasks.commands.options import (
     with_options,
 )
 from visreplay.tasks.evaluation.journal import Journal
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 
 MAPS = 3
 """The first so many samples are shown as pictures."""
@@ -63,7 +63,7 @@ def analyze(
     console = Console(highlight=False)
     with mistakes_told(), ExitStack() as stack:
         plots = _plots()
-        source = open_task(task, data)
+        source = get_task(task, data)
         names = PairChoice.of(options.policy, options.base, console)
         if names.base is None:
             raise ValueError("the policy is compared with its base: name it with --base")
@@ -101,25 +101,25 @@ def analyze(
         if not 0 <= layer < depth:
             raise ValueError(f"--layer is {layer}, but the pair has layers 0 to {depth - 1}")
 
-        def opening(sample_id: str) -> Opening:
+        def prompt(sample_id: str) -> Prompt:
             sample = source.load(sample_id)
             dialect = names.protocol(options.protocol)
-            return Opening.of(sample, dialect, pair)
+            return Prompt.of(sample, dialect, pair)
 
         ids = source.sample_ids()[:samples]
         with progress_bar(console) as progress:
             for number, sample_id in enumerate(progress.track(ids, description=task)):
                 if sample_id not in journal.results:
-                    result = measure(pair, opening(sample_id), configs, maps=number < MAPS)
+                    result = measure_shifts(pair, prompt(sample_id), configs, maps=number < MAPS)
                     journal.add(sample_id, result)
         results = [journal.results[sample_id] for sample_id in ids]
         report = {"settings": settings, **summarise_shifts(results, pair.policy.head.out_features)}
         (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
         maps = [
-            (opening(sample_id).pictures[0], result["maps"][0])
+            (prompt(sample_id).pictures[0], result["maps"][0])
             for sample_id, result in zip(ids[:MAPS], results, strict=False)
         ]
-        files = plots.draw(report, maps, layer, out)
+        files = plots.draw_plots(report, maps, layer, out)
     console.print(_table(report))
     console.print(verdict(report))
     for path in (out / "report.json", *files):

@@ -13,7 +13,7 @@ from rich.table import Table
 from visreplay.agent.episode.embedded_agent import prepare_process
 from visreplay.replay_core import Calibration, Method, load_pair
 from visreplay.replay_core import calibrate as measure
-from visreplay.tasks.analysis.prompt import Opening
+from visreplay.tasks.analysis.prompt import Prompt
 from visreplay.tasks.commands.console import progress_bar
 from visreplay.tasks.commands.options import (
     VIDEO_SUFFIXES,
@@ -22,15 +22,18 @@ from visreplay.tasks.commands.options import (
     mistakes_told,
     with_options,
 )
-from visreplay.tasks.registry import TASKS, task_named
-from visreplay.tasks.types import Sample, Split
+from visreplay.tasks.registry import SYNTHETIC_TASKS, get_task
+from visreplay.tasks.types import Sample, Split, ids_of
 from visreplay.tools import load_image
+
+TASKS = ", ".join(SYNTHETIC_TASKS)
 
 
 @with_options
 def calibrate(
     inputs: Annotated[
-        list[str], typer.Argument(help=f"Pictures and clips, or a task: {', '.join(TASKS)}.")
+        list[str],
+        typer.Argument(help=f"Pictures and clips, or a task: {TASKS}."),
     ],
     options: PairOptions,
     layers: Annotated[
@@ -69,7 +72,7 @@ def calibrate(
         with progress_bar(console) as progress:
             bar = progress.track(read(inputs, samples), total=count, description="base entropies")
             segments = (
-                Opening.of(sample, names.protocol(options.protocol), pair).segment for sample in bar
+                Prompt.of(sample, names.protocol(options.protocol), pair).segment for sample in bar
             )
             measured = measure(pair, segments, layers=layers, quantile=quantile)
         content = {
@@ -97,9 +100,9 @@ def is_file(name: str) -> bool:
     """
     if Path(name).is_file():
         return True
-    if name in TASKS:
+    if name in SYNTHETIC_TASKS:
         return False
-    raise ValueError(f"{name!r} is neither a file nor one of the tasks {', '.join(TASKS)}")
+    raise ValueError(f"{name!r} is neither a file nor one of the tasks {TASKS}")
 
 
 def read(inputs: Sequence[str], samples: int) -> Iterator[Sample]:
@@ -111,7 +114,8 @@ def read(inputs: Sequence[str], samples: int) -> Iterator[Sample]:
     for name in inputs:
         path = Path(name)
         if not is_file(name):
-            yield from map(task_named(name).sample, range(Split.TUNING, Split.TUNING + samples))
+            seeds = range(Split.TUNING, Split.TUNING + samples)
+            yield from map(get_task(name).load, ids_of(name, seeds))
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             yield Sample(sample_id=name, question="", answer="", video=path)
         else:

@@ -7,7 +7,8 @@ import typer
 from rich.console import Console
 
 from visreplay.tasks.commands.options import MarkdownOption, mistakes_told
-from visreplay.tasks.evaluation.comparison import RunComparison, compare_runs
+from visreplay.tasks.evaluation.comparison import RunComparison
+from visreplay.tasks.evaluation.comparison import compare as compare_runs
 from visreplay.tasks.evaluation.runs import open_runs
 from visreplay.tasks.evaluation.tables import TextTable
 

@@ -12,9 +12,10 @@ from rich.table import Table
 from visreplay.agent import VisualAgent, completed_steps
 from visreplay.agent.episode.embedded_agent import ROWS, embedded_agent, prepare_process
 from visreplay.tasks.commands.console import print_step, progress_bar
-from visreplay.tasks.evaluation.evaluate import Summary, evaluate, summarise
-from visreplay.tasks.evaluation.runs import Record, Run, record_of, rollout_of
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.evaluation.evaluate import evaluate
+from visreplay.tasks.evaluation.runs import Run, SampleRecord, record_of, rollout_of
+from visreplay.tasks.evaluation.summary import Summary, summarise
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Task
 from visreplay.tasks.viewer.page import write_page
 from visreplay.tools import ImageStore
@@ -32,7 +33,7 @@ def run_demo(out: Path, samples: int) -> None:
     agent = embedded_agent("policy+token", store)
     shown = []
     for name in EPISODES:
-        task = open_task(name)
+        task = get_task(name)
         sample = task.load(task.sample_ids()[0])
         shown.append(_play(console, agent, task, sample, out / name))
     settings = {"policy": agent.names[0], "base": agent.names[1], "replay": asdict(agent.replay)}
@@ -52,7 +53,9 @@ def run_demo(out: Path, samples: int) -> None:
     console.print(f"episodes  {page}\nnumbers   {out / 'summary.json'}")
 
 
-def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, folder: Path) -> Record:
+def _play(
+    console: Console, agent: VisualAgent, task: Task, sample: Sample, folder: Path
+) -> SampleRecord:
     """Play one sample, printing each step as it ends, and save it."""
     console.rule(f"[bold]{sample.sample_id}")
     console.print(f"{sample.question}\n", markup=False)
@@ -73,7 +76,7 @@ def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, fold
 
 def _rows(console: Console, task_name: str, samples: int) -> Iterator[tuple[str, Summary]]:
     """Evaluate every row of the table on one task, with a progress bar."""
-    task = open_task(task_name)
+    task = get_task(task_name)
     ids = task.sample_ids()[:samples]
     with progress_bar(console) as progress:
         for row in ROWS:

@@ -23,11 +23,12 @@ from visreplay.tasks.commands.options import (
     mistakes_told,
     with_options,
 )
-from visreplay.tasks.evaluation.evaluate import Checker, evaluate, right_count
+from visreplay.tasks.evaluation.evaluate import Checker, evaluate
 from visreplay.tasks.evaluation.journal import Journal, Line
-from visreplay.tasks.evaluation.runs import IMAGES, LINES, Record, Run
+from visreplay.tasks.evaluation.runs import IMAGES, LINES, Run, SampleRecord
+from visreplay.tasks.evaluation.summary import right_count
 from visreplay.tasks.evaluation.tables import details
-from visreplay.tasks.registry import open_task, select
+from visreplay.tasks.registry import get_task, select
 
 
 @with_options
@@ -77,7 +78,7 @@ def evaluation(
                 "one of them out"
             )
         checker = load_checker(cot_checker) if cot_checker else None
-        source = open_task(task, data)
+        source = get_task(task, data)
         chosen = sample_ids.split(",") if sample_ids else None
         ids = select(source.sample_ids(), limit=limit, sample_ids=chosen, shuffle=shuffle)
         names = PairChoice.of(pair.policy, pair.base, console)
@@ -126,7 +127,7 @@ def evaluation(
 
 
 def grow(
-    console: Console, journal: Journal, records: Iterable[Record], left: int, total: int
+    console: Console, journal: Journal, records: Iterable[SampleRecord], left: int, total: int
 ) -> None:
     """Write records as they come, and show how far it is.
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from visreplay.tasks.registry import ENTRIES
+from visreplay.tasks.registry import TASK_INFOS
 
 
 def tasks(
@@ -17,12 +17,12 @@ def tasks(
 ) -> None:
     """List the tasks, how their answers are scored, and the files that they want."""
     if as_json:
-        print(json.dumps([asdict(entry) for entry in ENTRIES], indent=1))
+        print(json.dumps([asdict(entry) for entry in TASK_INFOS], indent=1))
         return
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("task", no_wrap=True)
     table.add_column("scored by")
     table.add_column("--data")
-    for entry in ENTRIES:
+    for entry in TASK_INFOS:
         table.add_row(entry.name, entry.scorer, entry.files or "none: it is generated")
     Console(highlight=False).print(table)

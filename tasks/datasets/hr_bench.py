@@ -1,13 +1,14 @@
 """HR-Bench: questions about photographs of 4K and 8K.
 
-A TSV file; every question comes four times, with its options in another order each time:
+A TSV file, in which every question occurs four times, each time with another order of its options:
 
     index  question                    image      A   B   C   D   answer  category  cycle_category
     0      Which number has the buoy?  /9j/4AA..  17  71  11  77  B       single    1
     1      Which number has the buoy?  0          71  17  77  11  A       single    2
 
 `image` is the file of the picture in base64, or the index of the row that has it. Questions about
-one object are called FSP (fine-grained single-instance perception), those across objects FCP.
+one object are the category FSP (fine-grained single-instance perception), and questions across
+objects the category FCP.
 
 HR-Bench's score is the mean over the cycles of each cycle's mean. Every cycle has every question
 once, so that is the plain mean over all samples. The cycles of a question are a group.
@@ -21,28 +22,19 @@ from typing import ClassVar
 from visreplay.tasks.datasets.file_task import (
     MIN_IMAGE_CHARACTERS,
     FileTask,
-    TaskInfo,
     answer_letter,
-    chose_right,
+    is_right_option,
 )
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import asked
+from visreplay.tasks.questions import format_question
 from visreplay.tasks.types import Sample
 
 CATEGORIES = {"single": "FSP", "cross": "FCP"}
 
 
 class HRBench(FileTask):
-    """The task at one resolution."""
+    """HR-Bench at one resolution."""
 
-    entries: ClassVar = tuple(
-        TaskInfo(
-            f"hr-bench-{size}",
-            "option letter",
-            f"hr_bench_{size}.tsv",
-        )
-        for size in ("4k", "8k")
-    )
     suffixes: ClassVar = (".tsv",)
     columns: ClassVar = (
         *("index", "question", "image", "A", "B", "C", "D"),
@@ -50,33 +42,33 @@ class HRBench(FileTask):
     )
 
     def __init__(self, name: str, data: Path) -> None:
-        self._pictures: dict[str, str] = {}  # digests by the index of the row that has one
+        self._pictures: dict[str, str] = {}  # digest by the index of the row that has the picture
         super().__init__(name, data)
 
     def read(self, row: Row) -> Sample:
-        """A question in one of its cycles; facts hold `options` and `cycle`.
+        """Make the sample of a question in one of its cycles; facts hold `options` and `cycle`.
 
-        The group is what does not change from cycle to cycle: question, options and picture.
+        The group is a digest of what all cycles share: question, options and picture.
         """
         options = {letter: row.text(letter) for letter in "ABCD"}
         category = row.text("category").lower()
         if category not in CATEGORIES:
-            raise row.refused("category", f"{category!r} is none of {', '.join(CATEGORIES)}")
+            raise row.error("category", f"{category!r} is none of {', '.join(CATEGORIES)}")
         index, image, question = row.text("index"), row.text("image"), row.text("question")
         if len(image) >= MIN_IMAGE_CHARACTERS:
             self._pictures[index] = sha256(image.encode()).hexdigest()
             image = index
-        # While the file is opened, the row that has the picture may be still to come.
-        same = [question, sorted(options.values()), self._pictures.get(image)]
+        # During the first reading, the row that has the picture may come later.
+        shared = [question, sorted(options.values()), self._pictures.get(image)]
         return Sample(
             sample_id=index,
-            question=asked(question, options),
+            question=format_question(question, options),
             answer=answer_letter(row, "answer", options),
             category=CATEGORIES[category],
-            group=sha256(json.dumps(same).encode()).hexdigest()[:16],
+            group=sha256(json.dumps(shared).encode()).hexdigest()[:16],
             facts={"options": options, "cycle": row.text("cycle_category")},
         )
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether the answer chooses the right option."""
-        return chose_right(sample, answer)
+        """Tell whether the answer chooses the right option."""
+        return is_right_option(sample, answer)

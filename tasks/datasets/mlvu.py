@@ -1,52 +1,43 @@
-"""MLVU: questions about films, chores and surveillance of minutes to hours.
+"""MLVU: questions about videos of minutes to hours: films, chores, surveillance.
 
-One JSON file a task, in `json/`, with its videos in a folder of the same name in `video/`:
+One JSON file for each task, in `json/`, with its videos in a folder of the same name in `video/`:
 
     json/3_ego.json
     [{"video": "ego_9.mp4", "duration": 412.3, "question": "Where did I put the ladle?",
       "candidates": ["In the drawer", "On the shelf", "In the sink", "In the pan"],
       "answer": "In the sink", "question_type": "ego"}]
 
---data is one of these files, or the folder `json/`. The tasks without candidates (sub-scene
-captions and summaries) are judged by a model, and not read.
+The data is one of these files, or the folder `json/`. Tasks without candidates (captions of scenes
+and summaries) are not read, because their answers are judged by a model.
 """
 
 from pathlib import Path
-from typing import ClassVar
 
-from visreplay.tasks.datasets.file_task import FileTask, TaskInfo, answer_letter, chose_right
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import asked, lettered
+from visreplay.tasks.questions import format_question, options_by_letter
 from visreplay.tasks.types import Sample
 
 
 class MLVU(FileTask):
-    """One or all of the tasks that have candidates."""
-
-    entries: ClassVar = (
-        TaskInfo(
-            "mlvu",
-            "option letter",
-            "json/1_plotQA.json or another, or json/; videos in video/1_plotQA/",
-        ),
-    )
+    """One or all of the tasks of MLVU that have candidates."""
 
     def media_folder(self, data: Path) -> Path:
-        """Above `json/`."""
+        """The folder above `json/`."""
         folder = super().media_folder(data)
         return folder.parent if folder.resolve().name == "json" else folder
 
     def read(self, row: Row) -> Sample:
-        """A question; facts hold `options`."""
+        """Make the sample of a question; facts hold `options`."""
         candidates = row.texts("candidates")
         if len(candidates) < 2:
-            raise row.refused("candidates", f"two or more are needed, not {len(candidates)}")
-        options = lettered(candidates)
+            raise row.error("candidates", f"two or more are needed, not {len(candidates)}")
+        options = options_by_letter(candidates)
         video, task = row.text("video"), row.file.stem
         places = (f"video/{task}/{video}", f"{task}/{video}", f"video/{video}", video)
         return Sample(
             sample_id=f"{task}/{row.number}",
-            question=asked(row.text("question"), options),
+            question=format_question(row.text("question"), options),
             answer=answer_text(row, options),
             video=self.find(row, "video", *places),
             category=row.optional("question_type") or task,
@@ -54,11 +45,11 @@ class MLVU(FileTask):
         )
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether the answer chooses the right candidate."""
-        return chose_right(sample, answer)
+        """Tell whether the answer chooses the right candidate."""
+        return is_right_option(sample, answer)
 
 
 def answer_text(row: Row, options: dict[str, str]) -> str:
-    """The letter of the candidate that is the answer: as a text first, for "A" may be one."""
+    """Find the letter of the right candidate: by its text first, because "A" may be a text."""
     same = [letter for letter, option in options.items() if option.strip() == row.text("answer")]
     return same[0] if len(same) == 1 else answer_letter(row, "answer", options)

@@ -1,6 +1,6 @@
 """MMVU: expert questions about lectures and experiments on video.
 
-A JSON file; videos lie in `videos/` beside it, by the end of their address:
+A JSON file; videos lie in `videos/` beside it, named by the end of their address:
 
     [{"id": "validation_7",
       "video": "https://huggingface.co/datasets/yale-nlp/MMVU/resolve/main/videos/Physics/3.mp4",
@@ -9,39 +9,30 @@ A JSON file; videos lie in `videos/` beside it, by the end of their address:
       "choices": {"A": "It doubles", "B": "It halves", "C": "It stays", "D": "", "E": ""},
       "answer": "C"}]
 
-`question_type` is also written `multiple choice`; of an `open-ended` question all choices are
-empty, and the answer is a text: "Simple harmonic motion (SHM)".
+`question_type` is also written `multiple choice`. An `open-ended` question has empty choices, and
+its answer is a text: "Simple harmonic motion (SHM)".
 """
 
 import re
-from typing import ClassVar
 
-from visreplay.tasks.datasets.file_task import FileTask, TaskInfo, answer_letter, chose_right
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import asked
+from visreplay.tasks.questions import format_question
 from visreplay.tasks.scoring.scorers import same_text
 from visreplay.tasks.types import Sample
 
 
 class MMVU(FileTask):
-    """The task."""
-
-    entries: ClassVar = (
-        TaskInfo(
-            "mmvu",
-            "option letter; open questions: text",
-            "validation.json; videos in videos/SUBJECT/",
-        ),
-    )
+    """MMVU."""
 
     def read(self, row: Row) -> Sample:
-        """A question; the category is its kind, which published figures go by.
+        """Make the sample of a question; the category is its kind, as in published figures.
 
-        Facts hold `options`, which an open question lacks, and `subject`.
+        Facts hold `options`, which are empty for an open question, and `subject`.
         """
         kind = row.text("question_type").replace(" ", "-")
         if kind not in ("multiple-choice", "open-ended"):
-            raise row.refused("question_type", f"{kind!r} is not multiple-choice or open-ended")
+            raise row.error("question_type", f"{kind!r} is not multiple-choice or open-ended")
         video = row.text("video")
         path = re.sub(r"^https?://.*?/(?=videos/)", "", video)
         metadata = row.fields.get("metadata")
@@ -50,7 +41,7 @@ class MMVU(FileTask):
         options = row.options("choices") if kind == "multiple-choice" else {}
         return Sample(
             sample_id=row.text("id"),
-            question=asked(question, options) if options else question,
+            question=format_question(question, options) if options else question,
             answer=answer_letter(row, "answer", options) if options else row.text("answer"),
             video=self.find(row, "video", path, f"videos/{path}"),
             category=kind,
@@ -58,12 +49,12 @@ class MMVU(FileTask):
         )
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether the answer chooses the right option, or is the expected text.
+        """Tell whether the answer chooses the right option, or is the expected text.
 
         An abbreviation in brackets may be left out, or stand alone.
         """
         if sample.facts["options"]:
-            return chose_right(sample, answer)
+            return is_right_option(sample, answer)
         spelled = re.fullmatch(r"(.+?)\s*\(([^()]+)\)", sample.answer)
         accepted = (sample.answer, *(spelled.groups() if spelled else ()))
         return any(same_text(text, answer) for text in accepted)

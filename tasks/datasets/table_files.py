@@ -1,7 +1,8 @@
-"""Rows of a data file that somebody else wrote: read in bounded memory, refused by file and field.
+"""Readers of data files that other people wrote: errors name file, row and field.
 
-Two readers with one face: `TsvFile` for tables with images in them, which can have gigabytes, and
-`JsonFile` for JSON and JSON Lines, which hold paths to their media and are small.
+There are two readers with one interface. `TsvFile` reads tables with images in them, which can have
+gigabytes, in bounded memory. `JsonFile` reads JSON and JSON Lines, which are small: they hold paths
+to their media.
 """
 
 import csv
@@ -16,11 +17,11 @@ from typing import Any, Protocol
 from visreplay.tools.types import preview
 
 MAX_ROW = 256 << 20
-"""Bytes of a TSV row at most; a picture of 8K is about 30 million as base64."""
+"""The most bytes of a TSV row; a picture of 8K has about 30 million as base64."""
 MAX_JSON = 1 << 30
-"""Bytes of a JSON file at most: it is held in memory."""
-Seen = Callable[[bytes], object]
-"""Is called with a file's bytes as they are read: `update` of a digest."""
+"""The most bytes of a JSON file, which is held in memory."""
+ByteCallback = Callable[[bytes], object]
+"""A function that is called with a file's bytes as they are read, such as a digest's `update`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,111 +29,111 @@ class Row:
     """One row of a file.
 
     Attributes:
-        file: Where it stands.
-        number: Its place in the file, from 0.
-        where: What an error message calls it.
+        file: The file that holds it.
+        number: Its number in the file, from 0.
+        label: Its name in error messages.
         fields: Values by column or key.
         groups: Keys of the objects around it, from the outermost.
     """
 
     file: Path
     number: int
-    where: str
+    label: str
     fields: Mapping[str, Any] = field(repr=False)
     groups: tuple[str, ...] = ()
 
-    def refused(self, name: str, why: str) -> ValueError:
-        """The error that names file, row and field."""
-        return ValueError(f"{self.file}, {self.where}, field {name!r}: {why}")
+    def error(self, name: str, why: str) -> ValueError:
+        """Make the error that names file, row and field."""
+        return ValueError(f"{self.file}, {self.label}, field {name!r}: {why}")
 
     def optional(self, name: str) -> str | None:
-        """A text, or a number as text; None if it is missing or empty.
+        """Read a text, or a number as text; None if the field is missing or empty.
 
         Raises:
-            ValueError: it is neither text nor a number.
+            ValueError: The value is neither a text nor a number.
         """
         value = self.fields.get(name)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise self.refused(name, f"a text is needed, not {preview(value)}")
+            raise self.error(name, f"a text is needed, not {preview(value)}")
         return str(value).strip() or None
 
     def text(self, name: str) -> str:
-        """A text, or a number as text.
+        """Read a text, or a number as text.
 
         Raises:
-            ValueError: it is missing or empty, or of another type.
+            ValueError: The field is missing or empty, or its value has another type.
         """
         value = self.optional(name)
         if value is None:
             has = f"has {', '.join(self.fields)}" if name not in self.fields else "it is empty"
-            raise self.refused(name, f"a text is needed; the row {has}"[:500])
+            raise self.error(name, f"a text is needed; the row {has}"[:500])
         return value
 
     def texts(self, name: str) -> list[str]:
-        """A list of texts; [] if it is missing.
+        """Read a list of texts; [] if the field is missing.
 
         Raises:
-            ValueError: it is not a list of texts or numbers.
+            ValueError: The value is not a list of texts or numbers.
         """
         values = self.fields.get(name)
         if values is None:
             return []
-        if not is_texts(values):
-            raise self.refused(name, f"a list of texts is needed, not {preview(values)}")
+        if not is_text_list(values):
+            raise self.error(name, f"a list of texts is needed, not {preview(values)}")
         return [str(value) for value in values]
 
     def options(self, name: str) -> dict[str, str]:
-        """An object of options by letter, the empty ones left out.
+        """Read an object of options by letter, without the empty ones.
 
         Raises:
-            ValueError: it is not an object with the letters from A.
+            ValueError: The value is not an object whose keys are the letters from A.
         """
         values = self.fields.get(name)
         if not isinstance(values, dict):
-            raise self.refused(name, f"an object of options is needed, not {preview(values)}")
-        given = {k: str(v).strip() for k, v in values.items() if v is not None and str(v).strip()}
-        if list(given) != [chr(65 + i) for i in range(len(given))]:
-            raise self.refused(name, f"the keys must be A, B, C.., not {', '.join(given)}"[:500])
-        if len(given) < 2:
-            raise self.refused(name, f"two or more are needed, not {len(given)}")
-        return given
+            raise self.error(name, f"an object of options is needed, not {preview(values)}")
+        options = {k: str(v).strip() for k, v in values.items() if v is not None and str(v).strip()}
+        if list(options) != [chr(65 + i) for i in range(len(options))]:
+            raise self.error(name, f"the keys must be A, B, C.., not {', '.join(options)}"[:500])
+        if len(options) < 2:
+            raise self.error(name, f"two or more are needed, not {len(options)}")
+        return options
 
 
-class Rows(Protocol):
-    """A file's rows.
+class DataFile(Protocol):
+    """A file, or a folder of files, that is read row by row.
 
     Attributes:
-        path: The file, or the folder.
-        digest: sha256 of its bytes, or of those of a folder's files one after the other; known
-            after a whole `scan`.
+        path: The file or the folder.
+        digest: The sha256 of its bytes, or of those of a folder's files one after the other; set
+            by a whole `scan`.
     """
 
     path: Path
     digest: str
 
     def scan(self) -> Iterator[Row]:
-        """All rows, in order, from the beginning."""
+        """Read all rows, in order, from the beginning."""
         ...
 
     def row(self, number: int) -> Row:
-        """The row of a number from 0, after a whole `scan`."""
+        """Read the row of a number, from 0, after a whole `scan`."""
         ...
 
 
 class TsvFile:
     """A table with a heading, tabs between columns, and quotes around cells that need them.
 
-    One pass over the file finds where each row begins; a row is then read when it is asked for.
-    Memory holds one row at a time.
+    One pass over the file finds where each row begins; later, `row` reads one row alone. Memory
+    holds one row at a time.
 
     Args:
         path: The file, UTF-8.
-        columns: That must be there.
+        columns: The columns that the file must have; it may have more.
 
     Raises:
-        ValueError: a column is missing, or there twice.
+        ValueError: A column is missing or occurs twice.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -152,10 +153,10 @@ class TsvFile:
             raise ValueError(f"{path} has the column {min(twice)!r} twice")
 
     def scan(self) -> Iterator[Row]:
-        """All rows, in order; remembers where they begin.
+        """Read all rows, in order, and remember where each begins.
 
         Raises:
-            ValueError: a row is malformed.
+            ValueError: A row is malformed.
         """
         self._starts = array("Q")
         digest = self._heading.copy()
@@ -166,7 +167,7 @@ class TsvFile:
                     self._starts.append(start)
                     yield self._row(len(self._starts) - 1, cells)
                 start = reader.position
-                reader.where = f"row {len(self._starts) + 1}"
+                reader.label = f"row {len(self._starts) + 1}"
         self.digest = digest.hexdigest()
 
     def row(self, number: int) -> Row:
@@ -175,26 +176,30 @@ class TsvFile:
             return self._row(number, next(reader))
 
     def _row(self, number: int, cells: list[str]) -> Row:
-        where = f"row {number + 1}"
+        label = f"row {number + 1}"
         if len(cells) != len(self.columns):
             raise ValueError(
-                f"{self.path}, {where}: it has {len(cells)} cells, but the heading has "
+                f"{self.path}, {label}: it has {len(cells)} cells, but the heading has "
                 f"{len(self.columns)}"
             )
-        return Row(self.path, number, where, dict(zip(self.columns, cells, strict=True)))
+        return Row(self.path, number, label, dict(zip(self.columns, cells, strict=True)))
 
-    def _reader(self, position: int, where: str, seen: Seen | None = None) -> "_TsvReader":
-        return _TsvReader(self.path, position, where, seen)
+    def _reader(
+        self, position: int, label: str, on_bytes: ByteCallback | None = None
+    ) -> "_TsvReader":
+        return _TsvReader(self.path, position, label, on_bytes)
 
 
 class _TsvReader:
-    """The csv module's reader, fed line by line, so that it is known where the next row begins."""
+    """A csv reader that is fed line by line, so that the start of the next row is known."""
 
-    def __init__(self, path: Path, position: int, where: str, seen: Seen | None) -> None:
+    def __init__(
+        self, path: Path, position: int, label: str, on_bytes: ByteCallback | None
+    ) -> None:
         self.position = position
-        self.where = where
+        self.label = label
         self._path = path
-        self._seen = seen
+        self._on_bytes = on_bytes
         self._file = path.open("rb")
         self._file.seek(position)
         self._rows = csv.reader(self._lines(), delimiter="\t", strict=True)
@@ -204,7 +209,7 @@ class _TsvReader:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
-        self._rows = csv.reader(())  # its generator refers to this object, and it holds a row
+        self._rows = csv.reader(())  # the generator refers to this object, which holds a row
 
     def __iter__(self) -> "_TsvReader":
         return self
@@ -214,16 +219,16 @@ class _TsvReader:
         try:
             return next(self._rows)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{self._path}, {self.where}: {error}") from error
+            raise ValueError(f"{self._path}, {self.label}: {error}") from error
 
     def _lines(self) -> Iterator[str]:
         while line := self._file.readline(MAX_ROW + 1):
             self.position += len(line)
-            if self._seen is not None:
-                self._seen(line)
+            if self._on_bytes is not None:
+                self._on_bytes(line)
             if self.position - self._begin > MAX_ROW:
                 raise ValueError(
-                    f"{self._path}, {self.where}: it is longer than {MAX_ROW} bytes; is a quote "
+                    f"{self._path}, {self.label}: it is longer than {MAX_ROW} bytes; is a quote "
                     "left open?"
                 )
             yield line.decode("utf-8-sig" if self.position == len(line) else "utf-8")
@@ -232,15 +237,15 @@ class _TsvReader:
 class JsonFile:
     """A JSON file, a JSON Lines file, or a folder of them.
 
-    The rows of a JSON file are the objects in its list; or, if it holds objects by name (in one
-    level or two, as VideoMMMU and MathVista do), those; or its one object.
+    The rows of a JSON file are the objects in its list, or the objects that it holds by name (on
+    one level, or on two as in VideoMMMU), or its only object.
 
     Args:
         path: The file or the folder.
-        pattern: Which files of a folder, in order of their names.
+        pattern: The files of a folder to read, in the order of their names.
 
     Raises:
-        ValueError: a file is malformed or too large, or there is none.
+        ValueError: A file is malformed or too large, or the folder has no such file.
     """
 
     def __init__(self, path: Path, pattern: str = "*.json*") -> None:
@@ -253,45 +258,45 @@ class JsonFile:
         self.digest = digest.hexdigest()
 
     def scan(self) -> Iterator[Row]:
-        """All rows, in order."""
+        """Go through all rows, in order."""
         return iter(self._rows)
 
     def row(self, number: int) -> Row:
-        """One row."""
+        """Look up one row."""
         return self._rows[number]
 
 
-def is_texts(values: object) -> bool:
-    """Whether a value is a list of texts and numbers."""
+def is_text_list(values: object) -> bool:
+    """Tell whether a value is a list of texts and numbers."""
     return isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
 
 
-def _json_rows(file: Path, seen: Seen) -> list[Row]:
+def _json_rows(file: Path, on_bytes: ByteCallback) -> list[Row]:
     if (size := file.stat().st_size) > MAX_JSON:
         raise ValueError(f"{file} has {size} bytes; at most {MAX_JSON} are read: split it")
     content = file.read_bytes()
-    seen(content)
+    on_bytes(content)
     if file.suffix == ".jsonl":
         named: list[tuple[str, tuple[str, ...], Any]] = [
-            (f"line {number}", (), _parsed(file, f", line {number}", line))
+            (f"line {number}", (), _parse(file, f", line {number}", line))
             for number, line in enumerate(content.splitlines(), 1)
             if line.strip()
         ]
     else:
-        named = list(_objects(_parsed(file, "", content), ()))
+        named = list(_objects(_parse(file, "", content), ()))
     rows = []
-    for number, (where, groups, value) in enumerate(named):
+    for number, (label, groups, value) in enumerate(named):
         if not isinstance(value, dict):
-            raise ValueError(f"{file}, {where}: an object is needed, not {preview(value)}")
-        rows.append(Row(file, number, where, value, groups))
+            raise ValueError(f"{file}, {label}: an object is needed, not {preview(value)}")
+        rows.append(Row(file, number, label, value, groups))
     return rows
 
 
-def _parsed(file: Path, where: str, content: bytes) -> Any:
+def _parse(file: Path, label: str, content: bytes) -> Any:
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}{where} is not JSON: {error}") from error
+        raise ValueError(f"{file}{label} is not JSON: {error}") from error
 
 
 def _objects(value: Any, groups: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], Any]]:

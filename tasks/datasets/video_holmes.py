@@ -1,4 +1,4 @@
-"""Video-Holmes: what suspense films leave to be inferred.
+"""Video-Holmes: questions about suspense films that need inference.
 
 A JSON file; the film is `VIDEO ID.mp4`, beside the file or in `videos/`:
 
@@ -9,34 +9,24 @@ A JSON file; the film is `VIDEO ID.mp4`, beside the file or in `videos/`:
       "Answer": "A", "Explanation": "At 02:10 he sees .."}]
 """
 
-from typing import ClassVar
-
-from visreplay.tasks.datasets.file_task import FileTask, TaskInfo, answer_letter, chose_right
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import asked
+from visreplay.tasks.questions import format_question
 from visreplay.tasks.types import Sample
 
 
 class VideoHolmes(FileTask):
-    """The task."""
-
-    entries: ClassVar = (
-        TaskInfo(
-            "video-holmes",
-            "option letter",
-            "test_Video-Holmes.json; videos in videos/",
-        ),
-    )
+    """Video-Holmes."""
 
     def read(self, row: Row) -> Sample:
-        """A question; facts hold `options` and, where it is there, `explanation`."""
+        """Make the sample of a question; facts hold `options` and `explanation`."""
         video = row.text("video ID")
         options = row.options("Options")
         places = (f"videos/{video}.mp4", f"{video}.mp4", f"videos_cropped/{video}.mp4")
         return Sample(
-            # The question's own id counts within its film in some releases.
+            # In some releases the question's own id is unique only within its film.
             sample_id=f"{video}/{row.text('Question ID')}",
-            question=asked(row.text("Question"), options),
+            question=format_question(row.text("Question"), options),
             answer=answer_letter(row, "Answer", options),
             video=self.find(row, "video ID", *places),
             category=row.optional("Question Type"),
@@ -44,5 +34,5 @@ class VideoHolmes(FileTask):
         )
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether the answer chooses the right option."""
-        return chose_right(sample, answer)
+        """Tell whether the answer chooses the right option."""
+        return is_right_option(sample, answer)

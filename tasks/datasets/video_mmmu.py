@@ -1,7 +1,7 @@
-"""VideoMMMU: what was seen in a lecture, understood of it, and can be applied.
+"""VideoMMMU: questions that test whether a model perceives, understands and applies a lecture.
 
-A JSON file for each of Perception, Comprehension and Adaptation, or a folder of them; the same id,
-that of the video, occurs in all three:
+A JSON file for each of Perception, Comprehension and Adaptation, or a folder of them. The id
+is that of the video and occurs in all three:
 
     {"Adaptation": {"0": {"id": "validation_Optics_4",
       "link_selected": "https://www.youtube.com/watch?v=..",
@@ -9,42 +9,32 @@ that of the video, occurs in all three:
       "options": ["the first", "the second", "the third"], "answer": "B",
       "question_type": "multiple-choice"}}}
 
-`question_type` may be missing, or `open`: then `options` is empty, and the answer a number or a
+`question_type` may be missing. If it is `open`, `options` is empty and the answer is a number or a
 text. Videos are `ID.mp4` beside the file, in `videos/`, or in `videos/SPLIT/`. The picture of
-`<image 1>` is at `image`, a path, or `images/ID.png`; without either, it is what the video ends
-with, and the question says so.
+`<image 1>` is at the path in `image`, or is `images/ID.png`. Without either, the video ends with
+the picture, and the question says so.
 """
 
 from pathlib import Path
-from typing import ClassVar
 
-from visreplay.tasks.datasets.file_task import FileTask, TaskInfo, answer_letter, chose_right
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import asked, lettered, without_marks
+from visreplay.tasks.questions import format_question, options_by_letter, strip_media_marks
 from visreplay.tasks.scoring.scorers import same_value
 from visreplay.tasks.types import Sample
 
-AT_THE_END = "The video ends with the picture that the question calls [image 1]."
+PICTURE_IN_VIDEO = "The video ends with the picture that the question calls [image 1]."
 
 
 class VideoMMMU(FileTask):
-    """The task, over one or all of its splits."""
-
-    entries: ClassVar = (
-        TaskInfo(
-            "video-mmmu",
-            "option letter; open questions: number or text",
-            "perception_video.json, comprehension_video.json, adaptation_video.json, or their "
-            "folder; videos in videos/",
-        ),
-    )
+    """VideoMMMU, over one or all of its splits."""
 
     def read(self, row: Row) -> Sample:
-        """A question; facts hold `options`, which an open question lacks."""
+        """Make the sample of a question; facts hold `options`, empty for an open question."""
         name = row.text("id")
         split = row.groups[0] if row.groups else row.file.stem.removesuffix("_video").title()
-        options = lettered(row.texts("options"))
-        question = without_marks(row.text("question"))
+        options = options_by_letter(row.texts("options"))
+        question = strip_media_marks(row.text("question"))
         images: tuple[Path, ...] = ()
         if "[image 1]" in question:
             path = row.optional("image")
@@ -53,11 +43,11 @@ class VideoMMMU(FileTask):
             elif (self.folder / "images" / f"{name}.png").is_file():
                 images = (self.find(row, "id", f"images/{name}.png"),)
             else:
-                question = f"{AT_THE_END}\n{question}"
+                question = f"{PICTURE_IN_VIDEO}\n{question}"
         places = (f"{name}.mp4", f"videos/{name}.mp4", f"videos/{split}/{name}.mp4")
         return Sample(
             sample_id=f"{split}/{name}",
-            question=asked(question, options) if options else question,
+            question=format_question(question, options) if options else question,
             answer=answer_letter(row, "answer", options) if options else row.text("answer"),
             images=images,
             video=self.find(row, "id", *places),
@@ -66,7 +56,7 @@ class VideoMMMU(FileTask):
         )
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether the answer chooses the right option, or is the expected number or text."""
+        """Tell whether the answer chooses the right option, or is the expected number or text."""
         if sample.facts["options"]:
-            return chose_right(sample, answer)
+            return is_right_option(sample, answer)
         return same_value(sample.answer, answer)

@@ -1,4 +1,4 @@
-"""Video-R1's own layout, in which its training data and several benchmarks are handed around.
+"""The layout of Video-R1, in which its training data and several benchmarks are distributed.
 
 A JSON file; `path` is relative to it:
 
@@ -7,16 +7,16 @@ A JSON file; `path` is relative to it:
       "options": ["A. Two", "B. Four", "C. None"], "path": "./NeXT-QA/rowing_4.mp4",
       "solution": "<answer>B</answer>"}]
 
-`problem_type` is `multiple choice`, `numerical`, or `free-form` or `OCR`, which are compared as
-texts. `regression`, whose reward is a matter of degree, is refused.
+`problem_type` is `multiple choice`, `numerical`, `free-form` or `OCR`; the last two are compared as
+texts. `regression` is refused, because its reward is a matter of degree.
 """
 
 import re
-from typing import ClassVar
+from dataclasses import replace
 
-from visreplay.tasks.datasets.file_task import FileTask, TaskInfo, answer_letter, chose_right
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import asked, lettered, without_marks
+from visreplay.tasks.questions import format_question, options_by_letter, strip_media_marks
 from visreplay.tasks.scoring.scorers import same_number, same_text
 from visreplay.tasks.types import Sample
 
@@ -24,35 +24,28 @@ KINDS = ("multiple choice", "numerical", "free-form", "OCR")
 
 
 class VideoR1(FileTask):
-    """The task."""
-
-    entries: ClassVar = (
-        TaskInfo(
-            "video-r1",
-            "option letter; numerical: number to 0.01; others: text",
-            "JSON: problem_id, problem, problem_type, options, data_type, path, solution",
-        ),
-    )
+    """Any data in the layout of Video-R1."""
 
     def read(self, row: Row) -> Sample:
-        """A question about a video or an image; facts hold `kind` and `options`."""
+        """Make the sample of a question; facts hold `kind` and `options`."""
         kind = row.text("problem_type")
         if kind not in KINDS:
-            raise row.refused("problem_type", f"{kind!r} is none of {', '.join(KINDS)}")
+            raise row.error("problem_type", f"{kind!r} is none of {', '.join(KINDS)}")
         media = row.text("data_type")
         if media not in ("video", "image"):
-            raise row.refused("data_type", f"{media!r} is neither video nor image")
+            raise row.error("data_type", f"{media!r} is neither video nor image")
         path = self.find(row, "path", row.text("path"))
         tagged = re.search(r"<answer>(.*?)</answer>", row.text("solution"), re.DOTALL)
         if tagged is None or not tagged[1].strip():
-            raise row.refused("solution", "there is no <answer>..</answer> in it")
-        answer, question, options = tagged[1].strip(), without_marks(row.text("problem")), {}
+            raise row.error("solution", "there is no <answer>..</answer> in it")
+        answer, question, options = tagged[1].strip(), strip_media_marks(row.text("problem")), {}
         if kind == "multiple choice":
-            given = row.texts("options")
-            options = lettered([re.sub(r"^\s*[A-Z][.):]\s*", "", text) for text in given])
-            solved = Row(row.file, row.number, row.where, {"solution": answer})
-            answer = answer_letter(solved, "solution", options)
-            question = asked(question, options)
+            choices = row.texts("options")
+            options = options_by_letter(
+                [re.sub(r"^\s*[A-Z][.):]\s*", "", text) for text in choices]
+            )
+            answer = answer_letter(replace(row, fields={"solution": answer}), "solution", options)
+            question = format_question(question, options)
         return Sample(
             sample_id=row.text("problem_id"),
             question=question,
@@ -64,9 +57,9 @@ class VideoR1(FileTask):
         )
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether the answer is right, by the rule of the problem's kind."""
+        """Tell whether the answer is right by the rule of the problem's kind."""
         if sample.facts["kind"] == "multiple choice":
-            return chose_right(sample, answer)
+            return is_right_option(sample, answer)
         if sample.facts["kind"] == "numerical":
             return same_number(sample.answer, answer, 0.005)
         return same_text(sample.answer, answer)

@@ -1,1 +1,1 @@
-"""Runs, and what they say."""
+"""Runs of agents on tasks: evaluation, files, summaries, comparison and export."""

@@ -1,30 +1,32 @@
-"""The command `visreplay compare`: two runs on the same samples."""
+"""The comparison of two runs on the samples that both have scored."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from visreplay.tasks.evaluation.evaluate import groups_of, pass_rates
 from visreplay.tasks.evaluation.journal import differences
 from visreplay.tasks.evaluation.runs import Run
+from visreplay.tasks.evaluation.summary import groups_of, pass_rates
 from visreplay.tasks.statistics import Estimate, estimates, mcnemar_p
 
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What the second of two runs did otherwise on the samples that both have scored.
+    """The differences between two runs on the samples that both have scored.
 
     Attributes:
-        paired: Ids of these samples.
-        alone: How many samples were played in the first run only, and in the second only.
-        errors: How many ended in an error in the first run, and in the second.
-        metrics: Values in the first run and in the second, and second - first with its interval.
-        gained: Ids of samples that are right in the second run only; with several rollouts, by the
-            majority of them.
-        lost: Ids of samples that are right in the first run only.
-        p: McNemar's, two-sided and exact; None with several rollouts, or samples in groups.
-        settings: What differs: name, value in the first run, and in the second.
+        paired: The ids of these samples.
+        alone: How many samples only the first run has, and how many only the second.
+        errors: How many samples ended in an error in the first run, and in the second.
+        metrics: By name, the value in the first run, the value in the second, and the difference
+            (second - first) with its 95 % interval.
+        gained: The ids of samples that are right in the second run only; with several rollouts, a
+            sample is right if the majority of its rollouts is.
+        lost: The ids of samples that are right in the first run only.
+        p: The two-sided exact p of McNemar's test; None with several rollouts, or with samples in
+            groups.
+        settings: The settings that differ: name, value in the first run, value in the second.
     """
 
     paired: list[str]
@@ -37,56 +39,59 @@ class RunComparison:
     settings: list[tuple[str, Any, Any]]
 
 
-def compare_runs(first: Run, second: Run) -> RunComparison:
-    """Pair two runs.
+def compare(run_a: Run, run_b: Run) -> RunComparison:
+    """Pair the samples of two runs and compare the answers.
+
+    Args:
+        run_a: The run to compare with, say of the plain policy: `Run.open("runs/plain")`.
+        run_b: The run whose gains and losses are counted.
 
     Raises:
-        ValueError: they are of different tasks, or of files that differ, or share no sample.
+        ValueError: The runs are of different tasks or data, or have no scored sample in common.
     """
-    tasks = [run.settings["task"] for run in (first, second)]
-    if tasks[0] != tasks[1]:
+    task_a, task_b = run_a.settings["task"], run_b.settings["task"]
+    if task_a != task_b:
         raise ValueError(
-            f"{first.name} is of {tasks[0]} and {second.name} of {tasks[1]}: only runs of one task "
+            f"{run_a.name} is of {task_a} and {run_b.name} of {task_b}: only runs of one task "
             "can be compared"
         )
-    a, b = first.scored, second.scored
+    a, b = run_a.scored, run_b.scored
     paired = [sample_id for sample_id in a if sample_id in b]
     if not paired:
-        raise ValueError(f"{first.name} and {second.name} have scored no sample in common")
+        raise ValueError(f"{run_a.name} and {run_b.name} have scored no sample in common")
     for key in paired:
         if (a[key]["question"], a[key]["expected"]) != (b[key]["question"], b[key]["expected"]):
             raise ValueError(
-                f"sample {key!r} has another question or answer in {second.name} than in "
-                f"{first.name}: the runs are not of the same data"
+                f"sample {key!r} has another question or answer in {run_b.name} than in "
+                f"{run_a.name}: the runs are not of the same data"
             )
-    ours, theirs = [a[key] for key in paired], [b[key] for key in paired]
-    rollouts = min(len(record["rollouts"]) for record in (*ours, *theirs))
-    columns = {
-        f"pass@{k}": (pass_rates(ours, k), pass_rates(theirs, k)) for k in range(1, rollouts + 1)
-    }
-    name = "accuracy" if rollouts == 1 else "avg@k = pass@1"
-    columns = {name if key == "pass@1" else key: pair for key, pair in columns.items()}
-    groups = groups_of(ours)
-    changes = np.stack([after - before for before, after in columns.values()], axis=1)
-    drawn = estimates(changes, groups)
-    metrics = {
-        key: (float(before.mean()), float(after.mean()), difference)
-        for (key, (before, after)), difference in zip(columns.items(), drawn, strict=True)
-    }
-    before, after = (pass_rates(records, 1) > 0.5 for records in (ours, theirs))
-    gained = [key for key, was, is_ in zip(paired, before, after, strict=True) if is_ and not was]
-    lost = [key for key, was, is_ in zip(paired, before, after, strict=True) if was and not is_]
-    single = all(len(record["rollouts"]) == 1 for record in (*ours, *theirs))
+    records_a, records_b = [a[key] for key in paired], [b[key] for key in paired]
+    counts = [len(record["rollouts"]) for record in (*records_a, *records_b)]
+    ks = range(1, min(counts) + 1)
+    rates = {k: (pass_rates(records_a, k), pass_rates(records_b, k)) for k in ks}
+    groups = groups_of(records_a)
+    changes = np.stack([rates_b - rates_a for rates_a, rates_b in rates.values()], axis=1)
+    first = "accuracy" if min(counts) == 1 else "avg@k = pass@1"
+    metrics = {}
+    for (k, (rates_a, rates_b)), difference in zip(
+        rates.items(), estimates(changes, groups), strict=True
+    ):
+        name = first if k == 1 else f"pass@{k}"
+        metrics[name] = (float(rates_a.mean()), float(rates_b.mean()), difference)
+    right = list(zip(paired, *(rate > 0.5 for rate in rates[1]), strict=True))
+    gained = [key for key, in_a, in_b in right if in_b and not in_a]
+    lost = [key for key, in_a, in_b in right if in_a and not in_b]
+    has_test = set(counts) == {1} and groups is None
     return RunComparison(
         paired=paired,
         alone=(
-            len(first.records.keys() - second.records.keys()),
-            len(second.records.keys() - first.records.keys()),
+            len(run_a.records.keys() - run_b.records.keys()),
+            len(run_b.records.keys() - run_a.records.keys()),
         ),
-        errors=(len(first.errors), len(second.errors)),
+        errors=(len(run_a.errors), len(run_b.errors)),
         metrics=metrics,
         gained=gained,
         lost=lost,
-        p=mcnemar_p(len(gained), len(lost)) if single and groups is None else None,
-        settings=differences(first.settings, second.settings),
+        p=mcnemar_p(len(gained), len(lost)) if has_test else None,
+        settings=differences(run_a.settings, run_b.settings),
     )

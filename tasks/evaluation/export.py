@@ -1,6 +1,6 @@
-"""The command `visreplay export`: a run in the formats of other tools.
+"""Exports of a run to the formats of other tools.
 
-inspect      a log of inspect_ai: an epoch a rollout, with messages, images and scores
+inspect      a log of inspect_ai: an epoch for each rollout, with messages, images and scores
 vlmevalkit   the TSV of predictions that VLMEvalKit scores
 """
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from visreplay.tasks.evaluation.evaluate import summarise
-from visreplay.tasks.evaluation.runs import LINES, Record, Rollout, Run
+from visreplay.tasks.evaluation.runs import LINES, Run, SampleRecord, ScoredRollout
+from visreplay.tasks.evaluation.summary import summarise
 from visreplay.tasks.questions import inline_options
 
 if TYPE_CHECKING:
@@ -24,17 +24,22 @@ if TYPE_CHECKING:
     from inspect_ai.model import ChatMessage, Content
 
 SIDE = 1024
-"""Longest side in pixels of an image in a log, which holds all of them; the run has them whole."""
+"""The longest side, in pixels, of an image in a log; the run keeps the whole image."""
 
 
 # VLMEvalKit.
 
 
 def write_predictions(run: Run, path: Path, rollout: int = 0) -> None:
-    """Write VLMEvalKit's TSV: a row a sample, those with errors left out.
+    """Write VLMEvalKit's TSV: a row for each sample without an error.
+
+    Args:
+        run: The run to export.
+        path: The file to write.
+        rollout: The number of the rollout to export, from 0.
 
     Raises:
-        ValueError: there is no such rollout.
+        ValueError: There is no such rollout.
     """
     if rollout >= run.settings["rollouts"]:
         raise ValueError(
@@ -49,9 +54,9 @@ def write_predictions(run: Run, path: Path, rollout: int = 0) -> None:
         table.writerows(rows)
 
 
-def _prediction(record: Record, rollout: Rollout) -> dict[str, str]:
+def _prediction(record: SampleRecord, rollout: ScoredRollout) -> dict[str, str]:
     trajectory = rollout["trajectory"]
-    # Its scorers read an answer out of a text: what the policy wrote last, where it gave none.
+    # Without an answer it gets the last turn: its scorers extract an answer from text themselves.
     last = trajectory["steps"][-1]["text"] if trajectory["steps"] else ""
     return {
         "index": record["sample_id"],
@@ -67,10 +72,10 @@ def _prediction(record: Record, rollout: Rollout) -> dict[str, str]:
 
 
 def write_inspect(run: Run, path: Path) -> None:
-    """Write a log of inspect_ai; the suffix decides between its two formats.
+    """Write a log of inspect_ai; the suffix of the path decides between its two formats.
 
     Raises:
-        ImportError: inspect_ai is not installed; says how to.
+        ImportError: inspect_ai is not installed; the message says how to install it.
     """
     try:
         from inspect_ai.log import write_eval_log
@@ -82,7 +87,7 @@ def write_inspect(run: Run, path: Path) -> None:
 
 
 def inspect_log(run: Run) -> "EvalLog":
-    """The run as a log."""
+    """Convert a run to a log."""
     from inspect_ai.log import (
         EvalConfig,
         EvalDataset,
@@ -107,7 +112,7 @@ def inspect_log(run: Run) -> "EvalLog":
         values = {"accuracy": summary.accuracy, **summary.metrics}
         metrics = {name: EvalMetric(name=name, value=each.value) for name, each in values.items()}
     rollouts = int(settings["rollouts"])
-    # Rollouts of a sample share pictures, samples hardly do: not all can be held.
+    # Rollouts of one sample share pictures, but few samples do: a small cache is enough.
     picture = lru_cache(maxsize=256)(lambda reference: data_uri(run.store.get(reference)))
     return EvalLog(
         status="success",
@@ -144,13 +149,13 @@ def inspect_log(run: Run) -> "EvalLog":
     )
 
 
-def _samples(run: Run, record: Record, picture: Callable[[str], str]) -> list["EvalSample"]:
-    """An epoch for every rollout, or one with the error."""
+def _samples(run: Run, record: SampleRecord, picture: Callable[[str], str]) -> list["EvalSample"]:
+    """Make an epoch for every rollout, or one epoch with the error."""
     from inspect_ai.log import EvalError, EvalSample
     from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput
     from inspect_ai.scorer import CORRECT, INCORRECT, Score
 
-    about: dict[str, Any] = {
+    common: dict[str, Any] = {
         "id": record["sample_id"],
         "input": record["question"] or "",
         "target": record["expected"] or "",
@@ -158,7 +163,7 @@ def _samples(run: Run, record: Record, picture: Callable[[str], str]) -> list["E
     }
     if record["error"] is not None:
         error = EvalError(message=record["error"], traceback="", traceback_ansi="")
-        return [EvalSample(**about, epoch=1, error=error)]
+        return [EvalSample(**common, epoch=1, error=error)]
     samples = []
     for epoch, rollout in enumerate(record["rollouts"], 1):
         trajectory = rollout["trajectory"]
@@ -167,12 +172,12 @@ def _samples(run: Run, record: Record, picture: Callable[[str], str]) -> list["E
         if not isinstance(last, ChatMessageAssistant):
             last = ChatMessageAssistant(content="")
         cut = trajectory["stop_reason"] == "max_tokens"
-        told = {"stop_reason": trajectory["stop_reason"], "seed": trajectory["seed"]}
+        metadata = {"stop_reason": trajectory["stop_reason"], "seed": trajectory["seed"]}
         scores = {
             "visreplay": Score(
                 value=CORRECT if rollout["right"] else INCORRECT,
                 answer=trajectory["answer"],
-                metadata=told,
+                metadata=metadata,
             )
         }
         if rollout["cot_right"] is not None:
@@ -180,7 +185,7 @@ def _samples(run: Run, record: Record, picture: Callable[[str], str]) -> list["E
             scores["chain-of-thought"] = Score(value=value)
         samples.append(
             EvalSample(
-                **about,
+                **common,
                 epoch=epoch,
                 messages=messages,
                 output=ModelOutput(
@@ -230,7 +235,7 @@ def _message(message: dict[str, Any], picture: Callable[[str], str]) -> "ChatMes
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image as a log holds it: JPEG, sides of `SIDE` pixels at most."""
+    """Encode an image as a data URI: JPEG, with sides of at most `SIDE` pixels."""
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Results of single samples in a file that grows, so that a long run can be stopped and resumed."""
+"""A file that grows by a line for each sample, so that a long run can be stopped and resumed."""
 
 import json
 import os
@@ -11,43 +11,50 @@ Line = dict[str, Any]
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """A JSON Lines file: the settings first, then a line a sample, which one process writes.
+    """A JSON Lines file: the settings first, then a line for each sample; one process writes it.
 
-    The file ends with a whole line whenever the process is killed, or with a part of one that the
-    next process drops.
+    If the process is killed, the file ends with a whole line, or with a part of one that the next
+    process drops.
 
     Example:
-        >>> with Journal(Path("runs/x/records.jsonl"), {"tau": 0.4}) as journal:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with (
+        ...     TemporaryDirectory() as folder,
+        ...     Journal(Path(folder) / "run.jsonl", {"tau": 0.4}) as journal,
+        ... ):
         ...     if "sample-1" not in journal.results:
         ...         journal.add("sample-1", {"kl": 0.1})
+        ...     journal.results
+        {'sample-1': {'sample_id': 'sample-1', 'kl': 0.1}}
 
     Attributes:
         path: The file.
-        results: The last line of every sample so far, by its id.
+        results: The last line of every sample, by its id.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Open a file, or start it.
 
         Args:
-            path: The file; its folder is made if need be.
+            path: The file; its folder is made if it does not exist.
             settings: JSON values: everything that the results depend on.
 
         Raises:
-            ValueError: the file was made under other settings, a line of it is none of ours, or
-                another process is writing it.
+            ValueError: The file was begun under other settings, a line of it is not one of a
+                journal, or another process is writing it.
         """
         self.path = path
-        self._settings = json.loads(json.dumps(settings))  # as they will be read back
+        self._settings = json.loads(json.dumps(settings))  # as they are read back
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
         try:
             _lock(self._file.fileno(), path)
-            before, self.results, whole = read(path)
+            before, self.results, length = read_journal(path)
             if self.results:
                 self._check(before or {})
-                # A line without an end was being written when the run was stopped.
-                self._file.truncate(whole)
+                # A last line without an end was cut when the run was stopped.
+                self._file.truncate(length)
         except BaseException:
             self.close()
             raise
@@ -56,7 +63,7 @@ class Journal(AbstractContextManager["Journal"]):
         """Append a sample's result; it is on the disk when this returns.
 
         Args:
-            key: Id of the sample. A later result takes the place of an earlier one.
+            key: The id of the sample. A later result replaces an earlier one.
             result: JSON values.
         """
         if not self.results:
@@ -66,11 +73,11 @@ class Journal(AbstractContextManager["Journal"]):
         self._write(self.results[key])
 
     def close(self) -> None:
-        """Let another process write the file."""
+        """Close the file, so that another process can write it."""
         self._file.close()
 
     def __exit__(self, *error: object) -> None:
-        """Close."""
+        """Close the file."""
         self.close()
 
     def _write(self, line: Line) -> None:
@@ -79,24 +86,24 @@ class Journal(AbstractContextManager["Journal"]):
         os.fsync(self._file.fileno())
 
     def _check(self, before: Line) -> None:
-        """Refuse to go on under other settings, and name the first that differ."""
+        """Raise an error that names the first settings that differ, if any do."""
         if different := differences(before, self._settings):
-            shown = "; ".join(f"{name} was {a!r} and is {b!r}" for name, a, b in different[:3])
+            changes = "; ".join(f"{name} was {a!r} and is {b!r}" for name, a, b in different[:3])
             raise ValueError(
-                f"{self.path} was begun under other settings ({shown}): choose another --out, or "
+                f"{self.path} was begun under other settings ({changes}): choose another --out, or "
                 "delete the file to start anew"
             )
 
 
-def read(path: Path) -> tuple[Line | None, dict[str, Line], int]:
-    """Read a journal, whether a process is writing it or not.
+def read_journal(path: Path) -> tuple[Line | None, dict[str, Line], int]:
+    """Read a journal, even while a process is writing it.
 
     Returns:
         The settings (None before the first result), the last line of every sample by its id, and
         the length in bytes of all whole lines.
 
     Raises:
-        ValueError: a line is none of ours.
+        ValueError: A line is not one of a journal.
     """
     settings: Line | None = None
     results: dict[str, Line] = {}
@@ -112,8 +119,8 @@ def read(path: Path) -> tuple[Line | None, dict[str, Line], int]:
 
 
 def differences(before: Line, now: Line) -> list[tuple[str, Any, Any]]:
-    """Every setting that differs: its dotted name, what it was, what it is."""
-    one, other = _flat(before), _flat(now)
+    """List the settings that differ: the dotted name, the value before, and the value now."""
+    one, other = _flatten(before), _flatten(now)
     return [
         (name, one.get(name), other.get(name))
         for name in {**one, **other}
@@ -131,14 +138,14 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _parse(path: Path, number: int, line: bytes) -> Line:
     try:
         value = json.loads(line)
-        known = (
+        is_line = (
             isinstance(value["settings"], dict)
             if number == 1
             else isinstance(value["sample_id"], str)
         )
     except (ValueError, TypeError, KeyError, RecursionError):
-        known = False
-    if not known:
+        is_line = False
+    if not is_line:
         raise ValueError(
             f"line {number} of {path} is not one that an earlier run wrote: delete the file to "
             "start anew, or choose another --out"
@@ -147,8 +154,8 @@ def _parse(path: Path, number: int, line: bytes) -> Line:
 
 
 def _lock(descriptor: int, path: Path) -> None:
-    """Hold the file until it is closed, or the process ends, however it ends."""
-    import fcntl  # of POSIX systems alone; the commands that keep no journal run without it
+    """Lock the file until it is closed or the process ends, in whatever way."""
+    import fcntl  # exists on POSIX only; the commands without a journal run elsewhere too
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,12 +166,12 @@ def _lock(descriptor: int, path: Path) -> None:
         ) from error
 
 
-def _flat(settings: Line, prefix: str = "") -> Line:
-    """Nested settings as one level, with dotted names."""
+def _flatten(settings: Line, prefix: str = "") -> Line:
+    """Bring nested settings to one level, with dotted names."""
     flat: Line = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

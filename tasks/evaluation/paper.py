@@ -1,6 +1,6 @@
-"""The figures that the paper reports (arXiv 2511.19972): what a run of ours stands beside.
+"""The accuracies that the paper reports (arXiv 2511.19972), which tables show beside the runs.
 
-Accuracies in percent, of 7B policies without and with replay.
+They are in percent, of 7B policies without and with replay.
 """
 
 import re
@@ -15,10 +15,9 @@ class Benchmark:
     """A column of the paper's tables.
 
     Attributes:
-        label: As the paper calls it.
-        names: Of tasks, or of files without their suffix: letters and digits alone.
-        category: The part of the samples that the figure is about, by the beginning of its name;
-            None for all of them.
+        label: The name in the paper.
+        names: Names of tasks, or of files without their suffix, in letters and digits alone.
+        category: The beginning of the category that the accuracy is about; None for all samples.
     """
 
     label: str
@@ -26,8 +25,8 @@ class Benchmark:
     category: str | None = None
 
     def covers(self, category: str) -> bool:
-        """Whether the figure is about the samples of a category."""
-        return self.category is not None and _plain(category).startswith(self.category)
+        """Tell whether the accuracy is about the samples of a category."""
+        return self.category is not None and _simplify(category).startswith(self.category)
 
 
 def _benchmark(label: str, *names: str, category: str | None = None) -> Benchmark:
@@ -58,7 +57,7 @@ _MATHEMATICS = (
 )
 BENCHMARKS = (*_AGENT, *_VIDEO, *_MATHEMATICS)
 
-_FIGURES: tuple[tuple[str, tuple[Benchmark, ...], tuple[float, ...], tuple[float, ...]], ...] = (
+_REPORTED: tuple[tuple[str, tuple[Benchmark, ...], tuple[float, ...], tuple[float, ...]], ...] = (
     ("DeepEyes-7B", _AGENT, (53.7, 53.5, 82.1, 75.4), (56.3, 53.8, 84.7, 75.9)),
     ("Video-R1-7B", _VIDEO, (49.8, 55.7, 64.2, 36.5), (53.8, 57.4, 65.0, 40.9)),
     (
@@ -83,25 +82,28 @@ _FIGURES: tuple[tuple[str, tuple[Benchmark, ...], tuple[float, ...], tuple[float
 
 
 def benchmark_of(settings: Mapping[str, Any]) -> Benchmark | None:
-    """The benchmark of a run, going by its task, or by its file for a task of many files."""
+    """Find the benchmark of a run by its task, or by its file for a task that reads many."""
     data = settings.get("data")
-    names = {_plain(str(settings["task"])), _plain(Path(data).stem) if data else ""}
+    names = {
+        _simplify(str(settings["task"])),
+        _simplify(Path(data).stem) if data else "",
+    }
     return next((each for each in BENCHMARKS if each.names & names), None)
 
 
-def figure(policy: str, benchmark: Benchmark, *, replayed: bool) -> float | None:
-    """What the paper reports for a policy, in percent, if it does.
+def reported_accuracy(policy: str, benchmark: Benchmark, *, replayed: bool) -> float | None:
+    """Look up the accuracy of a policy in the paper, in percent; None if there is none.
 
     Args:
-        policy: Folder or hub id.
+        policy: Folder or hub id of the policy.
         benchmark: One of `BENCHMARKS`.
-        replayed: With replay or without.
+        replayed: Whether the policy ran with replay.
     """
-    for name, columns, plain, with_replay in _FIGURES:
-        if _plain(name) == _plain(Path(policy).name) and benchmark in columns:
+    for name, columns, plain, with_replay in _REPORTED:
+        if _simplify(name) == _simplify(Path(policy).name) and benchmark in columns:
             return (with_replay if replayed else plain)[columns.index(benchmark)]
     return None
 
 
-def _plain(name: str) -> str:
+def _simplify(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.casefold())

@@ -1,31 +1,34 @@
-"""A run as it lies on the disk: its settings, a record a sample, and the images.
+"""A run on the disk: its settings, a record of each sample, and the images.
 
 runs/hr4k/
-  run.jsonl    {"settings": {...}}, then one line a sample as it ended
-  images/      every image once, by the hash of its content
+  run.jsonl    {"settings": {...}}, then one line for each sample, written when it ends
+  images/      every image once, named by the hash of its content
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict, cast
 
-from visreplay.agent import Trajectory
-from visreplay.tasks.evaluation import journal
+from visreplay.tasks.evaluation.journal import read_journal
 from visreplay.tasks.types import Sample
 from visreplay.tools import ImageStore
+
+if TYPE_CHECKING:
+    from visreplay.agent import Trajectory
 
 LINES = "run.jsonl"
 IMAGES = "images"
 
 
-class Rollout(TypedDict):
-    """One episode on a sample, scored.
+class ScoredRollout(TypedDict):
+    """One episode on a sample, with its score.
 
     Attributes:
-        right: Whether the answer is.
-        cot_right: What the checker said of a right answer's reasoning; None where it was not asked.
+        right: Whether the answer is right.
+        cot_right: Whether the checker found the reasoning of a right answer right; None without a
+            checker, and for a wrong answer.
         trajectory: The fields of `Trajectory`, without those that the whole run has in common and
             without token ids.
     """
@@ -35,18 +38,19 @@ class Rollout(TypedDict):
     trajectory: dict[str, Any]
 
 
-class Record(TypedDict):
-    """What came of one sample: its rollouts, or an error and none.
+class SampleRecord(TypedDict):
+    """The results of one sample: its rollouts, or an error and no rollouts.
 
     Attributes:
         sample_id: Unique within the task.
-        question: As the model read it; None if the sample could not be loaded, like the next two.
+        question: The text that the model read; None, like the next two, if the sample could not be
+            loaded.
         expected: The right answer.
-        category: What tables break down by.
-        group: Of samples that are not independent of each other (`Sample.group`).
-        error: Type and message of the exception that ended it.
+        category: The part of the task that the sample belongs to.
+        group: The name of a set of samples that depend on each other (`Sample.group`).
+        error: Type and message of the exception that ended the sample.
         rollouts: Empty after an error.
-        seconds: Wall time of playing and scoring, loading aside.
+        seconds: Wall time of playing and scoring, without loading.
     """
 
     sample_id: str
@@ -54,25 +58,27 @@ class Record(TypedDict):
     expected: str | None
     category: str | None
     error: str | None
-    rollouts: list[Rollout]
+    rollouts: list[ScoredRollout]
     group: NotRequired[str | None]
     seconds: NotRequired[float]
 
 
-_OF_THE_RUN = ("policy", "base", "protocol", "settings")
-"""Fields of a trajectory that all of a run have in common."""
+_RUN_FIELDS = ("policy", "base", "protocol", "settings")
+"""Fields of a trajectory that are equal in a whole run."""
 
 
-def rollout_of(trajectory: Trajectory, *, right: bool, cot_right: bool | None = None) -> Rollout:
-    """An episode as a run has it."""
-    told = {name: v for name, v in trajectory.to_json().items() if name not in _OF_THE_RUN}
-    for message in told["messages"]:
+def rollout_of(
+    trajectory: "Trajectory", *, right: bool, cot_right: bool | None = None
+) -> ScoredRollout:
+    """Make the record of an episode."""
+    fields = {name: v for name, v in trajectory.to_json().items() if name not in _RUN_FIELDS}
+    for message in fields["messages"]:
         message.pop("token_ids", None)
-    return {"right": right, "cot_right": cot_right, "trajectory": told}
+    return {"right": right, "cot_right": cot_right, "trajectory": fields}
 
 
-def record_of(sample: Sample, rollouts: Sequence[Rollout]) -> Record:
-    """The record of a sample that ended in no error."""
+def record_of(sample: Sample, rollouts: Sequence[ScoredRollout]) -> SampleRecord:
+    """Make the record of a sample that ended without an error."""
     return {
         "sample_id": sample.sample_id,
         "question": sample.question,
@@ -86,72 +92,73 @@ def record_of(sample: Sample, rollouts: Sequence[Rollout]) -> Record:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, finished or not.
+    """A run, whether it has finished or not.
 
     Attributes:
-        folder: Where it lies.
+        folder: The folder of its files.
         settings: Everything that its results depend on.
-        records: By sample id, in the order in which the samples ended first.
-        label: What it is called, where the folder's name will not do.
+        records: The records by sample id, in the order in which the samples first ended.
+        label: A name to use instead of the folder's.
     """
 
     folder: Path
     settings: dict[str, Any]
-    records: dict[str, Record]
+    records: dict[str, SampleRecord]
     label: str | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Read a run, which may be going on: a line that is not finished is left out.
+    def open(cls, folder: str | Path) -> Self:
+        """Read a run, even while it is being written: an unfinished line is left out.
 
         Raises:
-            ValueError: the folder holds none.
+            ValueError: The folder does not hold a run.
         """
+        folder = Path(folder)
         path = folder / LINES
         if not path.is_file():
             raise ValueError(f"{folder} is not the folder of a run: it holds no {LINES}")
-        settings, lines, _ = journal.read(path)
+        settings, lines, _ = read_journal(path)
         if settings is None:
             raise ValueError(f"{path} is empty: the run's first sample has not ended yet")
-        fields = Record.__required_keys__
+        fields = SampleRecord.__required_keys__
         for sample_id, line in lines.items():
             if missing := sorted(fields - line.keys()):
                 raise ValueError(f"sample {sample_id!r} of {path} has no field {missing[0]!r}")
-        return cls(folder, settings, cast(dict[str, Record], lines))
+        return cls(folder, settings, cast(dict[str, SampleRecord], lines))
 
     @property
     def name(self) -> str:
-        """What it is called: the folder's name, unless it has a label."""
+        """The label, or else the name of the folder."""
         return self.label or self.folder.resolve().name
 
     @cached_property
     def store(self) -> ImageStore:
-        """Its images."""
+        """The images of the run."""
         return ImageStore(self.folder / IMAGES)
 
     @property
     def system(self) -> str:
-        """Who answered: the policy, and how it was replayed."""
+        """The name of what answered: the policy and, with replay, the method."""
         policy = Path(str(self.settings["policy"])).name
         method = self.settings["replay"]["method"]
         return policy if method == "none" else f"{policy} + {method} replay"
 
     @property
-    def scored(self) -> dict[str, Record]:
-        """The records without those of errors."""
+    def scored(self) -> dict[str, SampleRecord]:
+        """The records of samples without an error."""
         return {key: record for key, record in self.records.items() if record["error"] is None}
 
     @property
-    def errors(self) -> dict[str, Record]:
-        """The records of errors."""
+    def errors(self) -> dict[str, SampleRecord]:
+        """The records of samples that ended in an error."""
         return {key: record for key, record in self.records.items() if record["error"] is not None}
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read several runs, each with a name of its own: as much of its path as that takes.
+    """Read several runs and label each with as many folders of its path as make it unique.
 
     Raises:
-        ValueError: a folder holds none, or is named twice.
+        ValueError: A folder does not hold a run, or is named twice.
     """
     parts = [folder.resolve().parts for folder in folders]
     runs = []

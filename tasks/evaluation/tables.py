@@ -1,4 +1,4 @@
-"""The command `visreplay table`: runs as the paper's table has them, and all of their figures."""
+"""Tables of runs: the layout of the paper, and all metrics of each run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visreplay.tasks.evaluation.evaluate import by_category, summarise
-from visreplay.tasks.evaluation.paper import Benchmark, benchmark_of, figure
-from visreplay.tasks.evaluation.runs import Record, Run
+from visreplay.tasks.evaluation.paper import Benchmark, benchmark_of, reported_accuracy
+from visreplay.tasks.evaluation.runs import Run, SampleRecord
+from visreplay.tasks.evaluation.summary import by_category, summarise
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class TextTable:
     """A table of texts.
 
     Attributes:
-        title: What stands above it.
-        headings: Of the columns.
-        rows: Cells, as many as there are headings.
+        title: The line above the table.
+        headings: The headings of the columns.
+        rows: The cells, as many in each row as there are headings.
     """
 
     title: str
@@ -28,7 +28,7 @@ class TextTable:
     rows: Sequence[Sequence[str]]
 
     def show(self, console: Console, *, markdown: bool = False) -> None:
-        """Print it."""
+        """Print the table, as text or as Markdown."""
         if markdown:
             lines = [self.headings, ["---"] * len(self.headings), *self.rows]
             cells = [
@@ -37,7 +37,7 @@ class TextTable:
             print(f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in cells), sep="\n")
             print()
             return
-        # A table's own title would be folded to the table's width.
+        # Rich would fold a table's own title to the width of the table.
         console.print(self.title, style="italic", markup=False, soft_wrap=True)
         table = Table(box=box.SIMPLE_HEAD)
         for heading in self.headings:
@@ -48,19 +48,19 @@ class TextTable:
 
 
 def tables(runs: Sequence[Run]) -> list[TextTable]:
-    """The paper's layout, then the figures of every run."""
-    return [layout(runs), *(grid for run in runs for grid in details(run))]
+    """Make the table in the paper's layout, then those of every run."""
+    return [layout(runs), *(table for run in runs for table in details(run))]
 
 
 def layout(runs: Sequence[Run]) -> TextTable:
-    """A row a system, a column a benchmark; ours, and the paper's where it reports one."""
+    """Make a row for each system and a column for each benchmark, beside the paper's accuracies."""
     columns: list[str] = []
     rows: dict[str, dict[str, str]] = {}
     for run in runs:
         column, cell = _cell(run)
         if column not in columns:
             columns.append(column)
-        # Runs of one system on one benchmark, with other settings: told apart by their folders.
+        # Several runs of one system on one benchmark are distinguished by their folders.
         taken = column in rows.get(run.system, {})
         rows.setdefault(f"{run.system} ({run.name})" if taken else run.system, {})[column] = cell
     return TextTable(
@@ -74,7 +74,7 @@ def layout(runs: Sequence[Run]) -> TextTable:
 
 
 def _cell(run: Run) -> tuple[str, str]:
-    """A run's benchmark, and its accuracy beside the paper's."""
+    """Make the heading and the cell of a run: its accuracy, and the paper's."""
     benchmark = benchmark_of(run.settings)
     records = list(run.records.values())
     column = str(run.settings["task"])
@@ -82,44 +82,44 @@ def _cell(run: Run) -> tuple[str, str]:
         records, column = part, benchmark.label
     if not any(record["error"] is None for record in records):
         return column, f"{len(records)} errors"
-    found = summarise(records)
-    cell = found.accuracy.percent
-    if found.errors:
-        cell += f", {found.errors} errors"
+    summary = summarise(records)
+    cell = summary.accuracy.percent
+    if summary.errors:
+        cell += f", {summary.errors} errors"
     if benchmark and column == benchmark.label:
         replayed = run.settings["replay"]["method"] != "none"
-        known = figure(str(run.settings["policy"]), benchmark, replayed=replayed)
-        cell += "" if known is None else f"; paper {known}"
+        reported = reported_accuracy(str(run.settings["policy"]), benchmark, replayed=replayed)
+        cell += "" if reported is None else f"; paper {reported}"
     return column, cell
 
 
-def _part(records: list[Record], benchmark: Benchmark) -> list[Record]:
-    """The records that the paper's figure is about."""
+def _part(records: list[SampleRecord], benchmark: Benchmark) -> list[SampleRecord]:
+    """Choose the records that the paper's accuracy is about."""
     if benchmark.category is None:
         return records
     return [each for each in records if benchmark.covers(each["category"] or "")]
 
 
 def details(run: Run) -> list[TextTable]:
-    """All figures of a run, and the main ones of every category."""
+    """Make the table of all metrics of a run, and that of the main metrics by category."""
     rollouts = run.settings["rollouts"]
     records = list(run.records.values())
-    about = (
+    title = (
         f"{run.name}: {run.system} on {run.settings['task']}, {rollouts} "
         f"rollout{'s' if rollouts > 1 else ''} a sample, in % (95 % interval)"
     )
     errors = sum(record["error"] is not None for record in records)
     rows = [("samples", str(len(records) - errors)), ("errors", str(errors))]
     if len(records) == errors:
-        return [TextTable(about, ("", "all"), rows)]
+        return [TextTable(title, ("", "all"), rows)]
     with_cot = bool(run.settings.get("cot_checker"))
     everything = summarise(records, with_cot=with_cot)
-    rows += [(name, found.percent) for name, found in everything.metrics.items()]
+    rows += [(name, metric.percent) for name, metric in everything.metrics.items()]
     rows += [
         ("turns an episode", f"{everything.mean_steps:.2f}"),
         ("seconds a sample", f"{everything.seconds:.2f}"),
     ]
-    grids = [TextTable(about, ("", "all"), rows)]
+    result = [TextTable(title, ("", "all"), rows)]
     main = [everything.first, f"pass@{rollouts}", f"CoT-pass@{rollouts}"]
     main = [metric for metric in dict.fromkeys(main) if metric in everything.metrics]
     lines = []
@@ -133,5 +133,5 @@ def details(run: Run) -> list[TextTable]:
         lines.append([*cells, *(summary.metrics[metric].percent for metric in main)])
     if lines:
         headings = ("category", "samples", "errors", *main)
-        grids.append(TextTable(f"{run.name}, by category", headings, lines))
-    return grids
+        result.append(TextTable(f"{run.name}, by category", headings, lines))
+    return result

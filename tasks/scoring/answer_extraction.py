@@ -1,11 +1,10 @@
-r"""What a text states as its answer.
+r"""Extraction of the answer that a text states.
 
-A model rarely writes the bare answer. What it states is looked for in this order, and the first
-that is there counts:
+A model rarely writes only the answer. The answer is the first of these that the text has:
 
-1. the inside of the last ``<answer>``, or else what follows the last ``</think>``; within that
-2. the last ``\boxed{..}``: a later one revises an earlier one;
-3. what follows the last phrase like "the answer is", "Answer:", "I choose", "答案是";
+1. the inside of the last ``<answer>``, or else the text after the last ``</think>``; within that
+2. the last ``\boxed{..}``, because a later one revises an earlier one;
+3. the text after the last phrase like "the answer is", "Answer:", "I choose", "答案是";
 4. the whole text.
 """
 
@@ -16,9 +15,9 @@ import unicodedata
 from visreplay.agent.protocols.parsing import boxed
 
 MAX_CHARACTERS = 20_000
-"""Only the end of a longer text is looked at."""
+"""Only so many characters at the end of a text are read."""
 
-# What repeats in these patterns is bounded: they run over whatever a model wrote.
+# Repetitions in these patterns are bounded, because they run over whatever a model wrote.
 _TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
 _WRAPPERS = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|operatorname|emph)\s*\{([^{}]*)\}"
@@ -54,21 +53,21 @@ _RAISED = str.maketrans(f"{_SUPERSCRIPTS}\u2212", "0123456789-+-")
 _UNITS = re.compile(
     r"\^?\s?\{?\\(?:circ|degree)\b\}?|\\(?:left|right|approx|quad|qquad|displaystyle|mu|Omega)\b"
 )
-"""LaTeX that does not change which number is meant."""
-_UNREAD = re.compile(r"\\[A-Za-z]|√|π|[\d)}]\s?\^")
+"""LaTeX that does not change the number."""
+_OTHER_LATEX = re.compile(r"\\[A-Za-z]|√|π|[\d)}]\s?\^")
 _REASON = re.compile(r",\s|\b(?:because|since|as)\b")
 _ALTERNATIVE = re.compile(r"\d\s{0,3}\S{0,8}\s{0,3}(?:\bor\b|\band\b|\bto\b|或|和|~)\s*[-+]?\d")
 
 
-def final(text: str) -> str:
-    """A text without the thinking before its answer, and without the tags around that."""
+def final_answer(text: str) -> str:
+    """Remove the thinking before the answer, and the tags around the answer."""
     text = text[-MAX_CHARACTERS:]
     tagged = _TAGGED.findall(text)
     return str(tagged[-1]) if tagged else text.rpartition("</think>")[2]
 
 
-def stated(text: str) -> str | None:
-    """The inside of the last box, or what follows the last phrase."""
+def stated_answer(text: str) -> str | None:
+    """Return the inside of the last box, or the text after the last phrase; None without either."""
     box = boxed(text)
     if box is not None:
         return box
@@ -76,51 +75,51 @@ def stated(text: str) -> str | None:
     return None if last is None else text[last.end() :]
 
 
-def number(text: str) -> float | None:
-    r"""The number that a text states, or None if it states none or several.
+def stated_number(text: str) -> float | None:
+    r"""Read the number that a text states; None if it states no number or several.
 
     Signs, thousands ("1,234.5"), fractions (3/4, ``\frac34``), powers of ten (2.5e3,
-    ``2.5 \times 10^3``) and the words from zero to twelve are read. Of an equation the right-hand
-    side counts. Other LaTeX, as ``2\sqrt3``, is no number.
+    ``2.5 \times 10^3``) and the words from zero to twelve are read. The right-hand side of an
+    equation counts. Other LaTeX, such as ``2\sqrt3``, is not a number.
     """
-    raised = _POWER.sub(_as_exponent, final(text).replace("{,}", ","))
+    raised = _POWER.sub(_as_exponent, final_answer(text).replace("{,}", ","))
     # The exponents of units would become digits.
-    written = plain(re.sub(f"[{_SUPERSCRIPTS}]", "^", raised)).translate(_SIGNS)
+    written = strip_markup(re.sub(f"[{_SUPERSCRIPTS}]", "^", raised)).translate(_SIGNS)
     box = boxed(written)
     if "\\boxed" in written and box is None:
-        return None  # it breaks off: more digits may have been to come
-    said = stated(written)
-    sentence = written if said is None else SENTENCE_END.split(said)[0]
+        return None  # the box is not closed: more digits could have followed
+    statement = stated_answer(written)
+    sentence = written if statement is None else SENTENCE_END.split(statement)[0]
     sentence = _FRACTION.sub(lambda m: f"{m[1] or m[2]}/{m[3] or m[4]}", sentence)
-    if (word := bare(sentence)) in _WORDS:
+    if (word := normalise(sentence)) in _WORDS:
         return float(_WORDS.index(word))
     side = sentence.rpartition("=")[2]
-    if not (found := _numbers(side)):
-        side, found = sentence, _numbers(sentence)
-    if said is not None:
-        if _UNREAD.search(_UNITS.sub("", side if box is not None else _REASON.split(side)[0])):
+    if not (values := _numbers(side)):
+        side, values = sentence, _numbers(sentence)
+    if statement is not None:
+        if _OTHER_LATEX.search(_UNITS.sub("", side if box is not None else _REASON.split(side)[0])):
             return None
-        if len(found) > 1 and not _ALTERNATIVE.search(sentence):
-            found = found[:1]  # "14, since 3 + 11": what follows is a reason
-    return found[0] if len(set(found)) == 1 else None
+        if len(values) > 1 and not _ALTERNATIVE.search(sentence):
+            values = values[:1]  # "14, since 3 + 11": the rest is a reason
+    return values[0] if len(set(values)) == 1 else None
 
 
-def plain(text: str) -> str:
-    """Full-width characters made narrow; Markdown and LaTeX around words taken away."""
+def strip_markup(text: str) -> str:
+    """Make full-width characters narrow, and remove Markdown and LaTeX around words."""
     text = unicodedata.normalize("NFKC", text).replace("\u2019", "'")
     return _MARKUP.sub("", _WRAPPERS.sub(r"\1", text)).strip()
 
 
-def bare(text: str) -> str:
-    """A text as it is compared."""
-    text = " ".join(plain(text).casefold().split()).strip(_OUTER)
+def normalise(text: str) -> str:
+    """Bring a text to the form in which texts are compared."""
+    text = " ".join(strip_markup(text).casefold().split()).strip(_OUTER)
     # Brackets around one word are decoration; around more they can mean an interval.
     text = re.sub(r"^[(\[{<](\w+)[)\]}>]$", r"\1", text)
     return _ARTICLE.sub("", text)
 
 
 def _as_exponent(power: re.Match[str]) -> str:
-    one = "" if power[0].lstrip()[:1] != "1" else "1"  # it stands alone: 10^3 is 1e3
+    one = "" if power[0].lstrip()[:1] != "1" else "1"  # without a factor: 10^3 is 1e3
     return f"{one}e{(power[1] or power[2] or power[3]).translate(_RAISED)}"
 
 

@@ -1,10 +1,10 @@
-r"""Whether two mathematical answers are equal: ``\frac12`` is 0.5, ``2\sqrt3`` is ``\sqrt{12}``.
+r"""The comparison of mathematical answers: ``\frac12`` is 0.5, ``2\sqrt3`` is ``\sqrt{12}``.
 
-Equality is math-verify's, which parses LaTeX with a grammar and compares with SymPy. What it reads
-was written by a model: ``9^{9^{9^9}}`` would keep SymPy busy for ever, inside of one arithmetic
-operation that no signal interrupts. So it runs in a process of its own, which this module is the
-program of, with a limit on memory, and which is killed when an answer takes too long. This is safe
-in any thread too; math-verify's own time limits are not.
+math-verify parses LaTeX with a grammar and compares with SymPy. Its input was written by a model:
+``9^{9^{9^9}}`` would keep SymPy busy for ever, inside of one arithmetic operation that no signal
+interrupts. So it runs in a child process, whose program is this module. The child has a limit on
+memory, and is killed when a comparison takes too long. This works in any thread, unlike
+math-verify's own time limits.
 
     tasks/scoring/mathematics.py (parent)  -> {"expected": .., "answer": ..}   one line of JSON
                          (child)   <- true or false
@@ -22,13 +22,13 @@ from tempfile import TemporaryFile
 from threading import Lock, Timer
 
 SECONDS = 10.0
-"""A comparison that takes longer is given up, and the answer is wrong."""
+"""The most seconds of a comparison; after them, the answer is wrong."""
 MEMORY_LIMIT = 4 << 30
 """Bytes of address space that the child may use, where the system can limit it."""
 PROGRAM = Path(__file__).resolve()
-"""What the child runs."""
+"""The program of the child."""
 MAX_CHARACTERS = 500
-"""A longer expression is not compared, and wrong."""
+"""The most characters of an expression; a longer one is wrong."""
 
 _LATEX = re.compile(
     r"\$\$(.{1,500}?)\$\$|\$(.{1,500}?)\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
@@ -47,7 +47,7 @@ def require_math_verify() -> None:
     """Start math-verify, before a run that needs it begins.
 
     Raises:
-        ImportError: it is not there, or cannot be imported; says how to install it.
+        ImportError: It is missing or cannot be imported; the message says how to install it.
     """
     if find_spec("math_verify") is None:
         raise ImportError("answers in mathematics need math-verify: pip install 'visreplay[eval]'")
@@ -55,12 +55,12 @@ def require_math_verify() -> None:
 
 
 def same_mathematics(expected: str, answer: str | None) -> bool:
-    """Whether an answer states a value equal to the expected one, or the same text.
+    """Tell whether an answer states a value equal to the expected one, or the same text.
 
     Raises:
         ImportError: math-verify is not installed, or cannot be imported.
     """
-    # Here, and not above: the child has no such package.
+    # Imported here: the child runs this file, and needs nothing else of the package.
     from visreplay.tasks.scoring.scorers import same_text
 
     if answer is None:
@@ -70,48 +70,54 @@ def same_mathematics(expected: str, answer: str | None) -> bool:
     written = expression(answer)
     if written is None or len(written) > MAX_CHARACTERS:
         return False
-    return _CHILD.ask(_latex(expected), _latex(written))
+    return _CHILD.compare(_latex(expected), _latex(written))
 
 
 def expression(answer: str) -> str | None:
-    r"""The expression that an answer states, or None if it states none or several.
+    r"""Find the expression that an answer states; None if it states none or several.
 
-    The inside of the last ``\boxed{..}``. Or else what follows the last "the answer is", up to the
-    end of the sentence: the first LaTeX in it, or what comes before its first word. Or else the
-    only LaTeX of the text, all of a text without words or before its unit, the only number.
+    The first of these counts: the inside of the last ``\boxed{..}``; in the sentence after the last
+    "the answer is", the first LaTeX or the part before the first word; the only LaTeX of the text;
+    a text without words, or its part before a unit; the only number.
     """
     from visreplay.agent.protocols.parsing import boxed
-    from visreplay.tasks.scoring.answer_extraction import SENTENCE_END, final, number, stated
+    from visreplay.tasks.scoring.answer_extraction import (
+        SENTENCE_END,
+        final_answer,
+        stated_answer,
+        stated_number,
+    )
 
-    text = final(answer).strip()
+    text = final_answer(answer).strip()
     if (box := boxed(text)) is not None:
         return box
     if "\\boxed" in text:
-        return None  # it breaks off: more digits may have been to come
-    said = stated(text)
-    sentence = text if said is None else SENTENCE_END.split(said.strip())[0]
-    spans = [next(filter(None, found)).strip() for found in _LATEX.findall(sentence)]
+        return None  # the box is not closed: more digits could have followed
+    statement = stated_answer(text)
+    sentence = text if statement is None else SENTENCE_END.split(statement.strip())[0]
+    spans = [next(filter(None, groups)).strip() for groups in _LATEX.findall(sentence)]
     words = _WORD.search(sentence)
     if spans:
-        alternatives = len(set(spans)) > 1 and (said is None or _OR.search(sentence))
+        alternatives = len(set(spans)) > 1 and (statement is None or _OR.search(sentence))
         return None if alternatives else spans[0]
     if not words:
         return sentence.rstrip(".,;:。") or None
     start, rest = sentence[: words.start()].strip(" ,;:"), sentence[words.start() :]
-    if start and (said is not None or not re.search(r"\d", rest)):  # the rest is a unit, a reason
+    # The rest is a unit or a reason.
+    if start and (statement is not None or not re.search(r"\d", rest)):
         return None if _OR.match(rest) else start
-    value = number(text)
+    value = stated_number(text)
     return None if value is None else repr(value)
 
 
 def _latex(text: str) -> str:
-    """A text with the symbols for which people write Unicode as LaTeX."""
+    """Replace the Unicode symbols that people write for LaTeX."""
     text = text.translate(_SYMBOLS)
     return text.replace("√{", r"\sqrt{").replace("√(", r"\sqrt(").replace("√", r"\sqrt ")
 
 
 class _Child:
-    """The process that compares; started by the first question, and anew after it was killed."""
+    """The child process; a comparison starts it where it does not run, or was killed."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -121,7 +127,7 @@ class _Child:
         with self._lock:
             self._started()
 
-    def ask(self, expected: str, answer: str) -> bool:
+    def compare(self, expected: str, answer: str) -> bool:
         with self._lock:
             process = self._started()
             assert process.stdin is not None and process.stdout is not None
@@ -134,29 +140,29 @@ class _Child:
                 line = ""
             finally:
                 timer.cancel()
-            if not line:  # it was killed, or its memory was not enough
+            if not line:  # the child was killed, or ran out of memory
                 self.stop()
             return line == "true\n"
 
     def _started(self) -> "subprocess.Popen[str]":
         if self._process is not None:
             return self._process
-        with TemporaryFile() as told:
+        with TemporaryFile() as errors:
             # -P: this folder's types.py would hide the standard library's.
             process = subprocess.Popen(
                 [sys.executable, "-P", str(PROGRAM)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=told,
+                stderr=errors,
                 encoding="utf-8",
             )
             assert process.stdout is not None
-            # After "ready" it has imported SymPy: from now on the time counts.
+            # After "ready" it has imported SymPy; the time limit starts now.
             if process.stdout.readline() != "ready\n":
                 process.kill()
                 process.communicate()
-                told.seek(0)
-                why = told.read().decode("utf-8", "replace").strip() or "it says nothing"
+                errors.seek(0)
+                why = errors.read().decode("utf-8", "replace").strip() or "it printed nothing"
                 raise ImportError(
                     "answers in mathematics need math-verify, which cannot be started: "
                     f"{why[-1000:]}\n"
@@ -177,7 +183,7 @@ atexit.register(_CHILD.stop)
 
 
 def _serve() -> None:
-    """Compare pairs from standard input until it ends."""
+    """Compare the pairs of expressions on standard input until it ends."""
     from math_verify import parse, verify
 
     logging.disable()
@@ -186,7 +192,7 @@ def _serve() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     except (ImportError, ValueError, OSError):
-        pass  # not on this system: the time is limited all the same
+        pass  # this system cannot limit memory; the time limit holds
 
     def parsed(text: str) -> list[object]:
         return list(parse(rf"\boxed{{{text}}}", parsing_timeout=None))

@@ -1,1 +1,1 @@
-"""Tasks that are drawn here, so that the answers are known."""
+"""Tasks whose pictures and videos are drawn from seeds, so that the answers are known."""

@@ -1,4 +1,4 @@
-"""Sprites that the generated tasks paste: rendered once, composited many times."""
+"""The sprites of the synthetic tasks: each is rendered once and pasted many times."""
 
 from functools import lru_cache
 from typing import Literal
@@ -15,7 +15,7 @@ Shape = Literal["disc", "square", "diamond"]
 SHAPES: tuple[Shape, ...] = ("disc", "square", "diamond")
 
 CHARACTERS = "ABCDEFGHJKLMNPRSTUXZ"
-"""The characters that markers carry (20: chance is 5 %); I, O, Q, V, W, Y look too much alike."""
+"""The 20 characters that markers carry, so chance is 5 %; I, O, Q, V, W, Y look too much alike."""
 
 COLOURS: dict[str, Rgb] = {
     "red": (214, 48, 49),
@@ -29,7 +29,7 @@ COLOURS: dict[str, Rgb] = {
 
 @lru_cache(maxsize=256)
 def shape_mask(shape: Shape, side: int) -> Pixels:
-    """Coverage of a filled shape, (side, side), 0 to 255, antialiased."""
+    """Draw a filled shape as antialiased coverage, `(side, side)`, 0 to 255."""
     oversampled = Image.new("L", (4 * side, 4 * side))
     draw = ImageDraw.Draw(oversampled)
     far = 4 * side - 1
@@ -46,7 +46,7 @@ def shape_mask(shape: Shape, side: int) -> Pixels:
 
 @lru_cache(maxsize=256)
 def glyph_mask(character: str, height: int) -> Pixels:
-    """Coverage of a character, about `height` pixels tall, 0 to 255, in Pillow's own font."""
+    """Draw a character as coverage, 0 to 255, about `height` pixels tall, in Pillow's own font."""
     font = ImageFont.load_default(size=round(height / 0.7))
     left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
     image = Image.new("L", (right - left, bottom - top))
@@ -55,9 +55,13 @@ def glyph_mask(character: str, height: int) -> Pixels:
 
 
 def paste(canvas: Pixels, mask: Pixels, centre: tuple[int, int], colour: Rgb) -> None:
-    """Composite `colour` through `mask` onto `canvas`, in place, centred at (x, y) pixels.
+    """Paint `colour` through `mask` onto `canvas`, in place.
 
-    The mask must lie inside the canvas.
+    Args:
+        canvas: An RGB picture, `(height, width, 3)`.
+        mask: Coverage, 0 to 255; it must lie inside the canvas.
+        centre: The centre of the mask, (x, y) in pixels of the canvas.
+        colour: The RGB colour, 0 to 255.
     """
     height, width = mask.shape
     left, top = centre[0] - width // 2, centre[1] - height // 2
@@ -70,7 +74,7 @@ def paste(canvas: Pixels, mask: Pixels, centre: tuple[int, int], colour: Rgb) ->
 
 @lru_cache(maxsize=8)
 def gradient(side: int) -> Pixels:
-    """A background whose colour tells the position: red grows to the right, blue downwards."""
+    """Draw a background `(side, side, 3)`: red grows to the right and blue grows downwards."""
     ramp = np.linspace(40, 120, 16, dtype=np.float32)
     corners = np.empty((16, 16, 3), np.float32)
     corners[..., 0] = ramp[None, :]

@@ -1,4 +1,4 @@
-"""What the generated tasks share: samples that are drawn from seeds, which their ids end in."""
+"""The base of the synthetic tasks: samples are drawn from seeds, and their ids end in the seed."""
 
 from abc import ABC, abstractmethod
 
@@ -6,10 +6,10 @@ from visreplay.tasks.scoring.scorers import same_text
 from visreplay.tasks.types import Sample, Split, ids_of
 
 SAMPLES = 1000
-"""So many held-out seeds are the samples of a generated task."""
+"""The number of held-out seeds that are the samples of a synthetic task."""
 
 
-class GeneratedTask(ABC):
+class SyntheticTask(ABC):
     """A task that draws its samples from seeds."""
 
     __slots__ = ()
@@ -21,17 +21,17 @@ class GeneratedTask(ABC):
 
     @abstractmethod
     def sample(self, seed: int) -> Sample:
-        """The sample of a seed; the same seed always gives the same sample."""
+        """Draw the sample of a seed; the same seed always gives the same sample."""
 
     def sample_ids(self) -> list[str]:
-        """Those of held-out seeds."""
+        """Name the samples of the held-out seeds."""
         return ids_of(self.name, range(Split.HELD_OUT, Split.HELD_OUT + SAMPLES))
 
     def load(self, sample_id: str) -> Sample:
-        """Draw the sample of an id.
+        """Draw the sample of an id; any seed is allowed, of any split.
 
         Raises:
-            ValueError: it is not an id of this task.
+            ValueError: The id is not one of this task.
         """
         prefix, _, seed = sample_id.rpartition("-")
         if prefix != self.name or not (seed.isascii() and seed.isdigit()):
@@ -41,5 +41,5 @@ class GeneratedTask(ABC):
         return self.sample(int(seed))
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Whether the answer is the expected text."""
+        """Tell whether the answer is the expected text."""
         return same_text(sample.answer, answer)

@@ -1,14 +1,14 @@
-"""Generated video search: a clip in which a marker shows its character only for a moment.
+"""Synthetic video search: a video in which a marker shows its character only for a moment.
 
-A sample: a clip of 4 s at 16 frames a second, 112 x 112 pixels, and the question
+A sample is a video of 4 s at 16 frames a second, 112 x 112 pixels, and the question
 
     Which character appears on the marker?
 
-The marker lights up for 0.6 s, and in the middle of that, for a third of a second, it carries a
-character. Eight uniform frames show when it is lit, but the moment always falls between two of
-them: frames around that moment must be asked for. The light goes from dawn to night, so the time
-of a frame can be seen. At the hard level three markers light up, each at a moment and in a colour
-of its own, and the question is about one colour. Clips are drawn from their seed into a file of a
+The marker lights up for 0.6 s. In the middle of that time it carries a character for a third of a
+second. Eight uniform frames show when it is lit, but the moment always falls between two of them:
+the policy must call for frames around that moment. The background goes from bright to dark, so a
+frame shows its time. At the hard level three markers light up, each at its own moment and in its
+own colour, and the question is about one colour. A video is drawn from its seed into a file of a
 temporary folder.
 """
 
@@ -33,23 +33,25 @@ from visreplay.tasks.synthetic.sprites import (
     paste,
     shape_mask,
 )
-from visreplay.tasks.synthetic.synthetic_task import GeneratedTask
+from visreplay.tasks.synthetic.synthetic_task import SyntheticTask
 from visreplay.tasks.types import Sample
 
 SIDE = 112
-"""Side of a clip in pixels."""
+"""Side of a frame in pixels."""
 TOKEN = 28
-"""Side of a visual token in pixels: places are the tokens of a frame."""
+"""Side of a visual token in pixels; markers and discs stand on the tokens of a frame."""
 FPS = 16
 SECONDS = 4
 OVERVIEW_FRAMES = 8
-"""Uniform frames of the overview: every half second, from 0.25 s."""
+"""Number of uniform frames in the overview: one every half second, from 0.25 s."""
 
 MOMENTS = tuple((1 + number) / 2 for number in range(2 * SECONDS - 1))
-"""At which a marker may be lit: in the middle between two frames of the overview."""
+"""Seconds at which a marker may be lit: each lies midway between two frames of the overview."""
 
-_LIT = 0.3
-_SHOWN = 0.16
+_LIT_SECONDS = 0.3
+"""Time before and after its moment for which a marker is lit."""
+_CHARACTER_SECONDS = 0.16
+"""Time before and after its moment for which a marker carries its character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,11 @@ class Light:
     """A marker that lights up.
 
     Attributes:
-        moment: The middle of the time at which it is lit, in seconds.
-        character: What it then shows.
-        colour: Its colour while lit.
+        moment: The middle of the time for which it is lit, in seconds from the start.
+        character: The character that it carries at its moment.
+        colour: Its colour while it is lit, a key of `COLOURS`.
         shape: Its shape.
-        centre: Its place (x, y) in pixels.
+        centre: Its centre, (x, y) in pixels.
     """
 
     moment: float
@@ -71,30 +73,30 @@ class Light:
     centre: tuple[int, int]
 
     def draw(self, canvas: Pixels, time: float) -> None:
-        """Draw it as it is at `time` seconds."""
-        lit = abs(time - self.moment) < _LIT
+        """Draw the marker onto a frame as it looks at `time` seconds."""
+        lit = abs(time - self.moment) < _LIT_SECONDS
         rgb = COLOURS[self.colour] if lit else (50, 50, 50)
         paste(canvas, shape_mask(self.shape, TOKEN), self.centre, rgb)
-        if abs(time - self.moment) < _SHOWN:
+        if abs(time - self.moment) < _CHARACTER_SECONDS:
             red, green, blue = (value * 3 // 10 for value in rgb)
             paste(canvas, glyph_mask(self.character, 14), self.centre, (red, green, blue))
 
 
 @dataclass(frozen=True, slots=True)
-class LightClip(Light):
-    """A clip, drawn frame by frame: its marker, and what else is there.
+class LightVideo(Light):
+    """A video, drawn frame by frame: the marker of the question, and all else in the picture.
 
     Attributes:
-        plain: Centres (x, y) and sides of grey discs that never change.
-        decoys: Markers that are not asked for.
+        plain: Centre (x, y) and side, in pixels, of each grey disc; discs never change.
+        decoys: Markers that the question is not about.
     """
 
     plain: tuple[tuple[int, int, int], ...]
     decoys: tuple[Light, ...] = ()
 
     @classmethod
-    def random(cls, rng: np.random.Generator, decoys: int = 0) -> "LightClip":
-        """Draw the facts of a clip."""
+    def random(cls, rng: np.random.Generator, decoys: int = 0) -> "LightVideo":
+        """Draw the contents of a video at random."""
         cells = rng.choice(16, 3 + decoys, replace=False)
         (x, y), *others = (
             (int(place) % 4 * TOKEN + TOKEN // 2, int(place) // 4 * TOKEN + TOKEN // 2)
@@ -120,7 +122,7 @@ class LightClip(Light):
         return cls(MOMENTS[moment], character, colour, shape, (x, y), plain, lights)
 
     def frame(self, time: float) -> Pixels:
-        """The picture at `time` seconds, (SIDE, SIDE, 3) RGB."""
+        """Draw the frame at `time` seconds, `(SIDE, SIDE, 3)`, RGB."""
         daylight = 1.3 - 0.9 * time / SECONDS
         canvas = (gradient(SIDE) * daylight).clip(0, 255).astype(np.uint8)
         for x, y, side in self.plain:
@@ -130,10 +132,10 @@ class LightClip(Light):
         return canvas
 
     def write(self, path: Path) -> None:
-        """Encode the clip as MPEG-4.
+        """Encode the video as MPEG-4.
 
         Raises:
-            OSError: If OpenCV cannot write the file.
+            OSError: OpenCV cannot write the file.
         """
         writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (SIDE, SIDE))
         if not writer.isOpened():
@@ -144,52 +146,56 @@ class LightClip(Light):
 
 
 @dataclass(frozen=True, slots=True)
-class ClipLevel:
-    """How hard a clip is.
+class VideoLevel:
+    """The difficulty of a video.
 
     Attributes:
         name: The task's name.
-        decoys: Markers that are not asked for.
+        decoys: Number of markers that the question is not about.
     """
 
     name: str
     decoys: int = 0
 
 
-EASY = ClipLevel("video-search")
-HARD = ClipLevel("video-search-hard", decoys=2)
+EASY = VideoLevel("video-search")
+HARD = VideoLevel("video-search-hard", decoys=2)
 
 
 @dataclass(frozen=True, slots=True)
-class VideoSearch(GeneratedTask):
-    """The task at one level; its clips lie in a temporary folder until the process ends."""
+class VideoSearch(SyntheticTask):
+    """Video search at one level; its videos lie in a temporary folder until the process ends."""
 
-    level: ClipLevel = EASY
+    level: VideoLevel = EASY
 
     @property
     def name(self) -> str:
-        """The level's."""
+        """The name on the command line, which is the level's."""
         return self.level.name
 
     def sample(self, seed: int) -> Sample:
-        """Draw the clip of a seed into a file, if it is not there yet."""
-        clip = LightClip.random(np.random.default_rng([seed, SIDE]), self.level.decoys)
-        path = _clips() / f"{self.name}-{seed}.mp4"
+        """Draw the video of a seed into a file, unless that file exists."""
+        video = LightVideo.random(np.random.default_rng([seed, SIDE]), self.level.decoys)
+        path = _folder() / f"{self.name}-{seed}.mp4"
         if not path.exists():
-            clip.write(path)
-        which = f"{clip.colour} marker" if clip.decoys else "marker"
+            video.write(path)
+        which = f"{video.colour} marker" if video.decoys else "marker"
         return Sample(
             sample_id=f"{self.name}-{seed}",
             question=f"Which character appears on the {which}?",
-            answer=clip.character,
+            answer=video.character,
             video=path,
-            facts={"clip": clip},
+            facts={"video": video},
         )
 
 
+TASKS = {task.name: task for task in map(VideoSearch, (EASY, HARD))}
+"""The tasks by name."""
+
+
 @lru_cache(maxsize=1)
-def _clips() -> Path:
-    """The process's folder of clips."""
-    folder = Path(tempfile.mkdtemp(prefix="visreplay-clips-"))
+def _folder() -> Path:
+    """Make the folder for the videos of this process, which is deleted at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="visreplay-videos-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -1,12 +1,12 @@
-"""Generated visual search: a scene of coloured markers whose characters the overview hides.
+"""Synthetic visual search: a scene of coloured markers whose characters the overview hides.
 
 A sample of level medium: a 1344 x 1344 scene with three markers, and the question
 
     Which character is on the red marker?
 
 The model sees the scene shrunk to 224 x 224, where a marker is 14 pixels wide and its character
-2 or 3 pixels tall, too small to read; a crop of the marker shows it. Scenes are drawn from their
-seed whenever they are needed and never stored.
+2 or 3 pixels tall, too small to read; a crop of the marker shows it. A scene is drawn
+from its seed whenever it is needed, and never stored.
 """
 
 from dataclasses import dataclass
@@ -24,24 +24,24 @@ from visreplay.tasks.synthetic.sprites import (
     paste,
     shape_mask,
 )
-from visreplay.tasks.synthetic.synthetic_task import GeneratedTask
+from visreplay.tasks.synthetic.synthetic_task import SyntheticTask
 from visreplay.tasks.types import Sample
 
 CELLS = 8
-"""Markers stand in the cells of a CELLS x CELLS grid, one visual token each in the overview."""
+"""Rows and columns of the grid that markers stand on; a cell is a visual token of the overview."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneLevel:
-    """How hard a scene is.
+    """The difficulty of a scene.
 
     Attributes:
         name: The end of the task's name.
         side: Side of the scene in pixels.
-        markers: Coloured markers with a character; the question asks for one by its colour.
-        plain: Grey shapes without a character.
+        markers: Number of coloured markers with a character; the question names one by its colour.
+        plain: Number of grey shapes without a character.
         noise: Standard deviation of the pixel noise, in grey levels.
-        shadows: Dark bands across the scene.
+        shadows: Number of dark bands across the scene.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Marker:
 
     Attributes:
         colour: A key of `COLOURS`.
-        column: Of its cell, from the left.
-        row: Of its cell, from the top.
-        character: What it carries.
-        centre: (x, y) in pixels.
+        column: Column of its cell, from the left, from 0.
+        row: Row of its cell, from the top, from 0.
+        character: The character on it.
+        centre: Its centre, (x, y) in pixels.
     """
 
     colour: str
@@ -77,14 +77,14 @@ class Marker:
 
 
 @dataclass(frozen=True, slots=True)
-class VisualSearch(GeneratedTask):
-    """The task at one level."""
+class VisualSearch(SyntheticTask):
+    """Visual search at one level of difficulty."""
 
     level: SceneLevel
 
     @property
     def name(self) -> str:
-        """`visual-search-` and the level."""
+        """The name on the command line: `visual-search-` and the level."""
         return f"visual-search-{self.level.name}"
 
     def sample(self, seed: int) -> Sample:
@@ -101,8 +101,12 @@ class VisualSearch(GeneratedTask):
         )
 
 
+TASKS = {task.name: task for task in map(VisualSearch, (EASY, MEDIUM, HARD))}
+"""The tasks by name."""
+
+
 def _draw(level: SceneLevel, rng: np.random.Generator) -> tuple[tuple[Marker, ...], Pixels]:
-    """Draw a scene; its markers come in reading order (top to bottom, left to right)."""
+    """Draw a scene, `(side, side, 3)`, with its markers from top to bottom and left to right."""
     canvas = gradient(level.side).copy()
     cell = level.side // CELLS
     for _ in range(level.shadows):
@@ -113,7 +117,7 @@ def _draw(level: SceneLevel, rng: np.random.Generator) -> tuple[tuple[Marker, ..
         grey = int(rng.integers(110, 190))
         side = int(rng.integers(cell * 2 // 5, cell * 3 // 5))
         mask = shape_mask(SHAPES[rng.integers(len(SHAPES))], side)
-        paste(canvas, mask, _jittered(int(place), cell, side, rng), (grey, grey, grey))
+        paste(canvas, mask, _random_centre(int(place), cell, side, rng), (grey, grey, grey))
 
     colours = rng.choice(list(COLOURS), level.markers, replace=False)
     markers = []
@@ -139,8 +143,8 @@ def _draw(level: SceneLevel, rng: np.random.Generator) -> tuple[tuple[Marker, ..
     return tuple(markers), canvas
 
 
-def _jittered(place: int, cell: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
-    """A random centre in a cell such that a sprite of `side` pixels stays inside the cell."""
+def _random_centre(place: int, cell: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Choose a random centre in a cell such that a sprite of `side` pixels stays inside it."""
     row, column = divmod(place, CELLS)
     room = (cell - side) // 2 - 1
     x, y = rng.integers(-room, room + 1, 2)

@@ -1,1 +1,1 @@
-"""Runs as one HTML page."""
+"""The HTML page that shows runs side by side."""

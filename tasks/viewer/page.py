@@ -1,11 +1,11 @@
-"""`visreplay view`: runs side by side as one HTML page that needs neither a server nor a network.
+"""Runs side by side as one HTML page that needs neither a server nor a network.
 
 run.jsonl, images/ -> write_page -> page.html: shell, index, code | details by sample | images
 
-The index and the code come first, so the page can be used while the rest of a large file is still
-being read. Details and images are blocks of text that the code looks at when they are shown; each
-distinct image is there once. The page is written piece by piece: no more than one image and one
-sample are in memory beside the runs' records.
+The index and the code come first, so that the page works while the browser still reads the rest of
+a large file. Details and images are blocks of text that the code parses when it shows them; each
+distinct image occurs once. The page is written piece by piece: besides the runs' records, no more
+than one image and one sample are in memory.
 """
 
 import base64
@@ -24,7 +24,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from visreplay.tasks.evaluation.runs import Run
-from visreplay.tasks.viewer.page_data import Pictures, detail, summary
+from visreplay.tasks.viewer.page_data import ImageNumbers, sample_details, sample_summary
 
 LONGEST_SIDE = 896
 """Longest side of a picture on the page, in pixels."""
@@ -35,14 +35,14 @@ _UNSAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 @dataclass(frozen=True, slots=True)
 class PageSummary:
-    """What a page holds.
+    """The contents of a page, counted.
 
     Attributes:
-        samples: Questions.
-        trajectories: Episodes, over all runs.
-        images: Distinct ones, maps included.
-        missing: Of these, how many no store had.
-        size: Of the file, in bytes.
+        samples: Number of questions.
+        trajectories: Number of episodes in all runs.
+        images: Number of distinct images, with the maps.
+        missing: Number of images that no run's folder has.
+        size: Size of the file in bytes.
     """
 
     samples: int
@@ -56,29 +56,29 @@ def write_page(runs: Sequence[Run], path: Path) -> PageSummary:
     """Write the page of one or several runs.
 
     Args:
-        runs: In the order in which they are shown, side by side.
-        path: The HTML file.
+        runs: The runs, in the order in which the page shows them.
+        path: The HTML file to write.
 
     Raises:
-        ValueError: there is no run, or a record is not of the shape of a run's.
+        ValueError: There is no run, or a record does not have the shape of a run's record.
     """
     if not runs:
         raise ValueError("there is no run to show: name at least one folder")
     samples = list(dict.fromkeys(sample for run in runs for sample in run.records))
     index = {
         "runs": [{"name": run.name, "settings": run.settings} for run in runs],
-        "samples": [summary(sample, runs) for sample in samples],
+        "samples": [sample_summary(sample, runs) for sample in samples],
     }
-    pictures = Pictures()
+    images = ImageNumbers()
     missing = 0
 
-    def images() -> Iterator[dict[str, Any]]:
+    def encoded_images() -> Iterator[dict[str, Any]]:
         nonlocal missing
-        for number, (reference, is_map) in enumerate(pictures):
+        for number, (reference, is_map) in enumerate(images):
             image = _find(reference, runs)
             missing += image is None
             if image is not None:
-                yield {"number": number, **_encoded(image, is_map)}
+                yield {"number": number, **_encode(image, is_map)}
 
     style, script = _source("viewer.css"), "".join(map(_source, _SCRIPTS))
     environment = Environment(
@@ -91,8 +91,8 @@ def write_page(runs: Sequence[Run], path: Path) -> PageSummary:
         script=Markup(script),
         script_hash=_hash(script),
         index=_json(index),
-        details=(_json(detail(sample, runs, pictures)) for sample in samples),
-        images=images(),
+        details=(_json(sample_details(sample, runs, images)) for sample in samples),
+        images=encoded_images(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -100,7 +100,7 @@ def write_page(runs: Sequence[Run], path: Path) -> PageSummary:
     return PageSummary(
         samples=len(samples),
         trajectories=sum(len(r["rollouts"]) for run in runs for r in run.records.values()),
-        images=len(pictures),
+        images=len(images),
         missing=missing,
         size=path.stat().st_size,
     )
@@ -111,17 +111,17 @@ def _source(name: str) -> str:
 
 
 def _hash(inline: str) -> str:
-    """By which the page's content security policy knows its own code."""
+    """Compute the hash by which the page's content security policy allows its own code."""
     return base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
 
 
 def _json(value: object) -> Markup:
-    """JSON that can stand in a script element: no character of it ends or opens anything."""
+    """Write JSON for a script element: no character of it can open or close an element."""
     return Markup(json.dumps(value, separators=(",", ":"), allow_nan=False).translate(_UNSAFE))
 
 
 def _find(reference: str, runs: Sequence[Run]) -> Image.Image | None:
-    """An image from whichever run has it; None where it was deleted or is damaged."""
+    """Load an image from the first run that has it; None if it is deleted or damaged."""
     for run in runs:
         try:
             return run.store.get(reference)
@@ -130,8 +130,8 @@ def _find(reference: str, runs: Sequence[Run]) -> Image.Image | None:
     return None
 
 
-def _encoded(image: Image.Image, is_map: bool) -> dict[str, Any]:
-    """An image for the page: a map as it is, a picture shrunk; the size is the original's."""
+def _encode(image: Image.Image, is_map: bool) -> dict[str, Any]:
+    """Encode an image for the page: maps whole, pictures smaller; the size is the original's."""
     buffer = io.BytesIO()
     if is_map:
         image.save(buffer, "PNG", optimize=True)

@@ -1,128 +1,129 @@
-"""A run's records as the page's code wants them: images by number, beside the maps of their tokens.
+"""The data of the page: records of runs, with images by number and the maps of their tokens.
 
-A step's replay tells of the visual blocks that the step read, in the order of the messages; they
-are what the question or an earlier step's calls showed. Here each block finds its picture.
+The replay report of a step lists the visual blocks that the step read, in the order of the
+messages. The question or the calls of an earlier step showed them. Here each block finds its
+picture.
 
     view   {"frames": [number, ...], "times": [seconds, ...] | null, "map": {...} | null,
-            "of": number of the picture that it shows resized, whose pixels boxes count}
+            "of": number of the original picture, if the view shows it resized; boxes count in the
+                  original's pixels}
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from visreplay.tasks.evaluation.runs import Run
+from visreplay.tasks.evaluation.runs import Run, SampleRecord
 
 
-class Pictures:
-    """Numbers for images, in the order in which they were first met."""
+class ImageNumbers:
+    """Numbers for images, in the order in which the images first occur."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, bool], int] = {}
 
     def number(self, reference: str, *, is_map: bool = False) -> int:
-        """The number of an image: always the same, and a new one where it is new."""
+        """Return the number of an image; an image that is new gets the next number."""
         return self._numbers.setdefault((reference, is_map), len(self._numbers))
 
     def __iter__(self) -> Iterator[tuple[str, bool]]:
-        """References by number, each with whether it is a map."""
+        """Go through the references by number, each with whether it is a map."""
         return iter(self._numbers)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Count the images."""
         return len(self._numbers)
 
 
-def summary(sample: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """What the list shows of a sample, and filters by.
+def sample_summary(sample: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """Make the entry of a sample in the list, with all that filters need.
 
     Raises:
-        ValueError: a record is not of the shape of a run's.
+        ValueError: A record does not have the shape of a run's record.
     """
     facts: dict[str, Any] = {}
-    found: list[dict[str, Any] | None] = []
-    for run in runs:
-        record = run.records.get(sample)
-        if record is None:
-            found.append(None)
-            continue
-        with _named(run.name, sample):
-            if facts.get("question") is None:  # this or no run could load the sample
-                facts = {key: record[key] for key in ("question", "expected", "category")}
-            found.append(
+
+    def convert(record: SampleRecord) -> dict[str, Any]:
+        nonlocal facts
+        if facts.get("question") is None:  # no run before this one could load the sample
+            facts = {
+                "question": record["question"],
+                "expected": record["expected"],
+                "category": record["category"],
+            }
+        return {
+            "error": record["error"],
+            "rollouts": [
                 {
-                    "error": record["error"],
-                    "rollouts": [
-                        {
-                            "right": rollout["right"],
-                            "cot": rollout.get("cot_right"),
-                            "answer": rollout["trajectory"]["answer"],
-                            "stop": rollout["trajectory"]["stop_reason"],
-                            "seed": rollout["trajectory"]["seed"],
-                        }
-                        for rollout in record["rollouts"]
-                    ],
+                    "right": rollout["right"],
+                    "cot": rollout.get("cot_right"),
+                    "answer": rollout["trajectory"]["answer"],
+                    "stop": rollout["trajectory"]["stop_reason"],
+                    "seed": rollout["trajectory"]["seed"],
                 }
-            )
-    return {"id": sample, **facts, "runs": found}
+                for rollout in record["rollouts"]
+            ],
+        }
+
+    results = _convert_records(sample, runs, convert)
+    return {"id": sample, **facts, "runs": results}
 
 
-def detail(sample: str, runs: Sequence[Run], pictures: Pictures) -> list[Any]:
-    """A sample's trajectories, by run and rollout (None for a run without it).
+def sample_details(sample: str, runs: Sequence[Run], images: ImageNumbers) -> list[Any]:
+    """Make the trajectories of a sample, by run and rollout (None for a run without the sample).
 
     Raises:
-        ValueError: a record is not of the shape of a run's.
+        ValueError: A record does not have the shape of a run's record.
     """
-    found: list[Any] = []
+    return _convert_records(
+        sample,
+        runs,
+        lambda record: [_trajectory(each["trajectory"], images) for each in record["rollouts"]],
+    )
+
+
+def _convert_records(
+    sample: str, runs: Sequence[Run], convert: Callable[[SampleRecord], Any]
+) -> list[Any]:
+    """Convert the record that each run has of a sample; an error names the record."""
+    results: list[Any] = []
     for run in runs:
         record = run.records.get(sample)
-        if record is None:
-            found.append(None)
-            continue
-        with _named(run.name, sample):
-            found.append([_trajectory(r["trajectory"], pictures) for r in record["rollouts"]])
-    return found
+        try:
+            results.append(None if record is None else convert(record))
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(
+                f"the record of sample {sample!r} in {run.name} is not of the shape that "
+                f"`visreplay eval` writes ({type(error).__name__}: {error}): run the sample again"
+            ) from error
+    return results
 
 
-@contextmanager
-def _named(run: str, sample: str) -> Iterator[None]:
-    """Say which record it was that had another shape."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"the record of sample {sample!r} in {run} is not of the shape that `visreplay eval` "
-            f"writes ({type(error).__name__}: {error}): run the sample again"
-        ) from error
-
-
-def _trajectory(trajectory: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
+def _trajectory(trajectory: Mapping[str, Any], images: ImageNumbers) -> dict[str, Any]:
     steps = trajectory["steps"]
-    read = [
-        _views(parts, steps[turn] if turn < len(steps) else None, pictures)
-        for turn, parts in enumerate(_read_by_turn(trajectory["messages"]))
+    views_by_turn = [
+        _views(parts, steps[turn] if turn < len(steps) else None, images)
+        for turn, parts in enumerate(_parts_by_turn(trajectory["messages"]))
     ]
-    images = trajectory["images"]
-    opening = read[0] if read[0] else [_view([pictures.number(image)]) for image in images]
-    originals = [pictures.number(image) for image in images]
-    shown = [view for view in opening if view["times"] is None]
-    if len(shown) == len(originals):
-        for view, original in zip(shown, originals, strict=True):
+    originals = [images.number(reference) for reference in trajectory["images"]]
+    opening = views_by_turn[0] or [_view([number]) for number in originals]
+    stills = [view for view in opening if view["times"] is None]
+    if len(stills) == len(originals):
+        for view, original in zip(stills, originals, strict=True):
             view["of"] = original
     first = originals[0] if originals else None
     return {
         "opening": opening,
         "steps": [
-            _step(step, read[turn] if turn < len(read) else [], first, pictures)
+            _step(step, views_by_turn[turn] if turn < len(views_by_turn) else [], first, images)
             for turn, step in enumerate(steps, 1)
         ],
     }
 
 
-def _read_by_turn(messages: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Images and clips by the policy's turn that read them first; the last were never read."""
+def _parts_by_turn(messages: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Group images and videos by the turn that reads them first; no turn reads the last group."""
     turns: list[list[Mapping[str, Any]]] = [[]]
     for message in messages:
         if message["role"] == "assistant":
@@ -133,20 +134,20 @@ def _read_by_turn(messages: Sequence[Mapping[str, Any]]) -> list[list[Mapping[st
 
 
 def _views(
-    parts: Sequence[Mapping[str, Any]], reader: Mapping[str, Any] | None, pictures: Pictures
+    parts: Sequence[Mapping[str, Any]], reader: Mapping[str, Any] | None, images: ImageNumbers
 ) -> list[dict[str, Any]]:
-    """What was shown, with the maps that the step which read it made."""
+    """Make the views of images and videos, with the maps of the step that read them."""
     blocks = ((reader and reader["replay"]) or {}).get("blocks") or []
     if len(blocks) != len(parts):
-        blocks = [None] * len(parts)  # without replay, or of another version: no maps
+        blocks = [None] * len(parts)  # no maps: without replay, or from another version
     views = []
     for part, block in zip(parts, blocks, strict=True):
-        is_clip = part["type"] == "video"
-        numbers = [pictures.number(r) for r in (part["frames"] if is_clip else [part["image"]])]
-        view = _view(numbers, part["times"] if is_clip else None)
+        is_video = part["type"] == "video"
+        numbers = [images.number(r) for r in (part["frames"] if is_video else [part["image"]])]
+        view = _view(numbers, part["times"] if is_video else None)
         if block is not None:
             view["map"] = {
-                "image": pictures.number(block["map"], is_map=True),
+                "image": images.number(block["map"], is_map=True),
                 "grid": block["grid"],
                 "max": _finite(block["max_entropy"]),
             }
@@ -159,7 +160,7 @@ def _view(frames: list[int], times: Sequence[float] | None = None) -> dict[str, 
 
 
 def _step(
-    step: Mapping[str, Any], shown: list[dict[str, Any]], first: int | None, pictures: Pictures
+    step: Mapping[str, Any], views: list[dict[str, Any]], first: int | None, images: ImageNumbers
 ) -> dict[str, Any]:
     replay = step["replay"]
     calls = []
@@ -170,13 +171,13 @@ def _step(
         calls.append(
             {
                 "name": use["name"],
-                # As text: a model may have written anything.
+                # As text, because a model may write anything.
                 "arguments": json.dumps(use["arguments"], ensure_ascii=False),
                 "error": use["error"],
                 "text": observation.get("text"),
                 "box": box,
-                "source": box and (pictures.number(source) if source else first),
-                "views": _observed(observation, shown, pictures),
+                "source": box and (images.number(source) if source else first),
+                "views": _observation_views(observation, views, images),
             }
         )
     return {
@@ -198,21 +199,21 @@ def _step(
     }
 
 
-def _observed(
-    observation: Mapping[str, Any], shown: list[dict[str, Any]], pictures: Pictures
+def _observation_views(
+    observation: Mapping[str, Any], step_views: list[dict[str, Any]], images: ImageNumbers
 ) -> list[dict[str, Any]]:
-    """What a call gave back; takes its views from the front of what was then shown.
+    """Make the views of a call's result; removes them from the front of the step's views.
 
-    Where the conversation ended before it was shown, its images have views without maps.
+    If the conversation ended before the policy read the result, its views have no maps.
     """
-    numbers = [pictures.number(reference) for reference in observation.get("images", [])]
+    numbers = [images.number(reference) for reference in observation.get("images", [])]
     times = observation.get("times")
     views = []
     at = 0
     while at < len(numbers):
-        front = shown[0]["frames"] if shown else []
+        front = step_views[0]["frames"] if step_views else []
         if front and numbers[at : at + len(front)] == front:
-            view = shown.pop(0)
+            view = step_views.pop(0)
         else:
             view = _view([numbers[at]])
         end = at + len(view["frames"])
@@ -224,5 +225,5 @@ def _observed(
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no other numbers."""
+    """Return a finite number, or None: JSON has no infinity and no NaN."""
     return value if value is not None and math.isfinite(value) else None

@@ -29,7 +29,7 @@ EPISODE = [segment(4, ("image", (1, 4, 8), 1), 3), segment(("image", (1, 8, 4), 
 
 
 def settings(method: Method, **changes: Any) -> ReplayConfig:
-    """Plain descent, whose step is the gradient."""
+    """Settings of plain descent, whose step is the gradient."""
     chosen = {"threshold": "quantile", "tau": 0.6, "steps": 3, **changes}
     return ReplayConfig.paper(method=method, replay_layers=3, state_layers=3, **chosen)
 
@@ -51,7 +51,7 @@ def embedded(config: ReplayConfig) -> Reference:
 
 
 def photos(pair: ModelPair, *sizes: tuple[int, int]) -> list[Segment]:
-    """A question about one random image for each (height, width), as the processor makes it."""
+    """Process a question about one random image for each (height, width)."""
     generator = torch.Generator().manual_seed(0)
     text = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n"
     segments = []
@@ -63,13 +63,13 @@ def photos(pair: ModelPair, *sizes: tuple[int, int]) -> list[Segment]:
 
 
 def close(ours: Any, theirs: Any) -> None:
-    """Equal to 1e-4, relative to the largest entry."""
+    """Assert that two tensors differ by at most 1e-4 of the largest entry."""
     ours, theirs = (torch.as_tensor(value, dtype=torch.float32) for value in (ours, theirs))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
 
 
 def assert_same(session: ReplaySession, reference: Reference, last_logits: Tensor) -> None:
-    """All that a session knows of its blocks, and what it would say next."""
+    """Compare all values of a session's blocks, and the next token's logits."""
     base = reference.read(reference.base)
     masks = reference.low_entropy(base)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_gradients(
     def spy(policy: Any, divergence: Any, embeds_TD: Tensor, *rest: Any) -> Any:
         offset, path = token_replay(policy, divergence, embeds_TD, *rest)
         steps.append(offset.delta_TD)
-        # Frozen where it was: a second image sees a sane first one.
+        # A zero offset: the second image must see an unchanged first one.
         return replace(offset, delta_TD=torch.zeros_like(offset.delta_TD)), path
 
     monkeypatch.setattr(context, "token_replay", spy)

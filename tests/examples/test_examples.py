@@ -1,4 +1,4 @@
-"""Every example runs from another folder, without a network, and finds what it looks for."""
+"""Every example runs from another folder, without a network, and finds the right answer."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def printed(name: str, folder: Path) -> str:
-    """What an example prints."""
+    """Run an example and return its output."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         cwd=folder,
@@ -48,15 +48,15 @@ def test_walkthrough(tmp_path: Path) -> None:
 
 def test_langchain_agent(tmp_path: Path) -> None:
     out = printed("langchain_agent.py", tmp_path)
-    told = re.findall(
+    steps = re.findall(
         r"^step (\d)  (\d+) new visual tokens, KL (\S+) -> (\S+) nats; (\d+) of (\d+) tokens",
         out,
         re.MULTILINE,
     )
-    assert [(step, new) for step, new, *_ in told] == [("1", "64"), ("2", "36")]
-    assert all(float(after) < float(before) for _, _, before, after, _, _ in told)
-    assert told[0][4] == "0" < told[1][4]
-    # Told before the turn is written.
+    assert [(step, new) for step, new, *_ in steps] == [("1", "64"), ("2", "36")]
+    assert all(float(after) < float(before) for _, _, before, after, _, _ in steps)
+    assert steps[0][4] == "0" < steps[1][4]
+    # The report comes before the turn.
     assert out.index("step 2") < out.index("<answer>")
     assert re.search(r"<answer>(.)</answer>\n\nexpected: \1\n$", out)
 

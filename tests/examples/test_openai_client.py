@@ -1,4 +1,4 @@
-"""The example runs as it stands."""
+"""The example for OpenAI's client runs without changes."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The example for smolagents, as it stands."""
+"""The example for smolagents runs without changes."""
 
 import runpy
 from pathlib import Path

@@ -19,14 +19,14 @@ from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.protocols.tool_schemas import box, signature
 from visreplay.replay_core import Batch, Method, ModelPair, embedded_config
 from visreplay.replay_core.batch import Continuation
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import load_image, parse_box
 from visreplay.tools import zoom as enlarged
 
 Json = dict[str, Any]
 
-GAME = task_named("visual-search-medium")
+GAME = get_task("visual-search-medium")
 SEARCH = GAME.sample(Split.TUNING + 1)
 ZOOM = signature(
     "zoom",

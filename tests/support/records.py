@@ -1,4 +1,4 @@
-"""Runs written by hand, for the tests of what reads them."""
+"""Runs made by hand, for tests of code that reads runs."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def run_of(folder: Path, *records: dict[str, Any], **settings: Any) -> Run:
-    """A run with these records."""
+    """Write a run with these records, and open it."""
     with Journal(folder / LINES, {**SETTINGS, **settings}) as journal:
         for record in records:
             journal.add(record["sample_id"], record)
@@ -39,7 +39,7 @@ def record(
     answer: str | None = "B",
     group: str | None = None,
 ) -> dict[str, Any]:
-    """A record whose rollouts were right or not, in their reasoning too where a pair is given."""
+    """Make a record from the score of each rollout: right or not, or a pair with the reasoning."""
     scores = [each if isinstance(each, tuple) else (each, None) for each in right]
     return {
         "sample_id": sample_id,
@@ -57,7 +57,7 @@ def record(
 
 
 def trajectory(answer: str | None, messages: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    """A finished episode of one turn."""
+    """Make a finished episode of one turn."""
     step = {"index": 0, "text": "It is a cat.\tSo B.\n", "seconds": 0.5, "replay": None}
     return {
         "question": "Which one?",
@@ -72,5 +72,5 @@ def trajectory(answer: str | None, messages: tuple[dict[str, Any], ...]) -> dict
 
 
 def store_of(folder: Path) -> ImageStore:
-    """The images of a run."""
+    """Open the images of a run."""
     return ImageStore(folder / IMAGES)

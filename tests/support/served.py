@@ -20,10 +20,10 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 from PIL import Image, ImageChops
 
 from visreplay.agent.serving.auth import App
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
-SCENE = task_named("visual-search-medium").sample(Split.TUNING + 1)
+SCENE = get_task("visual-search-medium").sample(Split.TUNING + 1)
 PICTURE = SCENE.images[0]
 COMMAND = [sys.executable, "-c", "from visreplay.tasks.commands.cli import main; main()", "mcp"]
 ENVIRONMENT = {name: os.environ[name] for name in ("PYTHONPATH", "PATH") if name in os.environ}

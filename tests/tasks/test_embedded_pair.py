@@ -1,4 +1,4 @@
-"""What is claimed of the pair that ships: tests on held-out samples."""
+"""The claims about the embedded pair, on held-out samples."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +17,9 @@ from visreplay.replay_core import (
     ReplaySession,
     embedded_config,
 )
-from visreplay.tasks.evaluation.evaluate import evaluate, replays, summarise
-from visreplay.tasks.registry import open_task, task_named
+from visreplay.tasks.evaluation.evaluate import evaluate
+from visreplay.tasks.evaluation.summary import replays, summarise
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.synthetic.sprites import CHARACTERS
 from visreplay.tasks.types import Sample, Split, ids_of
 from visreplay.tools import ImageStore
@@ -28,8 +29,10 @@ SAMPLES = range(Split.HELD_OUT, Split.HELD_OUT + 30)
 
 
 @pytest.mark.parametrize(("name", "reach"), TASKS.items())
-def test_the_policy_reaches_what_is_claimed(make_agent: MakeAgent, name: str, reach: float) -> None:
-    task = open_task(name)
+def test_the_policy_is_as_accurate_as_claimed(
+    make_agent: MakeAgent, name: str, reach: float
+) -> None:
+    task = get_task(name)
     summary = summarise(evaluate(make_agent(Method.NONE), task, ids_of(task.name, SAMPLES)))
     assert not summary.errors
     assert summary.accuracy.high >= reach, summary
@@ -39,7 +42,7 @@ def test_the_policy_reaches_what_is_claimed(make_agent: MakeAgent, name: str, re
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("name", TASKS)
 def test_the_base_is_far_below(name: str, temperature: float) -> None:
-    task, agent = open_task(name), embedded_agent("base", temperature=temperature)
+    task, agent = get_task(name), embedded_agent("base", temperature=temperature)
     summary = summarise(evaluate(agent, task, ids_of(task.name, SAMPLES)))
     assert not summary.errors
     assert summary.accuracy.value <= 0.6
@@ -50,7 +53,7 @@ Forced = Callable[[Sample], str]
 
 @pytest.fixture
 def without_tools(embedded_pair: ModelPair) -> Forced:
-    """Answers of the policy that may look at the overview only."""
+    """Answers of the policy when it can look at the overview only."""
     store = ImageStore()
     encoder = ContextEncoder(embedded_pair.processor, store)
     tokenizer = embedded_pair.tokenizer
@@ -71,13 +74,13 @@ def without_tools(embedded_pair: ModelPair) -> Forced:
 @pytest.mark.parametrize("name", ["visual-search-easy", "visual-search-medium"])
 def test_without_tools_the_policy_is_at_chance(without_tools: Forced, name: str) -> None:
     """The overview hides the answer: 60 samples, chance 5 %; 10 right would be 1 in 1,000."""
-    samples = [task_named(name).sample(Split.HELD_OUT + seed) for seed in range(60)]
+    samples = [get_task(name).sample(Split.HELD_OUT + seed) for seed in range(60)]
     assert sum(without_tools(sample) == sample.answer for sample in samples) < 10
 
 
 def test_token_replay_lowers_the_loss_on_every_sample(make_agent: MakeAgent) -> None:
     agent = make_agent(Method.TOKEN)
-    for task in map(open_task, TASKS):
+    for task in map(get_task, TASKS):
         records = list(evaluate(agent, task, ids_of(task.name, SAMPLES[:10])))
         reports = replays(records)
         assert len(reports) == sum(
@@ -91,7 +94,7 @@ def test_token_replay_lowers_the_loss_on_every_sample(make_agent: MakeAgent) -> 
 def test_no_optimisation_step_is_exactly_the_plain_policy(
     make_agent: MakeAgent, embedded_pair: ModelPair
 ) -> None:
-    sample = task_named("visual-search-medium").sample(Split.HELD_OUT)
+    sample = get_task("visual-search-medium").sample(Split.HELD_OUT)
     logits = []
     for config in (ReplayConfig(Method.NONE), embedded_config(Method.TOKEN, steps=0)):
         agent = make_agent()
@@ -103,7 +106,7 @@ def test_no_optimisation_step_is_exactly_the_plain_policy(
     assert torch.equal(*logits)
 
 
-def test_the_pair_is_small_and_its_card_is_there() -> None:
+def test_the_pair_is_small_and_has_a_card() -> None:
     size = sum(path.stat().st_size for path in Path(EMBEDDED).rglob("*") if path.is_file())
     assert size < 20 * 2**20
     assert "not" in (EMBEDDED / "README.md").read_text("utf-8")

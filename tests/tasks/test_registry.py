@@ -8,8 +8,8 @@ from shared import write_json, write_picture
 from typer.testing import CliRunner
 
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.datasets.file_task import FileTask, TaskInfo
-from visreplay.tasks.registry import ENTRIES, TASKS, open_task, select
+from visreplay.tasks.datasets.file_task import FileTask
+from visreplay.tasks.registry import SYNTHETIC_TASKS, TASK_INFOS, get_task, select
 from visreplay.tasks.scoring.scorers import same_number
 from visreplay.tasks.types import Sample, Split
 
@@ -17,21 +17,21 @@ from visreplay.tasks.types import Sample, Split
 def test_the_command_lists_every_task() -> None:
     result = CliRunner().invoke(app, ["tasks"], env={"COLUMNS": "160"})
     assert result.exit_code == 0
-    for entry in ENTRIES:
+    for entry in TASK_INFOS:
         assert entry.name in result.stdout
     assert "hr_bench_4k.tsv" in result.stdout
-    listed = json.loads(CliRunner().invoke(app, ["tasks", "--json"]).stdout)
-    assert [entry["name"] for entry in listed] == [entry.name for entry in ENTRIES]
-    assert listed[0] == {"name": "visual-search-easy", "scorer": "text", "files": ""}
+    printed = json.loads(CliRunner().invoke(app, ["tasks", "--json"]).stdout)
+    assert [entry["name"] for entry in printed] == [entry.name for entry in TASK_INFOS]
+    assert printed[0] == {"name": "visual-search-easy", "scorer": "text", "files": ""}
 
 
 def test_names_are_unique() -> None:
-    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES) >= 20
+    assert len({entry.name for entry in TASK_INFOS}) == len(TASK_INFOS) >= 20
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_generated_tasks_have_ids(name: str) -> None:
-    task = open_task(name)
+@pytest.mark.parametrize("name", SYNTHETIC_TASKS)
+def test_synthetic_tasks_have_ids(name: str) -> None:
+    task = get_task(name)
     ids = task.sample_ids()
     assert len(set(ids)) == 1000
     assert ids[3] == f"{name}-{Split.HELD_OUT + 3}"
@@ -46,23 +46,23 @@ def test_generated_tasks_have_ids(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "message"),
     [
         ("chess", None, "there is no task 'chess': see `visreplay tasks`"),
         ("hr-bench", None, r"no task 'hr-bench' .did you mean hr-bench-[48]k or hr-bench-"),
         ("hr-bench-4k", None, "hr-bench-4k needs its file, --data: hr_bench_4k.tsv"),
-        ("video-search", Path("a.tsv"), "is generated and reads no file: leave out --data a.tsv"),
+        ("video-search", Path("a.tsv"), "is synthetic and reads no file: leave out --data a.tsv"),
     ],
 )
-def test_mistakes_are_explained(name: str, data: Path | None, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        open_task(name, data)
+def test_mistakes_are_explained(name: str, data: Path | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_task(name, data)
 
 
 IDS = [f"s{number}" for number in range(30)]
 
 
-def test_which_samples() -> None:
+def test_samples_are_selected() -> None:
     assert select(IDS) == IDS
     assert select(IDS, limit=2) == ["s0", "s1"]
     assert select(IDS, limit=99) == IDS
@@ -70,7 +70,7 @@ def test_which_samples() -> None:
     assert select(IDS, sample_ids=["s7", "s2"], limit=1) == ["s7"]
 
 
-def test_shuffling_goes_by_its_seed_alone() -> None:
+def test_shuffling_depends_on_its_seed_alone() -> None:
     shuffled = select(IDS, shuffle=3)
     assert shuffled == select(IDS, shuffle=3) != IDS
     assert sorted(shuffled) == sorted(IDS)
@@ -84,16 +84,16 @@ FIRST = ["s26", "s21", "s9"]
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "message"),
     [
         ({"sample_ids": ["s1", "s1O"]}, "no sample 's1O' .did you mean s1"),
         ({"sample_ids": ["x", "y", "z"]}, "no sample 'x' .and 2 more.; its first is 's0'"),
-        ({"sample_ids": ["s1", "s2", "s1"]}, "the sample 's1' is there twice"),
+        ({"sample_ids": ["s1", "s2", "s1"]}, "the sample 's1' is named twice"),
         ({"limit": 0}, "--limit is 0; it must be at least 1"),
     ],
 )
-def test_choices_that_make_no_sense_are_refused(choice: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_impossible_selections_are_refused(choice: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         select(IDS, **choice)  # type: ignore[arg-type]
 
 
@@ -103,7 +103,6 @@ def test_the_example_in_contributing_is_a_task(tmp_path: Path) -> None:
     code = textwrap.dedent("".join(re.findall(r"^(?: {4}.*)?\n", section, re.MULTILINE)))
     names = {
         "FileTask": FileTask,
-        "TaskInfo": TaskInfo,
         "Sample": Sample,
         "same_number": same_number,
     }

@@ -14,7 +14,7 @@ from visreplay.tasks.statistics import (
 )
 
 
-def test_wilson_s_interval() -> None:
+def test_wilson_interval() -> None:
     # Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81 of 263.
     low, high = wilson_interval(81, 263)
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
@@ -64,9 +64,9 @@ def test_estimates_are_of_columns() -> None:
     ("gained", "lost", "p"),
     [(0, 0, 1.0), (1, 1, 1.0), (5, 0, 2 / 32), (10, 2, 2 * (1 + 12 + 66) / 4096)],
 )
-def test_mcnemar_s_p_is_that_of_fair_coins(gained: int, lost: int, p: float) -> None:
+def test_mcnemar_p_equals_that_of_fair_coins(gained: int, lost: int, p: float) -> None:
     assert mcnemar_p(gained, lost) == mcnemar_p(lost, gained) == pytest.approx(p)
 
 
-def test_mcnemar_s_p_of_many_flips_is_no_overflow() -> None:
+def test_mcnemar_p_of_many_flips_does_not_overflow() -> None:
     assert mcnemar_p(2000, 1500) < 1e-15

@@ -1,7 +1,8 @@
 "use strict";
-// Pictures: base64 text in the page, each once; decoded when first seen, with boxes and maps on top.
+// Pictures: each is in the page once, as base64 text. It is decoded when it comes into sight, and
+// boxes and maps lie on top of it.
 
-const KEPT = 200; // decoded pictures; the least recently used go first
+const MAX_DECODED = 200; // decoded pictures; the least recently used is dropped first
 const urls = new Map(); // number -> blob URL
 const maps = new Map(); // number -> promise of a map's ImageData
 const parsed = new Promise((done) => {
@@ -9,25 +10,25 @@ const parsed = new Promise((done) => {
   else addEventListener("DOMContentLoaded", done, { once: true });
 });
 
-/** A block of data by its id: it may still be on its way, as the page is read from its top. */
+/** A block of data by its id; waits for it, as the browser may still be reading the page. */
 async function block(id) {
-  const found = document.getElementById(id);
-  // Only the end of the page says that a block at the parser's position is whole.
-  if (found?.nextSibling) return found;
+  const element = document.getElementById(id);
+  // A block at the position of the parser may be incomplete until the page ends.
+  if (element?.nextSibling) return element;
   await parsed;
   return document.getElementById(id);
 }
 
-/** An element with text or other elements in it; text is never markup. */
+/** Make an element with text or other elements in it; text is never read as markup. */
 function el(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (name === "onclick") made.addEventListener("click", value);
-    else made.setAttribute(name, value === true ? "" : value);
+    if (name === "onclick") element.addEventListener("click", value);
+    else element.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
 }
 
 function blob(data) {
@@ -44,7 +45,7 @@ async function url(number) {
   }
   urls.delete(number);
   urls.set(number, known); // most recent last
-  if (urls.size > KEPT) {
+  if (urls.size > MAX_DECODED) {
     const [oldest, old] = urls.entries().next().value;
     URL.revokeObjectURL(old);
     urls.delete(oldest);
@@ -52,7 +53,7 @@ async function url(number) {
   return known;
 }
 
-/** The pixels of a map: red is the base's entropy, green the share of layers replayed. */
+/** The pixels of a map: red is the entropy of the base, green the share of replayed layers. */
 function pixels(number) {
   if (!maps.has(number)) {
     maps.set(number, (async () => {
@@ -77,7 +78,7 @@ function ramp(share) {
   return low.map((value, i) => Math.round(value + (high[i] - value) * (at % 1)));
 }
 
-/** Draw one step in time of a map over its picture: colours are entropies, dots replayed tokens. */
+/** Draw one step in time of a map: colours are entropies, dots are replayed tokens. */
 async function paint(canvas) {
   const { image, rows, columns, time } = canvas.map;
   const data = await pixels(image);
@@ -110,7 +111,7 @@ async function paint(canvas) {
   }
 }
 
-/** A map's own range of entropies, so that differences show: they are seldom near the maximum. */
+/** The range of entropies in one map; colours span it, because few entropies are near the maximum. */
 function extent({ data }) {
   let low = 255, high = 0;
   for (let at = 0; at < data.length; at += 4) {
@@ -120,34 +121,34 @@ function extent({ data }) {
   return [low, high];
 }
 
-const mapsShown = () => document.body.classList.contains("maps");
+const areMapsOn = () => document.body.classList.contains("maps");
 
-const seen = new IntersectionObserver((entries) => {
+const visibility = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
     if (target.localName === "canvas") {
-      if (mapsShown()) paint(target);
+      if (areMapsOn()) paint(target);
       continue;
     }
-    seen.unobserve(target);
+    visibility.unobserve(target);
     url(Number(target.dataset.number)).then((address) => {
       if (address) target.src = address;
-      else target.replaceWith(el("span", { class: "missing" }, "not in the run's folder"));
+      else target.replaceWith(el("span", { class: "missing" }, "not in the folder of the run"));
     });
   }
 }, { rootMargin: "600px", scrollMargin: "600px" }); // the panes scroll, not the page
 
-/** Called after the maps were switched on: those in sight are drawn, others when they come. */
+/** Observe all maps anew after they were switched on: each is drawn when it is in sight. */
 function mapsSwitched() {
   for (const canvas of document.querySelectorAll("canvas.map")) {
-    seen.unobserve(canvas);
-    seen.observe(canvas);
+    visibility.unobserve(canvas);
+    visibility.observe(canvas);
   }
 }
 
 /**
- * A picture with numbered boxes ({step, box} in pixels of `of`, the picture that it shows resized)
- * and its map, if it has one.
+ * Make a picture with numbered boxes and, if it has one, its map. A box is {step, box} in pixels of
+ * picture `of`, which this picture may show resized.
  */
 function picture(number, { of = number, boxes = [], map = null, label = "", enlarge = true } = {}) {
   const data = document.getElementById(`i${number}`);
@@ -157,7 +158,7 @@ function picture(number, { of = number, boxes = [], map = null, label = "", enla
     class: "picture",
     "aria-label": enlarge ? `Enlarge ${label}` : null,
   }, image);
-  seen.observe(image);
+  visibility.observe(image);
   if (width) {
     frame.style.aspectRatio = `${width} / ${height}`;
     frame.style.setProperty("--aspect", width / height);
@@ -167,7 +168,7 @@ function picture(number, { of = number, boxes = [], map = null, label = "", enla
     const canvas = el("canvas", { class: "map", "aria-hidden": "true" });
     canvas.map = map;
     frame.append(canvas);
-    seen.observe(canvas);
+    visibility.observe(canvas);
   }
   const draw = ({ dataset: { width: across, height: down } }) => {
     for (const { step, box: [left, top, right, bottom] } of boxes) {
@@ -176,14 +177,14 @@ function picture(number, { of = number, boxes = [], map = null, label = "", enla
       box.style.top = `${100 * top / down}%`;
       box.style.width = `${100 * (right - left) / across}%`;
       box.style.height = `${100 * (bottom - top) / down}%`;
-      // The number stands above its box, or within where there is no room.
+      // The number stands above its box, or inside of it where there is no room above.
       if (top / down < 0.06) box.classList.add("inside");
       frame.append(box);
     }
   };
   const original = document.getElementById(`i${of}`);
   if (original) draw(original);
-  else if (boxes.length) block(`i${of}`).then((found) => { if (found) draw(found); });
+  else if (boxes.length) block(`i${of}`).then((data) => { if (data) draw(data); });
   if (enlarge) frame.addEventListener("click", () => showLarge(number, { of, boxes, map, label }));
   return frame;
 }
@@ -192,12 +193,12 @@ function showLarge(number, options) {
   const dialog = document.getElementById("large");
   const close = el("button", { class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "×");
   const large = picture(number, { ...options, enlarge: false });
-  const legendary = options.map ? legend(options.map) : null;
-  dialog.replaceChildren(large, ...(legendary ? [legendary] : []), close);
+  const explanation = options.map ? legend(options.map) : null;
+  dialog.replaceChildren(large, ...(explanation ? [explanation] : []), close);
   dialog.showModal();
 }
 
-/** What colours and dots of a map mean, in nats. */
+/** Explain the colours of a map, in nats, and its dots. */
 function legend(map) {
   const scale = el("span", { class: "scale", "aria-hidden": "true" });
   const low = el("span", {}, "low"), high = el("span", {}, "high");

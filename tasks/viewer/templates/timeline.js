@@ -1,12 +1,12 @@
-// Trajectories: one column a run, each a timeline of what was shown, thought, called and answered.
+// Trajectories: a column for each run, with a timeline of pictures, thoughts, calls and answers.
 
 const seconds = (value) => value === null ? "–" : value > 0 && value < 0.01 ? `${(1000 * value).toPrecision(2)} ms` : value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(1)} s`;
 const nats = (value) => value >= 0.1 ? value.toFixed(3) : value.toPrecision(2);
 
-/** A run's name after its letter, if there are several: two may have the same name. */
+/** The name of a run, after its letter if there are several runs: two may have the same name. */
 const named = (run, letter) => letter ? `${letter} ${run.name}` : run.name;
 
-/** The word and the class for how a rollout ended. */
+/** The word and the CSS class for the result of a rollout. */
 function verdict(rollout) {
   if (rollout.right) return ["right", "good"];
   return rollout.answer === null ? ["no answer", "warn"] : ["wrong", "bad"];
@@ -19,7 +19,7 @@ function flat(value, prefix = "") {
   return Object.entries(value).flatMap(([k, v]) => flat(v, prefix ? `${prefix}.${k}` : k));
 }
 
-/** Everything about one sample: its head, and a column for each run. */
+/** Make the view of a sample: its head, and a column for each run. */
 function sampleView(sample, details, index, state, choose) {
   const head = el("header", { class: "question" },
     el("p", { class: "id" }, sample.id, sample.category ? ` · ${sample.category}` : ""),
@@ -37,14 +37,14 @@ function sampleView(sample, details, index, state, choose) {
 
 function column(run, r, summary, trajectories, state, choose) {
   const focused = r === state.run;
-  const made = el("section", { class: `column${focused ? " focused" : ""}`, "aria-label": `Run ${named(run, state.letters?.[r])}`, "data-run": r });
+  const section = el("section", { class: `column${focused ? " focused" : ""}`, "aria-label": `Run ${named(run, state.letters?.[r])}`, "data-run": r });
   const head = el("header", {}, el("h3", {}, state.letters && el("b", {}, state.letters[r]), run.name));
-  made.append(head);
+  section.append(head);
   if (!summary) {
-    made.append(el("p", { class: "quiet" }, "This run does not have the sample."));
-    return made;
+    section.append(el("p", { class: "quiet" }, "This run does not have the sample."));
+    return section;
   }
-  if (summary.error) made.append(el("p", { class: "fault" }, summary.error));
+  if (summary.error) section.append(el("p", { class: "fault" }, summary.error));
   const number = Math.min(state.rollouts[r] ?? 0, summary.rollouts.length - 1);
   if (summary.rollouts.length > 1) {
     head.append(el("div", { class: "rollouts", role: "group", "aria-label": "Rollout" },
@@ -54,13 +54,13 @@ function column(run, r, summary, trajectories, state, choose) {
         onclick: () => choose({ run: r, rollout: k, step: null }),
       }, String(k + 1)))));
   }
-  if (number >= 0) made.append(...timeline(summary.rollouts[number], trajectories[number], r, state, choose));
+  if (number >= 0) section.append(...timeline(summary.rollouts[number], trajectories[number], r, state, choose));
   const settings = flat(run.settings);
   if (settings.length) {
-    made.append(el("details", { class: "settings" }, el("summary", {}, "Settings"),
+    section.append(el("details", { class: "settings" }, el("summary", {}, "Settings"),
       el("dl", {}, ...settings.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v)]))));
   }
-  return made;
+  return section;
 }
 
 function timeline(rollout, trajectory, r, state, choose) {
@@ -80,19 +80,19 @@ function timeline(rollout, trajectory, r, state, choose) {
     rollout.answer === null ? el("p", { class: "answer" }, "no answer")
       : el("p", { class: "answer" }, rollout.answer),
     el("p", { class: "verdict" }, word,
-      rollout.cot === null || rollout.cot === undefined ? "" : rollout.cot ? ", reasoning checked" : ", reasoning refuted"));
-  return [facts, el("div", { class: "opening" }, ...views(opening, on, "the question's picture")), el("ol", { class: "timeline" }, ...items, end)];
+      rollout.cot === null || rollout.cot === undefined ? "" : rollout.cot ? ", reasoning right" : ", reasoning wrong"));
+  return [facts, el("div", { class: "opening" }, ...views(opening, on, "picture of the question")), el("ol", { class: "timeline" }, ...items, end)];
 }
 
 const sum = (values) => values.reduce((all, value) => all + (value ?? 0), 0);
 
-/** Seconds of a step: the policy's turn, and its tools. */
+/** The seconds of a step: the policy's turn and its tools. */
 const spent = (step) => (step.seconds ?? 0) + (step.tools ?? 0);
 
-/** Pictures or clips, with boxes that were called on them and their maps. */
-function views(shown, on, label) {
-  return shown.map((view) => {
-    const clip = view.frames.length > 1;
+/** Make pictures and videos with their maps, and with the boxes of calls on them. */
+function views(items, on, label) {
+  return items.map((view) => {
+    const isVideo = view.frames.length > 1;
     const pictures = view.frames.map((number, f) => {
       const map = view.map && {
         image: view.map.image, rows: view.map.grid[1], columns: view.map.grid[2],
@@ -101,10 +101,10 @@ function views(shown, on, label) {
         max: view.map.max,
       };
       const time = view.times?.[f] ?? null;
-      return el("figure", {}, picture(number, { of: view.of, boxes: on(view.of ?? number), map, label: time === null ? label : `the frame at ${time.toFixed(2)} seconds` }),
+      return el("figure", {}, picture(number, { of: view.of, boxes: on(view.of ?? number), map, label: time === null ? label : `frame at ${time.toFixed(2)} seconds` }),
         time === null ? null : el("figcaption", {}, `${time.toFixed(2)} s`));
     });
-    const box = el("div", { class: clip ? "view clip" : "view" }, el("div", { class: "frames" }, ...pictures));
+    const box = el("div", { class: isVideo ? "view video" : "view" }, el("div", { class: "frames" }, ...pictures));
     if (view.map) box.append(legend(view.map));
     return box;
   });
@@ -120,29 +120,29 @@ function stepItem(step, s, { on, longest, widest, focused, go }) {
     if (call.views.length) {
       const back = el("div", { class: "back" });
       if (call.box) {
-        back.append(el("figure", { class: "locator" }, picture(call.source, { boxes: [{ step: s, box: call.box }], label: "the picture with the called box" })),
+        back.append(el("figure", { class: "locator" }, picture(call.source, { boxes: [{ step: s, box: call.box }], label: "picture with the box of the call" })),
           el("span", { class: "arrow", "aria-hidden": "true" }, "→"));
       }
       const single = call.views.every((view) => view.frames.length === 1) && call.views.length > 1;
-      back.append(el("div", { class: single ? "observed strip" : "observed" }, ...views(call.views, on, "what the call gave back")));
+      back.append(el("div", { class: single ? "observed strip" : "observed" }, ...views(call.views, on, "result of the call")));
       item.append(back);
     }
     if (call.text) item.append(el("p", { class: "result" }, call.text));
   }
   if (step.error) item.append(el("p", { class: "fault" }, step.error));
   item.append(measures(step, longest, widest));
-  item.append(el("details", { class: "raw" }, el("summary", {}, "Turn as written"), el("pre", {}, step.text)));
+  item.append(el("details", { class: "raw" }, el("summary", {}, "Raw text of the turn"), el("pre", {}, step.text)));
   return item;
 }
 
-/** KL before and after as two bars, and the step's time as one: replay, the rest of the turn, tools. */
+/** KL before and after as two bars; the time of the step as one: replay, rest of the turn, tools. */
 function measures(step, longest, widest) {
   const { replay } = step;
   const box = el("dl", { class: "measures" });
   const bar = (kind, share) => {
-    const made = el("i", { class: kind });
-    made.style.width = share > 0 ? `${Math.max(1, 100 * share)}%` : "0";
-    return made;
+    const element = el("i", { class: kind });
+    element.style.width = share > 0 ? `${Math.max(1, 100 * share)}%` : "0";
+    return element;
   };
   if (replay && replay.before !== null) {
     const change = replay.before > 0 && replay.after !== null ? Math.round(100 * (replay.after / replay.before - 1)) : null;

@@ -1,4 +1,4 @@
-// The page: what is filtered, what is chosen, and how one moves.
+// The page: the list with its filters, the chosen sample, and how to move between samples.
 
 const index = JSON.parse(document.getElementById("index").textContent);
 const at = (id) => document.getElementById(id);
@@ -6,13 +6,13 @@ const ROW = 62; // height of a row in the list, in CSS pixels
 const letters = index.runs.length > 1 ? index.runs.map((_, r) => String.fromCharCode(65 + r)) : null;
 const state = { sample: null, run: 0, rollouts: [], step: null, letters };
 const filter = { verdict: "all", run: "", stop: "", category: "", words: [] };
-let shown = []; // numbers of the samples that match, in order
+let matching = []; // numbers of the samples that match, in order
 
-// --- what a sample is -------------------------------------------------------------------------
+// --- samples ----------------------------------------------------------------------------------
 
 const mostlyRight = (run) => run.rollouts.filter((rollout) => rollout.right).length * 2 > run.rollouts.length;
 
-/** Whether most rollouts are right in one run, and not in another that has the sample too. */
+/** Whether most rollouts are right in one run, but not in another run that has the sample. */
 function flipped(sample) {
   const runs = sample.runs.filter((run) => run && !run.error && run.rollouts.length);
   return runs.some(mostlyRight) && !runs.every(mostlyRight);
@@ -35,28 +35,28 @@ function matches(sample, number, verdict) {
     && filter.words.every((word) => text(number).includes(word));
 }
 
-const texts = []; // by sample, made when first searched
+const texts = []; // searchable text by sample, made at the first search
 
-/** All that can be searched of a sample, in lower case. */
+/** The searchable text of a sample, in lower case. */
 function text(number) {
   const sample = index.samples[number];
   if (texts[number] === undefined) {
-    const said = [sample.id, sample.question, sample.expected, sample.category ?? ""];
+    const parts = [sample.id, sample.question, sample.expected, sample.category ?? ""];
     for (const run of sample.runs) {
-      if (run?.error) said.push(run.error);
-      for (const rollout of run?.rollouts ?? []) said.push(rollout.answer ?? "");
+      if (run?.error) parts.push(run.error);
+      for (const rollout of run?.rollouts ?? []) parts.push(rollout.answer ?? "");
     }
     const data = at(`d${number}`);
     if (data?.nextSibling) {
       for (const trajectory of JSON.parse(data.textContent).flatMap((run) => run ?? [])) {
         for (const step of trajectory.steps) {
-          said.push(step.text, step.error ?? "");
-          for (const call of step.calls) said.push(call.name, call.text ?? "", call.error ?? "");
+          parts.push(step.text, step.error ?? "");
+          for (const call of step.calls) parts.push(call.name, call.text ?? "", call.error ?? "");
         }
       }
     }
-    const all = said.join("\n").toLowerCase();
-    if (!data?.nextSibling) return all; // its thoughts have not been read yet
+    const all = parts.join("\n").toLowerCase();
+    if (!data?.nextSibling) return all; // the page is still being read
     texts[number] = all;
   }
   return texts[number];
@@ -66,44 +66,44 @@ function text(number) {
 
 function applyFilter() {
   const counts = Object.fromEntries(Object.keys(isVerdict).map((name) => [name, 0]));
-  shown = [];
+  matching = [];
   index.samples.forEach((sample, number) => {
     for (const name in counts) counts[name] += matches(sample, number, name);
-    if (matches(sample, number, filter.verdict)) shown.push(number);
+    if (matches(sample, number, filter.verdict)) matching.push(number);
   });
   for (const button of at("verdicts").children) {
     const { verdict: name } = button.dataset;
     button.setAttribute("aria-pressed", String(name === filter.verdict));
     button.lastChild.textContent = counts[name];
   }
-  at("count").textContent = shown.length ? `${shown.length} of ${index.samples.length} samples` : "No sample matches.";
-  at("rows").style.height = `${shown.length * ROW}px`;
+  at("count").textContent = matching.length ? `${matching.length} of ${index.samples.length} samples` : "No sample matches.";
+  at("rows").style.height = `${matching.length * ROW}px`;
   at("rows").replaceChildren();
   drawRows();
 }
 
-/** Put the rows that can be seen, and a few around them, into the list; take others out. */
+/** Keep in the list only the rows in sight and a few around them. */
 function drawRows() {
   const list = at("list"), rows = at("rows");
   const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 8);
-  const last = Math.min(shown.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 8);
-  const there = new Map();
+  const last = Math.min(matching.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 8);
+  const existing = new Map();
   for (const row of [...rows.children]) {
     const place = Number(row.dataset.place);
     if (place < first || place >= last) row.remove();
-    else there.set(place, row);
+    else existing.set(place, row);
   }
   for (let place = first; place < last; place++) {
-    const row = there.get(place) ?? rows.appendChild(rowOf(shown[place], place));
+    const row = existing.get(place) ?? rows.appendChild(rowOf(matching[place], place));
     const button = row.firstChild;
-    if (shown[place] === state.sample) button.setAttribute("aria-current", "true");
+    if (matching[place] === state.sample) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
   }
 }
 
 function rowOf(number, place) {
   const sample = index.samples[number];
-  const row = el("li", { "data-place": place, "aria-setsize": shown.length, "aria-posinset": place + 1 },
+  const row = el("li", { "data-place": place, "aria-setsize": matching.length, "aria-posinset": place + 1 },
     el("button", { onclick: () => choose({ sample: number, step: null, open: true }) },
       el("span", { class: "what" }, sample.question),
       el("span", { class: "id" }, el("bdi", {}, sample.id)),
@@ -112,7 +112,7 @@ function rowOf(number, place) {
   return row;
 }
 
-/** How a sample ended in one run: a mark, or right ones of all rollouts. */
+/** Make the mark for the result of a sample in one run; with several rollouts, "right/all". */
 function chip(run, r) {
   const letter = letters && el("b", { "aria-label": named(index.runs[r], letters[r]) }, letters[r]);
   let [mark, mood, word] = ["–", "none", "not in this run"];
@@ -128,7 +128,7 @@ function chip(run, r) {
 
 // --- choosing ---------------------------------------------------------------------------------
 
-/** Go to a sample, run, rollout or step; what is not named stays as it is. */
+/** Go to a sample, run, rollout or step; whatever the caller leaves out stays the same. */
 function choose({ sample = state.sample, run = state.run, rollout, step = state.step, open = false }) {
   if (sample !== state.sample && rollout === undefined) state.rollouts = [];
   const moved = sample !== state.sample;
@@ -140,13 +140,13 @@ function choose({ sample = state.sample, run = state.run, rollout, step = state.
   return draw(moved);
 }
 
-let drawn = 0;
+let draws = 0;
 
 async function draw(moved) {
-  const turn = ++drawn;
+  const turn = ++draws;
   const sample = index.samples[state.sample];
   const data = await block(`d${state.sample}`);
-  if (turn !== drawn) return; // another one was chosen meanwhile
+  if (turn !== draws) return; // the user has chosen another sample meanwhile
   const detail = at("detail");
   const top = detail.scrollTop;
   detail.replaceChildren(...sampleView(sample, JSON.parse(data.textContent), index, state, choose));
@@ -167,13 +167,13 @@ function stepCount() {
 const clamp = (value, count) => Math.max(0, Math.min(count - 1, value));
 
 function moveSample(by) {
-  if (!shown.length) return;
-  const place = shown.indexOf(state.sample);
-  const next = place < 0 ? 0 : clamp(place + by, shown.length);
+  if (!matching.length) return;
+  const place = matching.indexOf(state.sample);
+  const next = place < 0 ? 0 : clamp(place + by, matching.length);
   const list = at("list");
   if (next * ROW < list.scrollTop) list.scrollTop = next * ROW;
   else if ((next + 1) * ROW > list.scrollTop + list.clientHeight) list.scrollTop = (next + 1) * ROW - list.clientHeight;
-  choose({ sample: shown[next], step: null });
+  choose({ sample: matching[next], step: null });
 }
 
 function moveStep(by) {
@@ -196,15 +196,15 @@ function writeLink() {
   history.replaceState(null, "", `#${link}`);
 }
 
-/** The run of a letter, or of a name that no other one has; else the first. */
+/** The run of a letter, or of a unique name; otherwise the first run. */
 function runOf(link) {
   const letter = letters?.indexOf(link) ?? -1;
   if (letter >= 0) return letter;
-  const alike = index.runs.flatMap(({ name }, r) => name === link ? [r] : []);
-  return alike.length === 1 ? alike[0] : 0;
+  const sameName = index.runs.flatMap(({ name }, r) => name === link ? [r] : []);
+  return sameName.length === 1 ? sameName[0] : 0;
 }
 
-/** Go where the address says; whether it named a sample that there is. */
+/** Go to the place in the address; false if it names no sample of this page. */
 function readLink() {
   const link = new URLSearchParams(location.hash.slice(1));
   const sample = index.samples.findIndex(({ id }) => id === link.get("sample"));
@@ -213,7 +213,7 @@ function readLink() {
   const count = index.samples[sample].runs[run]?.rollouts.length ?? 0;
   const rollout = Math.max(0, clamp((Number.parseInt(link.get("rollout")) || 1) - 1, count));
   const step = Number.parseInt(link.get("step"));
-  const place = shown.indexOf(sample);
+  const place = matching.indexOf(sample);
   if (place >= 0) at("list").scrollTop = (place - 2) * ROW;
   choose({ sample, run, rollout, step: step > 0 ? step - 1 : null, open: true });
   return true;
@@ -250,7 +250,7 @@ function setUp() {
     const rollouts = index.samples.flatMap((sample) => sample.runs[r]?.rollouts ?? []);
     const right = rollouts.filter((rollout) => rollout.right).length;
     return el("span", { class: "total" }, letters && el("b", {}, letters[r]), run.name,
-      el("em", { title: `${right} of ${rollouts.length} trajectories right` }, rollouts.length ? `${(100 * right / rollouts.length).toFixed(1)} %` : "–"));
+      el("em", { title: `${right} of ${rollouts.length} trajectories are right` }, rollouts.length ? `${(100 * right / rollouts.length).toFixed(1)} %` : "–"));
   }));
   for (const name of Object.keys(isVerdict)) {
     if (name === "flipped" && index.runs.length < 2) continue;
@@ -310,6 +310,6 @@ function onKey(event) {
 
 setUp();
 applyFilter();
-if (!readLink() && shown.length) choose({ sample: shown[0] });
-// Thoughts can be searched once the whole page is there.
+if (!readLink() && matching.length) choose({ sample: matching[0] });
+// The search covers thoughts only when the whole page has been read.
 parsed.then(() => { if (filter.words.length) applyFilter(); });

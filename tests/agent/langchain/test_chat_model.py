@@ -31,12 +31,12 @@ from visreplay.replay_core import (
     embedded_config,
 )
 from visreplay.replay_core.generation import TokenWriter
-from visreplay.tasks.registry import open_task, task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import ImageStore
 
 MakeModel = Callable[..., ReplayChatModel]
-SEARCH = task_named("visual-search-medium").sample(Split.TUNING + 1)
+SEARCH = get_task("visual-search-medium").sample(Split.TUNING + 1)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_create_agent_answers_as_the_visual_agent_does(
     make_model: MakeModel, make_agent: MakeAgent, task: str
 ) -> None:
     model, visual_agent = make_model(), make_agent()
-    opened = open_task(task)
+    opened = get_task(task)
     right = 0
     for sample_id in opened.sample_ids()[:4]:
         sample = opened.load(sample_id)
@@ -105,7 +105,7 @@ def test_twenty_steps_are_less_than_a_megabyte_of_checkpoints(
     model = make_model(store=ImageStore(tmp_path / "images"))
     file = tmp_path / "checkpoints.sqlite"
     thread = {"configurable": {"thread_id": "1"}}
-    opened = open_task("visual-search-medium")
+    opened = get_task("visual-search-medium")
     right = 0
     with SqliteSaver.from_conn_string(str(file)) as saver:
         for sample_id in opened.sample_ids()[:10]:
@@ -226,7 +226,7 @@ def test_a_stream_that_is_dropped_leaves_nothing(make_model: MakeModel) -> None:
 
 def test_threads_and_tasks_get_what_they_would_get_alone(make_model: MakeModel) -> None:
     model = make_model()
-    sample = task_named("visual-search-medium").sample
+    sample = get_task("visual-search-medium").sample
     conversations = [[question(model, sample(Split.TUNING + n))] for n in range(4)]
     alone = [make_model(store=model.store).invoke(messages).content for messages in conversations]
 

@@ -14,10 +14,10 @@ from shared import MakeAgent
 from visreplay.agent import ReplayChatModel, protocol_tools, question
 from visreplay.agent.policy.replay_policy import ReplayPolicy
 from visreplay.replay_core import Method, ModelPair, embedded_config
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
-SEARCH = task_named("visual-search-medium").sample(Split.TUNING + 1)
+SEARCH = get_task("visual-search-medium").sample(Split.TUNING + 1)
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from shared import MakeAgent
 from visreplay.agent import Limits, MessageError, ReplayChatModel
 from visreplay.agent.langchain import graph_server
 from visreplay.replay_core import EMBEDDED, Method, ModelPair, ReplayConfig, embedded_config
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
 ROOT = Path(__file__).parents[3]
-SEARCH = task_named("visual-search-medium").sample(Split.TUNING + 1)
+SEARCH = get_task("visual-search-medium").sample(Split.TUNING + 1)
 COMMAND = """
 import os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()

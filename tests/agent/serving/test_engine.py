@@ -15,7 +15,7 @@ from visreplay.agent.serving.decoding import EndEvent, Event, TokenEvent
 from visreplay.agent.serving.engine import Engine
 from visreplay.replay_core import Batch, ConfigError, Method, ModelPair, embedded_config
 from visreplay.replay_core.generation import Sampler
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 from visreplay.tools import ImageStore
 
@@ -24,7 +24,7 @@ SAMPLING = Sampling(max_new_tokens=60)
 
 
 def asked(number: int, pictures: int = 1) -> list[Message]:
-    sample = task_named("visual-search-medium").sample(Split.TUNING + number)
+    sample = get_task("visual-search-medium").sample(Split.TUNING + number)
     reference = STORE.put(sample.images[0])
     return [user(*[image(reference)] * pictures, text(sample.question))]
 

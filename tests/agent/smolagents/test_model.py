@@ -28,11 +28,11 @@ from visreplay.agent.policy.replay_policy import PolicyTurn, Sampling
 from visreplay.agent.smolagents.model import ReplayModel
 from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, LangChainTool, keep_images
 from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config
-from visreplay.tasks.registry import open_task, task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import load_image
 
-SEARCH = task_named("visual-search-medium").sample(Split.TUNING + 1)
+SEARCH = get_task("visual-search-medium").sample(Split.TUNING + 1)
 BLUE = Image.new("RGB", (56, 56), "blue")
 STORED = "Stored 'image.png' in memory."
 
@@ -104,7 +104,7 @@ def test_a_tool_calling_agent_answers_as_the_visual_agent_does(
     model: ReplayModel, make_agent: MakeAgent
 ) -> None:
     visual_agent = make_agent()
-    opened = open_task("visual-search-medium")
+    opened = get_task("visual-search-medium")
     right = 0
     for sample_id in opened.sample_ids()[:4]:
         sample = opened.load(sample_id)

@@ -9,10 +9,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from visreplay.replay_core import EMBEDDED, ModelPair, ReplayConfig
-from visreplay.tasks.analysis.prompt import Opening
-from visreplay.tasks.analysis.shifts import GROUPS, PLAIN, measure, summarise_shifts, verdict
+from visreplay.tasks.analysis.prompt import Prompt
+from visreplay.tasks.analysis.shifts import GROUPS, PLAIN, measure_shifts, summarise_shifts, verdict
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
 TASK = "visual-search-easy"
@@ -138,11 +138,11 @@ def test_without_matplotlib_the_extra_is_named(
 
 def test_the_plain_policy_alone_has_the_same_numbers(done: Path, embedded_pair: ModelPair) -> None:
     report = json.loads((done / "report.json").read_text("utf-8"))
-    task = task_named(TASK)
+    task = get_task(TASK)
     results = [
-        measure(
+        measure_shifts(
             embedded_pair,
-            Opening.of(task.sample(seed), "embedded", embedded_pair),
+            Prompt.of(task.sample(seed), "embedded", embedded_pair),
             {PLAIN: ReplayConfig("none")},
         )
         for seed in range(Split.HELD_OUT, Split.HELD_OUT + 3)

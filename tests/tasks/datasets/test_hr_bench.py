@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from shared import png, write_tsv
 
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 
 ROW: dict[str, object] = {
     **{"index": 0, "question": "Which number has the buoy?", "image": png("red")},
@@ -16,7 +16,7 @@ CROSS = ROW | {"index": 2, "image": png("blue"), "category": "cross"}
 
 
 def test_a_question_with_its_picture(tmp_path: Path) -> None:
-    task = open_task("hr-bench-4k", write_tsv(tmp_path / "hr_bench_4k.tsv", [ROW, CYCLED, CROSS]))
+    task = get_task("hr-bench-4k", write_tsv(tmp_path / "hr_bench_4k.tsv", [ROW, CYCLED, CROSS]))
     assert (task.name, task.sample_ids()) == ("hr-bench-4k", ["0", "1", "2"])
     sample = task.load("0")
     assert sample.question == (
@@ -32,7 +32,7 @@ def test_a_question_with_its_picture(tmp_path: Path) -> None:
 
 
 def test_a_short_image_is_the_index_of_the_row_that_has_it(tmp_path: Path) -> None:
-    task = open_task("hr-bench-8k", write_tsv(tmp_path / "8k.tsv", [CYCLED, CROSS, ROW]))
+    task = get_task("hr-bench-8k", write_tsv(tmp_path / "8k.tsv", [CYCLED, CROSS, ROW]))
     colours = {}
     for sample_id in task.sample_ids():
         (image,) = task.load(sample_id).images
@@ -48,18 +48,18 @@ def test_the_cycles_of_a_question_are_a_group(tmp_path: Path, repeated: bool) ->
         first = len(rows)
         for cycle in range(4):
             options = dict(zip("ABCD", [*"wxyz"[cycle:], *"wxyz"[:cycle]], strict=True))
-            shown = png(image) if repeated or not cycle else str(first)
-            changes = {"index": first + cycle, "question": question, "image": shown}
+            cell = png(image) if repeated or not cycle else str(first)
+            changes = {"index": first + cycle, "question": question, "image": cell}
             rows.append(ROW | changes | options | {"answer": "A", "cycle_category": cycle})
     rows[0], rows[2] = rows[2], rows[0]  # the row with the picture need not be the first
-    task = open_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", rows))
+    task = get_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", rows))
     groups = [task.load(str(index)).group for index in range(12)]
     assert [groups.index(group) for group in groups] == [0] * 4 + [4] * 4 + [8] * 4
     assert None not in groups
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "error"),
     [
         ({"category": "triple"}, "row 1, field 'category': 'triple' is none of single, cross"),
         ({"C": ""}, "row 1, field 'C'"),
@@ -68,13 +68,13 @@ def test_the_cycles_of_a_question_are_a_group(tmp_path: Path, repeated: bool) ->
         ({"index": ""}, "row 1, field 'index'"),
     ],
 )
-def test_malformed_rows_are_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        open_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", [ROW | changes]))
+def test_malformed_rows_are_refused(tmp_path: Path, changes: dict[str, object], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        get_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", [ROW | changes]))
 
 
 @pytest.mark.parametrize("column", ROW)
 def test_a_missing_column_is_refused_by_name(tmp_path: Path, column: str) -> None:
     row = {name: value for name, value in ROW.items() if name != column}
     with pytest.raises(ValueError, match=f"has no column '{column}'; it has "):
-        open_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", [row]))
+        get_task("hr-bench-4k", write_tsv(tmp_path / "a.tsv", [row]))

@@ -4,15 +4,15 @@ import pytest
 from PIL import Image
 from shared import png, write_picture, write_tsv
 
-from visreplay.tasks.datasets.image_qa import OPEN
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.datasets.image_qa import OPEN_RULES
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Task
 
 ROW: dict[str, object] = {"index": 0, "image": png("red"), "question": "How wide is the gap?"}
 
 
 def opened(tmp_path: Path, name: str, **fields: object) -> tuple[Task, Sample]:
-    task = open_task(name, write_tsv(tmp_path / f"{name}.tsv", [ROW | fields]))
+    task = get_task(name, write_tsv(tmp_path / f"{name}.tsv", [ROW | fields]))
     return task, task.load("0")
 
 
@@ -105,14 +105,14 @@ def test_paths_of_images(tmp_path: Path) -> None:
     row: dict[str, object] = {
         **{"index": 0, "question": "What?", "answer": "x", "image_path": "images/a.png"}
     }
-    task = open_task("image-qa", write_tsv(tmp_path / "a.tsv", [row]))
+    task = get_task("image-qa", write_tsv(tmp_path / "a.tsv", [row]))
     assert len(task.load("0").images) == 1
     with pytest.raises(ValueError, match=r"row 1, field 'image_path': there is no b\.png"):
-        open_task("image-qa", write_tsv(tmp_path / "b.tsv", [row | {"image_path": "b.png"}]))
+        get_task("image-qa", write_tsv(tmp_path / "b.tsv", [row | {"image_path": "b.png"}]))
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "error"),
     [
         ({"answer": ""}, "row 1, field 'answer'"),
         ({"A": "1", "B": "", "C": "3", "answer": "A"}, "field 'C': an option before it is empty"),
@@ -125,12 +125,12 @@ def test_paths_of_images(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_malformed_rows_are_refused(tmp_path: Path, fields: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_malformed_rows_are_refused(tmp_path: Path, fields: dict[str, object], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
         opened(tmp_path, "mathvista", **fields)
 
 
-@pytest.mark.parametrize("name", OPEN)
+@pytest.mark.parametrize("name", OPEN_RULES)
 def test_every_task_of_the_layout_opens(tmp_path: Path, name: str) -> None:
     task, sample = opened(tmp_path, name, answer="B")
     assert task.is_right(sample, "The answer is B.")

@@ -1,4 +1,4 @@
-"""The two readers, and what all tasks of files refuse, shown on the common table and on V*."""
+"""The two readers, and the errors that all file tasks share, with the common table and V*."""
 
 import tracemalloc
 from hashlib import sha256
@@ -8,7 +8,7 @@ import pytest
 from shared import png, write_json, write_picture, write_tsv
 
 from visreplay.tasks.datasets.table_files import JsonFile, TsvFile
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 
 
 def test_quoted_cells_hold_tabs_newlines_and_quotes(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_quoted_cells_hold_tabs_newlines_and_quotes(tmp_path: Path) -> None:
     scanned = list(file.scan())
     assert [row.fields["question"] for row in scanned] == [row["question"] for row in rows]
     assert [file.row(number) for number in (2, 0, 1)] == [scanned[number] for number in (2, 0, 1)]
-    assert scanned[1].where == "row 2"
+    assert scanned[1].label == "row 2"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -38,7 +38,7 @@ def test_the_digest_is_that_of_the_file(tmp_path: Path, end: str) -> None:
     path = tmp_path / "a.tsv"
     rows = f'index\tquestion\timage\tanswer{end}1\t"ä\nb"\t{png("red")}\tx{end}'
     path.write_bytes(f"\ufeff{rows}".encode())
-    assert open_task("image-qa", path).digest == sha256(path.read_bytes()).hexdigest()
+    assert get_task("image-qa", path).digest == sha256(path.read_bytes()).hexdigest()
     file = TsvFile(path, [])
     next(scan := file.scan())
     scan.close()
@@ -73,7 +73,7 @@ def test_a_large_table_is_not_held_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "error"),
     [
         ("index\tq\n1\n", "row 1: it has 1 cells, but the heading has 2"),
         ("index\tq\n1\tb\n2\tb\tc\n", "row 2: it has 3 cells"),
@@ -84,20 +84,20 @@ def test_a_large_table_is_not_held_in_memory(tmp_path: Path) -> None:
         ("index\tq\tq\n1\tb\tc\n", "has the column 'q' twice"),
     ],
 )
-def test_a_malformed_table_is_refused_by_row(tmp_path: Path, content: str, told: str) -> None:
+def test_a_malformed_table_is_refused_by_row(tmp_path: Path, content: str, error: str) -> None:
     path = tmp_path / "a.tsv"
     path.write_text(content, "utf-8")
-    with pytest.raises(ValueError, match=rf"a\.tsv.*{told}"):
+    with pytest.raises(ValueError, match=rf"a\.tsv.*{error}"):
         list(TsvFile(path, ["index", "q"]).scan())
 
 
-def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_binary_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"index\tq\n1\tok\n2\t\xff\xfe\n")
     with pytest.raises(ValueError, match=r"row 2: .*utf-8"):
         list(TsvFile(tmp_path / "a.tsv", ["index"]).scan())
 
 
-def test_a_row_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("visreplay.tasks.datasets.table_files.MAX_ROW", 1000)
     (tmp_path / "a.tsv").write_text('index\tq\n1\tb\n2\t"open\n' + "x\n" * 5000, "utf-8")
     with pytest.raises(ValueError, match="row 2: it is longer than 1000 bytes; is a quote left"):
@@ -106,7 +106,7 @@ def test_a_row_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_json_holds_rows_in_lists_by_name_or_alone(tmp_path: Path) -> None:
     def wheres(value: object, name: str = "a.json") -> list[str]:
-        return [row.where for row in JsonFile(write_json(tmp_path / name, value)).scan()]
+        return [row.label for row in JsonFile(write_json(tmp_path / name, value)).scan()]
 
     assert wheres([{"q": 1}, {"q": 2}]) == ["item 1", "item 2"]
     assert wheres({"7": {"q": 1}, "9": {"q": 2}}) == ["7", "9"]
@@ -117,7 +117,7 @@ def test_json_holds_rows_in_lists_by_name_or_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "error"),
     [
         ("a.json", "[{]", "a.json is not JSON"),
         ("a.json", "[1]", "item 1: an object is needed, not 1"),
@@ -128,10 +128,10 @@ def test_json_holds_rows_in_lists_by_name_or_alone(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_json_is_refused_by_row(
-    tmp_path: Path, name: str, content: str, told: str
+    tmp_path: Path, name: str, content: str, error: str
 ) -> None:
     (tmp_path / name).write_text(content, "utf-8")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=error):
         JsonFile(tmp_path / name)
 
 
@@ -150,7 +150,7 @@ def table(tmp_path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "error"),
     [
         ({"question": ""}, "row 1, field 'question': a text is needed; the row it is empty"),
         ({"answer": "C"}, "row 1, field 'answer': 'C' is none of the options 'x', 'y'"),
@@ -159,15 +159,15 @@ def table(tmp_path: Path, **changes: object) -> Path:
         ({"image": "0"}, "row 1, field 'image': row '0', to which it refers, has no image"),
     ],
 )
-def test_a_table_s_fields_are_checked_when_it_is_opened(
-    tmp_path: Path, changes: dict[str, object], told: str
+def test_the_fields_of_a_table_are_checked_when_it_is_opened(
+    tmp_path: Path, changes: dict[str, object], error: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
-        open_task("image-qa", table(tmp_path, **changes))
+    with pytest.raises(ValueError, match=error):
+        get_task("image-qa", table(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "error"),
     [
         ("!" * 100, "field 'image': the base64 cannot be decoded"),
         ("QUJD" * 30, "not an image that can be read"),
@@ -176,24 +176,24 @@ def test_a_table_s_fields_are_checked_when_it_is_opened(
         ("[broken" * 20, "field 'image': a list of texts is needed"),
     ],
 )
-def test_an_image_that_is_none_is_refused_when_it_is_loaded(
-    tmp_path: Path, image: str, told: str
+def test_an_invalid_image_is_refused_when_it_is_loaded(
+    tmp_path: Path, image: str, error: str
 ) -> None:
-    task = open_task("image-qa", table(tmp_path, image=image))
-    with pytest.raises(ValueError, match=rf"a\.tsv, row 1, .*{told}"):
+    task = get_task("image-qa", table(tmp_path, image=image))
+    with pytest.raises(ValueError, match=rf"a\.tsv, row 1, .*{error}"):
         task.load("0")
 
 
-def test_samples_have_names_of_their_own(tmp_path: Path) -> None:
+def test_sample_ids_are_unique(tmp_path: Path) -> None:
     row: dict[str, object] = {"index": 3, "question": "?", "image": png("red"), "answer": "x"}
     path = write_tsv(tmp_path / "a.tsv", [row, row])
     with pytest.raises(ValueError, match=r"row 2: the sample id '3' is already that of row 1"):
-        open_task("image-qa", path)
+        get_task("image-qa", path)
     empty = tmp_path / "empty.tsv"
     empty.write_text("index\tquestion\timage\tanswer\n")
     with pytest.raises(ValueError, match="has no rows"):
-        open_task("image-qa", empty)
-    task = open_task("image-qa", write_tsv(tmp_path / "d.tsv", [row]))
+        get_task("image-qa", empty)
+    task = get_task("image-qa", write_tsv(tmp_path / "d.tsv", [row]))
     with pytest.raises(ValueError, match="there is no sample '4'"):
         task.load("4")
 
@@ -202,7 +202,7 @@ LINE = {"text": "What?\n(A) red\n(B) blue", "category": "c", "question_id": 0, "
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "error"),
     [
         ("nowhere.png", "there is no nowhere.png in"),
         ("../secret.png", "leads out of"),
@@ -217,25 +217,25 @@ LINE = {"text": "What?\n(A) red\n(B) blue", "category": "c", "question_id": 0, "
         (["a.png"], "a text is needed, not \\['a.png'\\]"),
     ],
 )
-def test_no_path_leaves_the_folder_of_the_data(tmp_path: Path, place: object, told: str) -> None:
+def test_no_path_leaves_the_folder_of_the_data(tmp_path: Path, place: object, error: str) -> None:
     write_picture(tmp_path / "secret.png", "red")
     data = tmp_path / "data"
     data.mkdir()
     (data / "link.png").symlink_to(tmp_path / "secret.png")
     (data / "folder").symlink_to(tmp_path)
     path = write_json(data / "q.jsonl", [LINE | {"image": place}])
-    with pytest.raises(ValueError, match=rf"q\.jsonl, line 1, field 'image': .*{told}"):
-        open_task("vstar", path)
+    with pytest.raises(ValueError, match=rf"q\.jsonl, line 1, field 'image': .*{error}"):
+        get_task("vstar", path)
 
 
 def test_links_within_the_folder_are_fine(tmp_path: Path) -> None:
     write_picture(tmp_path / "there" / "a.png", "red")
     (tmp_path / "here").symlink_to(tmp_path / "there")
     path = write_json(tmp_path / "q.jsonl", [LINE | {"image": "./here/a.png"}])
-    assert open_task("vstar", path).load("0").images
+    assert get_task("vstar", path).load("0").images
 
 
-def test_a_snapshot_of_hugging_face_s_cache_is_read(tmp_path: Path) -> None:
+def test_a_snapshot_in_the_hugging_face_cache_is_read(tmp_path: Path) -> None:
     repository = tmp_path / "hub" / "datasets--a--b"
     blobs, snapshot = repository / "blobs", repository / "snapshots" / "0a1b"
     for folder in (blobs, snapshot / "images", repository / "refs"):
@@ -247,7 +247,7 @@ def test_a_snapshot_of_hugging_face_s_cache_is_read(tmp_path: Path) -> None:
     (snapshot / "q.jsonl").symlink_to("../../blobs/beef")
     (tmp_path / "short").symlink_to(snapshot)
     for folder in (snapshot, tmp_path / "short"):
-        assert open_task("vstar", folder / "q.jsonl").load("0").images
+        assert get_task("vstar", folder / "q.jsonl").load("0").images
 
     (snapshot / "images" / "a.png").unlink()
     write_picture(tmp_path / "hub" / "secret.png", "red")
@@ -257,19 +257,19 @@ def test_a_snapshot_of_hugging_face_s_cache_is_read(tmp_path: Path) -> None:
         (snapshot / "images" / "a.png").symlink_to(target)
         assert (snapshot / "images" / "a.png").is_file()
         with pytest.raises(ValueError, match="is a link that leads out of"):
-            open_task("vstar", snapshot / "q.jsonl")
+            get_task("vstar", snapshot / "q.jsonl")
         (snapshot / "images" / "a.png").unlink()
 
 
-def test_a_file_that_is_no_picture_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
-    task = open_task("vstar", write_json(tmp_path / "q.jsonl", [LINE | {"image": "a.png"}]))
+    task = get_task("vstar", write_json(tmp_path / "q.jsonl", [LINE | {"image": "a.png"}]))
     with pytest.raises(ValueError, match=r"q\.jsonl, line 1, field 'image': .*not an image"):
         task.load("0")
 
 
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"hr-bench-4k reads \.tsv files, not .*q\.json"):
-        open_task("hr-bench-4k", write_json(tmp_path / "q.json", []))
+        get_task("hr-bench-4k", write_json(tmp_path / "q.json", []))
     with pytest.raises(OSError, match=r"nowhere\.tsv"):
-        open_task("hr-bench-4k", tmp_path / "nowhere.tsv")
+        get_task("hr-bench-4k", tmp_path / "nowhere.tsv")

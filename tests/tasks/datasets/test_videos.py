@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from shared import write_clip, write_json, write_picture
 
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 from visreplay.tools import probe
 
 MMVU = {
@@ -75,7 +75,7 @@ def put(clip: Path, *places: str) -> Path:
 def test_mmvu(clip: Path, kind: str) -> None:
     folder = put(clip, "videos/Physics/3.mp4")
     rows = [MMVU | {"question_type": kind}, OPEN]
-    task = open_task("mmvu", write_json(folder / "validation.json", rows))
+    task = get_task("mmvu", write_json(folder / "validation.json", rows))
     sample = task.load("validation_7")
     assert sample.video is not None
     assert probe(sample.video).frame_count == 6
@@ -94,48 +94,48 @@ def test_mmvu_with_relative_paths(clip: Path) -> None:
     folder = put(clip, "videos/Physics/3.mp4")
     for video in ("Physics/3.mp4", "videos/Physics/3.mp4"):
         path = write_json(folder / "validation.json", [MMVU | {"video": video}])
-        assert open_task("mmvu", path).load("validation_7").video is not None
+        assert get_task("mmvu", path).load("validation_7").video is not None
 
 
 def test_video_mmmu_over_its_splits(clip: Path) -> None:
     folder = put(clip, "videos/validation_Optics_4.mp4")
     data = folder / "data"
     perceived = {name: MMMU[name] for name in ("id", "options", "answer")} | {"question": "Which?"}
-    asked = MMMU | {"options": [], "question_type": "open", "answer": "12.97", "question": "How?"}
+    item = MMMU | {"options": [], "question_type": "open", "answer": "12.97", "question": "How?"}
     write_json(data / "perception_video.json", {"Perception": {"0": perceived}})
-    write_json(data / "adaptation_video.json", {"Adaptation": {"0": asked}})
+    write_json(data / "adaptation_video.json", {"Adaptation": {"0": item}})
     put(clip, "data/videos/Perception/validation_Optics_4.mp4")
     with pytest.raises(ValueError, match=r"adaptation_video\.json, Adaptation/0, field 'id'"):
-        open_task("video-mmmu", data)
+        get_task("video-mmmu", data)
     put(clip, "data/validation_Optics_4.mp4")
-    task = open_task("video-mmmu", data)
+    task = get_task("video-mmmu", data)
     assert task.sample_ids() == ["Adaptation/validation_Optics_4", "Perception/validation_Optics_4"]
-    adapted, seen = map(task.load, task.sample_ids())
-    assert (adapted.category, seen.category) == ("Adaptation", "Perception")
-    assert task.is_right(adapted, "about 12.97 g")
-    assert not task.is_right(adapted, "B")
-    assert task.is_right(seen, "B. the second")
+    adaptation, perception = map(task.load, task.sample_ids())
+    assert (adaptation.category, perception.category) == ("Adaptation", "Perception")
+    assert task.is_right(adaptation, "about 12.97 g")
+    assert not task.is_right(adaptation, "B")
+    assert task.is_right(perception, "B. the second")
 
 
-def test_video_mmmu_s_picture(clip: Path) -> None:
+def test_the_picture_of_video_mmmu(clip: Path) -> None:
     folder = put(clip, "validation_Optics_4.mp4")
     path = write_json(folder / "adaptation_video.json", {"Adaptation": {"0": MMMU}})
-    sample = open_task("video-mmmu", path).load("Adaptation/validation_Optics_4")
+    sample = get_task("video-mmmu", path).load("Adaptation/validation_Optics_4")
     assert sample.question.startswith("The video ends with the picture that the question calls")
     assert "Which ray in [image 1] is drawn wrongly?\nA. the first" in sample.question
     write_picture(folder / "images" / "validation_Optics_4.png", "red")
-    sample = open_task("video-mmmu", path).load("Adaptation/validation_Optics_4")
+    sample = get_task("video-mmmu", path).load("Adaptation/validation_Optics_4")
     assert sample.question.startswith("Which ray in [image 1]")
     assert len(sample.images) == 1
     write_json(path, {"Adaptation": {"0": MMMU | {"image": "a.png"}}})
     with pytest.raises(ValueError, match=r"Adaptation/0, field 'image': there is no a\.png"):
-        open_task("video-mmmu", path)
+        get_task("video-mmmu", path)
 
 
-def test_mlvu_s_videos_lie_beside_the_folder_of_its_files(clip: Path) -> None:
+def test_videos_of_mlvu_lie_beside_the_folder_of_its_files(clip: Path) -> None:
     folder = put(clip, "video/3_ego/ego_9.mp4", "video/4_count/ego_9.mp4")
     path = write_json(folder / "json" / "3_ego.json", [MLVU, MLVU])
-    task = open_task("mlvu", path)
+    task = get_task("mlvu", path)
     assert task.sample_ids() == ["3_ego/0", "3_ego/1"]
     sample = task.load("3_ego/1")
     assert (sample.answer, sample.category) == ("C", "ego")
@@ -143,18 +143,18 @@ def test_mlvu_s_videos_lie_beside_the_folder_of_its_files(clip: Path) -> None:
     assert task.is_right(sample, "In the sink.")
     assert not task.is_right(sample, "In the pan")
     write_json(folder / "json" / "4_count.json", [MLVU])
-    assert open_task("mlvu", folder / "json").sample_ids() == ["3_ego/0", "3_ego/1", "4_count/0"]
+    assert get_task("mlvu", folder / "json").sample_ids() == ["3_ego/0", "3_ego/1", "4_count/0"]
 
 
-def test_mlvu_s_answers_are_texts_even_if_they_look_like_letters(clip: Path) -> None:
+def test_answers_of_mlvu_are_texts_even_if_they_look_like_letters(clip: Path) -> None:
     folder = put(clip, "ego_9.mp4")
     item = MLVU | {"candidates": ["B", "A", "C"], "answer": "A"}
-    assert open_task("mlvu", write_json(folder / "x.json", [item])).load("x/0").answer == "B"
+    assert get_task("mlvu", write_json(folder / "x.json", [item])).load("x/0").answer == "B"
 
 
 def test_video_holmes(clip: Path) -> None:
     folder = put(clip, "videos/k3VqT9xPz0A.mp4")
-    task = open_task("video-holmes", write_json(folder / "test_Video-Holmes.json", [HOLMES]))
+    task = get_task("video-holmes", write_json(folder / "test_Video-Holmes.json", [HOLMES]))
     sample = task.load("k3VqT9xPz0A/2")
     assert (sample.answer, sample.category) == ("A", "TCI")
     assert HOLMES["Explanation"] not in sample.question
@@ -167,7 +167,7 @@ def test_video_r1(clip: Path) -> None:
     number = R1 | {"problem_id": 32, "problem_type": "numerical", "data_type": "image"}
     number |= {"path": "a.png", "solution": "<answer>4.5</answer>", "options": []}
     text = R1 | {"problem_id": 33, "problem_type": "OCR", "solution": "<answer> MIRA </answer>"}
-    task = open_task("video-r1", write_json(folder / "r1.json", [R1, number, text]))
+    task = get_task("video-r1", write_json(folder / "r1.json", [R1, number, text]))
     chosen, counted, read = map(task.load, ("31", "32", "33"))
     assert chosen.question.splitlines()[:2] == ["How many oars are in the water?", "A. Two"]
     assert chosen.video is not None
@@ -178,16 +178,16 @@ def test_video_r1(clip: Path) -> None:
     assert task.is_right(read, "mira")
 
 
-def test_a_video_that_is_none_is_refused_when_it_is_loaded(clip: Path) -> None:
+def test_an_invalid_video_is_refused_when_it_is_loaded(clip: Path) -> None:
     folder = put(clip, "videos/k3VqT9xPz0A.mp4")
     (folder / "videos" / "k3VqT9xPz0A.mp4").write_text("no video")
-    task = open_task("video-holmes", write_json(folder / "a.json", [HOLMES]))
+    task = get_task("video-holmes", write_json(folder / "a.json", [HOLMES]))
     with pytest.raises(ValueError, match=r"a\.json, item 1, field 'video': .*not a video that can"):
         task.load("k3VqT9xPz0A/2")
 
 
 @pytest.mark.parametrize(
-    ("name", "item", "changes", "told"),
+    ("name", "item", "changes", "error"),
     [
         ("mmvu", MMVU, {"question_type": "essay"}, "field 'question_type': 'essay' is not"),
         ("mmvu", MMVU, {"video": "videos/Physics/9.mp4"}, "field 'video': there is no videos/Phys"),
@@ -213,7 +213,7 @@ def test_a_video_that_is_none_is_refused_when_it_is_loaded(clip: Path) -> None:
     ],
 )  # fmt: skip
 def test_malformed_items_are_refused(
-    clip: Path, name: str, item: dict[str, object], changes: dict[str, object], told: str
+    clip: Path, name: str, item: dict[str, object], changes: dict[str, object], error: str
 ) -> None:
     folder = put(
         clip, "videos/Physics/3.mp4", "validation_Optics_4.mp4", "ego_9.mp4",
@@ -222,5 +222,5 @@ def test_malformed_items_are_refused(
     path = write_json(folder / "a.json", [item, item | changes])
     if name != "mlvu" and "id" not in changes:
         write_json(path, [item | changes])
-    with pytest.raises(ValueError, match=rf"a\.json, item \d, {told}"):
-        open_task(name, path)
+    with pytest.raises(ValueError, match=rf"a\.json, item \d, {error}"):
+        get_task(name, path)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from shared import write_json, write_picture
 
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 
 LINE = {
     "image": "direct_attributes/sa_7.jpg",
@@ -23,7 +23,7 @@ RAW = {
 
 def test_lines_have_their_options_in_the_text(tmp_path: Path) -> None:
     write_picture(tmp_path / "direct_attributes" / "sa_7.jpg", "teal")
-    task = open_task("vstar", write_json(tmp_path / "test_questions.jsonl", [LINE]))
+    task = get_task("vstar", write_json(tmp_path / "test_questions.jsonl", [LINE]))
     sample = task.load("7")
     assert sample.question == LINE["text"]
     assert (sample.answer, sample.category) == ("B", "direct_attributes")
@@ -41,8 +41,8 @@ def raw(folder: Path, count: int = 1) -> Path:
 
 
 def test_raw_options_are_shuffled_by_the_sample_alone(tmp_path: Path) -> None:
-    task = open_task("vstar", raw(tmp_path / "a", 40))
-    again = open_task("vstar", raw(tmp_path / "b", 40))
+    task = get_task("vstar", raw(tmp_path / "a", 40))
+    again = get_task("vstar", raw(tmp_path / "b", 40))
     samples = [task.load(sample_id) for sample_id in task.sample_ids()]
     for sample in samples:
         assert sample.facts["options"][sample.answer] == RAW["options"][0]  # type: ignore[index]
@@ -55,7 +55,7 @@ def test_raw_options_are_shuffled_by_the_sample_alone(tmp_path: Path) -> None:
 
 
 def test_the_same_order_on_every_machine(tmp_path: Path) -> None:
-    task = open_task("vstar", raw(tmp_path, 6))
+    task = get_task("vstar", raw(tmp_path, 6))
     assert "".join(task.load(sample_id).answer for sample_id in task.sample_ids()) == ORDER
 
 
@@ -63,7 +63,7 @@ ORDER = "DBCCDC"
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "error"),
     [
         ({"label": "C"}, "line 1, field 'label': 'C' is none of the options 'teal', 'pink'"),
         ({"text": "What?"}, "line 1, field 'text': there are no lines with options"),
@@ -71,17 +71,19 @@ ORDER = "DBCCDC"
         ({"image": "sa_8.jpg"}, "line 1, field 'image': there is no sa_8.jpg"),
     ],
 )
-def test_malformed_lines_are_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+def test_malformed_lines_are_refused(
+    tmp_path: Path, changes: dict[str, object], error: str
+) -> None:
     write_picture(tmp_path / "direct_attributes" / "sa_7.jpg", "teal")
-    with pytest.raises(ValueError, match=told):
-        open_task("vstar", write_json(tmp_path / "a.jsonl", [LINE | changes]))
+    with pytest.raises(ValueError, match=error):
+        get_task("vstar", write_json(tmp_path / "a.jsonl", [LINE | changes]))
 
 
 def test_a_raw_file_needs_its_picture_and_options(tmp_path: Path) -> None:
     folder = raw(tmp_path)
     (folder / "relative_position" / "sp_0.jpg").unlink()
     with pytest.raises(ValueError, match=r"sp_0\.json, .*no relative_position/sp_0\.jpg and no "):
-        open_task("vstar", folder)
+        get_task("vstar", folder)
     write_json(folder / "relative_position" / "sp_0.json", RAW | {"options": ["one"]})
     with pytest.raises(ValueError, match="field 'options': two or more are needed"):
-        open_task("vstar", folder)
+        get_task("vstar", folder)

@@ -2,13 +2,14 @@ import pytest
 from shared import MakeAgent
 
 from visreplay.replay_core import Method
-from visreplay.tasks.evaluation.evaluate import evaluate, rollout_seed, summarise
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.evaluation.evaluate import evaluate, rollout_seed
+from visreplay.tasks.evaluation.summary import summarise
+from visreplay.tasks.registry import get_task
 
-TASK = open_task("visual-search-easy")
+TASK = get_task("visual-search-easy")
 
 
-def test_an_evaluation_has_a_record_a_sample(make_agent: MakeAgent) -> None:
+def test_an_evaluation_gives_a_record_for_each_sample(make_agent: MakeAgent) -> None:
     ids = TASK.sample_ids()[:3]
     records = list(evaluate(make_agent(Method.NONE), TASK, ids))
     assert [record["sample_id"] for record in records] == ids
@@ -27,7 +28,7 @@ def test_an_evaluation_has_a_record_a_sample(make_agent: MakeAgent) -> None:
 def test_a_subset_in_another_order_has_the_same_trajectories(make_agent: MakeAgent) -> None:
     ids = TASK.sample_ids()[:3]
     agent = make_agent(Method.NONE, temperature=1.0)
-    played = [
+    trajectories = [
         {
             record["sample_id"]: [
                 [step["text"] for step in rollout["trajectory"]["steps"]]
@@ -37,16 +38,16 @@ def test_a_subset_in_another_order_has_the_same_trajectories(make_agent: MakeAge
         }
         for some in (ids, [ids[2], ids[0]])
     ]
-    assert played[0] == {ids[1]: played[0][ids[1]], **played[1]}
+    assert trajectories[0] == {ids[1]: trajectories[0][ids[1]], **trajectories[1]}
 
 
-def test_seeds_are_stable_and_a_rollout_s_own() -> None:
+def test_every_rollout_has_its_own_stable_seed() -> None:
     seeds = {rollout_seed(s, i, j) for s in range(3) for i in ("a", "b", "1") for j in range(11)}
     assert len(seeds) == 99
     assert rollout_seed(0, "visual-search-easy-20000000", 0) == 1159350719
 
 
-def test_an_error_is_counted_apart_and_the_others_go_on(make_agent: MakeAgent) -> None:
+def test_after_an_error_the_other_samples_go_on(make_agent: MakeAgent) -> None:
     good = TASK.sample_ids()[0]
     records = list(evaluate(make_agent(Method.NONE), TASK, ["nothing", good]))
     assert records[0]["error"] == (
@@ -59,7 +60,7 @@ def test_an_error_is_counted_apart_and_the_others_go_on(make_agent: MakeAgent) -
     assert (summary.n, summary.errors) == (1, 1)
 
 
-def test_nothing_cannot_be_summarised() -> None:
+def test_no_records_cannot_be_summarised() -> None:
     with pytest.raises(ValueError, match="0 records cannot be summarised"):
         summarise([])
 
@@ -69,5 +70,5 @@ def test_nothing_cannot_be_summarised() -> None:
 )
 def test_answers_are_compared_as_text(answer: str | None, expected: bool) -> None:
     sample = TASK.load(TASK.sample_ids()[0])
-    given = answer and answer.format(sample.answer.lower())
-    assert TASK.is_right(sample, given) is expected
+    text = answer and answer.format(sample.answer.lower())
+    assert TASK.is_right(sample, text) is expected

@@ -29,15 +29,17 @@ def run(tmp_path: Path) -> Run:
         store.put(Image.new("RGB", (2000, side), "red")) for side in (1000, 500, 400)
     )
 
-    def said(role: str, *parts: dict[str, Any]) -> dict[str, Any]:
+    def message(role: str, *parts: dict[str, Any]) -> dict[str, Any]:
         return {"role": role, "content": list(parts)}
 
     messages = (
-        said("system", {"type": "text", "text": "Call tools."}),
-        said("user", {"type": "image", "image": picture}, {"type": "text", "text": "Which one?"}),
-        said("assistant", {"type": "text", "text": "Frames, please."}),
-        said("user", {"type": "video", "frames": frames, "times": [0.25, 0.5]}),
-        said("assistant", {"type": "text", "text": "It is a cat. So B."}),
+        message("system", {"type": "text", "text": "Call tools."}),
+        message(
+            "user", {"type": "image", "image": picture}, {"type": "text", "text": "Which one?"}
+        ),
+        message("assistant", {"type": "text", "text": "Frames, please."}),
+        message("user", {"type": "video", "frames": frames, "times": [0.25, 0.5]}),
+        message("assistant", {"type": "text", "text": "It is a cat. So B."}),
     )
     return run_of(
         folder,
@@ -90,7 +92,7 @@ def test_inspect_ai_opens_an_export(run: Run, tmp_path: Path, suffix: str) -> No
     assert not failed.scores
 
 
-def test_vlmevalkit_s_predictions(run: Run, tmp_path: Path) -> None:
+def test_predictions_for_vlmevalkit(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "predictions.tsv"
     code, printed, err = export(run, "vlmevalkit", out)
     assert code == 0, err
@@ -107,7 +109,7 @@ def test_vlmevalkit_s_predictions(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("to", "name", "more", "told"),
+    ("to", "name", "more", "message"),
     [
         ("inspect", "x.tsv", (), "must end in .eval or .json"),
         ("vlmevalkit", "x.csv", (), "must end in .tsv"),
@@ -115,14 +117,14 @@ def test_vlmevalkit_s_predictions(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_explained(
-    run: Run, tmp_path: Path, to: str, name: str, more: tuple[str, ...], told: str
+    run: Run, tmp_path: Path, to: str, name: str, more: tuple[str, ...], message: str
 ) -> None:
     code, _, err = export(run, to, tmp_path / name, *more)
     assert code == 2
-    assert told in err
+    assert message in err
 
 
-def test_without_inspect_ai_the_extra_is_named(
+def test_without_inspect_ai_the_error_names_the_extra(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = builtins.__import__

@@ -16,7 +16,7 @@ def test_a_later_line_of_a_sample_replaces_an_earlier_one(tmp_path: Path) -> Non
         assert journal.results == {n: {"sample_id": n, "error": None} for n in ("1", "2")}
 
 
-def test_a_journal_that_is_none(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_journal(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     with Journal(path, {"tau": 0.4}) as journal:
         journal.add("1", {"kl": 1.0})
@@ -35,7 +35,7 @@ def test_a_journal_that_is_none(tmp_path: Path) -> None:
         assert path.read_text() == content
 
 
-def test_a_line_that_was_cut_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:
+def test_a_cut_line_is_dropped_wherever_the_cut_is(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with Journal(path, {"tau": 0.4}) as journal:
         journal.add("1", {"answer": "ä"})
@@ -52,7 +52,7 @@ def test_a_line_that_was_cut_is_dropped_wherever_it_was_cut(tmp_path: Path) -> N
         assert path.read_bytes() == content
 
 
-def test_without_a_result_there_are_no_settings_to_mix_up(tmp_path: Path) -> None:
+def test_without_a_result_the_settings_may_change(tmp_path: Path) -> None:
     Journal(tmp_path / "run.jsonl", {"tau": 0.4}).close()
     with Journal(tmp_path / "run.jsonl", {"tau": 0.3}) as journal:
         journal.add("1", {})
@@ -70,7 +70,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     Journal(path, {}).close()
 
 
-def test_what_a_model_wrote_is_kept_on_one_line(tmp_path: Path) -> None:
+def test_text_of_a_model_stays_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     text = "a\nb\u2028c\r\0\x85"
     with Journal(path, {}) as journal:
@@ -81,7 +81,7 @@ def test_what_a_model_wrote_is_kept_on_one_line(tmp_path: Path) -> None:
         assert journal.results["2"]["text"] == "?"
 
 
-def test_differences_are_named_with_dots() -> None:
+def test_differences_have_dotted_names() -> None:
     before = {"replay": {"tau": 0.4, "steps": 10}, "seed": 0}
     now = {"replay": {"tau": 0.3, "steps": 10}, "shuffle": 1, "seed": 0}
     assert differences(before, now) == [("replay.tau", 0.4, 0.3), ("shuffle", None, 1)]

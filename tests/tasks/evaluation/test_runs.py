@@ -21,7 +21,7 @@ def test_a_run_on_the_disk(tmp_path: Path) -> None:
     assert run.store.get(reference).size == (3, 2)
 
 
-def test_a_run_that_is_going_on_or_was_killed(tmp_path: Path) -> None:
+def test_an_unfinished_run(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     run_of(tmp_path, record("1", True), record("2", False))
     path.write_bytes(path.read_bytes()[:-20])
@@ -31,7 +31,7 @@ def test_a_run_that_is_going_on_or_was_killed(tmp_path: Path) -> None:
         Run.open(tmp_path)
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere is not the folder of a run"):
         Run.open(tmp_path / "nowhere")
     (tmp_path / "run.jsonl").write_text('{"settings": {}}\n{"sample_id": "1", "kl": 0}\n')
@@ -39,7 +39,7 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
         Run.open(tmp_path)
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+def test_runs_of_one_name_are_labelled_by_their_paths(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("s0/hr4k", "s1/hr4k", "mlvu")]
     for folder in folders:
         run_of(folder, record("1", True))

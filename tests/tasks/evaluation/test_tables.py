@@ -5,12 +5,12 @@ from records import record, run_of
 from typer.testing import CliRunner
 
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.evaluation.comparison import compare_runs
-from visreplay.tasks.evaluation.evaluate import summarise
-from visreplay.tasks.evaluation.paper import BENCHMARKS, benchmark_of, figure
+from visreplay.tasks.evaluation.comparison import compare
+from visreplay.tasks.evaluation.paper import BENCHMARKS, benchmark_of, reported_accuracy
 from visreplay.tasks.evaluation.runs import Run
+from visreplay.tasks.evaluation.summary import summarise
 from visreplay.tasks.evaluation.tables import details, layout
-from visreplay.tasks.registry import ENTRIES
+from visreplay.tasks.registry import TASK_INFOS
 
 
 def hr_bench(folder: Path, method: str, right: int) -> Run:
@@ -23,7 +23,7 @@ def hr_bench(folder: Path, method: str, right: int) -> Run:
     )
 
 
-def test_ours_stand_beside_the_paper_s(tmp_path: Path) -> None:
+def test_accuracies_stand_beside_those_of_the_paper(tmp_path: Path) -> None:
     other = run_of(tmp_path / "v", record("1", True), task="vstar", data="vstar.jsonl")
     runs = [hr_bench(tmp_path / "a", "none", 5), hr_bench(tmp_path / "b", "token", 6), other]
     grid = layout(runs)
@@ -61,10 +61,10 @@ def test_cycles_of_a_question_widen_the_interval_and_have_no_mcnemar(tmp_path: P
     assert grouped.value == single.value == 0.5
     assert grouped.high - grouped.low > 1.5 * (single.high - single.low)
     one, other = (cycles(tmp_path / name, grouped=True) for name in "ab")
-    assert compare_runs(one, other).p is None
+    assert compare(one, other).p is None
 
 
-def test_all_figures_of_a_run_and_of_its_categories(tmp_path: Path) -> None:
+def test_all_metrics_of_a_run_and_of_its_categories(tmp_path: Path) -> None:
     run = run_of(
         tmp_path / "k",
         record("1", (True, True), (True, False), category="algebra"),
@@ -74,8 +74,8 @@ def test_all_figures_of_a_run_and_of_its_categories(tmp_path: Path) -> None:
         rollouts=2, cot_checker="judge:check",
     )  # fmt: skip
     everything, categories = details(run)
-    shown = {name: value.split(" ")[0] for name, value in everything.rows}
-    assert shown == {
+    cells = {name: value.split(" ")[0] for name, value in everything.rows}
+    assert cells == {
         "samples": "3", "errors": "1", "avg@2": "50.0", "pass@1": "50.0", "pass@2": "66.7",
         "CoT-pass@1": "33.3", "CoT-pass@2": "66.7", "turns an episode": "1.00",
         "seconds a sample": "0.50",
@@ -90,7 +90,7 @@ def test_all_figures_of_a_run_and_of_its_categories(tmp_path: Path) -> None:
     ]
 
 
-def test_markdown_and_errors_that_are_no_answers(tmp_path: Path) -> None:
+def test_markdown_and_a_run_of_errors(tmp_path: Path) -> None:
     run = run_of(tmp_path / "x", record("1", error="OSError: a|way"), record("2", error="x"))
     result = CliRunner().invoke(app, ["table", str(run.folder), "--markdown"])
     assert result.exit_code == 0
@@ -102,28 +102,28 @@ def test_markdown_and_errors_that_are_no_answers(tmp_path: Path) -> None:
     assert "not the folder of a run" in " ".join(result.stderr.split())
 
 
-def test_the_paper_s_figures_are_found_by_task_or_file() -> None:
+def test_accuracies_of_the_paper_are_found_by_task_or_file() -> None:
     mathverse = benchmark_of({"task": "image-qa", "data": "data/MathVerse_MINI_Vision_Only.tsv"})
     assert mathverse is not None and mathverse.label == "MathVerse(VO)"
-    assert figure("FanqingM/MM-Eureka-Qwen-7B", mathverse, replayed=True) == 47.7
-    assert figure("some/other", mathverse, replayed=True) is None
+    assert reported_accuracy("FanqingM/MM-Eureka-Qwen-7B", mathverse, replayed=True) == 47.7
+    assert reported_accuracy("some/other", mathverse, replayed=True) is None
     assert benchmark_of({"task": "visual-search-easy", "data": None}) is None
     labels = [each.label for each in BENCHMARKS]
     mmmu, pro = (BENCHMARKS[labels.index(name)] for name in ("MMMU", "MMMU-Pro"))
-    assert figure("MMR1-Math-v0-7B", mmmu, replayed=False) == 56.7
-    assert figure("MMR1-Math-v0-7B", pro, replayed=True) == 41.3
+    assert reported_accuracy("MMR1-Math-v0-7B", mmmu, replayed=False) == 56.7
+    assert reported_accuracy("MMR1-Math-v0-7B", pro, replayed=True) == 41.3
     assert benchmark_of({"task": "video-mmmu", "data": "videommmu.json"}) not in (mmmu, pro)
 
 
-def test_the_paper_s_parts_are_categories_that_loaders_give() -> None:
+def test_categories_of_the_paper_match_those_of_the_data_sets() -> None:
     parts = {each.label: each for each in BENCHMARKS if each.category}
     assert parts["HR-Bench 4K FCP"].covers("FCP") and not parts["HR-Bench 4K FCP"].covers("FSP")
     assert parts["MMVU(mc)"].covers("multiple-choice")
     assert not parts["MMVU(mc)"].covers("open-ended")
 
 
-def test_the_paper_s_benchmarks_are_tasks() -> None:
-    tasks = {re.sub("[^a-z0-9]", "", entry.name) for entry in ENTRIES}
+def test_the_benchmarks_of_the_paper_are_tasks() -> None:
+    tasks = {re.sub("[^a-z0-9]", "", entry.name) for entry in TASK_INFOS}
     # Of these the common table is read, by the name of its file.
     by_file = {"DynaMath", "WeMath", "MMMU-Pro", "MathVerse(VO)"}
     for benchmark in BENCHMARKS:

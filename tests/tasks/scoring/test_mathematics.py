@@ -90,35 +90,39 @@ def test_it_works_in_threads() -> None:
     assert all(right)
 
 
-def test_without_math_verify_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_math_verify_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(mathematics, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'visreplay\[eval\]'"):
         require_math_verify()
 
 
 @pytest.mark.parametrize(
-    ("program", "told"),
+    ("program", "error"),
     [
         ("raise ImportError('SymPy is torn')", "ImportError: SymPy is torn"),
-        ("", "it says nothing"),
-        ("print('hello')", "it says nothing"),
+        ("", "it printed nothing"),
+        ("print('hello')", "it printed nothing"),
     ],
 )
-def test_a_child_that_cannot_start_is_no_wrong_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, told: str
+def test_a_child_that_cannot_start_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, error: str
 ) -> None:
     child = mathematics._Child()
     monkeypatch.setattr(mathematics, "_CHILD", child)
     (tmp_path / "program.py").write_text(program)
     monkeypatch.setattr(mathematics, "PROGRAM", tmp_path / "program.py")
     for attempt in (require_math_verify, lambda: same_mathematics("9", "\\boxed{18/2}")):
-        with pytest.raises(ImportError, match=rf"(?s)cannot be started: .*{told}\nInstall it anew"):
+        with pytest.raises(
+            ImportError, match=rf"(?s)cannot be started: .*{error}\nInstall it anew"
+        ):
             attempt()
     monkeypatch.undo()
     assert same_mathematics("9", "\\boxed{18/2}")
 
 
-def test_it_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_starts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     child = mathematics._Child()
     monkeypatch.setattr(mathematics, "_CHILD", child)
     require_math_verify()
@@ -128,7 +132,7 @@ def test_it_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
     child.stop()
 
 
-def test_the_child_loads_no_more_than_it_needs() -> None:
+def test_the_child_imports_no_more_than_it_needs() -> None:
     program = mathematics.__file__
     child = subprocess.run(
         [sys.executable, "-P", program],

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visreplay.tasks.scoring.answer_extraction import MAX_CHARACTERS, final, number
+from visreplay.tasks.scoring.answer_extraction import MAX_CHARACTERS, final_answer, stated_number
 from visreplay.tasks.scoring.mathematics import expression
 from visreplay.tasks.scoring.multiple_choice import option_letter
 from visreplay.tasks.scoring.scorers import (
@@ -30,7 +30,7 @@ OPTIONS = {"A": "red", "B": "blue", "C": "dark red", "D": "a dog"}
         ("B) red", "B"),
         ("b) blue", "B"),
         ("B: because it is blue", "B"),
-        ("B red", "B"),  # the letter was asked for
+        ("B red", "B"),  # the question requests a letter
         ("B blue", "B"),
         ("Option A", "A"),
         ("\\boxed{B}", "B"),
@@ -52,9 +52,9 @@ OPTIONS = {"A": "red", "B": "blue", "C": "dark red", "D": "a dog"}
         ("**Answer:** B\n\nExplanation: option A is red, which is not there.", "B"),
         ("The correct answer is **C. dark red**.", "C"),
         ("The answer is \\(\\text{B}\\).", "B"),
-        ("Answer: the red one (C)", "C"),  # the letter was asked for
+        ("Answer: the red one (C)", "C"),  # the question requests a letter
         ("Option (B) is correct.", "B"),
-        # What is said of other options, and where things are, is no choice.
+        # Words about other options, or about places, choose nothing.
         ("The answer is B. Option A would be correct if it were red.", "B"),
         ("The answer is B. If it were red, A is right.", "B"),
         ("The answer is (C), since B is right of A.", "C"),
@@ -72,7 +72,7 @@ OPTIONS = {"A": "red", "B": "blue", "C": "dark red", "D": "a dog"}
         ("Answer: A, B", None),
         ("(A) and (C)", None),
         ("A/B", None),
-        # What is denied is not chosen.
+        # A negated option is not chosen.
         ("I think it's not A but B", "B"),
         ("The answer is not A, it is C", "C"),
         ("It can't be A. So D", "D"),
@@ -127,7 +127,7 @@ def test_options_that_are_letters_themselves() -> None:
     assert option_letter("The answer is B", options) == "B"
 
 
-def test_equal_options_are_told_apart_by_the_letter_alone() -> None:
+def test_equal_options_differ_by_the_letter_alone() -> None:
     options = {"A": "left", "B": "left"}
     assert option_letter("B. left", options) == "B"
     assert option_letter("left", options) is None
@@ -248,7 +248,7 @@ def test_texts(expected: str, written: str | None, right: bool) -> None:
     ],
 )
 def test_the_number_that_a_text_states(written: str, value: float | None) -> None:
-    assert number(written) == value
+    assert stated_number(written) == value
 
 
 def test_numbers_within_a_tolerance() -> None:
@@ -265,8 +265,8 @@ def test_a_value_is_a_number_only_if_nothing_else_is_expected() -> None:
     assert not same_value("3 oars", "3 boats")
 
 
-def test_only_the_end_of_a_long_text_is_looked_at() -> None:
-    assert len(final("x" * 10 * MAX_CHARACTERS)) == MAX_CHARACTERS
+def test_only_the_end_of_a_long_text_is_read() -> None:
+    assert len(final_answer("x" * 10 * MAX_CHARACTERS)) == MAX_CHARACTERS
     assert option_letter("Maybe A. " * 100_000 + "The answer is B.", OPTIONS) == "B"
 
 
@@ -282,7 +282,7 @@ def test_long_nonsense_takes_no_time(piece: str) -> None:
     for written in (piece * (MAX_CHARACTERS // len(piece)), piece + " " * MAX_CHARACTERS + "x"):
         option_letter(written, OPTIONS)
         same_text("A", written)
-        number(written)
+        stated_number(written)
         same_options("A, C", written)
         expression(written)
     assert perf_counter() - began < 4

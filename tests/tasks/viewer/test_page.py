@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from played import play
+from run_folders import write_run
 from shared import MakeAgent
 from typer.testing import CliRunner
 
@@ -23,11 +23,11 @@ from visreplay.agent import (
 )
 from visreplay.replay_core import Method
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.evaluation.runs import Record, Run, record_of, rollout_of
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.evaluation.runs import Run, SampleRecord, record_of, rollout_of
+from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample
 from visreplay.tasks.viewer.page import LONGEST_SIDE, PageSummary, write_page
-from visreplay.tasks.viewer.page_data import Pictures, detail, summary
+from visreplay.tasks.viewer.page_data import ImageNumbers, sample_details, sample_summary
 from visreplay.tools import ImageStore, ToolError, zoom
 
 CHROMIUM = shutil.which("chromium")
@@ -50,12 +50,12 @@ needs_chromium = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A policy that is right, and a base that is mostly wrong, on the same scenes and a clip."""
+    """A policy that is right, and a base that is mostly wrong, on the same scenes and a video."""
     folder = tmp_path_factory.mktemp("runs")
     samples = [("visual-search-medium", 3), ("video-search", 1)]
     return [
-        play(folder / "replayed", "policy+token", samples, rollouts=2),
-        play(folder / "base", "base", samples),
+        write_run(folder / "replayed", "policy+token", samples, rollouts=2),
+        write_run(folder / "base", "base", samples),
     ]
 
 
@@ -64,26 +64,26 @@ def opened(*folders: Path) -> list[Run]:
 
 
 def blocks(page: Path, kind: str) -> dict[str, str]:
-    """The page's blocks of data, by id."""
-    found = re.findall(rf'<script type="{kind}" id="(\w+)"[^>]*>(.*?)</script>', page.read_text())
-    return dict(found)
+    """The blocks of data of a page, by id."""
+    matches = re.findall(rf'<script type="{kind}" id="(\w+)"[^>]*>(.*?)</script>', page.read_text())
+    return dict(matches)
 
 
-# --- what is on the page ------------------------------------------------------------------------
+# --- contents of the page -----------------------------------------------------------------------
 
 
-def test_each_image_is_there_once_and_small(runs: list[Path], tmp_path: Path) -> None:
+def test_each_image_is_on_the_page_once_and_small(runs: list[Path], tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     written = write_page(opened(*runs), page)
     images = blocks(page, "text/plain")
     assert len(images) == len(set(images.values())) == written.images
     assert written == PageSummary(4, 12, written.images, 0, page.stat().st_size)
     sizes = re.findall(r'data-width="(\d+)"', page.read_text())
-    assert "1344" in sizes  # the original's, which boxes are in
+    assert "1344" in sizes  # the size of the original, in whose pixels boxes count
     assert LONGEST_SIDE < 1344
 
 
-def test_the_page_names_no_other_address(runs: list[Path], tmp_path: Path) -> None:
+def test_the_page_contains_no_other_address(runs: list[Path], tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     write_page(opened(*runs), page)
     code = re.sub(r'<script type="(text/plain|application/json)".*?</script>', "", page.read_text())
@@ -91,27 +91,27 @@ def test_the_page_names_no_other_address(runs: list[Path], tmp_path: Path) -> No
     assert not re.search(r"https?://|\bsrc=|fetch\(|import\(", code)
 
 
-def test_a_block_of_replay_lies_over_the_picture_that_it_was_made_of(runs: list[Path]) -> None:
+def test_the_map_of_a_block_lies_over_its_picture(runs: list[Path]) -> None:
     run = Run.open(runs[0])
-    scene, clip = next(iter(run.records)), list(run.records)[-1]
-    pictures = Pictures()
-    ((shown, *_),) = detail(scene, [run], pictures)
-    (picture,) = shown["opening"]
+    scene, video = next(iter(run.records)), list(run.records)[-1]
+    pictures = ImageNumbers()
+    ((details, *_),) = sample_details(scene, [run], pictures)
+    (picture,) = details["opening"]
     assert picture["map"]["grid"] == [1, 8, 8]
-    (call,) = shown["steps"][0]["calls"]
+    (call,) = details["steps"][0]["calls"]
     assert call["source"] == picture["frames"][0]
     assert call["views"][0]["map"]["grid"][0] == 1
-    ((shown, *_),) = detail(clip, [run], pictures)
-    (frames,) = shown["opening"]
+    ((details, *_),) = sample_details(video, [run], pictures)
+    (frames,) = details["opening"]
     assert len(frames["frames"]) == len(frames["times"]) == 8
     assert frames["map"]["grid"][0] == 4  # two frames a step in time
-    assert all(view["times"] for view in shown["steps"][0]["calls"][0]["views"])
+    assert all(view["times"] for view in details["steps"][0]["calls"][0]["views"])
 
 
 def test_steps_without_blocks_have_no_maps(runs: list[Path]) -> None:
     run = Run.open(runs[1])
-    ((shown,),) = detail(next(iter(run.records)), [run], Pictures())
-    assert shown["opening"][0]["map"] is None
+    ((details,),) = sample_details(next(iter(run.records)), [run], ImageNumbers())
+    assert details["opening"][0]["map"] is None
 
 
 def test_a_record_of_another_shape_is_named(runs: list[Path], tmp_path: Path) -> None:
@@ -124,42 +124,42 @@ def test_a_record_of_another_shape_is_named(runs: list[Path], tmp_path: Path) ->
         write_page([run], tmp_path / "page.html")
 
 
-def test_what_one_run_could_not_load_is_told_by_another(runs: list[Path]) -> None:
+def test_a_question_that_one_run_could_not_load_comes_from_another(runs: list[Path]) -> None:
     base = Run.open(runs[1])
-    sample, told = next(iter(base.records.items()))
-    lost: Record = {
+    sample, known = next(iter(base.records.items()))
+    lost: SampleRecord = {
         "sample_id": sample, "question": None, "expected": None, "category": None,
         "error": "OSError: gone", "rollouts": [],
     }  # fmt: skip
     lame = replace(base, records={sample: lost})
     for order in ([lame, base], [base, lame]):
-        found = summary(sample, order)
-        assert [found[key] for key in ("question", "expected", "category")] == [
-            told[key] for key in ("question", "expected", "category")
+        summary = sample_summary(sample, order)
+        assert [summary[key] for key in ("question", "expected", "category")] == [
+            known[key] for key in ("question", "expected", "category")
         ]
-    assert summary(sample, [lame])["question"] is None
+    assert sample_summary(sample, [lame])["question"] is None
 
 
-def test_tools_have_their_share_of_a_step_and_old_records_none(runs: list[Path]) -> None:
+def test_tools_have_a_share_of_the_time_except_in_old_records(runs: list[Path]) -> None:
     run = Run.open(runs[0])
     sample = next(iter(run.records))
     step = run.records[sample]["rollouts"][0]["trajectory"]["steps"][0]
     (use,) = step["tool_calls"]
 
     def tools() -> float:
-        ((shown, *_),) = detail(sample, [run], Pictures())
-        return shown["steps"][0]["tools"]  # type: ignore[no-any-return]
+        ((details, *_),) = sample_details(sample, [run], ImageNumbers())
+        return details["steps"][0]["tools"]  # type: ignore[no-any-return]
 
     assert tools() == use["seconds"] > 0
     del use["seconds"]
     assert tools() == 0
 
 
-def test_numbers_that_json_lacks_are_left_out(runs: list[Path], tmp_path: Path) -> None:
+def test_numbers_that_json_does_not_have_become_null(runs: list[Path], tmp_path: Path) -> None:
     run = Run.open(runs[0])
-    sample, told = next(iter(run.records.items()))
-    told["rollouts"][0]["trajectory"]["steps"][0]["replay"]["kl_before"] = float("nan")
-    write_page([replace(run, records={sample: told})], tmp_path / "page.html")
+    sample, record = next(iter(run.records.items()))
+    record["rollouts"][0]["trajectory"]["steps"][0]["replay"]["kl_before"] = float("nan")
+    write_page([replace(run, records={sample: record})], tmp_path / "page.html")
     assert "NaN" not in blocks(tmp_path / "page.html", "application/json")["d0"]
 
 
@@ -172,17 +172,15 @@ def test_deleted_and_damaged_images_are_counted(runs: list[Path], tmp_path: Path
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1"])
-def test_pictures_of_every_mode_that_a_store_takes(
-    mode: str, tmp_path: Path, make_agent: MakeAgent
-) -> None:
+def test_pictures_of_every_mode(mode: str, tmp_path: Path, make_agent: MakeAgent) -> None:
     store = ImageStore(tmp_path / "images")
     picture = Image.linear_gradient("L").resize((2000, 40)).convert(mode)
     loop = Loop(make_agent(Method.NONE, protocol="deepeyes", store=store).protocol)
     state = loop.start("?", images=[store.put(picture)])
     state["stop_reason"] = "no_answer"
     trajectory = Trajectory.of(state, policy="p", base=None, protocol="deepeyes", settings={})
-    told = record_of(Sample("a", "?", "B"), [rollout_of(trajectory, right=False)])
-    written = write_page([Run(tmp_path, {}, {"a": told})], tmp_path / "page.html")
+    record = record_of(Sample("a", "?", "B"), [rollout_of(trajectory, right=False)])
+    written = write_page([Run(tmp_path, {}, {"a": record})], tmp_path / "page.html")
     assert (written.images, written.missing) == (1, 0)
 
 
@@ -202,7 +200,7 @@ def test_the_command_writes_the_page(runs: list[Path], tmp_path: Path) -> None:
     assert "4 samples, 12 trajectories" in out
 
 
-def test_a_line_that_is_being_written_is_left_out(runs: list[Path], tmp_path: Path) -> None:
+def test_an_unfinished_line_is_left_out(runs: list[Path], tmp_path: Path) -> None:
     folder = shutil.copytree(runs[1], tmp_path / "run")
     with (folder / "run.jsonl").open("a") as file:
         file.write('{"sample_id": "half')
@@ -210,7 +208,7 @@ def test_a_line_that_is_being_written_is_left_out(runs: list[Path], tmp_path: Pa
 
 
 @pytest.mark.parametrize("line", ["no json", "[1]", '{"settings": {}}', "7"])
-def test_foreign_lines_are_told_in_one_line(line: str, runs: list[Path], tmp_path: Path) -> None:
+def test_a_foreign_line_gives_a_short_error(line: str, runs: list[Path], tmp_path: Path) -> None:
     folder = shutil.copytree(runs[1], tmp_path / "run")
     with (folder / "run.jsonl").open("a") as file:
         file.write(line + "\n")
@@ -220,7 +218,7 @@ def test_foreign_lines_are_told_in_one_line(line: str, runs: list[Path], tmp_pat
     assert "Traceback" not in out
 
 
-def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     code, out = visreplay("view", tmp_path / "nowhere")
     assert code == 2
     assert "nowhere" in out
@@ -230,14 +228,14 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 class Tab:
-    """A tab in which the page lies open; keeps what it complained of and what it asked for."""
+    """A browser tab with the page; it keeps console messages, errors and requests."""
 
     def __init__(self, context: Any) -> None:
         self.page = context.new_page()
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda said: self.complaints.append(said.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
 
     def open(self, path: Path, link: str = "") -> Any:
@@ -246,19 +244,19 @@ class Tab:
         return self.page
 
     def until(self, condition: str) -> None:
-        """Wait: the page's policy forbids the evaluation that `wait_for_function` is made of."""
+        """Wait for a condition; the page's security policy forbids `wait_for_function`."""
         for _ in range(300):
             if self.page.evaluate(condition):
                 return
             self.page.wait_for_timeout(50)
-        raise AssertionError(f"it never came to be: {condition}")
+        raise AssertionError(f"the condition never held: {condition}")
 
     def texts(self, selector: str) -> list[str]:
         return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
 
     def chosen(self) -> str:
-        found: str = self.page.locator(".question .id").inner_text()
-        return found.split(" ")[0]
+        text: str = self.page.locator(".question .id").inner_text()
+        return text.split(" ")[0]
 
 
 @pytest.fixture(scope="module")
@@ -273,12 +271,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def tab(browser: Any, request: pytest.FixtureRequest) -> Iterator[Tab]:
-    """A tab; whatever a test does in it, nothing is complained of, and nothing leaves the page."""
+    """A tab; after the test, it has no errors and has made no request outside of the page."""
     context = browser.new_context(**getattr(request, "param", {}))
     tab = Tab(context)
     yield tab
     context.close()
-    assert tab.complaints == []
+    assert tab.errors == []
     assert [url for url in tab.requests if not url.startswith(("file:", "blob:", "data:"))] == []
 
 
@@ -288,8 +286,8 @@ def page_file(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
     replayed, base = opened(*runs)
     try:
         zoom(Image.new("RGB", (900, 2)))
-    except ToolError as refused:
-        error = f"ToolError: {refused}"
+    except ToolError as refusal:
+        error = f"ToolError: {refusal}"
     failed = record_of(Sample("failed", "Which?", "B"), [])
     failed["error"] = error
     records = {**replayed.records, "failed": failed}
@@ -336,7 +334,7 @@ def test_samples_are_filtered(tab: Tab, page_file: Path) -> None:
 
 
 @needs_chromium
-def test_the_search_finds_what_a_model_thought(tab: Tab, page_file: Path) -> None:
+def test_the_search_covers_thoughts(tab: Tab, page_file: Path) -> None:
     page = tab.open(page_file)
     page.keyboard.press("/")
     page.keyboard.type("LIT at")
@@ -371,7 +369,7 @@ def test_keys_step_through_samples_steps_rollouts_and_runs(tab: Tab, page_file: 
 
 @needs_chromium
 def test_a_link_leads_to_its_step_and_moving_writes_it(tab: Tab, page_file: Path) -> None:
-    sample = open_task("visual-search-medium").sample_ids()[1]
+    sample = get_task("visual-search-medium").sample_ids()[1]
     page = tab.open(page_file, f"#sample={sample}&run=replayed&rollout=2&step=2")
     page.wait_for_selector(".focused li.step[data-step='1'][aria-current]")
     assert tab.chosen() == sample
@@ -383,7 +381,7 @@ def test_a_link_leads_to_its_step_and_moving_writes_it(tab: Tab, page_file: Path
 
 
 @needs_chromium
-def test_runs_of_one_name_are_told_apart(tab: Tab, runs: list[Path], tmp_path: Path) -> None:
+def test_runs_of_one_name_have_different_labels(tab: Tab, runs: list[Path], tmp_path: Path) -> None:
     folders = [shutil.copytree(runs[1], tmp_path / seed / "hr4k") for seed in ("s0", "s1")]
     write_page(opened(*folders), tmp_path / "page.html")
     page = tab.open(tmp_path / "page.html")
@@ -402,7 +400,7 @@ def test_runs_of_one_name_are_told_apart(tab: Tab, runs: list[Path], tmp_path: P
 @pytest.mark.parametrize(
     "link", ["#sample=nowhere", "#%ff", "#sample=failed&rollout=9&step=99", "#step=x&rollout=-1"]
 )
-def test_links_that_lead_nowhere_do_no_harm(link: str, tab: Tab, page_file: Path) -> None:
+def test_invalid_links_open_the_page(link: str, tab: Tab, page_file: Path) -> None:
     assert tab.open(page_file, link).locator(".column").count() == 2
 
 
@@ -433,7 +431,7 @@ def test_maps_lie_over_their_pictures(tab: Tab, page_file: Path) -> None:
 
 
 @needs_chromium
-def test_what_a_model_writes_is_text(tab: Tab, tmp_path: Path, make_agent: MakeAgent) -> None:
+def test_text_of_a_model_is_never_markup(tab: Tab, tmp_path: Path, make_agent: MakeAgent) -> None:
     store = ImageStore(tmp_path / "images")
     agent = make_agent(Method.NONE, protocol="deepeyes", store=store)
     call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 90, 90], "label": EVIL}}
@@ -441,8 +439,8 @@ def test_what_a_model_writes_is_text(tab: Tab, tmp_path: Path, make_agent: MakeA
     turns.append(f"<answer>{EVIL}\u2028\ud800</answer>")
     state = agent.start(EVIL, images=[Image.linear_gradient("L").convert("RGB")])
     state = build_graph(ScriptedPolicy(turns), agent.protocol).invoke(state)  # type: ignore[assignment]
-    told = rollout_of(agent.trajectory(state), right=False)
-    records = {EVIL: record_of(Sample(EVIL, EVIL, EVIL), [told])}
+    rollout = rollout_of(agent.trajectory(state), right=False)
+    records = {EVIL: record_of(Sample(EVIL, EVIL, EVIL), [rollout])}
     write_page([Run(tmp_path, {EVIL: EVIL}, records)], tmp_path / "page.html")
     page = tab.open(tmp_path / "page.html")
     assert EVIL in page.locator(".answer").inner_text()
@@ -469,12 +467,14 @@ def test_a_crop_of_a_crop_has_its_box_on_the_crop(
     state = agent.start("?", images=[picture])
     script = ScriptedPolicy([*turns, "<answer>B</answer>"])
     state = build_graph(script, agent.protocol).invoke(state)  # type: ignore[assignment]
-    told = rollout_of(agent.trajectory(state), right=True)
-    # A dialect in which the second call is on the first one's crop.
-    first, second = (told["trajectory"]["steps"][i]["tool_calls"][0]["observation"] for i in (0, 1))
+    rollout = rollout_of(agent.trajectory(state), right=True)
+    # As in a protocol whose second call is on the crop of the first.
+    first, second = (
+        rollout["trajectory"]["steps"][i]["tool_calls"][0]["observation"] for i in (0, 1)
+    )
     side = store.get(first["images"][0]).width
     second |= {"source": first["images"][0], "box": [side // 4, side // 4, side // 2, side // 2]}
-    records = {"a": record_of(Sample("a", "?", "B"), [told])}
+    records = {"a": record_of(Sample("a", "?", "B"), [rollout])}
     write_page([Run(tmp_path, {}, records)], tmp_path / "page.html")
     page = tab.open(tmp_path / "page.html")
     assert tab.texts(".opening .box") == ["1"]
@@ -484,10 +484,10 @@ def test_a_crop_of_a_crop_has_its_box_on_the_crop(
     assert locator.locator(".box").bounding_box()["width"] == pytest.approx(width / 4, abs=3)
 
 
-def shown_with_calls(
+def scripted_record(
     folder: Path, protocol: str, turns: Sequence[str], picture: Image.Image, agent: VisualAgent
-) -> Record:
-    """The record of a scripted episode whose images are in the run's folder."""
+) -> SampleRecord:
+    """Make the record of a scripted episode whose images are in the run's folder."""
     dialect = get_protocol(protocol, agent.protocol.grid, ImageStore(folder / "images"))
     start = Loop(dialect).start("?", images=[dialect.store.put(picture)])
     state = build_graph(ScriptedPolicy(turns), dialect).invoke(start)
@@ -510,12 +510,12 @@ def test_boxes_lie_on_the_opening_picture_that_was_resized(
         "<think>it</think><answer>B</answer>",
     ]
     picture = Image.linear_gradient("L").resize((1200, 900)).convert("RGB")
-    told = shown_with_calls(tmp_path, "mini-o3", turns, picture, make_agent(Method.NONE))
-    trajectory = told["rollouts"][0]["trajectory"]
-    run = Run(tmp_path, {}, {"a": told})
-    ((shown,),) = detail("a", [run], Pictures())
-    (view,) = shown["opening"]
-    first, second = (step["calls"][0] for step in shown["steps"][:2])
+    record = scripted_record(tmp_path, "mini-o3", turns, picture, make_agent(Method.NONE))
+    trajectory = record["rollouts"][0]["trajectory"]
+    run = Run(tmp_path, {}, {"a": record})
+    ((details,),) = sample_details("a", [run], ImageNumbers())
+    (view,) = details["opening"]
+    first, second = (step["calls"][0] for step in details["steps"][:2])
     assert view["frames"] != [view["of"]] == [first["source"]]
     assert second["source"] == first["views"][0]["frames"][0]
     assert trajectory["images"][0] != trajectory["messages"][1]["content"][0]["image"]
@@ -532,15 +532,15 @@ def test_boxes_lie_on_the_opening_picture_that_was_resized(
     assert page.locator("#large .box").bounding_box()["width"] == pytest.approx(large / 4, abs=3)
 
 
-def distinct(run: Run, count: int) -> dict[str, Record]:
-    """As many records as asked, each with an id, an answer and a picture of its own."""
+def distinct(run: Run, count: int) -> dict[str, SampleRecord]:
+    """Make `count` records, each with its own id, answer and picture."""
     one = next(iter(run.records.values()))
-    shown = one["rollouts"][0]["trajectory"]["images"][0]
+    reference = one["rollouts"][0]["trajectory"]["images"][0]
     written = json.dumps(one)
     records = {}
     for i in range(count):
         picture = Image.new("RGB", (32, 32), (i % 256, i // 256, 99))
-        record = json.loads(written.replace(shown, run.store.put(picture)))
+        record = json.loads(written.replace(reference, run.store.put(picture)))
         record |= {"sample_id": f"sample-{i:04}", "expected": f"E{i}"}
         for rollout in record["rollouts"]:
             rollout["trajectory"]["answer"] = f"answer {i}"
@@ -582,16 +582,16 @@ def lightness(tab: Tab) -> float:
 
 @needs_chromium
 @pytest.mark.parametrize("tab", [DARK], indirect=True)
-def test_dark_where_the_system_is_and_light_by_a_button(tab: Tab, page_file: Path) -> None:
+def test_the_theme_follows_the_system_until_the_button(tab: Tab, page_file: Path) -> None:
     page = tab.open(page_file)
     assert lightness(tab) < 0.2
-    page.get_by_role("button", name="Light or dark").click()
+    page.get_by_role("button", name="Switch between light and dark").click()
     assert lightness(tab) > 0.8
 
 
 @needs_chromium
 @pytest.mark.parametrize("tab", [PHONE], indirect=True)
-def test_on_a_phone_one_pane_and_one_run_at_a_time(tab: Tab, page_file: Path) -> None:
+def test_a_phone_shows_one_pane_and_one_run_at_a_time(tab: Tab, page_file: Path) -> None:
     page = tab.open(page_file)
     assert not page.locator("#detail").is_visible()
     page.locator("#rows button").first.click()

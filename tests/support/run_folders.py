@@ -1,4 +1,4 @@
-"""Run folders of real episodes of the embedded pair, as `visreplay eval` writes them."""
+"""Folders of runs of the embedded pair, as `visreplay eval` writes them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,17 +7,17 @@ from visreplay.agent.episode.embedded_agent import embedded_agent
 from visreplay.tasks.evaluation.evaluate import evaluate
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.evaluation.runs import IMAGES, LINES
-from visreplay.tasks.registry import open_task
+from visreplay.tasks.registry import get_task
 from visreplay.tools import ImageStore
 
 
-def play(folder: Path, row: str, counts: Sequence[tuple[str, int]], rollouts: int = 1) -> Path:
+def write_run(folder: Path, row: str, counts: Sequence[tuple[str, int]], rollouts: int = 1) -> Path:
     """Play the first samples of some tasks with a row of the demo's table, and write the run."""
     agent = embedded_agent(row, ImageStore(folder / IMAGES), temperature=float(rollouts > 1))
     settings = {"task": "embedded", "policy": row, "replay": {"method": str(agent.config.method)}}
     with Journal(folder / LINES, {**settings, "rollouts": rollouts}) as journal:
         for name, count in counts:
-            task = open_task(name)
+            task = get_task(name)
             for record in evaluate(agent, task, task.sample_ids()[:count], rollouts=rollouts):
                 journal.add(record["sample_id"], record)
     return folder
