@@ -9,7 +9,8 @@ from visreplay.agent.chat.tool_choice import ToolChoice, ToolOffer, offer_tools
 from visreplay.agent.chat.turn_memory import TurnMemory
 from visreplay.agent.messages import Message
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampling
+from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.protocols import ToolProtocol, get_protocol, guess_protocol
 from visreplay.agent.protocols.tool_schemas import Signature

@@ -17,7 +17,7 @@ from pydantic import AliasChoices, ConfigDict, Field, InstanceOf, PrivateAttr
 from visreplay.agent.chat.chat_policy import STORE_BYTES, ChatPolicy
 from visreplay.agent.chat.renderer import ChatRenderer
 from visreplay.agent.langchain.messages import from_langchain, image_block, reply_fields
-from visreplay.agent.policy.replay_policy import Sampling
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
 from visreplay.replay_core import ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image

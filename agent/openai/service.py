@@ -16,7 +16,7 @@ from visreplay.agent.openai.completion import CompletionBuilder
 from visreplay.agent.openai.messages import from_openai
 from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
-from visreplay.agent.policy.replay_policy import Sampling
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.serving.decoding import Event
 from visreplay.agent.serving.engine import Engine, Slot

@@ -24,7 +24,8 @@ from smolagents.models import agglomerate_stream_deltas
 
 from visreplay.agent import MessageError
 from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply
-from visreplay.agent.policy.replay_policy import PolicyTurn, Sampling
+from visreplay.agent.policy.replay_policy import PolicyTurn
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.smolagents.model import ReplayModel
 from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, LangChainTool, keep_images
 from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config
