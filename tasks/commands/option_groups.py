@@ -46,7 +46,7 @@ def _is_group(hint: Any) -> bool:
 def _spread(group: Any) -> list[Parameter]:
     """List the options of a group."""
     if get_origin(group) is Overrides:
-        return list(options_of(*get_args(group)))
+        return list(options_of(get_args(group)[0]))
     hints = get_type_hints(group, include_extras=True)
     options: list[Parameter] = []
     for field in fields(group):
@@ -65,7 +65,7 @@ def _spread(group: Any) -> list[Parameter]:
 def _gather(group: Any, arguments: dict[str, Any]) -> Any:
     """Build a group from the values of its options."""
     if get_origin(group) is Overrides:
-        return overrides_of(*get_args(group), arguments)
+        return overrides_of(get_args(group)[0], arguments)
     hints = get_type_hints(group)
     return group(
         **{
