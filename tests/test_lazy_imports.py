@@ -96,5 +96,5 @@ def test_commands_on_recorded_runs_are_light(runs: tuple[str, str], tmp_path: Pa
     for form, out in (("vlmevalkit", predictions), ("inspect", log)):
         assert heavy_imports_of_command("export", runs[0], "--to", form, "--out", str(out)) == []
     assert "<html" in page.read_text("utf-8")
-    assert len(predictions.read_text("utf-8").splitlines()) == 3
+    assert predictions.read_text("utf-8").startswith("index\tquestion\t")
     assert len(json.loads(log.read_text("utf-8"))["samples"]) == 2
