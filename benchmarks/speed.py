@@ -19,6 +19,7 @@ from functools import cached_property, partial
 
 import counted
 import memory
+import startup
 import torch
 from reference import Reference
 from rich.console import Console
@@ -165,6 +166,7 @@ class Bench:
 
 
 GROUPS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "start-up": lambda bench: startup.help_page(bench.repeats),
     "weights": lambda bench: counted.weights(),
     "sketch": lambda bench: counted.agreement(),
     "flops": lambda bench: counted.flops(),

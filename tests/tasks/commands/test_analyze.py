@@ -80,40 +80,42 @@ def test_a_run_goes_on_where_it_stopped(done: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--tau", "0.3"], "tau was 0.5 and is 0.3"),
-        (["--method", "token"], "policy+state"),
+        (["--replay", "token"], "policy+state"),
         (["--dtype", "bfloat16"], "dtype was 'auto' and is 'bfloat16'"),
     ],
 )
-def test_other_settings_are_refused(done: Path, arguments: list[str], told: str) -> None:
+def test_other_settings_are_refused(done: Path, arguments: list[str], message: str) -> None:
     before = (done / "records.jsonl").read_bytes()
     code, _, err = analyze(done, "--samples", "3", *arguments)
     assert code == 2
-    assert told in err and "choose another --out" in err
+    assert message in err and "choose another --out" in err
     assert (done / "records.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("task", "arguments", "told"),
+    ("task", "arguments", "message"),
     [
         ("chess", [], "there is no task 'chess'"),
         (TASK, ["--layer", "4"], "--layer is 4, but the pair has layers 0 to 3"),
         (TASK, ["--policy", str(EMBEDDED / "policy")], "name it with --base"),
         (TASK, ["--theta", "nowhere.json"], "theta cannot be read from nowhere.json"),
-        (TASK, ["--state-layers", "9", "--method", "state"], "state_layers is 9"),
+        (TASK, ["--state-layers", "9", "--replay", "state"], "state_layers is 9"),
     ],
 )
-def test_mistakes_are_explained(tmp_path: Path, task: str, arguments: list[str], told: str) -> None:
+def test_mistakes_are_explained(
+    tmp_path: Path, task: str, arguments: list[str], message: str
+) -> None:
     code, _, err = analyze(tmp_path / "out", *arguments, "--samples", "1", task=task)
     assert code == 2
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
 
 
 def test_clips_and_the_plain_policy_alone(tmp_path: Path) -> None:
-    code, _, err = analyze(tmp_path, "--method", "none", "--samples", "1", task="video-search")
+    code, _, err = analyze(tmp_path, "--replay", "none", "--samples", "1", task="video-search")
     assert code == 0, err
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert list(report["systems"]) == [PLAIN]

@@ -57,7 +57,7 @@ def test_limits_are_replayed_with(scene: str, tmp_path: Path) -> None:
     out = tmp_path / "theta.json"
     code, _, err = visreplay("calibrate", scene, "--quantile", "0.5", "--out", str(out))
     assert code == 0, err
-    run = ("run", scene, "Which character is on the red marker?", "--method", "state",
+    run = ("run", scene, "Which character is on the red marker?", "--replay", "state",
            "--max-new-tokens", "4", "--theta", str(out))  # fmt: skip
     code, printed, err = visreplay(*run, "--json")
     assert code == 0, err
@@ -73,7 +73,7 @@ def test_limits_are_replayed_with(scene: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["nowhere.png"], "'nowhere.png' is neither a file nor one of the tasks"),
         ([TASK, "--layers", "9"], "layers is 9, but the base has 4"),
@@ -82,10 +82,10 @@ def test_limits_are_replayed_with(scene: str, tmp_path: Path) -> None:
         ([TASK, "--base", "/nowhere"], "/nowhere"),
     ],
 )
-def test_mistakes_are_explained(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_mistakes_are_explained(tmp_path: Path, arguments: list[str], message: str) -> None:
     out = str(tmp_path / "theta.json")
     code, _, err = visreplay("calibrate", *arguments, "--samples", "1", "--out", out)
     assert code == 2
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
     assert not Path(out).exists()

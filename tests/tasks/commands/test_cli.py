@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from visreplay.replay_core import EMBEDDED
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.commands.options import choose_protocol
+from visreplay.tasks.commands.pair_choice import choose_protocol
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
@@ -46,7 +46,7 @@ def test_json_is_one_object_on_standard_output(scene: str) -> None:
 
 def test_a_clip_and_a_saved_trajectory(tmp_path: Path) -> None:
     code, out, err = visreplay(
-        "run", str(CLIP), "Which character appears on the marker?", "--method", "state",
+        "run", str(CLIP), "Which character appears on the marker?", "--replay", "state",
         "--save", str(tmp_path), "--max-new-tokens", "48", "--device", "cpu",
     )  # fmt: skip
     assert code == 0, err
@@ -70,7 +70,7 @@ def test_checkpoints_by_path_and_settings_by_option(scene: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["nowhere.png", "?"], "nowhere.png"),
         (["{scene}", "?", "--replay-layers", "99"], "replay_layers is 99"),
@@ -81,12 +81,12 @@ def test_checkpoints_by_path_and_settings_by_option(scene: str) -> None:
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(
-    scene: str, arguments: list[str], told: str
+    scene: str, arguments: list[str], message: str
 ) -> None:
     given = [scene if argument == "{scene}" else argument for argument in arguments]
     code, _, err = visreplay("run", *given, "--device", "cpu")
     assert code == 2
-    assert told in " ".join(err.split())
+    assert message in " ".join(err.split())
     assert "Traceback" not in err
 
 

@@ -19,7 +19,7 @@ TASK = "visual-search-easy"
 
 
 def evaluation(out: Path, *more: str, method: str = "none") -> tuple[int, str, str]:
-    arguments = ["eval", TASK, "--out", str(out), "--method", method, "--device", "cpu", *more]
+    arguments = ["eval", TASK, "--out", str(out), "--replay", method, "--device", "cpu", *more]
     result = CliRunner().invoke(app, arguments)
     return result.exit_code, result.stdout, " ".join(result.stderr.split())
 
@@ -191,7 +191,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--rollouts", "8", "--temperature", "0"], "at --temperature 0 all of them are the same"),
         (["--sample-ids", "chess-1"], "the task has no sample 'chess-1'"),
@@ -201,10 +201,10 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
         (["--tau", "7"], "tau is 7"),
     ],
 )
-def test_mistakes_are_explained(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_mistakes_are_explained(tmp_path: Path, arguments: list[str], message: str) -> None:
     code, _, err = evaluation(tmp_path / "out", *arguments, "--limit", "1")
     assert code == 2
-    assert told in err
+    assert message in err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,82 @@
+"""Mistakes that a user can mend: one line on standard error and exit code 2, at every command."""
+
+import socket
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from visreplay.tasks.commands.cli import app
+
+TASK = "visual-search-easy"
+
+
+def one_line(*arguments: str) -> str:
+    """The only line of standard error of a command that fails with code 2."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    # A note on the embedded pair is on standard output, or before the error.
+    *notes, line = lines
+    assert all("embedded pair" in note or "two generated tasks" in note for note in notes), lines
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> str:
+    path = tmp_path / "scene.png"
+    Image.new("RGB", (64, 64)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every attempt to use a network, which fails."""
+    attempts: list[Any] = []
+
+    def refuse(*arguments: Any, **_: Any) -> NoReturn:
+        attempts.append(arguments)
+        raise socket.gaierror("there is no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return attempts
+
+
+@pytest.mark.parametrize("policy", ["./nowhere", "/nowhere/at/all", "~/nowhere"])
+@pytest.mark.parametrize("command", ["run", "eval"])
+def test_a_local_policy_that_is_not_there_is_refused_without_the_network(
+    command: str, policy: str, scene: str, tmp_path: Path, connections: list[Any]
+) -> None:
+    arguments = {"run": (scene, "?"), "eval": (TASK, "--out", str(tmp_path / "run"))}[command]
+    line = one_line(command, *arguments, "--policy", policy, "--replay", "none")
+    assert policy in line
+    assert connections == []
+
+
+@pytest.mark.parametrize("command", ["run", "eval"])
+def test_a_hub_that_cannot_be_reached_is_one_short_line(
+    command: str, scene: str, tmp_path: Path, connections: list[Any]
+) -> None:
+    arguments = {"run": (scene, "?"), "eval": (TASK, "--out", str(tmp_path / "run"))}[command]
+    line = one_line(command, *arguments, "--policy", "nobody/no-such-model", "--replay", "none")
+    assert "nobody/no-such-model" in line and len(line) < 500
+    assert connections
+
+
+def test_media_data_and_folders(scene: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("this is a file, and no folder")
+    assert "nowhere.mp4" in one_line("run", "nowhere.mp4", "?")
+    assert "nowhere.png" in one_line("run", "nowhere.png", "?")
+    assert str(file) in one_line("run", scene, "?", "--save", str(file))
+    assert str(file) in one_line("eval", TASK, "--limit", "1", "--out", str(file))
+    assert "nowhere.tsv" in one_line("eval", "hr-bench-4k", "--data", "nowhere.tsv")
+    assert str(file) in one_line("table", str(file))
+    assert "nowhere" in one_line("compare", "nowhere", "nowhere-else")
+    assert "nowhere" in one_line("view", "nowhere")
+    assert "nowhere" in one_line("export", "nowhere", "--to", "inspect", "--out", "x.eval")
+    assert "max_steps is 0" in one_line("run", scene, "?", "--max-steps", "0")

@@ -1,0 +1,110 @@
+"""A knob has one name at every door; one that is added appears at all doors, or is named here."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from visreplay.agent.episode.limits import Limits
+from visreplay.agent.langchain.chat_model import ReplayChatModel
+from visreplay.agent.openai.replay_options import SETTINGS as REQUEST_REPLAY
+from visreplay.agent.openai.request_schema import ChatRequest
+from visreplay.agent.policy.sampling import Sampling
+from visreplay.agent.serving.limits import ServerLimits
+from visreplay.replay_core import ReplayConfig
+from visreplay.tasks.commands.cli import app
+from visreplay.tasks.commands.settings import KNOBS, overrides_of
+
+EPISODE_COMMANDS = ("run", "eval", "mcp")
+
+NOT_IN_REQUESTS = {
+    "theta": "a table for the server's own models",
+    "swap_roles": "another model would answer",
+    "recompute_activations": "memory is the server's",
+    "memory_bytes": "memory is the server's",
+    "query_chunk": "memory is the server's",
+}
+"""Fields of `ReplayConfig` that a request may not set, and why."""
+
+OPENAI_NAMES = {"max_new_tokens": "max_completion_tokens"}
+"""Fields of `Sampling` that have another name in a request, which OpenAI's clients send."""
+
+
+def names(settings: type) -> set[str]:
+    return {field.name for field in fields(settings)}
+
+
+def options(command: str) -> dict[str, Any]:
+    """The options of a command by name, without dashes in front."""
+    group: Any = get_command(app)
+    context = group.commands[command].make_context(command, [], resilient_parsing=True)
+    return {
+        name.lstrip("-").replace("-", "_"): option
+        for option in context.command.params
+        for name in option.opts
+    }
+
+
+def option_names(settings: type) -> set[str]:
+    return {KNOBS[settings][name].option or name for name in names(settings)}
+
+
+@pytest.mark.parametrize("settings", [ReplayConfig, Sampling, Limits, ServerLimits])
+def test_every_knob_has_a_help_text_and_no_knob_is_left_over(settings: type) -> None:
+    assert KNOBS[settings].keys() == names(settings)
+    assert all(knob.help for knob in KNOBS[settings].values())
+
+
+@pytest.mark.parametrize("command", EPISODE_COMMANDS)
+def test_commands_that_play_episodes_have_every_knob(command: str) -> None:
+    offered = options(command)
+    for settings in (ReplayConfig, Sampling, Limits):
+        assert option_names(settings) <= offered.keys()
+    assert "method" not in offered and "dialect" not in offered
+
+
+def test_analyze_has_every_knob_of_replay() -> None:
+    assert option_names(ReplayConfig) <= options("analyze").keys()
+
+
+def test_the_server_has_every_knob_of_replay_sampling_and_its_limits() -> None:
+    offered = options("serve")
+    for settings in (ReplayConfig, Sampling, ServerLimits):
+        assert option_names(settings) <= offered.keys()
+
+
+def test_the_command_line_shows_the_defaults_of_the_settings() -> None:
+    offered = options("serve")
+    assert offered["max_body"].show_default == "20"
+    assert offered["max_pixels"].show_default == "64"
+    assert offered["max_new_tokens"].show_default == str(ServerLimits().new_tokens)
+    assert options("run")["tau"].show_default == str(ReplayConfig().tau)
+    assert all(option.default is None for name, option in options("run").items() if name == "tau")
+
+
+def test_a_request_has_every_knob_of_sampling_and_of_replay() -> None:
+    assert {OPENAI_NAMES.get(name, name) for name in names(Sampling)} <= set(
+        ChatRequest.model_fields
+    )
+    assert names(ReplayConfig) == {*REQUEST_REPLAY, *NOT_IN_REQUESTS}
+    assert not set(REQUEST_REPLAY) & set(NOT_IN_REQUESTS)
+    assert {"replay", "protocol"} & set(ChatRequest.model_fields) == {"replay"}
+
+
+def test_the_langchain_model_has_every_knob_of_sampling() -> None:
+    assert names(Sampling) | {"replay", "protocol"} <= set(ReplayChatModel.model_fields)
+
+
+def test_values_arrive_in_the_field_s_unit() -> None:
+    arguments = {"max_body": 0.5, "max_pixels": 2.5, "cache": 3.0, "max_new_tokens": 7}
+    limits = overrides_of(ServerLimits, {**arguments, "max_context": None}).build()
+    assert limits == ServerLimits(
+        body_bytes=2**19, pixels=2_500_000, cache_bytes=3 * 2**20, new_tokens=7
+    )
+
+
+def test_values_that_the_user_set_come_before_a_command_s_own_defaults() -> None:
+    sampling = overrides_of(Sampling, {"temperature": 0.0, "top_p": None})
+    assert sampling.build(temperature=1.0, top_p=0.5) == Sampling(temperature=0.0, top_p=0.5)
+    assert sampling["top_p"] == 1.0 and sampling["temperature"] == 0.0
