@@ -9,7 +9,7 @@ metric G). The head then has R columns instead of D.
 
 The sketch knows its own error from activations that it was not fitted on. Whatever lies within two
 standard deviations of it from a limit is read exactly (`LensReader.settle`, `ConfidenceGate`):
-a sketch that fits badly saves little, but hardly decides anything by itself. Text is always read
+a sketch that fits badly saves nothing, but hardly decides anything by itself. Text is always read
 exactly.
 
 Axes: N activations, D hidden size, R rank, V vocabulary, L layers.
@@ -25,7 +25,7 @@ from visreplay.replay_core.errors import ConfigError
 from visreplay.replay_core.lens import Lens
 
 MARGIN = 2.0
-"""Width of the band around a limit in which the sketch does not decide, in standard deviations."""
+"""Standard deviations of the error; closer to a limit than that the sketch does not decide."""
 
 
 @dataclass(frozen=True, eq=False)

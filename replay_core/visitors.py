@@ -89,13 +89,13 @@ class LensReader:
         if self._sketch is None:
             each = zip(self._targets, chosen_LT, strict=True)
             return [Targets.cat(chunks).select(chosen_T) for chunks, chosen_T in each]
-        read = []
+        entries = []
         for layer, chosen_T in enumerate(chosen_LT):
             places = chosen_T.nonzero().flatten()
             _, targets = self._lens.read(self.hidden_at(layer, places), self._top_k)
             assert targets is not None
-            read.append(targets)
-        return read
+            entries.append(targets)
+        return entries
 
     def settle(self, limits: Callable[[Tensor], Tensor], *, by_highest: bool) -> None:
         """Read exactly wherever the sketch's error could decide about a limit.
