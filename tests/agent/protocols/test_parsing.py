@@ -67,7 +67,7 @@ def test_an_answer_without_tags_is_an_answer_for_deepeyes(deepeyes: DeepEyesProt
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("{", "not valid JSON"),
         ("[]", "one JSON object"),
@@ -80,11 +80,11 @@ def test_an_answer_without_tags_is_an_answer_for_deepeyes(deepeyes: DeepEyesProt
         ("__import__('os')", "not valid JSON"),
     ],
 )
-def test_malformed_calls_are_errors(deepeyes: DeepEyesProtocol, body: str, told: str) -> None:
+def test_malformed_calls_are_errors(deepeyes: DeepEyesProtocol, body: str, message: str) -> None:
     turn = deepeyes.read(f"<tool_call>{body}</tool_call>")
     assert not turn.calls
     assert turn.error is not None
-    assert told in turn.error
+    assert message in turn.error
 
 
 def test_a_call_cut_off_by_the_token_limit_is_an_error(deepeyes: DeepEyesProtocol) -> None:
