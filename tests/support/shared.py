@@ -1,4 +1,4 @@
-"""What the tests of several folders share: types of fixtures, and small real files."""
+"""Shared by the tests of several folders: types of fixtures, and small real files."""
 
 import base64
 import csv
@@ -14,11 +14,11 @@ from PIL import Image
 from visreplay.agent import VisualAgent
 
 MakeAgent = Callable[..., VisualAgent]
-"""Of the fixture `make_agent`: a method and settings in, an agent on the embedded pair out."""
+"""Type of the fixture `make_agent`: makes an agent on the embedded pair, by method and settings."""
 
 
 def write_clip(path: Path, shades: list[int], fps: int = 10) -> Path:
-    """A clip of plain grey frames."""
+    """Write a video of plain grey frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (64, 48))
     for shade in shades:
@@ -28,21 +28,21 @@ def write_clip(path: Path, shades: list[int], fps: int = 10) -> Path:
 
 
 def write_picture(path: Path, colour: str) -> Path:
-    """A plain picture of 40 x 30."""
+    """Write a plain picture of 40 x 30."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), colour).save(path)
     return path
 
 
 def png(colour: str) -> str:
-    """A plain picture of 40 x 30, as the base64 of a PNG file."""
+    """Encode a plain picture of 40 x 30 as the base64 of a PNG file."""
     file = io.BytesIO()
     Image.new("RGB", (40, 30), colour).save(file, "png")
     return base64.b64encode(file.getvalue()).decode()
 
 
 def write_tsv(path: Path, rows: Sequence[dict[str, object]]) -> Path:
-    """A table whose columns are the keys of its first row."""
+    """Write a table whose columns are the keys of its first row."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
         writer.writeheader()
@@ -51,7 +51,7 @@ def write_tsv(path: Path, rows: Sequence[dict[str, object]]) -> Path:
 
 
 def write_json(path: Path, value: object) -> Path:
-    """A JSON file, or JSON Lines if its name ends so."""
+    """Write a JSON file, or JSON Lines if the name ends in .jsonl."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         assert isinstance(value, list)

@@ -22,11 +22,11 @@ from visreplay.tools.fetch import Fetcher, is_public
 
 
 def refused(url: str, fetcher: Fetcher | None = None) -> str:
-    """What is told of a URL that is not read."""
-    with pytest.raises(ToolError) as told:
+    """Give the error about a URL that is not read."""
+    with pytest.raises(ToolError) as caught:
         (fetcher or Fetcher(allowed=only_here)).get(url)
-    assert "secret" not in str(told.value)
-    return str(told.value)
+    assert "secret" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_by_default_nothing_on_this_machine_is_asked(server: Server) -> None:
         "[fe80::1%25lo]",
         socket.gethostname(),
     ):
-        told = refused(f"http://{host}:{port}/", Fetcher(timeout=10))
-        assert "not all of its addresses are public" in told or "no URL" in told, host
+        message = refused(f"http://{host}:{port}/", Fetcher(timeout=10))
+        assert "not all of its addresses are public" in message or "no URL" in message, host
     assert not server.asked
 
 
@@ -114,7 +114,7 @@ def test_what_is_public(address: str, public: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("file:///etc/passwd", "http and https"),
         ("ftp://example.org/a.png", "http and https"),
@@ -139,8 +139,8 @@ def test_what_is_public(address: str, public: bool) -> None:
         ("http://127.0.0.1:1/", "cannot be reached"),
     ],
 )
-def test_what_is_no_url_of_a_web_server(url: str, told: str) -> None:
-    assert told in refused(url)
+def test_what_is_no_url_of_a_web_server(url: str, message: str) -> None:
+    assert message in refused(url)
 
 
 def test_redirects_are_followed_and_no_cookie_is_kept(server: Server) -> None:
@@ -158,7 +158,7 @@ def test_redirects_have_an_end(server: Server) -> None:
 
 def test_no_redirect_leads_to_where_nothing_may_be_asked(server: Server) -> None:
     with serving(Server("127.0.0.2", server.server_port)) as private:
-        for target, told in (
+        for target, message in (
             (f"http://127.0.0.2:{private.server_port}/", "not all of its addresses"),
             (f"//127.0.0.2:{private.server_port}/", "not all of its addresses"),
             (f"http://[::1]:{private.server_port}/", "not all of its addresses"),
@@ -167,7 +167,7 @@ def test_no_redirect_leads_to_where_nothing_may_be_asked(server: Server) -> None
             ("ftp://127.0.0.1/", "http and https"),
             ("http://127.0.0.1:secret/", "no URL"),
         ):
-            assert told in refused(server.url + "/to/" + target), target
+            assert message in refused(server.url + "/to/" + target), target
         assert Fetcher(allowed=lambda _: True).get(f"http://127.0.0.2:{private.server_port}/")
         assert len(private.asked) == 1
 
@@ -213,16 +213,16 @@ def test_the_body_of_a_redirect_is_not_read(server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/drops", "/heading", "/sizes", "/silent"])
 def test_a_server_that_sends_drop_by_drop_is_left(server: Server, path: str) -> None:
-    told = refused(server.url + path, Fetcher(timeout=0.3, allowed=only_here))
-    assert "longer than the 0.3 s" in told
+    message = refused(server.url + path, Fetcher(timeout=0.3, allowed=only_here))
+    assert "longer than the 0.3 s" in message
 
 
 def test_a_resolver_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     late = Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: late.wait() and [])
-    told = refused("http://slow.test/", Fetcher(timeout=0.2))
+    message = refused("http://slow.test/", Fetcher(timeout=0.2))
     late.set()
-    assert "longer than the 0.2 s" in told
+    assert "longer than the 0.2 s" in message
 
 
 def test_time_does_not_begin_again_with_a_redirect(server: Server) -> None:
@@ -236,7 +236,7 @@ def test_time_does_not_begin_again_with_a_redirect(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("/missing", "answered 404"),
         ("/garbage", "not on a web server"),
@@ -244,8 +244,8 @@ def test_time_does_not_begin_again_with_a_redirect(server: Server) -> None:
         ("/zipped", "came compressed"),
     ],
 )
-def test_what_a_server_cannot_send(server: Server, path: str, told: str) -> None:
-    assert told in refused(server.url + path)
+def test_what_a_server_cannot_send(server: Server, path: str, message: str) -> None:
+    assert message in refused(server.url + path)
 
 
 def test_neither_proxies_nor_passwords_are_taken_from_the_environment(

@@ -76,7 +76,7 @@ def test_a_limit_of_pixels_is_checked_before_decoding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         (b"", "not an image"),
         (b"hello", "not an image"),
@@ -88,8 +88,8 @@ def test_a_limit_of_pixels_is_checked_before_decoding() -> None:
         ("file:///etc/passwd", "URL"),
     ],
 )
-def test_what_is_not_an_image_is_refused(source: bytes | str, told: str) -> None:
-    with pytest.raises(ToolError, match=told):
+def test_what_is_not_an_image_is_refused(source: bytes | str, message: str) -> None:
+    with pytest.raises(ToolError, match=message):
         load_image(source)
 
 
@@ -111,7 +111,7 @@ def test_boxes_in_every_coordinate_space(
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (None, "four numbers"),
         ([1, 2, 3], "four numbers"),
@@ -127,9 +127,9 @@ def test_boxes_in_every_coordinate_space(
         ([0, 0, 5, 50], "at least 10 px"),
     ],
 )
-def test_bad_boxes_are_explained(values: object, told: str) -> None:
-    min_side = 1 if "times" in told else 10
-    with pytest.raises(ToolError, match=told):
+def test_bad_boxes_are_explained(values: object, message: str) -> None:
+    min_side = 1 if "times" in message else 10
+    with pytest.raises(ToolError, match=message):
         parse_box(values, (200, 100), (200, 100), min_side=min_side, max_aspect=100)
 
 

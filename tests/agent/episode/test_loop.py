@@ -48,13 +48,13 @@ def test_an_episode_calls_looks_and_answers() -> None:
 
 def test_the_observation_is_framed_as_the_policy_expects() -> None:
     state = play([call(100, 100, 500, 400), ANSWER])
-    shown = state["messages"][3]
-    assert shown["role"] == "user"
-    assert [part["type"] for part in shown["content"]] == ["text", "image", "text"]
+    observation = state["messages"][3]
+    assert observation["role"] == "user"
+    assert [part["type"] for part in observation["content"]] == ["text", "image", "text"]
 
 
 @pytest.mark.parametrize(
-    ("turn", "told"),
+    ("turn", "words"),
     [
         (call(500, 400, 100, 100), "bbox_2d|box"),
         (call(5000, 5000, 6000, 6000), "1000"),
@@ -63,12 +63,12 @@ def test_the_observation_is_framed_as_the_policy_expects() -> None:
         ("<tool_call>{]</tool_call>", "JSON"),
     ],
 )
-def test_a_bad_call_is_told_to_the_policy_and_the_episode_goes_on(turn: str, told: str) -> None:
+def test_the_policy_reads_what_was_wrong_and_the_episode_continues(turn: str, words: str) -> None:
     state = play([turn, ANSWER])
     step = state["steps"][0]
     error = step["error"] or step["tool_calls"][0]["error"]
     assert error is not None
-    assert any(word in error for word in told.split("|")), error
+    assert any(word in error for word in words.split("|")), error
     assert state["messages"][3]["content"] == [{"type": "text", "text": f"Error: {error}"}]
     assert state["answer"] == "a dog"
 
@@ -115,11 +115,11 @@ def test_steps_are_streamed_as_they_are_completed() -> None:
     protocol = get_protocol("deepeyes", TokenGrid(), ImageStore())
     before = Loop(protocol).start("What?", images=[protocol.store.put(PICTURE)])
     graph = build_graph(ScriptedPolicy([call(0, 0, 100, 100), ANSWER]), protocol)
-    seen = []
+    completed = []
     for state in graph.stream(before, stream_mode="values"):
-        seen.append([step["index"] for step in completed_steps(state, before)])  # type: ignore[arg-type]
+        completed.append([step["index"] for step in completed_steps(state, before)])  # type: ignore[arg-type]
         before = state  # type: ignore[assignment]
-    assert seen == [[], [], [0], [1]]
+    assert completed == [[], [], [0], [1]]
 
 
 def test_a_script_that_is_too_short_says_so() -> None:

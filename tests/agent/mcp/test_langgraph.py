@@ -16,18 +16,18 @@ def test_a_langgraph_agent_looks_closer(url: str) -> None:
     """An agent by rule: crop, zoom into what came back, name a file that is not there, end."""
 
     def act(state: MessagesState) -> dict[str, list[AIMessage]]:
-        seen = [message for message in state["messages"] if isinstance(message, ToolMessage)]
-        if not seen:
+        results = [message for message in state["messages"] if isinstance(message, ToolMessage)]
+        if not results:
             step = ("crop", {"image": "scene.png", "bbox": [0, 0, 200, 200]})
-        elif len(seen) == 1:
-            reference = seen[0].artifact["structured_content"]["image"]
+        elif len(results) == 1:
+            reference = results[0].artifact["structured_content"]["image"]
             step = ("zoom", {"image": reference, "bbox": [0, 0, 50, 50]})
-        elif len(seen) == 2:
+        elif len(results) == 2:
             step = ("zoom", {"image": "../private.png"})
         else:
-            return {"messages": [AIMessage("seen enough")]}
+            return {"messages": [AIMessage("enough")]}
         name, arguments = step
-        calls = [{"name": name, "args": arguments, "id": str(len(seen))}]
+        calls = [{"name": name, "args": arguments, "id": str(len(results))}]
         return {"messages": [AIMessage("", tool_calls=calls)]}
 
     async def play() -> list[ToolMessage]:
@@ -44,8 +44,8 @@ def test_a_langgraph_agent_looks_closer(url: str) -> None:
     cut, closer, refused = anyio.run(play)
     line, picture = cut.content
     assert line["text"].startswith("box [0, 0, 200, 200] px")
-    shown = Image.open(io.BytesIO(base64.b64decode(picture["base64"])))
-    assert same(shown, PICTURE.crop((0, 0, 200, 200)))
+    crop = Image.open(io.BytesIO(base64.b64decode(picture["base64"])))
+    assert same(crop, PICTURE.crop((0, 0, 200, 200)))
     assert closer.artifact["structured_content"]["source_size"] == [200, 200]
     assert refused.status == "error"
     assert "outside the folders" in str(refused.content)

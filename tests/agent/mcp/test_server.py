@@ -60,17 +60,17 @@ async def every_tool(session: ClientSession) -> None:
     assert dark.getpixel((5, 5))[0] < 20 < 230 < bright.getpixel((5, 5))[0]
     assert "frame at 0.20 s, shown at 64 x 48 px" in text(frames)
 
-    clip = await session.call_tool("video_info", {"video": "clip.mp4"})
-    assert structured(clip) == {"duration": 2.0, "fps": 10.0, "frame_count": 20, "size": [64, 48]}
-    assert text(clip) == "2.00 s, 20 frames of 64 x 48 px, 10.00 frames a second"
+    info = await session.call_tool("video_info", {"video": "clip.mp4"})
+    assert structured(info) == {"duration": 2.0, "fps": 10.0, "frame_count": 20, "size": [64, 48]}
+    assert text(info) == "2.00 s, 20 frames of 64 x 48 px, 10.00 frames a second"
 
-    told: list[tuple[float, float | None, str | None]] = []
+    reports: list[tuple[float, float | None, str | None]] = []
 
-    async def progress(made: float, most: float | None, message: str | None) -> None:
-        told.append((made, most, message))
+    async def progress(steps: float, most: float | None, message: str | None) -> None:
+        reports.append((steps, most, message))
 
-    asked = {"question": SCENE.question, "images": ["scene.png"]}
-    answer = await session.call_tool("ask", asked, progress_callback=progress)
+    request = {"question": SCENE.question, "images": ["scene.png"]}
+    answer = await session.call_tool("ask", request, progress_callback=progress)
     episode = structured(answer)
     assert episode["answer"] == SCENE.answer
     assert episode["stop_reason"] == "answered"
@@ -79,13 +79,13 @@ async def every_tool(session: ClientSession) -> None:
     for step in episode["steps"]:
         assert step["replay"]["method"] == "token"
         assert 0 < step["replay"]["kl_after"] < step["replay"]["kl_before"]
-    assert [made for made, _, _ in told] == [0, 1, 2]
-    assert told[1][1] == 8
-    assert told[1][2] is not None and told[1][2].startswith("zoom: box [")
+    assert [steps for steps, _, _ in reports] == [0, 1, 2]
+    assert reports[1][1] == 8
+    assert reports[1][2] is not None and reports[1][2].startswith("zoom: box [")
 
-    looked = episode["steps"][0]["calls"][0]
-    assert looked["name"] == "zoom"
-    again = await session.call_tool("zoom", {"image": looked["images"][0]})
+    use = episode["steps"][0]["calls"][0]
+    assert use["name"] == "zoom"
+    again = await session.call_tool("zoom", {"image": use["images"][0]})
     assert not again.isError
 
     refused = await session.call_tool("crop", {"image": "../private.png", "bbox": box})
@@ -155,7 +155,7 @@ serve_stdio(mcp_server(client_media([]), load))
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments", "told"),
+    ("tool", "arguments", "error"),
     [
         ("crop", {"image": "link.png", "bbox": [0, 0, 9, 9]}, "outside the folders"),
         ("crop", {"image": "{tmp}/private.png", "bbox": [0, 0, 9, 9]}, "outside the folders"),
@@ -182,13 +182,13 @@ serve_stdio(mcp_server(client_media([]), load))
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_and_the_server_lives_on(
-    url: str, tmp_path: Path, tool: str, arguments: dict[str, Any], told: str
+    url: str, tmp_path: Path, tool: str, arguments: dict[str, Any], error: str
 ) -> None:
     if "image" in arguments:
         arguments = {**arguments, "image": arguments["image"].replace("{tmp}", str(tmp_path))}
     result = call(url, tool, **arguments)
     assert result.isError
-    assert told in text(result)
+    assert error in text(result)
     assert len(text(result)) < 2000
     assert not call(url, "zoom", image="scene.png").isError
 
@@ -217,8 +217,8 @@ def test_large_pictures_and_large_crops_are_refused(root: Path, make_agent: Make
         assert "at most 40000000 are allowed" in text(call(url, "zoom", image="huge.png"))
         whole = {"image": "large.png", "bbox": [0, 0, 2500, 2000]}
         assert "zoom shrinks" in text(call(url, "crop", **whole))
-        shown = images(call(url, "zoom", **whole))[0]
-        assert shown.width * shown.height <= 1280 * 28 * 28
+        view = images(call(url, "zoom", **whole))[0]
+        assert view.width * view.height <= 1280 * 28 * 28
 
 
 def test_a_question_that_the_client_gives_up_ends_after_a_step(
@@ -231,11 +231,11 @@ def test_a_question_that_the_client_gives_up_ends_after_a_step(
         return make_agent()
 
     async def scenario(session: ClientSession) -> None:
-        asked = {"question": SCENE.question, "images": ["scene.png"]}
-        told: list[float] = []
+        request = {"question": SCENE.question, "images": ["scene.png"]}
+        reports: list[float] = []
 
-        async def give_up(made: float, most: float | None, message: str | None) -> None:
-            told.append(made)
+        async def give_up(steps: float, most: float | None, message: str | None) -> None:
+            reports.append(steps)
             number = CancelledNotificationParams(requestId=session._request_id - 1)
             await session.send_notification(
                 ClientNotification(CancelledNotification(params=number))
@@ -244,9 +244,9 @@ def test_a_question_that_the_client_gives_up_ends_after_a_step(
             given_up.set()
 
         with pytest.raises(McpError, match="cancelled"):
-            await session.call_tool("ask", asked, progress_callback=give_up)
-        assert structured(await session.call_tool("ask", asked))["answer"] == SCENE.answer
-        assert told == [0]
+            await session.call_tool("ask", request, progress_callback=give_up)
+        assert structured(await session.call_tool("ask", request))["answer"] == SCENE.answer
+        assert reports == [0]
 
     with served(http_app(mcp_server(client_media([root]), load))) as address:
         url = f"{address}/mcp"
@@ -260,11 +260,11 @@ def test_so_many_questions_wait_and_no_more(root: Path) -> None:
         refused.wait(60)
         raise ToolError("nobody is there to answer")
 
-    told: list[str] = []
+    errors: list[str] = []
 
     async def scenario(session: ClientSession) -> None:
         async def ask() -> None:
-            told.append(text(await session.call_tool("ask", {"question": "?"})))
+            errors.append(text(await session.call_tool("ask", {"question": "?"})))
             refused.set()
 
         async with anyio.create_task_group() as group:
@@ -274,5 +274,5 @@ def test_so_many_questions_wait_and_no_more(root: Path) -> None:
     with served(http_app(mcp_server(client_media([root]), load))) as address:
         url = f"{address}/mcp"
         with_session(url, scenario)
-    assert "questions are waiting already" in told[0]
-    assert sum("nobody is there" in line for line in told) == MAX_WAITING + 1
+    assert "questions are waiting already" in errors[0]
+    assert sum("nobody is there" in line for line in errors) == MAX_WAITING + 1

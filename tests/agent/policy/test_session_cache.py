@@ -57,9 +57,9 @@ def test_the_least_recently_used_goes_first(make_session: MakeSession) -> None:
     cache.keep(("d",), make_session(10), None)
     assert cache.longest([("b",)]) is None
     assert cache.bytes == 3 * one
-    found = cache.longest([("a",), ("a", "x"), ("c",)])
-    assert found is not None and found.messages == ("c",)
-    assert found.session.fork().length == 10
+    cached = cache.longest([("a",), ("a", "x"), ("c",)])
+    assert cached is not None and cached.messages == ("c",)
+    assert cached.session.fork().length == 10
 
 
 def test_the_last_one_stays_however_large(make_session: MakeSession) -> None:

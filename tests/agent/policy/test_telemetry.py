@@ -17,9 +17,9 @@ def test_a_map_has_a_pixel_a_token() -> None:
     entropy_LT = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 1.0, 2.0, 3.0, 4.0, 3.0]])
     chosen_LT = entropy_LT < torch.tensor([[1.5], [0.5]])
     store = ImageStore()
-    found = block_map(record(entropy_LT, chosen_LT), (1, 2, 3), store)
-    assert (found["kind"], found["grid"], found["max_entropy"]) == ("image", [1, 2, 3], 4.0)
-    red, green, blue = np.moveaxis(np.asarray(store.get(found["map"])), -1, 0)
+    block = block_map(record(entropy_LT, chosen_LT), (1, 2, 3), store)
+    assert (block["kind"], block["grid"], block["max_entropy"]) == ("image", [1, 2, 3], 4.0)
+    red, green, blue = np.moveaxis(np.asarray(store.get(block["map"])), -1, 0)
     assert red.tolist() == [[0, 64, 128], [191, 255, 255]]
     assert green.tolist() == [[255, 128, 0], [0, 0, 0]]
     assert not blue.any()

@@ -1,6 +1,6 @@
-"""Scripted conversations, one or two a dialect, and their exact token streams.
+"""Scripted conversations, one or two for each protocol, and their exact token streams.
 
-`python tests/agent/protocols/conversations.py` writes the golden files anew: read the difference.
+`python tests/agent/protocols/conversations.py` writes the golden files again: read the difference.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def grounding(*bbox: float, source: str = "original_image") -> str:
 
 @dataclass(frozen=True)
 class Script:
-    """What is asked, and what the policy writes."""
+    """The policy's turns, and the media of the question."""
 
     protocol: str
     turns: tuple[str, ...]
@@ -189,5 +189,5 @@ if __name__ == "__main__":
     from transformers import AutoProcessor
 
     for name, script in SCRIPTS.items():
-        made = stream(AutoProcessor.from_pretrained(EMBEDDED / "policy"), script)
-        (GOLDEN / f"{name}.txt").write_text(made, "utf-8")
+        text = stream(AutoProcessor.from_pretrained(EMBEDDED / "policy"), script)
+        (GOLDEN / f"{name}.txt").write_text(text, "utf-8")

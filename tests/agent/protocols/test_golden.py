@@ -29,7 +29,7 @@ CROPS: dict[str, list[Crop]] = {
         (1, (0, 0, 280, 293), (196, 224)),
     ],
 }
-"""Of every crop: the picture that it is cut from, where in its pixels, and the size shown."""
+"""For every crop: the number of its picture, the region in pixels, and the size shown."""
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -63,8 +63,8 @@ def test_the_crop_of_a_crop_is_of_the_crop_as_pixel_reasoner_was_shown_it() -> N
     first, second = observations(state)
     assert second["source"] == first["images"][0]
     assert second["box"] == [22, 20, 202, 176]
-    shown = protocol.store.get(first["images"][0]).crop((22, 20, 202, 176))
-    assert protocol.store.get(second["images"][0]).size == (168, 168) != shown.size
+    crop = protocol.store.get(first["images"][0]).crop((22, 20, 202, 176))
+    assert protocol.store.get(second["images"][0]).size == (168, 168) != crop.size
 
 
 def test_sources_name_the_image_that_was_cropped() -> None:

@@ -229,9 +229,9 @@ def test_mini_o3_shows_every_image_within_its_budget() -> None:
     protocol = get_protocol("mini-o3", TokenGrid(), ImageStore())
     large, small = (protocol.store.put(noise(0, *size)) for size in ((4000, 3000), (100, 60)))
     parts: Any = protocol.open("?", [large, small], None)[1]["content"][:2]
-    shown = [protocol.store.get(part["image"]) for part in parts]
-    assert 1_900_000 < shown[0].width * shown[0].height <= 2_000_000
-    assert 40_000 <= shown[1].width * shown[1].height < 60_000
+    first, second = (protocol.store.get(part["image"]) for part in parts)
+    assert 1_900_000 < first.width * first.height <= 2_000_000
+    assert 40_000 <= second.width * second.height < 60_000
     with pytest.raises(ToolError, match="needs an image"):
         protocol.open("?", [], str(CLIP))
 
@@ -269,8 +269,8 @@ def test_qwen3_vl_boxes(bbox: list[float], box: list[int]) -> None:
     else:
         observation = protocol.run({"name": "image_zoom_in_tool", "arguments": arguments}, scene)
         assert observation["box"] == box
-        shown = protocol.store.get(observation["images"][0])
-        assert shown.width * shown.height >= 256 * 28 * 28
+        crop = protocol.store.get(observation["images"][0])
+        assert crop.width * crop.height >= 256 * 28 * 28
 
 
 @pytest.mark.parametrize("index", [2, -1, 0.5, "0", None, True, pytest.param(10**5000, id="huge")])
