@@ -176,7 +176,7 @@ class ReplayConfig:
 
     @classmethod
     def paper(cls, method: Method = Method.TOKEN, **changes: Any) -> Self:
-        """The settings of the paper and its reference code for a method.
+        """Return the settings of the paper and its reference code for a method.
 
         Token replay by 25 steps of plain gradient descent at rate 10; state replay with the
         published limits in nats of the Qwen2.5-VL-7B pairs.
@@ -229,7 +229,7 @@ class ReplayConfig:
 
     @property
     def depth(self) -> int:
-        """How many of the first decoder layers the method compares: L of the paper."""
+        """Number of first decoder layers that the method compares: L of the paper."""
         match self.method:
             case Method.TOKEN:
                 return self.replay_layers

@@ -303,11 +303,11 @@ class Context:
 
     def _catch_up(self, run: ModelRun) -> None:
         """Run over the tokens that were generated since the run was needed last."""
-        seen = run.cache.length
-        if seen == len(self.ids):
+        start = run.cache.length
+        if start == len(self.ids):
             return
-        features = run.adapter.embed(torch.tensor(self.ids[seen:]))
-        positions_3T = run.adapter.text_positions(len(features), self.position(seen))
+        features = run.adapter.embed(torch.tensor(self.ids[start:]))
+        positions_3T = run.adapter.text_positions(len(features), self.position(start))
         if run is self._policy:
             self._prefill(features, positions_3T)
         else:

@@ -130,7 +130,7 @@ class StopRule:
         self._tail = 4 * max(map(len, self._stop_strings), default=0)
 
     def __call__(self, ids: Sequence[int]) -> bool:
-        """Whether the last of these generated tokens is the end."""
+        """Tell whether the last of these generated tokens is the end."""
         if ids[-1] in self._eos_ids:
             return True
         if not self._stop_strings:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from visreplay.replay_core import lora
-from visreplay.replay_core.compatibility import architecture, check_alike, picture_processing
+from visreplay.replay_core.compatibility import architecture, check_alike, image_processing
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher, tuned_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 from visreplay.replay_core.errors import CheckpointError, UnsupportedModelError
@@ -81,11 +81,14 @@ def load_pair(
     adapted = lora.is_adapter(policy_at)
     if replay is not None:
         config = tuned_config(tuned, replay)
-        replay_layers = None if config.swap_roles else config.depth
+        if replay_layers is None and not config.swap_roles:
+            replay_layers = config.depth
         plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
         base = None if plain and not adapted else base
     if adapted:
         base = base or lora.base_of(policy_at)
+    if processor is not None:
+        processor, _ = _locate(processor, role=0)
     base_at, base_name = (None, None) if base is None else _locate(base, role=1)
     weights = policy_at
     if adapted:
@@ -93,19 +96,17 @@ def load_pair(
         weights = base_at
         if not lora.has_processor(policy_at):
             processor = processor or base_at
-    chosen = _read(AutoProcessor.from_pretrained, processor or policy_at)
-    policy_config = _read(AutoConfig.from_pretrained, weights)
+    chosen = _read(AutoProcessor, processor or policy_at)
+    policy_config = _read(AutoConfig, weights)
     base_config = None
     if base_at is not None:
-        base_config = _read(AutoConfig.from_pretrained, base_at)
+        base_config = _read(AutoConfig, base_at)
         check_alike(architecture(policy_config), architecture(base_config))
-        base_processor = _read(AutoProcessor.from_pretrained, base_at)
+        base_processor = _read(AutoProcessor, base_at)
         check_alike(chosen.tokenizer.get_vocab(), base_processor.tokenizer.get_vocab())
         if processor is None:
-            check_alike(picture_processing(chosen), picture_processing(base_processor))
-    if device == "auto":
-        accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
-        device = next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
+            check_alike(image_processing(chosen), image_processing(base_processor))
+    device = _default_device() if device == "auto" else device
     kwargs = {"dtype": dtype, **model_kwargs}
     policy_model = _load(weights, policy_config, device, kwargs)
     if adapted:
@@ -127,6 +128,12 @@ def load_for(
 ) -> ModelPair:
     """Load a pair for one way of replaying: `load_pair(policy, base, replay=replay, ...)`."""
     return load_pair(policy, base, replay=replay, **options)
+
+
+def _default_device() -> str:
+    """Return the name of a GPU, if there is one, or else of the CPU."""
+    accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    return next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
 
 
 def _locate(name: str, role: int) -> tuple[str, str]:
@@ -173,11 +180,15 @@ def _check_hub(name: str) -> None:
         raise _refusal(name, error) from error
 
 
-def _read(load: Callable[..., Any], name: str, **options: Any) -> Any:
-    """Load a part of a checkpoint, with one short error if it cannot be read."""
+def _read(auto_class: Any, name: str) -> Any:
+    """Load the processor or the configuration of a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
-        return load(name, **options)
-    except OSError as error:
+        return auto_class.from_pretrained(name)
+    except (OSError, ValueError) as error:
         raise _refusal(name, error) from error
 
 
@@ -194,14 +205,14 @@ def _refusal(name: str, error: Exception) -> CheckpointError:
 
 
 def _load(name: str, config: Any, device: str, kwargs: dict[str, Any]) -> PreTrainedModel:
-    with _quiet("transformers.modeling_utils"):
-        model, info = _read(
-            AutoModelForImageTextToText.from_pretrained,
-            name,
-            config=config,
-            output_loading_info=True,
-            **kwargs,
-        )
+    try:
+        with _quiet("transformers.modeling_utils"):
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                name, config=config, output_loading_info=True, **kwargs
+            )
+    except OSError as error:
+        raise _refusal(name, error) from error
+    model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UnsupportedModelError(

@@ -295,7 +295,7 @@ def share_tensors(policy: nn.Module, base: nn.Module) -> int:
 
 
 def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
-    """Whether two models hold the same weights, bit for bit, on whatever device."""
+    """Tell whether two models hold the same weights, bit for bit, on whatever device."""
     return (
         bool(ours)
         and ours.keys() == theirs.keys()

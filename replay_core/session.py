@@ -327,7 +327,7 @@ class ReplaySession:
 
     @contextmanager
     def _work(self) -> Iterator[Context]:
-        """A fork of the context to work on; it is kept only if nothing is raised."""
+        """Yield a fork of the context to work on, which is kept only if nothing is raised."""
         context = self._open().prefix()
         with without_autograd():
             yield context

@@ -1,4 +1,4 @@
-"""Contexts of different lengths, written together: each as if it were alone."""
+"""Contexts of different lengths, decoded together: each as if it were alone."""
 
 import random
 from typing import Any
@@ -26,7 +26,7 @@ SLIDING = {
 
 
 def sessions(pair: ModelPair) -> list[ReplaySession]:
-    """Of every method, with and without pictures, from 3 to about 40 tokens long."""
+    """Sessions of every method, with and without images, from 3 to about 40 tokens long."""
     family = pair.policy.model.config.model_type
     contexts: list[tuple[str, list[Any]]] = [
         ("none", [3]),
@@ -91,7 +91,7 @@ def test_contexts_come_and_go(any_pair: ModelPair) -> None:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_layers_that_see_a_window(attention: str) -> None:
+def test_sliding_window_layers(attention: str) -> None:
     check(builders.pair(attention=attention, **SLIDING), seed=3)
 
 
@@ -108,7 +108,7 @@ def test_joining_leaves_the_session_as_it_is(pair: ModelPair) -> None:
 
 
 def test_log_probabilities_are_the_models_own(pair: ModelPair) -> None:
-    """Whatever the temperature; those of the token that was drawn, and the best."""
+    """The temperature does not count; the drawn token and the most probable ones have them."""
     session = sessions(pair)[3]
     batch = Batch()
     each = session.join(batch, max_new_tokens=5, temperature=2.0, seed=1, logprobs=3)
@@ -130,7 +130,7 @@ def test_log_probabilities_are_the_models_own(pair: ModelPair) -> None:
 
 
 def test_one_that_fails_ends_alone(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits that are no numbers, say: the others do not hear of it."""
+    """Logits that are no numbers, say: the others go on."""
     batch = Batch()
     session = sessions(pair)[0]
     well, ill = (session.join(batch, max_new_tokens=9, temperature=1.0, seed=1) for _ in range(2))
@@ -146,7 +146,7 @@ def test_one_that_fails_ends_alone(pair: ModelPair, monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_what_cannot_be_together(pair: ModelPair) -> None:
+def test_continuations_that_cannot_be_together(pair: ModelPair) -> None:
     batch = Batch()
     assert batch.step() == []
     session, other = sessions(pair)[0], sessions(builders.pair(seed=1))[0]

@@ -1,7 +1,6 @@
-"""What a session promises around the numbers: transactions, generation, history, closing."""
+"""The contract of a session besides the numbers: transactions, generation, history, closing."""
 
 import gc
-import hashlib
 import weakref
 from typing import Any
 
@@ -9,33 +8,18 @@ import builders
 import pytest
 import torch
 from builders import segment
+from replay_cases import METHODS, checksum, config
 
 from visreplay.replay_core import (
     ConfigError,
     ContextError,
     ModelPair,
-    ReplayConfig,
     ReplaySession,
     Segment,
     SessionClosedError,
 )
 
-METHODS = ("none", "token", "state")
 IMAGE = segment(4, ("image", (1, 4, 6), 1), 3)
-
-
-def config(method: str, **changes: Any) -> ReplayConfig:
-    settings = {"threshold": "quantile", "replay_layers": 3, "state_layers": 3, "steps": 2}
-    return ReplayConfig(method=method, **{**settings, **changes})  # type: ignore[arg-type]
-
-
-def checksum(pair: ModelPair) -> str:
-    digest = hashlib.sha256()
-    for adapter in (pair.policy, pair.base):
-        for name, weight in adapter.model.named_parameters():  # type: ignore[union-attr]
-            digest.update(name.encode() + weight.detach().numpy().tobytes())
-            assert weight.grad is None and not weight.requires_grad
-    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -54,8 +38,8 @@ def test_the_plain_policy_equals_transformers_generate(any_pair: ModelPair) -> N
     model = any_pair.policy.model
     parts = (4, ("image", (1, 4, 6), 1), 3, ("video", (2, 4, 6), 2), 2)
     inputs = builders.inputs(*parts, family=model.config.model_type)
-    asked = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    expected = model.generate(**inputs, **asked)[0, inputs["input_ids"].shape[1] :]
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :]
     with ReplaySession(any_pair, config("none")) as session:
         session.append(segment(*parts, family=model.config.model_type))
         assert session.generate(max_new_tokens=6).token_ids == tuple(expected.tolist())
@@ -112,7 +96,7 @@ def test_an_error_leaves_the_session_as_it_was(
         assert torch.equal(session.next_logits, ref.next_logits)
 
 
-def test_a_closed_session_says_so(pair: ModelPair) -> None:
+def test_a_closed_session_is_an_error(pair: ModelPair) -> None:
     session = ReplaySession(pair, config("none"))
     session.append(IMAGE)
     session.close()
@@ -158,7 +142,7 @@ def test_works_inside_a_callers_inference_mode(pair: ModelPair, method: str) -> 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_of_rollouts_equals_single_ones(pair: ModelPair, method: str) -> None:
-    """In what they write, whatever their lengths, and in how they go on by themselves."""
+    """In their tokens, whatever their lengths, and in what they generate afterwards."""
     stops = [builders.letter(i) for i in range(0, 200, 8)]
     with ReplaySession(pair, config(method)) as session:
         session.append(IMAGE)
@@ -276,6 +260,25 @@ def test_stops(pair: ModelPair) -> None:
         assert session.token_ids[-1] == free.token_ids[0]
 
 
+def test_no_step_decodes_more_than_a_tail(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of a token does not grow with the text; the whole of it is decoded once."""
+    lengths: list[int] = []
+    decode = pair.tokenizer.decode
+
+    def counted(ids: Any, **options: Any) -> str:
+        lengths.append(len(ids))
+        return str(decode(ids, **options))
+
+    monkeypatch.setattr(pair.tokenizer, "decode", counted)
+    with ReplaySession(pair, config("none")) as session:
+        session.append(IMAGE)
+        session.fork().generate(max_new_tokens=40, stop_strings=["no such"])
+        assert lengths == [*(min(n, 4 * 7) for n in range(1, 41)), 40]
+        lengths.clear()
+        session.sample_many([1, 2], max_new_tokens=40)
+        assert lengths == [40, 40]
+
+
 def test_sampling_follows_its_seed(pair: ModelPair) -> None:
     with ReplaySession(pair, config("none")) as session:
         session.append(IMAGE)
@@ -309,10 +312,10 @@ def test_settings_of_generate(pair: ModelPair, changes: Any, message: str) -> No
             session.generate(**{"max_new_tokens": 3, **changes})
 
 
-def test_clips_are_blocks_too(pair: ModelPair) -> None:
-    clip = segment(3, ("video", (3, 4, 4), 5), 2, ("image", (1, 4, 4), 1), 2, seconds=0.7)
+def test_videos_are_blocks_too(pair: ModelPair) -> None:
+    video = segment(3, ("video", (3, 4, 4), 5), 2, ("image", (1, 4, 4), 1), 2, seconds=0.7)
     with ReplaySession(pair, config("token", steps=8)) as session:
-        report = session.append(clip)
+        report = session.append(video)
         assert [block.kind for block in session.blocks] == ["video", "image"]
         assert report.new_visual_tokens == 16 and report.optimisation_steps == 16
         assert report.kl_after < report.kl_before  # type: ignore[operator]
