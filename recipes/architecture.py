@@ -27,7 +27,7 @@ SPECIAL_TOKENS = [
     "<|video_pad|>",
 ]
 TAGS = ["think", "tool_call", "tool_response", "answer"]
-"""Written by the model or shown to it, one token each, as in the tokenizers of the 7B policies."""
+"""Tags of turns and observations, one token each, as in the tokenizers of the 7B policies."""
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -47,15 +47,15 @@ LOOK_BACK_STRENGTH = 5.0
 """With 6 of a head's 16 rotations at this strength, most of its attention is on one token."""
 
 ROPE_THETA = 300.0
-"""Between two needs of a tiny model: slow rotations for matching content at a distance (with 30 it
-never learned to look up a word in a list), fast ones for telling neighbours apart."""
+"""A compromise for a tiny model: slow rotations match content at a distance (with 30 it never
+learned to look up a word in a list), fast ones distinguish neighbours."""
 
 OVERVIEW_PIXELS = 224 * 224
 MIN_PIXELS = 56 * 56
 
 
 def build_tokenizer(corpus: Iterable[str], vocabulary_size: int) -> Qwen2Tokenizer:
-    """Learn a byte-level BPE on the corpus; every other text still has tokens, its bytes."""
+    """Train a byte-level BPE on the corpus; every other text becomes tokens for its bytes."""
     learner = Tokenizer(BPE())
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -85,7 +85,7 @@ def build_tokenizer(corpus: Iterable[str], vocabulary_size: int) -> Qwen2Tokeniz
 
 
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
-    """The processor: 28 pixels a token, at most 64 tokens an image."""
+    """Build the processor: 28 pixels a token, at most 64 tokens an image."""
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(
             size={"shortest_edge": MIN_PIXELS, "longest_edge": OVERVIEW_PIXELS}
@@ -100,7 +100,7 @@ def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
 
 
 def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """An untrained model: language model 4 layers of 128, vision tower 2 layers of 128."""
+    """Build an untrained model: language model 4 layers of 128, vision tower 2 layers of 128."""
 
     def token(text: str) -> int:
         return int(tokenizer.convert_tokens_to_ids(text))
@@ -151,12 +151,12 @@ def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditiona
 
 @torch.no_grad()
 def _look_back(model: Qwen2_5_VLForConditionalGeneration) -> None:
-    """Start the first layer's first two heads as ones that look one and two tokens back.
+    """Let the first layer's first two heads start with their attention one and two tokens back.
 
-    To copy what followed the same word earlier, a model must first learn to mark each token with
-    the one before it; from random weights that alone takes a tiny one thousands of steps. A bias
-    `b` on the keys and `b` turned back by an angle of `offset` tokens on the queries makes rotary
-    attention peak `offset` tokens back, whatever the tokens are. Training is free to undo it.
+    To copy the token after an earlier occurrence of a word, a model must first learn to mark each
+    token with the one before it. From random weights, that takes a tiny model thousands of steps.
+    A bias `b` on the keys and `b` turned back by an angle of `offset` tokens on the queries makes
+    rotary attention peak `offset` tokens back, whatever the tokens are. Training may undo it.
     """
     decoder = model.model.language_model
     attention, size = decoder.layers[0].self_attn, decoder.layers[0].self_attn.head_dim

@@ -1,9 +1,9 @@
 """Demonstrations of mixed quality for the supervised stage.
 
-A demonstration is a whole episode: the model writes what it sees, then has one of three habits:
-it answers at once by a guess, it looks at a random place, or it looks at the right place and
-reads. The scenes are those of the tasks, shrunk and cropped as the tools do it; only the clips
-skip the video file (frames get JPEG noise instead), since encoding would cost more than training.
+A demonstration is a whole episode: the model describes the scene, then follows one of three habits:
+it guesses at once, it looks at a random place, or it looks at the right place and reads. The scenes
+are those of the tasks, shrunk and cropped by the tools. Only the videos skip the file (frames get
+JPEG noise instead), since encoding would cost more than training.
 """
 
 import re
@@ -52,9 +52,9 @@ class Demonstration:
 
     Attributes:
         token_ids: The whole conversation, placeholders expanded.
-        learned: Which of the tokens the assistant wrote, the same length.
-        images: (height, width, 3) RGB, in order.
-        video: (frames, height, width, 3) RGB, or None.
+        learned: Whether the assistant wrote a token, the same length.
+        images: The images in order, (height, width, 3) RGB.
+        video: The video's frames, (frames, height, width, 3) RGB, or None.
         kind: The task.
     """
 
@@ -66,14 +66,14 @@ class Demonstration:
 
 
 def describe(markers: Sequence[Marker], target: Marker) -> str:
-    """The thought: every marker with its column and row, in reading order, then the asked one.
+    """Write the thought: every marker with its column and row, in order, then the target again.
 
-    `red35 blue61 green24 so blue61`. The digits follow the colour at once, so that to name the
-    asked marker again is to copy what followed the same word: the one way in which a tiny model
+    Example: `red35 blue61 green24 so blue61`. The digits follow the colour at once, so that to
+    repeat the target is to copy the tokens after the same word: the only way in which a tiny model
     learned to relate the question's colour to a place.
     """
-    seen = " ".join(map(_entry, markers))
-    return f"{seen} so {_entry(target)}"
+    entries = " ".join(map(_entry, markers))
+    return f"{entries} so {_entry(target)}"
 
 
 def _entry(marker: Marker) -> str:
@@ -116,20 +116,20 @@ class Demonstrations(Dataset[Demonstration]):
         return write(kind, habit, seed, rng)
 
     def _recall(self, rng: np.random.Generator) -> Demonstration:
-        """A list of markers in words, and each again in another order: to learn to look up."""
+        """Demonstrate looking up: a list of markers in words, then each again in another order."""
         colours = rng.permutation(list(COLOURS))[: rng.integers(2, len(COLOURS) + 1)]
         markers = [
             Marker(str(colour), *(int(place) for place in rng.integers(CELLS, size=2)), "", (0, 0))
             for colour in colours
         ]
-        asked = [markers[i] for i in rng.permutation(len(markers))]
-        seen = " ".join(map(_entry, markers))
-        again = " so ".join(map(_entry, asked))
-        turns = [[seen], f"<think>{again}</think>"]
+        shuffled = [markers[i] for i in rng.permutation(len(markers))]
+        entries = " ".join(map(_entry, markers))
+        again = " so ".join(map(_entry, shuffled))
+        turns = [[entries], f"<think>{again}</think>"]
         return self._demonstration("recall", turns, [], None)
 
     def _letter(self, seed: int, rng: np.random.Generator) -> Demonstration:
-        """Four tokens around a character, and what it is: reading without having to look for it."""
+        """Demonstrate reading alone: four visual tokens around a character, and its name."""
         if rng.integers(2):
             clip = LightClip.random(np.random.default_rng([seed, SIDE]))
             picture, (x, y) = _jpeg(clip.frame(clip.moment), rng), clip.centre
@@ -165,12 +165,12 @@ class Demonstrations(Dataset[Demonstration]):
         cell = scene.width // CELLS
         box = Box(column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
         crop = np.asarray(zoom(scene, box, grid=self.protocol.frame_grid))
-        shown = {(m.column, m.row): m.character for m in markers}.get((column, row), guess)
+        character = {(m.column, m.row): m.character for m in markers}.get((column, row), guess)
         call = (
             f'<tool_call>{{"name": "zoom", "arguments": {{"label": "{target.colour}", '
             f'"bbox_2d": [{column},{row},{column + 1},{row + 1}]}}}}</tool_call>'
         )
-        turns = [opening, thought + call, [("image", 36)], read(shown)]
+        turns = [opening, thought + call, [("image", 36)], read(character)]
         return self._demonstration(kind, turns, [overview, crop], None)
 
     def _video(
@@ -196,8 +196,8 @@ class Demonstrations(Dataset[Demonstration]):
         )
         offset = EmbeddedProtocol.WINDOW_SECONDS / 4
         frames = [_jpeg(clip.frame(moment + sign * offset), rng) for sign in (-1, 1)]
-        shown = clip.character if moment == clip.moment else guess
-        turns = [opening, thought + call, [("image", 16), ("image", 16)], read(shown)]
+        character = clip.character if moment == clip.moment else guess
+        turns = [opening, thought + call, [("image", 16), ("image", 16)], read(character)]
         return self._demonstration(kind, turns, frames, overview)
 
     def _demonstration(
@@ -207,7 +207,7 @@ class Demonstrations(Dataset[Demonstration]):
         images: list[NDArray[np.uint8]],
         video: Pixels | None,
     ) -> Demonstration:
-        """Tokens of alternating context (a list of placeholders and text) and assistant turns."""
+        """Tokenize alternating contexts (lists of placeholders and text) and assistant turns."""
         ids: list[int] = []
         learned: list[bool] = []
         for number, turn in enumerate(turns):
@@ -220,7 +220,7 @@ class Demonstrations(Dataset[Demonstration]):
         return Demonstration(ids, learned, images, video, kind)
 
     def _render_turn(self, first: bool, parts: tuple[tuple[str, int] | str, ...]) -> str:
-        """A user turn exactly as the agent renders it, placeholders expanded."""
+        """Render a user turn exactly as the agent does, with placeholders expanded."""
         content: list[Part] = []
         for part in parts:
             if isinstance(part, str):
@@ -232,22 +232,22 @@ class Demonstrations(Dataset[Demonstration]):
         if first:
             text = render(self.processor, [Message(role="user", content=content)])
         else:
-            seen = self.protocol.observation_parts({"text": "", "images": [""] * len(parts)})
-            shown = Message(role="user", content=seen)
+            result = self.protocol.observation_parts({"text": "", "images": [""] * len(parts)})
+            observation = Message(role="user", content=result)
             end = self.processor.tokenizer.eos_token_id
-            wrote = Message(role="assistant", content=[], token_ids=[end])
-            text = render(self.processor, [Message(role="user", content=[]), wrote, shown], 2)
+            turn = Message(role="assistant", content=[], token_ids=[end])
+            text = render(self.processor, [Message(role="user", content=[]), turn, observation], 2)
         lengths = iter(part[1] for part in parts if not isinstance(part, str))
         return re.sub(r"<\|(image|video)_pad\|>", lambda pad: pad[0] * next(lengths), text)
 
 
 def read(character: str) -> str:
-    """The last turn: what the crop or the frames show."""
+    """Write the last turn, which names the character in the crop or the frames."""
     return f"<think>it shows {character}</think><answer>{character}</answer>"
 
 
 def corpus() -> list[str]:
-    """What the tokenizer learns its merges from."""
+    """Build the texts that the tokenizer learns its merges from."""
     call = '{"name": "zoom", "arguments": {"label": "", "bbox_2d": [3,5,4,6]}}'
     frames = '{"name": "sample_frames", "arguments": {"around": 1.5}}'
     texts = [
@@ -263,7 +263,7 @@ def corpus() -> list[str]:
         "lit at",
         " so",
     ]
-    # A colour alone, so that it is the same token wherever it stands: `red35`, ` red`, `"red"`.
+    # A colour alone, so that it is the same token in every context: `red35`, ` red`, `"red"`.
     return [*texts * 10, *list(COLOURS) * 30]
 
 
@@ -273,7 +273,7 @@ def _draw(shares: dict[Name, float], rng: np.random.Generator) -> Name:
 
 
 def _jpeg(frame: Pixels, rng: np.random.Generator) -> Pixels:
-    """What a video codec does to a frame, roughly."""
+    """Degrade a frame roughly as a video codec does."""
     quality = int(rng.integers(70, 96))
     ok, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:

@@ -1,4 +1,4 @@
-"""The supervised stages: next-token loss on what the assistant writes in demonstrations."""
+"""The supervised stages: next-token loss on the assistant's turns in demonstrations."""
 
 import json
 import time
@@ -21,12 +21,13 @@ class Stage:
     """A stretch of supervised training.
 
     Attributes:
-        name: Names its checkpoint and its lines in the log.
-        steps: Optimiser steps.
+        name: Name of its checkpoint, and of its lines in the log.
+        steps: Number of optimiser steps.
         kinds: Shares of the tasks.
         habits: Shares of the habits.
-        learning_rate: Peak; warmed up over 100 steps, cosine down to a tenth.
-        first_index: First demonstration index, so that stages see different ones.
+        learning_rate: Peak learning rate: warm-up over 100 steps, cosine down to a tenth.
+        batch: Number of demonstrations in a step.
+        first_index: Index of the first demonstration, so that stages see different ones.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Stage:
 
 
 class Collator:
-    """Pads demonstrations to a batch and turns their pictures into patches."""
+    """Pads demonstrations to a batch and converts their pictures to patches."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor) -> None:
         self.processor = processor
@@ -72,17 +73,18 @@ class Collator:
         }
 
     def patches(self, batch: Batch) -> Batch:
-        """Replace the batch's pictures by patches (done in the main process: patches are big)."""
+        """Replace the batch's pictures by patches (in the main process: patches are large)."""
         images, videos = batch.pop("images"), batch.pop("videos")
         if images:
-            made = self.processor.image_processor(images, do_resize=False, return_tensors="pt")
-            batch.update(made)
+            batch.update(
+                self.processor.image_processor(images, do_resize=False, return_tensors="pt")
+            )
         if videos:
-            made = self.processor.video_processor(
+            patches = self.processor.video_processor(
                 videos, do_resize=False, do_sample_frames=False, return_tensors="pt"
             )
-            batch["pixel_values_videos"] = made["pixel_values_videos"]
-            batch["video_grid_thw"] = made["video_grid_thw"]
+            batch["pixel_values_videos"] = patches["pixel_values_videos"]
+            batch["video_grid_thw"] = patches["video_grid_thw"]
         return batch
 
 
@@ -92,9 +94,15 @@ def train(
     processor: Qwen2_5_VLProcessor,
     folder: Path,
 ) -> None:
-    """Run a stage, from its checkpoint if one is there; the model is trained in place.
+    """Run a stage, from its checkpoint if there is one; the model is trained in place.
 
     Writes `<stage>.pt` every 100 steps and a line to `log.jsonl` every 25.
+
+    Args:
+        stage: The stage.
+        model: The model to train.
+        processor: Its processor.
+        folder: Folder of checkpoint and log.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.SequentialLR(
@@ -163,7 +171,7 @@ def train(
 def _loss(
     model: Qwen2_5_VLForConditionalGeneration, batch: Batch
 ) -> tuple[torch.Tensor, list[tuple[Kind, float]]]:
-    """Mean loss of the learned tokens; by demonstration, whether greedy would have written it."""
+    """Compute the mean loss, and whether greedy decoding would have written each demonstration."""
     learned, kinds = batch.pop("learned"), batch.pop("kinds")
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(**batch, use_cache=False).last_hidden_state.float()
@@ -176,7 +184,7 @@ def _loss(
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint atomically."""
     torch.save(state, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
 

@@ -1,8 +1,9 @@
 """Train the embedded pair: `python recipes/train.py --out runs/recipe`.
 
-Stages, each resumed where it was stopped: looking up words in a list, reading single characters,
-skilled demonstrations of all tasks, demonstrations of mixed habits (the result is the base), RLVR
-from there (the result is the policy). Seeded; progress on standard output and in `log.jsonl`.
+Each stage resumes where it was interrupted: looking up words in a list, reading single characters,
+skilled demonstrations of all tasks, demonstrations of mixed habits (the result is the base), and
+RLVR (the result is the policy). All stages are seeded; progress goes to standard output and
+`log.jsonl`.
 """
 
 import argparse
@@ -34,15 +35,17 @@ STAGES = (
     ),
 )
 UPDATES = 60
-"""Of RLVR."""
+"""Number of gradient steps of RLVR."""
 
 
 def main() -> None:
     """Run every stage that is not done yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--until", choices=[stage.name for stage in STAGES])
+    parser.add_argument("--seed", type=int, default=0, help="seed of the untrained weights")
+    parser.add_argument(
+        "--until", choices=[stage.name for stage in STAGES], help="the last stage to run"
+    )
     arguments = parser.parse_args()
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Fetch what an untrusted caller names by URL: from public addresses alone, and within limits."""
+"""Fetch URLs of untrusted callers: from public addresses only, and within limits."""
 
 import socket
 import time
@@ -10,7 +10,7 @@ from ssl import SSLContext
 from threading import Thread
 from typing import Any
 
-from visreplay.tools.types import ToolError, shown
+from visreplay.tools.types import ToolError, preview
 
 try:
     import httpcore
@@ -24,17 +24,17 @@ _UNICAST = ip_network("2000::/3")
 _OTHERS = tuple(
     map(ip_network, ("2002::/16", "192.88.99.0/24", "192.0.0.0/24", "168.63.129.16/32"))
 )
-"""What `ipaddress` does not know, or not in each version: 6to4, which leads to any IPv4 address,
-and its relays; IETF's protocols and Oracle's metadata; what Azure tells its machines."""
+"""Networks that `ipaddress` does not know, or not in each version: 6to4, which leads to any IPv4
+address, and its relays; IETF's protocols; Oracle's metadata; Azure's service for its machines."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = ((b"User-Agent", b"visreplay"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity"))
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the public internet's.
+    """Whether an address belongs to the public internet.
 
-    Of IPv6, global unicast alone: what embeds an IPv4 address (mapped, 6to4, NAT64) may lead
-    anywhere, and so is none.
+    In IPv6 only global unicast does: addresses that embed an IPv4 address (mapped, 6to4, NAT64) may
+    lead anywhere.
     """
     if address.version == 6 and address not in _UNICAST:
         return False
@@ -44,17 +44,18 @@ def is_public(address: Address) -> bool:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Reads http and https URLs.
+    """A reader of http and https URLs.
 
-    No proxy, cookie or password is used, whatever the environment says, and no error has anything
-    of what a server said but the status, and the host to which it redirected.
+    It uses no proxy, cookie or password, whatever the environment says. Its errors repeat nothing
+    of a server's answer but the status, and the host of a redirect.
 
     Attributes:
-        max_bytes: Of what a URL has; counted as it arrives.
-        timeout: In seconds, for all of it: names, redirects, and servers that send drop by drop.
-        max_redirects: So many are followed.
-        allowed: Which addresses may be asked. A host is asked only if all of its addresses may be,
-            and at the addresses that were checked, wherever its name points a moment later.
+        max_bytes: Largest size of a body, counted as it arrives.
+        timeout: Time for everything, in seconds: names, redirects, and servers that send slowly.
+        max_redirects: Largest number of redirects that are followed.
+        allowed: Decides which addresses may be contacted. A host is contacted only if all of its
+            addresses are allowed, and at the addresses that were checked, wherever its name points
+            a moment later.
     """
 
     max_bytes: int = 20 * 2**20
@@ -63,10 +64,10 @@ class Fetcher:
     allowed: Callable[[Address], bool] = is_public
 
     def get(self, url: str) -> bytes:
-        """What is at a URL.
+        """Read the body of a URL.
 
         Raises:
-            ToolError: If it may not be read, is too large, or does not come in time.
+            ToolError: The URL may not be read, its body is too large, or it does not come in time.
         """
         backend = _Backend(self.allowed, time.monotonic() + self.timeout)
         try:
@@ -74,13 +75,13 @@ class Fetcher:
                 return self._follow(pool, url)
         except httpcore.TimeoutException as error:
             raise ToolError(
-                f"{shown(url)} took longer than the {self.timeout:g} s that are allowed"
+                f"{preview(url)} took longer than the {self.timeout:g} s that are allowed"
             ) from error
         except httpcore.ConnectError as error:
-            raise ToolError(f"{shown(url)} cannot be reached: {error}") from error
+            raise ToolError(f"{preview(url)} cannot be reached: {error}") from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            # Without its text, which quotes what the server sent.
-            raise ToolError(f"{shown(url)} broke off, or is no web server's") from error
+            # The error leaves out the exception's text, which quotes the server.
+            raise ToolError(f"{preview(url)} broke off, or is not on a web server") from error
 
     def _follow(self, pool: httpcore.ConnectionPool, url: str) -> bytes:
         target = _checked(url)
@@ -98,23 +99,23 @@ class Fetcher:
                 if response.status not in _REDIRECTS or not location:
                     return self._body(response, url)
             target = _checked(location, target)
-        raise ToolError(f"{shown(url)} is redirected more than {self.max_redirects} times")
+        raise ToolError(f"{preview(url)} is redirected more than {self.max_redirects} times")
 
     def _body(self, response: httpcore.Response, url: str) -> bytes:
         if response.status != 200:
-            raise ToolError(f"{shown(url)} cannot be read: the server answered {response.status}")
+            raise ToolError(f"{preview(url)} cannot be read: the server answered {response.status}")
         if _header(response, b"content-encoding") not in ("", "identity"):
-            raise ToolError(f"{shown(url)} came compressed, which was not asked for")
+            raise ToolError(f"{preview(url)} came compressed, which was not requested")
         body = bytearray()
         for chunk in response.iter_stream():
             body += chunk
             if len(body) > self.max_bytes:
-                raise ToolError(f"{shown(url)} has more than the {self.max_bytes} bytes allowed")
+                raise ToolError(f"{preview(url)} has more than the {self.max_bytes} bytes allowed")
         return bytes(body)
 
 
 class _Backend(httpcore.NetworkBackend):
-    """Connects to addresses that were checked, before a moment that nothing outlasts."""
+    """A network backend that connects to checked addresses only, before a deadline."""
 
     def __init__(self, allowed: Callable[[Address], bool], deadline: float) -> None:
         self._allowed = allowed
@@ -122,7 +123,11 @@ class _Backend(httpcore.NetworkBackend):
         self._sockets = httpcore.SyncBackend()
 
     def left(self) -> float:
-        """Seconds until then."""
+        """Compute the seconds until the deadline.
+
+        Raises:
+            httpcore.ReadTimeout: The deadline has passed.
+        """
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise httpcore.ReadTimeout("the time is up")
@@ -137,10 +142,10 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         addresses = [ip_address(address) for address in self._look_up(host, port)]
-        # One answer for both: who asks is not told which names there are in the network here.
+        # One error for both: it must not reveal which names exist in this network.
         if not addresses or not all(map(self._allowed, addresses)):
             raise ToolError(
-                f"the host {shown(host)} is not asked: it is not known, or not all of its "
+                f"the host {preview(host)} is not contacted: it is not known, or not all of its "
                 "addresses are public"
             )
         failed = httpcore.ConnectError()
@@ -152,25 +157,25 @@ class _Backend(httpcore.NetworkBackend):
         raise failed
 
     def _look_up(self, host: str, port: int) -> list[str]:
-        """The addresses of a host; in a thread, since the system's resolver takes its time."""
-        found: Future[list[str]] = Future()
+        """Resolve a host, in a thread, since the system's resolver has no timeout."""
+        addresses: Future[list[str]] = Future()
 
         def work() -> None:
             try:
                 known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                found.set_result(list(dict.fromkeys(str(entry[4][0]) for entry in known)))
+                addresses.set_result(list(dict.fromkeys(str(entry[4][0]) for entry in known)))
             except (OSError, UnicodeError):
-                found.set_result([])
+                addresses.set_result([])
 
         Thread(target=work, daemon=True).start()
         try:
-            return found.result(self.left())
+            return addresses.result(self.left())
         except TimeoutError as error:
             raise httpcore.ConnectTimeout("the time is up") from error
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection on which each wait ends when the time is up."""
+    """A connection on which each wait ends at the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream, backend: _Backend) -> None:
         self._stream = stream
@@ -199,13 +204,13 @@ class _Stream(httpcore.NetworkStream):
 
 
 def _checked(url: str, base: URL | None = None) -> URL:
-    """A URL, seen from the one that redirects to it, if it is such as are read."""
+    """Parse a URL, relative to the one that redirects to it, and check that it may be read."""
     try:
         target = URL(url) if base is None else base.join(url)
     except (InvalidURL, ValueError) as error:
         raise ToolError(f"{_named(url, base)} is no URL that can be read") from error
     if target.scheme not in ("http", "https") or not target.host:
-        raise ToolError(f"{_named(url, base)} is not fetched: http and https URLs of a host are")
+        raise ToolError(f"{_named(url, base)} is not fetched: only http and https URLs are")
     if target.userinfo:
         raise ToolError("a URL with a user's name or password is not fetched: leave them out")
     if target.port is not None and not 0 < target.port < 2**16:
@@ -214,10 +219,10 @@ def _checked(url: str, base: URL | None = None) -> URL:
 
 
 def _named(url: str, base: URL | None) -> str:
-    return shown(url) if base is None else "what the URL is redirected to"
+    return preview(url) if base is None else "what the URL is redirected to"
 
 
 def _header(response: httpcore.Response, name: bytes) -> str:
-    """A header's value, or nothing."""
+    """Get a header's value; empty if there is none."""
     values = [value for key, value in response.headers if key.lower() == name]
     return values[0].decode("utf-8", "replace").strip() if values else ""

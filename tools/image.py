@@ -1,4 +1,4 @@
-"""Load images safely, find boxes in every coordinate convention, crop and zoom."""
+"""Load images safely, convert boxes from every coordinate space, crop and zoom."""
 
 import base64
 import io
@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from visreplay.tools.types import Box, Size, ToolError, regular_file, shown
+from visreplay.tools.types import Box, Size, ToolError, preview, regular_file
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit, above which it warns of decompression bombs; an 8K image has 33 million."""
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM", "ICO", "TGA")
-"""Raster formats alone: others (EPS, say) start programs of their own."""
+"""Raster formats only: others (EPS, for example) start programs of their own."""
 
 
 def load_image(
@@ -34,11 +34,11 @@ def load_image(
 
     Args:
         source: A path, the bytes of a file, or an image.
-        max_pixels: More are refused before anything is decoded.
-        name: What errors call it; by default its path.
+        max_pixels: Largest number of pixels; larger images are refused before they are decoded.
+        name: Name of the image in errors; by default its path.
 
     Raises:
-        ToolError: If it is not a readable image, or too large.
+        ToolError: The source is not a readable image, or too large.
     """
     name = name or _name(source)
     try:
@@ -65,7 +65,7 @@ def load_image(
 
 @lru_cache
 def _known_formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """Choose the `FORMATS` that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -114,26 +114,26 @@ def parse_box(
     min_side: int = 1,
     max_aspect: float = 200.0,
 ) -> Box:
-    """The pixel box of four numbers in any coordinate space.
+    """Convert four numbers in any coordinate space into a box in pixels.
 
-    A coordinate space is nothing but its extent, the coordinates of the far corner: the image
-    size for absolute pixels, (1, 1) for relative ones, (1000, 1000) for Qwen3's, (8, 8) for a
-    grid. A box that hangs over the edge is clipped.
+    A coordinate space is given by its extent, the coordinates of the far corner: the image size
+    for pixels, (1, 1) for relative coordinates, (1000, 1000) for Qwen3's, (8, 8) for a grid. A box
+    that crosses the edge of the image is clipped.
 
     Args:
-        values: What the model wrote, [x1, y1, x2, y2]; anything that JSON can hold.
-        extent: Of the coordinate space, (width, height).
-        size: Of the image.
+        values: The model's [x1, y1, x2, y2]; it may be anything that JSON can hold.
+        extent: Width and height of the coordinate space.
+        size: Width and height of the image in pixels.
         min_side: Shortest side allowed, in pixels.
         max_aspect: Largest ratio of the longer to the shorter side.
 
     Raises:
-        ToolError: If the values are not a box with an area inside the image.
+        ToolError: The values are not a box with an area inside the image.
     """
     if not isinstance(values, list | tuple) or len(values) != 4:
-        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {shown(values)}")
+        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {preview(values)}")
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {shown(values)}")
+        raise ToolError(f"a box is four numbers [x1, y1, x2, y2], not {preview(values)}")
     width, height = extent
     allowed = f"x goes from 0 to {width:g} and y from 0 to {height:g}"
     try:
@@ -162,7 +162,7 @@ def parse_box(
 
 
 def _edges(near: float, far: float, extent: float, side: int) -> tuple[int, int]:
-    """The whole pixels that cover [near, far] of `extent`, on a side of so many pixels."""
+    """Find the whole pixels that cover [near, far] of `extent`, on a side of `side` pixels."""
     tolerance = 1e-6
     first = math.floor(max(near, 0) / extent * side + tolerance)
     last = math.ceil(min(far, extent) / extent * side - tolerance)
@@ -171,10 +171,10 @@ def _edges(near: float, far: float, extent: float, side: int) -> tuple[int, int]
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:
-    """The region of a box, pixel for pixel.
+    """Cut out the region of a box, pixel for pixel.
 
     Raises:
-        ToolError: If the box is not inside the image.
+        ToolError: The box is not inside the image.
     """
     if not (0 <= box.left < box.right <= image.width and 0 <= box.top < box.bottom <= image.height):
         raise ToolError(
@@ -186,12 +186,12 @@ def crop(image: Image.Image, box: Box) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
-    """How a model cuts an image into tokens, and how many pixels it takes.
+    """How a model cuts an image into visual tokens, and its pixel budget.
 
     Attributes:
         factor: Side of a visual token in pixels (28 for Qwen2.5-VL, 32 for Qwen3-VL).
         min_pixels: Smaller images are enlarged.
-        max_pixels: Larger ones are shrunk.
+        max_pixels: Larger images are shrunk.
     """
 
     factor: int = 28
@@ -199,14 +199,14 @@ class TokenGrid:
     max_pixels: int = 16_384 * 28 * 28
 
     def capped(self, max_pixels: int) -> "TokenGrid":
-        """The grid with a budget of at most `max_pixels`."""
+        """Make the same grid with a budget of at most `max_pixels`."""
         return TokenGrid(self.factor, self.min_pixels, min(self.max_pixels, max_pixels))
 
     def fit(self, size: Size) -> Size:
-        """The size at which the model sees an image (as Qwen's `smart_resize`).
+        """Compute the size at which the model sees an image, as Qwen's `smart_resize` does.
 
         Raises:
-            ToolError: If one side is more than 200 times the other.
+            ToolError: One side is more than 200 times the other.
         """
         width, height = size
         if max(size) > 200 * min(size):
@@ -230,10 +230,10 @@ class TokenGrid:
 def zoom(
     image: Image.Image, box: Box | None = None, *, grid: TokenGrid = TokenGrid()
 ) -> Image.Image:
-    """A region, enlarged or shrunk to what the model takes.
+    """Resize a region to a size that the model takes.
 
     Args:
-        image: RGB.
+        image: The image, RGB.
         box: The region; the whole image when None.
         grid: The model's token grid and pixel budget.
     """
@@ -246,16 +246,16 @@ def zoom(
     return Image.fromarray(cv2.resize(np.asarray(region), size, interpolation=method))
 
 
-def region_line(size: Size, box: Box, shown: Size) -> str:
-    """What a tool says of a region of an image of some size that it shows at another."""
+def region_line(size: Size, box: Box, view: Size) -> str:
+    """Describe a region of an image that is shown at some size, in one line for the model."""
     return (
         f"box {list(box.as_tuple())} px of the {size[0]} x {size[1]} px image, "
-        f"shown at {shown[0]} x {shown[1]} px"
+        f"shown at {view[0]} x {view[1]} px"
     )
 
 
 def png_base64(image: Image.Image) -> str:
-    """The base64 of an image as a PNG file."""
+    """Encode an image as the base64 of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What a caller may name: images that were shown, data URIs, files below certain folders, URLs."""
+"""Media by the names that a caller gives: references, data URIs, files below some folders, URLs."""
 
 import math
 import os
@@ -11,33 +11,33 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from visreplay.tools.clip_sandbox import clip_frames
 from visreplay.tools.image import MAX_PIXELS, TokenGrid, load_image, zoom
 from visreplay.tools.media_budget import Budget
 from visreplay.tools.store import ImageStore
-from visreplay.tools.types import ToolError, shown
+from visreplay.tools.types import ToolError, preview
 from visreplay.tools.video import MAX_FRAMES
+from visreplay.tools.video_sandbox import frames_in_sandbox
 
-if TYPE_CHECKING:  # its extra is needed by none who fetch nothing
+if TYPE_CHECKING:  # only callers that fetch need its extra
     from visreplay.tools.fetch import Fetcher
 
 REFERENCE = "visreplay:"
-"""What a URL begins with where a reference into the image store follows."""
+"""Scheme of a URL that names an image in the store by its reference."""
 
 MAX_NAME = 4096
-"""Characters of a file's name: the system allows no more, and realpath takes their square."""
+"""Longest name of a file: the system allows no more, and realpath takes quadratic time."""
 
-CLIP_RATE = 2
-"""Frames that a clip is shown with, a second, unless they become too many."""
+FRAME_RATE = 2
+"""Frames a second that are taken from a video, unless they become too many."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedVideo:
-    """Frames of a clip, evenly over it and of one size.
+    """Frames of a video, evenly over it and of one size.
 
     Attributes:
-        frames: Their references.
-        times: Of each, in seconds from the clip's start.
+        frames: References of the frames.
+        times: Their times, in seconds from the video's start.
     """
 
     frames: tuple[str, ...]
@@ -46,21 +46,21 @@ class DecodedVideo:
 
 @dataclass(frozen=True)
 class Media:
-    """Images, clips and files by the names that an untrusted caller gives them.
+    """Images, videos and files by the names that an untrusted caller gives them.
 
     Attributes:
         store: Images by reference.
         roots: The only folders whose files may be opened, by name or `file:` URL. A relative name
-            is looked for in each.
-        max_pixels: Of an image or a frame that is decoded.
-        max_uri: Characters of a data URI, and of base64 alone; at 0 none is read.
-        fetch: Reads http and https URLs; None reads none.
-        max_frames: That a clip is shown with.
-        max_seconds: Of a clip; longer ones are refused.
-        max_video_bytes: Of a clip that is sent or fetched.
-        max_side: Larger frames of a clip are shrunk, in pixels.
-        max_decoding: Seconds that a clip may take to decode.
-        budget: Of all that is read through this; None sets no bounds.
+            is searched in each.
+        max_pixels: Largest number of pixels of an image or a frame.
+        max_uri: Largest number of characters of a data URI, and of base64 alone; 0 refuses both.
+        fetch: Reads http and https URLs; None refuses them.
+        max_frames: Largest number of frames that are taken from a video.
+        max_seconds: Longest video, in seconds.
+        max_video_bytes: Largest size in bytes of a video that is sent or fetched.
+        max_side: Longest side of a video's frame in pixels; larger frames are shrunk.
+        max_decoding: Longest time for decoding a video, in seconds.
+        budget: Limits on everything that is read together; None sets none.
     """
 
     store: ImageStore
@@ -76,118 +76,123 @@ class Media:
     budget: Budget | None = None
 
     def image(self, name: str) -> Image.Image:
-        """The image of a reference, a data URI, a file's name or a URL.
+        """Get the image of a reference, a data URI, a file's name or a URL.
 
         Raises:
-            ToolError: If there is none, or none that may be read.
+            ToolError: There is no such image, or it may not be read.
         """
         reference = name.removeprefix(REFERENCE)
         if reference == name and reference not in self.store:
             fetch = self._fetcher(self._one_more())
-            return self._loaded(self._content(name, "image", fetch), shown(name))
+            return self._loaded(self._content(name, "image", fetch), preview(name))
         try:
             return self.store.get(reference)
         except (KeyError, ValueError) as error:
-            raise ToolError(f"there is no image {shown(reference)} in the image store") from error
+            raise ToolError(f"there is no image {preview(reference)} in the image store") from error
 
     def reference(self, name: str = "", *, base64: str | None = None) -> str:
-        """The reference of an image, which is put in the store if it is not there.
+        """Get the reference of an image, which is put in the store if it is not there.
 
         Args:
-            name: Whatever `image` takes.
-            base64: Or the image's file.
+            name: The image's name, as in `image`.
+            base64: The base64 of the image's file, instead of a name.
 
         Raises:
-            ToolError: If there is none, or none that may be read.
+            ToolError: There is no such image, or it may not be read.
         """
         if base64 is not None:
             self._one_more()
-            return self.store.put(self._loaded(self._decoded(base64, "base64"), "the image"))
+            return self.store.put(self._loaded(self._decode(base64, "base64"), "the image"))
         reference = name.removeprefix(REFERENCE)
         return reference if reference in self.store else self.store.put(self.image(name))
 
-    def clip(
+    def video(
         self, name: str = "", *, base64: str | None = None, grid: TokenGrid | None = None
     ) -> DecodedVideo:
-        """Frames of a clip, which are put in the store: two a second, or as many as are allowed.
+        """Put frames of a video in the store: two a second, or as many as are allowed.
 
         Args:
             name: A data URI, a file's name, or a URL.
-            base64: Or the clip's file.
-            grid: To which the frames are fitted, if the model is to see them as they are.
+            base64: The base64 of the video's file, instead of a name.
+            grid: The token grid that the frames are resized to; None leaves them as they are.
 
         Raises:
-            ToolError: If there is none, none that may be read, or one that is too large or long.
+            ToolError: There is no such video, it may not be read, or it is too large or too long.
         """
         left = self._one_more()
         if base64 is None:
             fetch = self._fetcher(left, max_bytes=self.max_video_bytes)
-            content = self._content(name, "clip", fetch)
+            content = self._content(name, "video", fetch)
         else:
-            content = self._decoded(base64, "base64")
+            content = self._decode(base64, "base64")
         if isinstance(content, Path):
             return self._sampled(content, grid, left)
         if len(content) > self.max_video_bytes:
             raise ToolError(
-                f"the clip has {len(content)} bytes; at most {self.max_video_bytes} are read"
+                f"the video has {len(content)} bytes; at most {self.max_video_bytes} are read"
             )
-        # A folder of its own: a clip has no neighbours that it could name.
+        # A folder of its own: a playlist finds no neighbours that it could name.
         with TemporaryDirectory(prefix="visreplay-") as folder:
-            path = Path(folder) / "what was sent"
+            path = Path(folder) / "the data"
             path.write_bytes(content)
             return self._sampled(path, grid, left)
 
     def file(self, name: str, what: str) -> Path:
-        """The file of a name or a `file:` URL below one of the folders, links followed.
+        """Find the file of a name or a `file:` URL below one of the folders, links followed.
+
+        Args:
+            name: The name or URL.
+            what: Name of the file's kind, for the error.
 
         Raises:
-            ToolError: If there is none, or it lies elsewhere; `what` names what was looked for.
+            ToolError: There is no such file, or it lies elsewhere.
         """
         if not self.roots:
             raise ToolError(
-                f"there is no {what} {shown(name)}: it was not shown, and no files may be read"
+                f"there is no {what} {preview(name)}: it is not in the store, and no files may be "
+                "read"
             )
         if len(name) > MAX_NAME:
-            raise ToolError(f"there is no {what} {shown(name)}: no name is so long")
+            raise ToolError(f"there is no {what} {preview(name)}: no name is so long")
         local = _file_url(name) if name[:7].lower() == "file://" else name
         if "://" in local:
-            raise ToolError(f"{shown(name)} is a URL; only files are read")
+            raise ToolError(f"{preview(name)} is a URL; only files are read")
         below = [path for root in self.roots if (path := _below(root, local))]
         if not below:
-            raise ToolError(f"{shown(name)} is outside the folders that may be read")
+            raise ToolError(f"{preview(name)} is outside the folders that may be read")
         for path in below:
             if os.path.isfile(path):
                 return path
-        raise ToolError(f"there is no {what} {shown(name)}")
+        raise ToolError(f"there is no {what} {preview(name)}")
 
     def _content(self, name: str, what: str, fetch: "Fetcher | None") -> bytes | Path:
-        """What a data URI or a URL has, or the file that is named."""
+        """Get the content of a data URI or a URL, or the path of a file."""
         scheme = name.partition(":")[0].lower()
         if scheme == "data" and self.max_uri:
             head, _, data = name.partition(",")
             if not head.endswith(";base64"):
-                raise ToolError(f"{shown(name)} is no base64 data URI: data:image/png;base64,...")
-            return self._decoded(data, "data URI", len(name))
+                raise ToolError(f"{preview(name)} is no base64 data URI: data:image/png;base64,...")
+            return self._decode(data, "data URI", len(name))
         if scheme in ("http", "https"):
             if fetch is None:
                 raise ToolError(
-                    f"{shown(name)} is a URL, which is not fetched here: send the {what} itself"
+                    f"{preview(name)} is a URL, which is not fetched here: send the {what} itself"
                 )
             return fetch.get(name)
         return self.file(name, what)
 
-    def _decoded(self, data: str, form: str, length: int | None = None) -> bytes:
+    def _decode(self, data: str, form: str, length: int | None = None) -> bytes:
         length = len(data) if length is None else length
         if length > self.max_uri:
             raise ToolError(f"the {form} has {length} characters; at most {self.max_uri} are read")
-        return decoded(data)
+        return decode_base64(data)
 
     def _one_more(self) -> float:
-        """For how many seconds the next image or clip may be read."""
+        """Count an image or a video, and give the seconds that are left for reading it."""
         return self.budget.one_more() if self.budget else math.inf
 
     def _fetcher(self, left: float, **changes: Any) -> "Fetcher | None":
-        """Fetches within so many seconds, if anything does."""
+        """Limit the fetcher, if there is one, to so many seconds."""
         return self.fetch and replace(self.fetch, timeout=min(self.fetch.timeout, left), **changes)
 
     def _loaded(self, content: bytes | Path, name: str) -> Image.Image:
@@ -197,9 +202,9 @@ class Media:
         return image
 
     def _sampled(self, path: Path, grid: TokenGrid | None, left: float) -> DecodedVideo:
-        frames = clip_frames(
+        frames = frames_in_sandbox(
             path,
-            rate=CLIP_RATE,
+            rate=FRAME_RATE,
             max_frames=self.max_frames,
             max_seconds=self.max_seconds,
             max_pixels=self.max_pixels,
@@ -214,11 +219,11 @@ class Media:
         )
 
 
-def decoded(data: str) -> bytes:
-    """What base64 says, in which there may be spaces and line breaks.
+def decode_base64(data: str) -> bytes:
+    """Decode base64, in which there may be spaces and line breaks.
 
     Raises:
-        ToolError: If it is none.
+        ToolError: The text is not base64.
     """
     try:
         return b64decode("".join(data.split()), validate=True)
@@ -227,20 +232,20 @@ def decoded(data: str) -> bytes:
 
 
 def _file_url(url: str) -> str:
-    """The path that a `file:` URL names."""
+    """Convert a `file:` URL to a path."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ToolError(f"{shown(url)} is no URL that can be read") from error
+        raise ToolError(f"{preview(url)} is no URL that can be read") from error
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
-        raise ToolError(f"{shown(url)} is no file of this machine: file:///folder/name.png")
+        raise ToolError(f"{preview(url)} is no file of this machine: file:///folder/name.png")
     return unquote(parts.path)
 
 
 def _below(root: Path, name: str) -> Path | None:
-    """Where a name leads from a root, unless it leads out of it."""
+    """Resolve a name in a folder, unless it leads out of it."""
     try:
         path = Path(os.path.realpath(root / name))
-    except ValueError:  # no name that a file can have
+    except ValueError:  # a name that no file can have
         return None
     return path if path.is_relative_to(os.path.realpath(root)) else None

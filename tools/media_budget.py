@@ -1,4 +1,4 @@
-"""What the media of one caller may take together."""
+"""Limits on all media of one caller together."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,13 +8,14 @@ from visreplay.tools.types import ToolError
 
 @dataclass
 class Budget:
-    """Pixels, number and seconds of a caller's images and clips; asked before each.
+    """Limits on the pixels, number and reading time of a caller's images and videos.
 
     Attributes:
-        pixels: Of all images and frames that are decoded, the same ones again included.
-        count: Of images and clips.
-        seconds: For reading all of them, from now on.
-        gone: Whether the caller is; nothing more is read for him then.
+        pixels: Largest number of pixels of all images and frames that are decoded; an image that
+            is decoded twice counts twice.
+        count: Largest number of images and videos.
+        seconds: Time for reading all of them, from now on.
+        gone: Whether the caller has disconnected; then nothing more is read.
     """
 
     pixels: int
@@ -30,21 +31,21 @@ class Budget:
         self._until = time.monotonic() + self.seconds
 
     def one_more(self) -> float:
-        """Count an image or a clip.
+        """Count an image or a video before it is read.
 
         Returns:
-            For how many seconds it may be read.
+            The seconds that are left for reading it.
 
         Raises:
-            ToolError: It is one too many, or too late.
+            ToolError: There are too many of them, or no time is left.
         """
         self._count += 1
         if self._count > self.count:
-            raise ToolError(f"there are more than {self.count} images and clips: send fewer")
+            raise ToolError(f"there are more than {self.count} images and videos: send fewer")
         left = self._until - time.monotonic()
         if self.gone or left <= 0:
             raise ToolError(
-                f"the images and clips take longer to read than {self.seconds:g} s: send fewer"
+                f"the images and videos take longer to read than {self.seconds:g} s: send fewer"
             )
         return left
 
@@ -52,7 +53,7 @@ class Budget:
         """Count pixels that were decoded.
 
         Raises:
-            ToolError: They are too many.
+            ToolError: There are too many of them.
         """
         self._pixels += pixels
         if self._pixels > self.pixels:

@@ -1,4 +1,4 @@
-"""A content-addressed store: state and checkpoints hold references, never pixels."""
+"""A content-addressed store of images: state and checkpoints hold references, never pixels."""
 
 import hashlib
 import os
@@ -19,9 +19,9 @@ class ImageStore:
 
     Args:
         root: Folder for lossless PNG files. Without one, images live in memory only.
-        memory_bytes: With a root, how many bytes of pixels are kept in memory besides.
-        forgetful: Whether without a root, too, only so many are kept, the image last used in any
-            case; there is no copy elsewhere, so the others are gone. Else none is ever dropped.
+        memory_bytes: Size in bytes of the pixels that are kept in memory beside the files.
+        forgetful: Whether the bound on memory also holds without a root. The images that were not
+            used for longest are then lost; the last one used always stays.
     """
 
     def __init__(
@@ -42,10 +42,13 @@ class ImageStore:
         """Store an image; the same pixels always give the same reference.
 
         Raises:
-            ValueError: If pixels alone do not make the image (a palette, say): convert it first.
+            ValueError: The image is more than its pixels (a palette, for example).
         """
         if image.mode not in _MODES:
-            raise ValueError(f"an image of mode {image.mode} was put; {', '.join(_MODES)} can be")
+            raise ValueError(
+                f"an image of mode {image.mode} cannot be stored: convert it to one of "
+                f"{', '.join(_MODES)}"
+            )
         content = hashlib.sha256(f"{image.mode} {image.size}".encode())
         content.update(image.tobytes())
         reference = content.hexdigest()
@@ -59,11 +62,11 @@ class ImageStore:
         return reference
 
     def get(self, reference: str) -> Image.Image:
-        """The image of a reference.
+        """Get the image of a reference.
 
         Raises:
-            ValueError: If it is not a reference.
-            KeyError: If no such image was ever put into this store.
+            ValueError: The text is not a reference.
+            KeyError: The store holds no such image.
         """
         path = self.path(reference)
         with self._lock:
@@ -81,17 +84,17 @@ class ImageStore:
         return image
 
     def path(self, reference: str) -> Path | None:
-        """The file of a reference, there or not; None without a root.
+        """Give the path of a reference's file, which need not exist; None without a root.
 
         Raises:
-            ValueError: If it is not a reference.
+            ValueError: The text is not a reference.
         """
         if not _REFERENCE.fullmatch(reference):
             raise ValueError(f"{reference!r:.80} is not a reference: 64 hexadecimal digits")
         return self.root and self.root / f"{reference}.png"
 
     def __contains__(self, reference: str) -> bool:
-        """Whether `get` would find it."""
+        """Whether `get` would find an image."""
         if not _REFERENCE.fullmatch(reference):
             return False
         path = self.path(reference)

@@ -1,4 +1,4 @@
-"""The words that all tools share: boxes, frames, and the error that the model is told."""
+"""Types that all tools share: boxes, frames, and the error that the model reads."""
 
 import os
 from dataclasses import dataclass
@@ -7,13 +7,14 @@ from pathlib import Path
 from PIL import Image
 
 Picture = Image.Image | str | Path | bytes
+"""An image, its file's path, or its file's bytes."""
 
 Size = tuple[int, int]
 """(width, height) in pixels, everywhere in this package."""
 
 
 class ToolError(ValueError):
-    """What the model is told: what was wrong, the rule, and what is allowed.
+    """An error for the model to read: what was wrong, the rule, and what is allowed.
 
     Every other exception that leaves a tool is a bug.
     """
@@ -30,21 +31,21 @@ class Box:
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Length of the side in pixels."""
         return self.right - self.left
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Length of the side in pixels."""
         return self.bottom - self.top
 
     @property
     def area(self) -> int:
-        """In square pixels."""
+        """Number of pixels."""
         return self.width * self.height
 
     def padded(self, fraction: float, size: Size) -> "Box":
-        """The box with a margin on each side, a fraction of its own side, within the image."""
+        """Add a margin on each side, a fraction of the box's own side, within the image."""
         x, y = round(self.width * fraction), round(self.height * fraction)
         return Box(
             max(self.left - x, 0),
@@ -54,18 +55,18 @@ class Box:
         )
 
     def as_tuple(self) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom)."""
+        """Convert to (left, top, right, bottom)."""
         return self.left, self.top, self.right, self.bottom
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame of a clip.
+    """A frame of a video.
 
     Attributes:
-        image: RGB.
-        time: In seconds from the start.
-        index: Of the frame in the clip, from 0.
+        image: The picture, RGB.
+        time: Time in seconds from the start.
+        index: Number of the frame in the video, from 0.
     """
 
     image: Image.Image
@@ -73,8 +74,8 @@ class Frame:
     index: int
 
 
-def shown(value: object) -> str:
-    """A value for a message: short, and without the errors that printing a huge one can raise."""
+def preview(value: object) -> str:
+    """Print a value for a message: short, and without the errors that a huge one can raise."""
     if isinstance(value, str):
         value = value[:80]  # callers send megabytes
     try:
@@ -84,17 +85,21 @@ def shown(value: object) -> str:
 
 
 def regular_file(path: str | Path, what: str) -> Path:
-    """The path of a regular file: no URL, no folder, no pipe that would never end.
+    """Check that a path is a regular file: no URL, no folder, no pipe that would never end.
+
+    Args:
+        path: The path.
+        what: Name of the file's kind, for the error.
 
     Raises:
-        ToolError: If there is none; `what` names what was looked for.
+        ToolError: There is no such file.
     """
     if "://" in str(path):
-        raise ToolError(f"{shown(str(path))} is a URL; only files are read")
+        raise ToolError(f"{preview(str(path))} is a URL; only files are read")
     try:
-        found = os.path.isfile(path)
+        exists = os.path.isfile(path)
     except (OSError, ValueError):
-        found = False
-    if not found:
-        raise ToolError(f"there is no {what} {shown(str(path))}")
+        exists = False
+    if not exists:
+        raise ToolError(f"there is no {what} {preview(str(path))}")
     return Path(path)

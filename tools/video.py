@@ -1,4 +1,4 @@
-"""Look at clips: what they are, and frames of them."""
+"""Read videos: their properties, and frames of them."""
 
 import math
 import re
@@ -17,34 +17,35 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visreplay.tools.image import MAX_PIXELS
-from visreplay.tools.types import Frame, Size, ToolError, regular_file, shown
+from visreplay.tools.types import Frame, Size, ToolError, preview, regular_file
 
 MAX_FRAMES = 64
+"""Default limit of the frames in one observation."""
 _CHUNK_PIXELS = 2**26
-"""Of the frames that are decoded at a time: eight of 4K."""
+"""Pixels of the frames that are decoded at a time: eight of 4K."""
 _CONTAINER = re.compile(
     rb"....(ftyp|moov|mdat|wide|free|skip|styp)|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|OggS|GIF8"
     rb"|\0\0\x01[\xba\xb3]|0&\xb2u|G.{187}G|.{4}G.{191}G",
     re.DOTALL,
 )
-"""How a clip's file begins: MP4, Matroska, AVI, FLV, Ogg, GIF, MPEG, ASF, transport streams. FFmpeg
-would also open playlists, texts that name other files and addresses."""
+"""First bytes of a video's file: MP4, Matroska, AVI, FLV, Ogg, GIF, MPEG, ASF, transport streams.
+FFmpeg would also open playlists: texts that name other files and addresses."""
 _SCENE_PROBES = 512
 _CUT = 0.4
-"""Bhattacharyya distance of two frames' histograms from which on it is a cut, not motion."""
+"""Bhattacharyya distance of two frames' histograms: above it there is a cut, not motion."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a clip is.
+    """The properties of a video.
 
     Attributes:
-        path: Its file.
-        duration: In seconds.
+        path: The video's file.
+        duration: Duration in seconds.
         fps: Frames a second, on average.
         frame_count: Number of frames.
-        size: (width, height) in pixels, as stored: rotation metadata is not applied.
-        starts: When each frame begins, in seconds from the first.
+        size: Width and height in pixels, as stored: rotation metadata is not applied.
+        starts: Start of each frame, in seconds from the first.
     """
 
     path: Path
@@ -55,32 +56,32 @@ class VideoInfo:
     starts: NDArray[np.float64] = field(repr=False, compare=False)
 
 
-def clip_file(path: str | Path) -> Path:
-    """The path of a file that begins as a clip does.
+def video_file(path: str | Path) -> Path:
+    """Check that a path is a file that begins as a video does.
 
     Raises:
-        ToolError: If there is none.
+        ToolError: There is no such file.
     """
-    file = regular_file(path, "clip")
+    file = regular_file(path, "video")
     try:
-        with file.open("rb") as opened:
-            start = opened.read(256)
+        with file.open("rb") as stream:
+            start = stream.read(256)
     except OSError as error:
-        raise ToolError(f"the clip {file.name} cannot be opened: {error.strerror}") from error
+        raise ToolError(f"the video {file.name} cannot be opened: {error.strerror}") from error
     if not _CONTAINER.match(start):
-        raise ToolError(f"{file.name} is not a clip that can be read")
+        raise ToolError(f"{file.name} is not a video that can be read")
     return file
 
 
 def probe(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
-    """Read what a clip is.
+    """Read the properties of a video.
 
     Args:
-        path: The clip's file.
-        max_pixels: Of a frame; larger ones are refused.
+        path: The video's file.
+        max_pixels: Largest number of pixels of a frame; videos with larger frames are refused.
 
     Raises:
-        ToolError: If it is not a readable clip with at least one frame, or too large.
+        ToolError: The file is not a readable video with at least one frame, or too large.
     """
     return _open(path, max_pixels)[1]
 
@@ -97,23 +98,23 @@ def sample_frames(
     max_side: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[Frame, ...]:
-    """Frames of a clip, chosen in one of four ways.
+    """Decode frames of a video, chosen in one of four ways.
 
     Args:
-        path: The clip's file.
-        count: So many, at the middles of equal parts of the clip (or of the window).
-        times: At these moments, in seconds.
-        around: `count` frames (4 by default) at the middles of equal parts of a window around
-            this moment, in seconds. The window is cut at the ends of the clip.
-        window: Its length in seconds.
-        scenes: The first frame, and those after the strongest scene changes, at most so many in
-            all. Changes are distances between colour histograms of at most 512 frames.
-        max_frames: More are refused.
-        max_side: Larger frames are shrunk, in pixels.
-        max_pixels: Of a frame; larger ones are refused.
+        path: The video's file.
+        count: Number of frames, at the middles of equal parts of the video (or of the window).
+        times: Times of the frames, in seconds.
+        around: Middle of a window, in seconds: `count` frames (4 by default) at the middles of
+            equal parts of it. The window is cut at the ends of the video.
+        window: Length of that window in seconds.
+        scenes: Largest number of scenes: the first frame, and those after the strongest scene
+            changes. Changes are distances between colour histograms of at most 512 frames.
+        max_frames: Largest number of frames; a choice of more is refused.
+        max_side: Longest side of a frame in pixels; larger frames are shrunk.
+        max_pixels: Largest number of pixels of a frame; videos with larger frames are refused.
 
     Raises:
-        ToolError: If the clip cannot be read, or the choice makes no sense for it.
+        ToolError: The video cannot be read, or the choice makes no sense for it.
     """
     ways = {"times": times, "around": around, "scenes": scenes}
     chosen = [name for name, value in ways.items() if value is not None]
@@ -148,8 +149,8 @@ _importing = threading.Lock()
 def _decord() -> Any:
     """Import decord, without the CUDA libraries that it loads for the whole process.
 
-    It looks for all of the `nvidia` packages and makes their symbols global. libnvblas is among
-    them: it takes the place of the BLAS of a torch that is imported later, and ends the process.
+    It searches all of the `nvidia` packages and makes their symbols global. libnvblas is among
+    them: it replaces the BLAS of a torch that is imported later, and ends the process.
     """
     with _importing:
         known = sys.modules.get("nvidia")
@@ -164,31 +165,31 @@ def _decord() -> Any:
 
 
 def _open(path: str | Path, max_pixels: int) -> tuple[Any, VideoInfo]:
-    file = clip_file(path)
+    file = video_file(path)
     try:
         _check_size(file, max_pixels)
         reader = _decord().VideoReader(str(file), num_threads=1)
         count = len(reader)
         if not count:
-            raise ToolError(f"the clip {file.name} has no frames")
+            raise ToolError(f"the video {file.name} has no frames")
         fps = float(reader.get_avg_fps())
         spans = np.asarray(reader.get_frame_timestamp(np.arange(count)), dtype=np.float64)
         height, width = reader[0].shape[:2]
     except (_decord().base.DECORDError, RuntimeError, IndexError) as error:
-        raise ToolError(f"{file.name} is not a clip that can be read") from error
+        raise ToolError(f"{file.name} is not a video that can be read") from error
     # decord gives float32: its noise is below a tenth of a millisecond.
     starts = np.maximum.accumulate(spans[:, 0] - spans[0, 0]).round(4)
     duration = round(float(spans[-1, 1] - spans[0, 0]), 4)
     if not (math.isfinite(fps) and fps > 0 and math.isfinite(duration) and duration > 0):
-        raise ToolError(f"the clip {file.name} does not say how fast its frames follow")
+        raise ToolError(f"the video {file.name} has no valid frame rate or duration")
     return reader, VideoInfo(file, duration, fps, count, (width, height), starts)
 
 
 def _check_size(file: Path, max_pixels: int) -> None:
-    """Refuse large frames by what the file says of them, since decord only tells of decoded ones.
+    """Refuse large frames by the file's header: decord gives the size of decoded frames only.
 
     Raises:
-        ToolError: If they have more pixels.
+        ToolError: The frames have more pixels.
     """
     capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
     try:
@@ -207,7 +208,7 @@ def _check_size(file: Path, max_pixels: int) -> None:
 def _decode(
     reader: Any, info: VideoInfo, indices: Sequence[int], max_side: int | None
 ) -> list[Frame]:
-    """Decode a few frames at a time and shrink them as they come."""
+    """Decode a few frames at a time and shrink each batch before the next."""
     frames = []
     step = min(8, max(1, _CHUNK_PIXELS // (info.size[0] * info.size[1])))
     for start in range(0, len(indices), step):
@@ -246,7 +247,7 @@ def _middles(start: float, end: float, count: int) -> list[float]:
 
 
 def _window(around: object, window: object, info: VideoInfo) -> tuple[float, float]:
-    """Start and end of a window around a moment, cut at the ends of the clip, in seconds."""
+    """Compute a window around a moment, cut at the ends of the video: start and end in seconds."""
     moment, length = _moment("around", around, info), _number("window", window)
     if length <= 0:
         raise ToolError(f"window is {length:g} s; it must be positive")
@@ -255,7 +256,7 @@ def _window(around: object, window: object, info: VideoInfo) -> tuple[float, flo
 
 def _moments(times: object, info: VideoInfo, most: int) -> list[float]:
     if not isinstance(times, list | tuple):
-        raise ToolError(f"times is a list of seconds, not {shown(times)}")
+        raise ToolError(f"times is a list of seconds, not {preview(times)}")
     _whole("the number of times", len(times), most)
     return [_moment("time", time, info) for time in times]
 
@@ -269,11 +270,11 @@ def _moment(name: str, value: object, info: VideoInfo) -> float:
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
-        raise ToolError(f"{name} is a number of seconds, not {shown(value)}")
+        raise ToolError(f"{name} is a number of seconds, not {preview(value)}")
     return float(value)
 
 
 def _whole(name: str, value: object, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ToolError(f"{name} is {shown(value)}; a whole number from 1 to {most} is allowed")
+        raise ToolError(f"{name} is {preview(value)}; a whole number from 1 to {most} is allowed")
     return value

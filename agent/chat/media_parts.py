@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from visreplay.agent.messages import Part, VideoPart, image, text
 from visreplay.tools import Media, TokenGrid, ToolError
-from visreplay.tools.types import shown
+from visreplay.tools.types import preview
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def read_part(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
         case {"type": "video_url", "video_url": {"url": url}}:
             return _sampled_frames({"url": url}, media, grid)
     raise ToolError(
-        f"a block of type {shown(block.get('type'))} cannot be shown: text, images and videos can "
+        f"a block of type {preview(block.get('type'))} cannot be shown: text, images and videos can "
         'be, also videos as {"type": "video", "frames": [image URLs], "times": [seconds]}'
     )
 
@@ -67,7 +67,7 @@ def image_reference(block: Mapping[str, Any], media: Media) -> str:
 
 
 def _sampled_frames(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> VideoPart:
-    video = _read(partial(media.clip, grid=grid), block, "a video")
+    video = _read(partial(media.video, grid=grid), block, "a video")
     return {"type": "video", "frames": list(video.frames), "times": list(video.times)}
 
 
@@ -75,7 +75,7 @@ def _listed_frames(frames: Sequence[Any], times: Sequence[Any], media: Media) ->
     if not frames or len(frames) != len(times):
         raise ToolError(f"a video has {len(frames)} frames and {len(times)} times")
     if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
-        raise ToolError(f"the times of a video are seconds, not {shown(times)}")
+        raise ToolError(f"the times of a video are seconds, not {preview(times)}")
     references = [_read(media.reference, {"url": frame}, "a frame") for frame in frames]
     if len({media.image(reference).size for reference in references}) > 1:
         raise ToolError("the frames of a video must have one size")

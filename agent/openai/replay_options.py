@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from visreplay.replay_core import ConfigError, ReplayConfig
-from visreplay.tools.types import shown
+from visreplay.tools.types import preview
 
 SETTINGS = (
     "method",
@@ -49,7 +49,7 @@ def replay_config(default: ReplayConfig, said: dict[str, Any]) -> ReplayConfig:
     for name in said:
         if name not in SETTINGS:
             raise ConfigError(
-                f"replay has no setting {shown(name)}; there are {', '.join(SETTINGS)}"
+                f"replay has no setting {preview(name)}; there are {', '.join(SETTINGS)}"
             )
     try:
         config = _CONFIG.validate_python({**asdict(default), **said})

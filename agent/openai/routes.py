@@ -24,7 +24,7 @@ from visreplay.agent.serving.auth import App, KeyRequired, SameMachine
 from visreplay.agent.serving.engine import EndEvent
 from visreplay.agent.serving.http import BodyLimit
 from visreplay.agent.serving.limits import ServerLimits
-from visreplay.tools.types import shown
+from visreplay.tools.types import preview
 
 __all__ = ["ServerLimits", "ServiceConfig", "openai_app", "served_models"]
 
@@ -130,4 +130,4 @@ def _model(name: str, desk: ChatService) -> Json:
 
 def _no_model(name: str, service: ServiceConfig) -> Response:
     names = ", ".join(service.models)
-    return refusal(404, f"there is no model {shown(name)}; there are {names}", "model")
+    return refusal(404, f"there is no model {preview(name)}; there are {names}", "model")

@@ -8,7 +8,7 @@ from visreplay.agent.protocols.base import ObservationPosition, ParsedTurn, Tool
 from visreplay.agent.protocols.parsing import arguments_of, bodies, parse_json, unknown_tool
 from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import TokenGrid, ToolError, zoom
-from visreplay.tools.types import shown
+from visreplay.tools.types import preview
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class MiniO3Protocol(ToolProtocol):
         known |= {f"observation_{number}": crop for number, crop in enumerate(crops, 1)}
         if not isinstance(source, str) or source not in known:
             names = ["original_image", *(f"observation_{n}" for n in range(1, len(crops) + 1))]
-            raise ToolError(f"source is {shown(source)}; there are {', '.join(names)}")
+            raise ToolError(f"source is {preview(source)}; there are {', '.join(names)}")
         return known[source]
 
     def observation_parts(

@@ -10,7 +10,7 @@ from typing import Any
 
 from visreplay.agent.state import ToolCall
 from visreplay.tools import ToolError
-from visreplay.tools.types import shown
+from visreplay.tools.types import preview
 
 
 def split_thought(written: str) -> tuple[str, str]:
@@ -154,18 +154,19 @@ def numbered(value: object, name: str, what: str, first: int, count: int) -> int
         ToolError: There is no such number.
     """
     if not count:
-        raise ToolError(f"{name} is {shown(value)}; there are no {what}")
+        raise ToolError(f"{name} is {preview(value)}; there are no {what}")
     whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
     if not whole or not first <= value < first + count:  # type: ignore[operator]
         raise ToolError(
-            f"{name} is {shown(value)}; the {what} are numbered from {first} to {first + count - 1}"
+            f"{name} is {preview(value)}; the {what} are numbered from {first} to "
+            f"{first + count - 1}"
         )
     return int(value) - first  # type: ignore[call-overload, no-any-return]
 
 
 def unknown_tool(name: str, *known: str) -> ToolError:
     """Make the error about a call to a tool that does not exist."""
-    return ToolError(f"there is no tool {shown(name)}; available: {', '.join(known) or 'none'}")
+    return ToolError(f"there is no tool {preview(name)}; available: {', '.join(known) or 'none'}")
 
 
 def boxed(written: str) -> str | None:

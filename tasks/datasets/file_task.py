@@ -14,7 +14,7 @@ from visreplay.tasks.datasets.table_files import JsonFile, Row, Rows, TsvFile, i
 from visreplay.tasks.scoring.scorers import same_option
 from visreplay.tasks.types import Sample
 from visreplay.tools import ToolError, load_image, probe
-from visreplay.tools.media import decoded
+from visreplay.tools.media import decode_base64
 
 MIN_IMAGE_CHARACTERS = 64
 """An `image` cell of fewer characters is the index of the row that holds the image."""
@@ -192,7 +192,7 @@ class FileTask(ABC):
             text = self._target(row, text).text("image")
         for encoded in listed(row, "image", text) if text.startswith("[") else [text]:
             try:
-                yield decoded(encoded.rpartition("base64,")[2])
+                yield decode_base64(encoded.rpartition("base64,")[2])
             except ToolError as error:
                 raise row.refused("image", str(error)) from error
 

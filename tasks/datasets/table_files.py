@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from visreplay.tools.types import shown
+from visreplay.tools.types import preview
 
 MAX_ROW = 256 << 20
 """Bytes of a TSV row at most; a picture of 8K is about 30 million as base64."""
@@ -55,7 +55,7 @@ class Row:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise self.refused(name, f"a text is needed, not {shown(value)}")
+            raise self.refused(name, f"a text is needed, not {preview(value)}")
         return str(value).strip() or None
 
     def text(self, name: str) -> str:
@@ -80,7 +80,7 @@ class Row:
         if values is None:
             return []
         if not is_texts(values):
-            raise self.refused(name, f"a list of texts is needed, not {shown(values)}")
+            raise self.refused(name, f"a list of texts is needed, not {preview(values)}")
         return [str(value) for value in values]
 
     def options(self, name: str) -> dict[str, str]:
@@ -91,7 +91,7 @@ class Row:
         """
         values = self.fields.get(name)
         if not isinstance(values, dict):
-            raise self.refused(name, f"an object of options is needed, not {shown(values)}")
+            raise self.refused(name, f"an object of options is needed, not {preview(values)}")
         given = {k: str(v).strip() for k, v in values.items() if v is not None and str(v).strip()}
         if list(given) != [chr(65 + i) for i in range(len(given))]:
             raise self.refused(name, f"the keys must be A, B, C.., not {', '.join(given)}"[:500])
@@ -282,7 +282,7 @@ def _json_rows(file: Path, seen: Seen) -> list[Row]:
     rows = []
     for number, (where, groups, value) in enumerate(named):
         if not isinstance(value, dict):
-            raise ValueError(f"{file}, {where}: an object is needed, not {shown(value)}")
+            raise ValueError(f"{file}, {where}: an object is needed, not {preview(value)}")
         rows.append(Row(file, number, where, value, groups))
     return rows
 

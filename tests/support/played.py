@@ -14,7 +14,7 @@ from visreplay.tools import ImageStore
 def play(folder: Path, row: str, counts: Sequence[tuple[str, int]], rollouts: int = 1) -> Path:
     """Play the first samples of some tasks with a row of the demo's table, and write the run."""
     agent = embedded_agent(row, ImageStore(folder / IMAGES), temperature=float(rollouts > 1))
-    settings = {"task": "embedded", "policy": row, "replay": {"method": str(agent.config.method)}}
+    settings = {"task": "embedded", "policy": row, "replay": {"method": str(agent.replay.method)}}
     with Journal(folder / LINES, {**settings, "rollouts": rollouts}) as journal:
         for name, count in counts:
             task = open_task(name)

@@ -239,7 +239,7 @@ def test_time_does_not_begin_again_with_a_redirect(server: Server) -> None:
     ("path", "told"),
     [
         ("/missing", "answered 404"),
-        ("/garbage", "no web server's"),
+        ("/garbage", "not on a web server"),
         ("/short", "broke off"),
         ("/zipped", "came compressed"),
     ],

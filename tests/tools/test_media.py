@@ -58,7 +58,7 @@ def test_a_reference_a_data_uri_and_files_of_every_root_are_found(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "error"),
     [
         ("../private/private.png", "outside the folders"),
         ("{tmp}/private/private.png", "outside the folders"),
@@ -97,13 +97,13 @@ def test_a_reference_a_data_uri_and_files_of_every_root_are_found(
         (RED + "A", f"at most {len(RED)} are read"),
     ],
 )
-def test_nothing_else_is_read(media: Media, tmp_path: Path, name: str, told: str) -> None:
+def test_nothing_else_is_read(media: Media, tmp_path: Path, name: str, error: str) -> None:
     name = name.replace("{tmp}", str(tmp_path))
     for read in (media.image, media.reference):
-        with pytest.raises(ToolError, match=told):
+        with pytest.raises(ToolError, match=error):
             read(name)
     with pytest.raises(ToolError):
-        media.clip(name)
+        media.video(name)
 
 
 def test_a_link_that_leads_out_is_refused_where_it_is_the_only_root(tmp_path: Path) -> None:
@@ -191,24 +191,24 @@ def test_bombs_and_damaged_images_are_refused_however_they_come(
 
 def test_urls_are_read_where_there_is_a_fetcher(tmp_path: Path, server: Server) -> None:
     picture = write_picture(tmp_path / "a.png", "red").read_bytes()
-    clip = write_clip(tmp_path / "a.mp4", [10] * 10).read_bytes()
-    server.answers |= {"/a.png": sends(picture), "/a.mp4": sends(clip)}
+    video = write_clip(tmp_path / "a.mp4", [10] * 10).read_bytes()
+    server.answers |= {"/a.png": sends(picture), "/a.mp4": sends(video)}
     fetcher = Fetcher(max_bytes=len(picture), allowed=only_here)
     media = Media(ImageStore(), fetch=fetcher)
     assert media.image(server.url + "/a.png").getpixel((0, 0)) == (255, 0, 0)
     assert media.reference("HTTP" + server.url[4:] + "/a.png") in media.store
-    assert len(media.clip(server.url + "/a.mp4").frames) == 2  # a clip has a limit of its own
-    with pytest.raises(ToolError, match=f"more than the {len(clip) - 1} bytes"):
-        replace(media, max_video_bytes=len(clip) - 1).clip(server.url + "/a.mp4")
+    assert len(media.video(server.url + "/a.mp4").frames) == 2  # a video has a limit of its own
+    with pytest.raises(ToolError, match=f"more than the {len(video) - 1} bytes"):
+        replace(media, max_video_bytes=len(video) - 1).video(server.url + "/a.mp4")
     with pytest.raises(ToolError, match="answered 404"):
         media.image(server.url + "/missing")
-    asked = len(server.asked)
+    requests = len(server.asked)
     for strict in (Media(ImageStore()), Media(ImageStore(), (tmp_path,)), media):
         strict = strict if strict.fetch is None else replace(media, fetch=Fetcher())
-        for read in (strict.image, strict.reference, strict.clip):
+        for read in (strict.image, strict.reference, strict.video):
             with pytest.raises(ToolError, match=r"is not fetched here|not all of its addresses"):
                 read(server.url + "/a.png")
-    assert len(server.asked) == asked
+    assert len(server.asked) == requests
 
 
 @pytest.fixture
@@ -220,54 +220,54 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_clip_is_the_same_however_it_comes(tmp_path: Path, temporary: Path) -> None:
-    path = write_clip(tmp_path / "clips" / "a.mp4", [20] * 20 + [220] * 20)  # 10 a second
+def test_a_video_is_the_same_however_it_comes(tmp_path: Path, temporary: Path) -> None:
+    path = write_clip(tmp_path / "videos" / "a.mp4", [20] * 20 + [220] * 20)  # 10 a second
     encoded = base64.b64encode(path.read_bytes()).decode()
     media = Media(ImageStore(), (path.parent,), max_uri=10**6)
-    clip = media.clip("a.mp4")
-    assert clip.times == (0.2, 0.7, 1.2, 1.7, 2.2, 2.7, 3.2, 3.7)
-    shades = [np.asarray(media.store.get(frame)).mean() for frame in clip.frames]
+    video = media.video("a.mp4")
+    assert video.times == (0.2, 0.7, 1.2, 1.7, 2.2, 2.7, 3.2, 3.7)
+    shades = [np.asarray(media.store.get(frame)).mean() for frame in video.frames]
     assert max(shades[:4]) < 60 < 180 < min(shades[4:])
-    assert media.clip(f"file://{path}") == clip
-    assert media.clip(f"data:video/mp4;base64,{encoded}") == clip
-    assert media.clip(base64=encoded) == clip
+    assert media.video(f"file://{path}") == video
+    assert media.video(f"data:video/mp4;base64,{encoded}") == video
+    assert media.video(base64=encoded) == video
     assert not list(temporary.iterdir())
 
 
-def test_a_clip_has_at_least_one_frame_and_no_more_than_there_are(tmp_path: Path) -> None:
+def test_a_video_has_at_least_one_frame_and_no_more_than_there_are(tmp_path: Path) -> None:
     media = Media(ImageStore(), (tmp_path,))
     write_clip(tmp_path / "short.mp4", [90], fps=30)
-    assert media.clip("short.mp4").times == (0.0,)
+    assert media.video("short.mp4").times == (0.0,)
     write_clip(tmp_path / "slow.mp4", [90, 120, 150], fps=1)
-    assert media.clip("slow.mp4").times == (0.0, 1.0, 2.0)
+    assert media.video("slow.mp4").times == (0.0, 1.0, 2.0)
 
 
 def test_ten_thousand_frames_are_shown_with_as_many_as_are_allowed(tmp_path: Path) -> None:
     write_clip(tmp_path / "long.mp4", [shade % 256 for shade in range(10_000)], fps=30)
     media = Media(ImageStore(), (tmp_path,), max_side=32)
-    clip = media.clip("long.mp4")
-    assert len(clip.frames) == len(clip.times) == 64
-    assert clip.times[0] < 3 < 330 < clip.times[-1]
-    assert {media.store.get(frame).size for frame in clip.frames} == {(32, 24)}
-    assert len(replace(media, max_frames=3).clip("long.mp4").frames) == 3
+    video = media.video("long.mp4")
+    assert len(video.frames) == len(video.times) == 64
+    assert video.times[0] < 3 < 330 < video.times[-1]
+    assert {media.store.get(frame).size for frame in video.frames} == {(32, 24)}
+    assert len(replace(media, max_frames=3).video("long.mp4").frames) == 3
     with pytest.raises(ToolError, match=r"has 333.3 s; at most 333 s are allowed"):
-        replace(media, max_seconds=333).clip("long.mp4")
+        replace(media, max_seconds=333).video("long.mp4")
 
 
-def test_clips_that_are_too_large_are_refused(tmp_path: Path, temporary: Path) -> None:
+def test_videos_that_are_too_large_are_refused(tmp_path: Path, temporary: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", [20] * 20)
     content = path.read_bytes()
     uri = "data:video/mp4;base64," + base64.b64encode(content).decode()
     media = Media(ImageStore(), (tmp_path,), max_uri=len(uri))
-    assert isinstance(media.clip(uri), DecodedVideo)
-    for changes, told in (
+    assert isinstance(media.video(uri), DecodedVideo)
+    for changes, error in (
         ({"max_uri": len(uri) - 1}, f"at most {len(uri) - 1} are read"),
         ({"max_video_bytes": len(content) - 1}, f"at most {len(content) - 1} are read"),
         ({"max_pixels": 64 * 48 - 1}, "at most 3071 are allowed"),
         ({"max_seconds": 1}, "at most 1 s are allowed"),
     ):
-        with pytest.raises(ToolError, match=told):
-            replace(media, **changes).clip(uri)  # type: ignore[arg-type]
+        with pytest.raises(ToolError, match=error):
+            replace(media, **changes).video(uri)  # type: ignore[arg-type]
     assert not list(temporary.iterdir())
 
 
@@ -282,23 +282,25 @@ def claiming(frames: int, path: Path) -> bytes:
     return bytes(content)
 
 
-def test_a_clip_that_ends_the_decoder_does_not_end_us(tmp_path: Path, temporary: Path) -> None:
+def test_a_video_that_ends_the_decoder_does_not_end_us(tmp_path: Path, temporary: Path) -> None:
     path = tmp_path / "a.avi"
     path.write_bytes(claiming(2**31 - 1, path))
     probing = "import sys; from visreplay.tools import probe; probe(sys.argv[1])"
     ended = subprocess.run([sys.executable, "-c", probing, path], capture_output=True, check=False)
     assert ended.returncode < 0, "decord reads it by now: is a process of its own still needed?"
     media = Media(ImageStore(), (tmp_path,))
-    with pytest.raises(ToolError, match=r"a.avi is not a clip that can be read"):
-        media.clip("a.avi")
+    with pytest.raises(ToolError, match=r"a.avi is not a video that can be read"):
+        media.video("a.avi")
     path.write_bytes(claiming(10, path))
-    assert len(media.clip("a.avi").frames) == 2
+    assert len(media.video("a.avi").frames) == 2
     with pytest.raises(ToolError, match=r"longer than the 0.001 s"):
-        replace(media, max_decoding=0.001).clip("a.avi")
+        replace(media, max_decoding=0.001).video("a.avi")
     assert not list(temporary.iterdir())
 
 
-def test_what_is_no_clip_is_refused_however_it_comes(tmp_path: Path, temporary: Path) -> None:
+def test_a_file_that_is_no_video_is_refused_however_it_comes(
+    tmp_path: Path, temporary: Path
+) -> None:
     root = tmp_path / "root"
     whole = write_clip(root / "whole.mp4", [90] * 10)
     private = write_clip(tmp_path / "private" / "private.mp4", [90] * 10)
@@ -316,12 +318,12 @@ def test_what_is_no_clip_is_refused_however_it_comes(tmp_path: Path, temporary: 
     (root / "link.mp4").symlink_to(private)
     for name, content in contents.items():
         (root / name).write_bytes(content)
-        with pytest.raises(ToolError, match=r"is not a clip|no frames"):
-            media.clip(base64=base64.b64encode(content).decode())
+        with pytest.raises(ToolError, match=r"is not a video|no frames"):
+            media.video(base64=base64.b64encode(content).decode())
     for name in (*contents, "link.mp4", "../private/private.mp4", str(private), ".", "no.mp4"):
         with pytest.raises(ToolError):
-            media.clip(name)
-    assert len(media.clip("whole.mp4").frames) == 2
+            media.video(name)
+    assert len(media.video("whole.mp4").frames) == 2
     assert not list(temporary.iterdir())
 
 
@@ -343,7 +345,7 @@ def test_what_one_caller_sends_is_counted_together(tmp_path: Path) -> None:
         several.image(RED)
     few = media(count=1)
     few.image(RED)
-    with pytest.raises(ToolError, match="more than 1 images and clips"):
+    with pytest.raises(ToolError, match="more than 1 images and videos"):
         few.reference(RED)
     with pytest.raises(ToolError, match="longer to read than 0 s"):
         media(seconds=0.0).image(RED)
@@ -354,12 +356,12 @@ def test_what_one_caller_sends_is_counted_together(tmp_path: Path) -> None:
         left.image(RED)
 
 
-def test_a_clips_frames_are_counted(tmp_path: Path) -> None:
+def test_a_videos_frames_are_counted(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", [0] * 10)  # a second of 64 x 48 pixels: two frames
     bounds = Budget(pixels=5000, count=9, seconds=60.0)
     media = Media(ImageStore(), (tmp_path,), budget=bounds)
     with pytest.raises(ToolError, match="more than 5,000 pixels together"):
-        media.clip("clip.mp4")
+        media.video("clip.mp4")
 
 
 def test_errors_name_what_the_caller_named(tmp_path: Path) -> None:

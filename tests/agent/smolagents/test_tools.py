@@ -57,7 +57,7 @@ def test_arguments_of_several_types_keep_their_schema() -> None:
 
 def test_a_tool_that_fails_raises_an_error() -> None:
     crop = eyes(ImageStore())["crop"]
-    with pytest.raises(ToolError, match="was not shown, and no files may be read"):
+    with pytest.raises(ToolError, match="is not in the store, and no files may be read"):
         crop(image="scene.png", bbox=[0, 0, 1, 1])
     with pytest.raises(ToolError, match="validation error"):
         crop(image="scene.png", bbox="all")

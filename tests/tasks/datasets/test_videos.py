@@ -182,7 +182,7 @@ def test_a_video_that_is_none_is_refused_when_it_is_loaded(clip: Path) -> None:
     folder = put(clip, "videos/k3VqT9xPz0A.mp4")
     (folder / "videos" / "k3VqT9xPz0A.mp4").write_text("no video")
     task = open_task("video-holmes", write_json(folder / "a.json", [HOLMES]))
-    with pytest.raises(ValueError, match=r"a\.json, item 1, field 'video': .*not a clip that can"):
+    with pytest.raises(ValueError, match=r"a\.json, item 1, field 'video': .*not a video that can"):
         task.load("k3VqT9xPz0A/2")
 
 

@@ -1,4 +1,4 @@
-"""Frames of a clip that may be anything, decoded in a process of its own.
+"""Decode frames of an untrusted video in a process of its own.
 
 decord ends its process at some damaged files (an AVI that claims two thousand million frames is
 enough), and nothing else ends a decoder that takes too long.
@@ -18,19 +18,19 @@ import numpy as np
 from PIL import Image
 
 from visreplay.tools.types import Frame, ToolError
-from visreplay.tools.video import clip_file, probe, sample_frames
+from visreplay.tools.video import probe, sample_frames, video_file
 
 MEMORY_LIMIT = 8 * 2**30
-"""Bytes of addresses that the process may have; a frame of 8K takes a hundredth of them."""
-_WRITTEN = 2**30
-"""Bytes of a file that it may write."""
+"""Address space of the process in bytes; a frame of 8K takes a hundredth of it."""
+_FILE_LIMIT = 2**30
+"""Largest size in bytes of a file that the process may write."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_KNOWN = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
-"""What it is told of the environment, in which there may be keys."""
+_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+"""The only environment variables that the process gets: others may hold keys."""
 _AT_ONCE = BoundedSemaphore(os.cpu_count() or 1)
 
 
-def clip_frames(
+def frames_in_sandbox(
     path: Path,
     *,
     rate: float,
@@ -40,25 +40,25 @@ def clip_frames(
     max_side: int,
     timeout: float,
 ) -> list[Frame]:
-    """Frames evenly over a clip.
+    """Sample frames evenly over a video.
 
     Args:
-        path: The clip's file.
-        rate: Frames a second, at least one in all.
-        max_frames: No more than these, however long it is.
-        max_seconds: Longer clips are refused.
-        max_pixels: Clips with larger frames are refused.
-        max_side: Larger frames are shrunk, in pixels.
-        timeout: For all of it, in seconds; only as many clips are decoded at once as there are
-            cores, and the others wait.
+        path: The video's file.
+        rate: Frames a second; there is at least one frame.
+        max_frames: Largest number of frames, however long the video is.
+        max_seconds: Longer videos are refused.
+        max_pixels: Videos with more pixels a frame are refused.
+        max_side: Longest side of a frame in pixels; larger frames are shrunk.
+        timeout: Time for everything, in seconds. As many videos are decoded at the same time as
+            there are cores; the others wait.
 
     Raises:
-        ToolError: If the clip cannot be read, or is refused.
+        ToolError: The video cannot be read, or is refused.
     """
-    clip_file(path)  # what is none at first sight starts no process
+    video_file(path)  # a file that is no video at first sight starts no process
     with TemporaryDirectory(prefix="visreplay-") as folder:
-        asked = [str(path), folder, rate, max_frames, max_seconds, max_pixels, max_side]
-        known = {name: os.environ[name] for name in _KNOWN if name in os.environ}
+        request = [str(path), folder, rate, max_frames, max_seconds, max_pixels, max_side]
+        environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
         paths = os.pathsep.join(filter(None, sys.path))
         until = time.monotonic() + timeout
         try:
@@ -67,10 +67,10 @@ def clip_frames(
             try:
                 ended = subprocess.run(
                     [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
-                    input=json.dumps(asked).encode(),
+                    input=json.dumps(request).encode(),
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,  # FFmpeg says there what it thinks of the file
-                    env={**known, "PYTHONPATH": paths, **_ONE_THREAD},
+                    stderr=subprocess.DEVNULL,  # FFmpeg writes there about the file
+                    env={**environment, "PYTHONPATH": paths, **_ONE_THREAD},
                     timeout=max(0.0, until - time.monotonic()),
                     check=False,
                 )
@@ -78,34 +78,34 @@ def clip_frames(
                 _AT_ONCE.release()
         except subprocess.TimeoutExpired as error:
             raise ToolError(
-                f"to decode the clip takes longer than the {timeout:g} s that are allowed"
+                f"decoding the video takes longer than the {timeout:g} s that are allowed"
             ) from error
         if ended.returncode:
-            raise ToolError(f"{path.name} is not a clip that can be read")
-        told = json.loads((Path(folder) / "told.json").read_text("utf-8"))
-        if "error" in told:
-            raise ToolError(told["error"])
+            raise ToolError(f"{path.name} is not a video that can be read")
+        reply = json.loads((Path(folder) / "reply.json").read_text("utf-8"))
+        if "error" in reply:
+            raise ToolError(reply["error"])
         pixels = np.load(Path(folder) / "frames.npy")
         return [
             Frame(Image.fromarray(picture), time, index)
-            for picture, (time, index) in zip(pixels, told["frames"], strict=True)
+            for picture, (time, index) in zip(pixels, reply["frames"], strict=True)
         ]
 
 
 def main() -> None:
-    """Decode what the standard input asks for; in the process that may end."""
-    import resource  # which Windows has not
+    """Decode the frames that standard input requests; this runs in the process that may end."""
+    import resource  # Windows has no such module
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_WRITTEN, _WRITTEN))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_LIMIT, _FILE_LIMIT))
     path, folder, rate, max_frames, max_seconds, max_pixels, max_side = json.load(sys.stdin)
-    told: dict[str, Any] = {}
+    reply: dict[str, Any] = {}
     try:
         info = probe(path, max_pixels=max_pixels)
         if info.duration > max_seconds:
             raise ToolError(
-                f"the clip has {info.duration:.1f} s; at most {max_seconds:g} s are allowed"
+                f"the video has {info.duration:.1f} s; at most {max_seconds:g} s are allowed"
             )
         wanted = max(1, round(rate * info.duration))
         frames = sample_frames(
@@ -115,9 +115,9 @@ def main() -> None:
             max_side=max_side,
             max_pixels=max_pixels,
         )
-        told["frames"] = [(frame.time, frame.index) for frame in frames]
+        reply["frames"] = [(frame.time, frame.index) for frame in frames]
         pixels = np.stack([np.asarray(frame.image) for frame in frames])
         np.save(Path(folder) / "frames.npy", pixels)
     except ToolError as error:
-        told["error"] = str(error)
-    (Path(folder) / "told.json").write_text(json.dumps(told), "utf-8")
+        reply["error"] = str(error)
+    (Path(folder) / "reply.json").write_text(json.dumps(reply), "utf-8")
