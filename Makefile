@@ -37,10 +37,11 @@ measure: $(VENV)/installed
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/visreplay analyze visual-search-medium
 
-# Speed and memory against the reference's algorithm; shared rollouts against one by one; the server.
+# Speed and memory against the reference's algorithm; shared rollouts against one by one; streaming; the server.
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/report.py
 

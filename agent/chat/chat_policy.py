@@ -135,7 +135,7 @@ class ChatPolicy:
             conversation, seed=seed, sampling=sampling, stop_strings=stop, opening=offer.opening
         )
         turn = run_to_end(writing)
-        return ChatReply(ReplyStream(self.renderer, stop).parse(turn.text), turn)
+        return ChatReply(ReplyStream(self.renderer, stop).finish(turn.text), turn)
 
     def stream(
         self,
@@ -157,20 +157,17 @@ class ChatPolicy:
             conversation, seed=seed, sampling=sampling, stop_strings=stop, opening=offer.opening
         )
         text = ReplyStream(self.renderer, stop)
-        token_ids: list[int] = []
-        sent = 0
         while True:
             try:
-                token_ids.append(next(writing))
+                piece = text.push(next(writing))
             except StopIteration as end:
-                reply = ChatReply(text.parse(end.value.text), end.value)
+                turn: PolicyTurn = end.value
                 break
-            ready = text.sendable(token_ids)
-            if len(ready) > sent:
-                yield ready[sent:]
-                sent = len(ready)
-        if len(reply.parsed.content) > sent:
-            yield reply.parsed.content[sent:]
+            if piece:
+                yield piece
+        reply = ChatReply(text.finish(turn.text), turn)
+        if rest := reply.parsed.content[text.sent :]:
+            yield rest
         yield reply
 
     def close(self) -> None:

@@ -52,8 +52,8 @@ def read_part(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
         case {"type": "video_url", "video_url": {"url": url}}:
             return _sampled_frames({"url": url}, media, grid)
     raise ToolError(
-        f"a block of type {preview(block.get('type'))} cannot be shown: text, images and videos can "
-        'be, also videos as {"type": "video", "frames": [image URLs], "times": [seconds]}'
+        f"a block of type {preview(block.get('type'))} cannot be shown: text, images and videos "
+        'can be, also videos as {"type": "video", "frames": [image URLs], "times": [seconds]}'
     )
 
 

@@ -1,48 +1,115 @@
-"""A turn that is being written for a chat client: what is forced, sendable and finally said."""
+"""The reply of a chat turn while it is written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from visreplay.agent.chat.renderer import ChatRenderer, ParsedReply
+from visreplay.agent.chat.text_stream import TextStream
 
 CALL_END = "</tool_call>"
 _CALL_BEGIN = "<tool_call>"
+_THOUGHT_BEGIN = "<think>"
+_THOUGHT_END = "</think>"
 
 
-@dataclass(frozen=True)
 class ReplyStream:
-    """What clients are shown of a turn.
+    """Turn the tokens of one reply into text for a client, and parse the reply at its end.
+
+    Stop strings and tool calls are kept back, and so is what may be the beginning of one. Only the
+    text that is kept back is searched, so each token costs the same.
+
+    Args:
+        renderer: Parses replies of the policy's protocol.
+        stops: Texts that end the reply, and are left out of it.
+        calls: Whether tool calls are parsed; for a client that offers no tools, they are text.
 
     Attributes:
-        renderer: Parses replies in the policy's protocol.
-        stops: Texts that end the turn, and are left out of it.
-        calls: Whether calls are told apart from words; it is all words to who offers no tools.
+        sent: How many characters of the reply `push` has returned.
+
+    Example:
+        >>> stream = ReplyStream(renderer, stops=["END"])
+        >>> for token_id in token_ids:
+        ...     print(stream.push(token_id), end="")
+        >>> reply = stream.finish(text)
+        >>> print(reply.content[stream.sent :])
     """
 
-    renderer: ChatRenderer
-    stops: Sequence[str] = ()
-    calls: bool = True
+    def __init__(
+        self, renderer: ChatRenderer, stops: Sequence[str] = (), calls: bool = True
+    ) -> None:
+        self.renderer = renderer
+        self.stops = tuple(stops)
+        self.sent = 0
+        self._calls = calls and renderer.protocol.named_calls
+        self._text = TextStream(renderer.tokenizer)
+        self._marks = [*self.stops, *([_CALL_BEGIN, _THOUGHT_END] if self._calls else [])]
+        self._kept = ""  # text that is not sent yet
+        self._before = ""  # stands for the text that is
+        self._closed = False  # by a stop string or a call
 
-    def sendable(self, ids: Sequence[int]) -> str:
-        """What can be sent of a turn that is being written: no later token takes it back."""
-        written = self.renderer.tokenizer.decode(ids, skip_special_tokens=True)
-        words = self.renderer.first_call(written) if self.calls else len(written)
-        ready = self.cut(written[:words])
-        if ready != written:
-            return ready
-        # A character may be in the middle of its bytes, a tag or a stop string of its letters.
-        ready = ready.rstrip("\ufffd")
-        named = self.calls and self.renderer.protocol.named_calls
-        marks = [_CALL_BEGIN, *self.stops] if named else self.stops
-        begun = [n for mark in marks for n in range(1, len(mark)) if ready.endswith(mark[:n])]
-        return ready[: len(ready) - max(begun, default=0)]
+    def push(self, token_id: int) -> str:
+        """Take the next token.
 
-    def parse(self, written: str) -> ParsedReply:
-        """Take a whole turn apart."""
-        written = self.cut(written)
-        return self.renderer.parse_reply(written) if self.calls else ParsedReply(written)
+        Returns:
+            The text that can be sent now: no later token takes it back.
+        """
+        new = self._text.push(token_id)
+        if self._closed or not new:
+            return ""
+        self._kept += new
+        call = self._first_call()
+        ready = self.cut(self._kept[:call])
+        if ready == self._kept:
+            ready = ready[: len(ready) - self._begun_mark()]
+            self._before = _gist(self._before + ready) if self._calls else ""
+            self._kept = self._kept[len(ready) :]
+        else:
+            self._closed, self._kept = True, ""
+        self.sent += len(ready)
+        return ready
 
-    def cut(self, written: str) -> str:
-        """What stands before the first stop string."""
-        found = (at for stop in self.stops if (at := written.find(stop)) >= 0)
-        return written[: min(found, default=len(written))]
+    def finish(self, text: str) -> ParsedReply:
+        """Parse the whole reply.
+
+        Args:
+            text: All of its tokens, decoded.
+        """
+        self._text.finish()
+        text = self.cut(text)
+        return self.renderer.parse_reply(text) if self._calls else ParsedReply(text)
+
+    def tokens_in(self, characters: int) -> int:
+        """Count the first tokens that spell so many characters of the reply."""
+        return self._text.tokens_in(characters)
+
+    def cut(self, text: str) -> str:
+        """Return the text before the first stop string."""
+        starts = (start for stop in self.stops if (start := text.find(stop)) >= 0)
+        return text[: min(starts, default=len(text))]
+
+    def _first_call(self) -> int:
+        """Find where the first call begins in the text that is kept."""
+        if not self._calls:
+            return len(self._kept)
+        return self.renderer.first_call(self._before + self._kept) - len(self._before)
+
+    def _begun_mark(self) -> int:
+        """Count the last characters that may be the beginning of a tag or a stop string."""
+        lengths = (
+            length
+            for mark in self._marks
+            for length in range(1, min(len(mark) - 1, len(self._kept)) + 1)
+            if self._kept.endswith(mark[:length])
+        )
+        return max(lengths, default=0)
+
+
+def _gist(text: str) -> str:
+    """Shorten the beginning of a reply to what decides where its first call may begin.
+
+    That is whether it is in the middle of a thought, where calls are only considered.
+    """
+    text = text.lstrip()
+    if _THOUGHT_BEGIN.startswith(text):
+        return text
+    thinking = text.startswith(_THOUGHT_BEGIN) and _THOUGHT_END not in text
+    return _THOUGHT_BEGIN if thinking else "."

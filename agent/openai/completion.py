@@ -1,203 +1,269 @@
-"""What clients of OpenAI's chat completions get: answers whole and in chunks, in their form."""
+"""A chat completion, built from the events of the engine: as a whole, or chunk by chunk."""
 
 import json
 import math
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from visreplay.agent.chat.renderer import ParsedReply
 from visreplay.agent.chat.reply_text import ReplyStream
 from visreplay.agent.chat.turn_memory import TurnMemory
+from visreplay.agent.openai.response_schema import (
+    CalledFunction,
+    Choice,
+    ChunkChoice,
+    Completion,
+    CompletionChunk,
+    CompletionMessage,
+    ContentToken,
+    Delta,
+    FinishReason,
+    Json,
+    Logprobs,
+    PromptDetails,
+    TokenProbability,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 from visreplay.agent.policy.replay_policy import PolicyTurn, Reading
-from visreplay.agent.serving.engine import EndEvent, Event, TokenEvent
+from visreplay.agent.serving.decoding import EndEvent, Event, TokenEvent
 from visreplay.replay_core import TokenLogprob
 
-Json = dict[str, Any]
+_LEAST_LOGPROB = -9999.0
+"""OpenAI's number for a token that is not probable at all: JSON has no infinity, and no NaN."""
+
+
+@dataclass
+class _Reply:
+    """One reply while it is written.
+
+    Attributes:
+        stream: Its text.
+        tokens: How many tokens the stream has taken.
+        unsent: Text that can be sent, but is in no chunk yet.
+        logprobs: Those of its tokens, without the tokens that it had to begin with.
+        sent_logprobs: How many of these are in chunks.
+    """
+
+    stream: ReplyStream
+    tokens: int = 0
+    unsent: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    sent_logprobs: int = 0
+
+    def push(self, ids: Sequence[int]) -> None:
+        """Take the next tokens."""
+        self.tokens += len(ids)
+        self.unsent += "".join(map(self.stream.push, ids))
 
 
 class CompletionBuilder:
-    """A chat completion while it is written.
+    """Builds a chat completion from the events of its replies.
 
     Args:
-        name: Of the completion.
-        created: When, in seconds since 1970.
-        model: Its name.
-        text: What clients are shown of a turn.
-        reading: What is answered.
-        choices: How many turns.
-        logprobs: Whether to tell how probable the tokens of the content were.
-        memory: Remembers the turns.
-        conversation: What is answered, as the memory has it.
+        completion_id: The id of the completion.
+        created: Seconds since 1970.
+        model: The name of the model.
+        streams: The text of each reply, to which nothing has been pushed.
+        reading: The prefilled conversation that is answered.
+        logprobs: Whether the completion has the log-probabilities of its content.
+        memory: Keeps the tokens of the replies.
+        conversation: The digest of the conversation, by which the memory finds them.
     """
 
     def __init__(
         self,
-        name: str,
+        completion_id: str,
         created: int,
         model: str,
-        text: ReplyStream,
+        streams: Iterable[ReplyStream],
         reading: Reading,
-        choices: int,
         logprobs: bool,
         memory: TurnMemory,
         conversation: bytes,
     ) -> None:
-        self._head = {"id": name, "created": created, "model": model}
-        self._text = text
+        self._head: Json = {"id": completion_id, "created": created, "model": model}
         self._reading = reading
-        self._logprobs = logprobs
+        self._with_logprobs = logprobs
         self._memory = memory
         self._conversation = conversation
-        self._ids = [list(reading.opened) for _ in range(choices)]
-        self._sent = [0] * choices
-        self._written: list[list[TokenLogprob]] = [[] for _ in range(choices)]
-        self._told = [0] * choices
+        self._replies = [_Reply(stream) for stream in streams]
         self._ended: dict[int, tuple[PolicyTurn, ParsedReply]] = {}
+        for reply in self._replies:
+            reply.push(reading.opened)
 
-    def first_chunks(self) -> Iterator[Json]:
-        """The chunks before there is a token."""
-        for choice in range(len(self._ids)):
-            yield self._chunk(choice, {"role": "assistant", "content": ""})
+    def first_chunks(self) -> Iterator[CompletionChunk]:
+        """Yield the chunks that come before any token."""
+        for choice in range(len(self._replies)):
+            yield self._chunk(choice, Delta(role="assistant", content=""))
 
-    def chunks(self, event: Event) -> Iterator[Json]:
-        """The chunks that follow from an event: none where nothing can be sent yet."""
+    def chunks(self, event: Event) -> Iterator[CompletionChunk]:
+        """Yield the chunks of an event: none where nothing can be sent yet."""
+        reply = self._replies[event.choice]
         match event:
             case TokenEvent(choice, token_id, logprob):
-                self._ids[choice].append(token_id)
+                reply.push([token_id])
                 if logprob is not None:
-                    self._written[choice].append(logprob)
-                yield from self._grown(choice, self._text.sendable(self._ids[choice]))
+                    reply.logprobs.append(logprob)
+                yield from self._content_chunk(choice, reply.stream.sent)
             case EndEvent(choice, turn):
-                said = self.end(choice, turn)
-                yield from self._grown(choice, _content(said))
-                if said.tool_calls:
-                    calls = [{"index": i, **call} for i, call in enumerate(_calls(said))]
-                    yield self._chunk(choice, {"tool_calls": calls})
-                end = self._chunk(choice, {}, finish=_finish(turn, said))
-                yield {**end, "replay": self.replay}
+                parsed = self.end(choice, turn)
+                content = _content(parsed)
+                reply.unsent += content[reply.stream.sent :]
+                yield from self._content_chunk(choice, len(content))
+                if parsed.tool_calls:
+                    calls = [
+                        ToolCallDelta(index=i, **dict(call))
+                        for i, call in enumerate(_tool_calls(parsed))
+                    ]
+                    yield self._chunk(choice, Delta(tool_calls=calls))
+                yield self._chunk(
+                    choice, Delta(), finish_reason=_finish_reason(turn, parsed), replay=self._replay
+                )
 
-    def usage_chunk(self) -> Json:
-        """The chunk that tells the usage, if it is asked for."""
-        return {**self._chunk(), "choices": [], "usage": self.usage}
+    def usage_chunk(self) -> CompletionChunk:
+        """Return the chunk that has the usage and no choice."""
+        return CompletionChunk(
+            **self._head, object="chat.completion.chunk", choices=[], usage=self._usage
+        )
 
     def end(self, choice: int, turn: PolicyTurn) -> ParsedReply:
-        """Take a turn that is written to its end; returns what it says."""
-        said = self._text.parse(turn.text)
-        self._ended[choice] = turn, said
-        if self._text.cut(turn.text) == turn.text:
-            message = ParsedReply(_content(said), said.tool_calls).message()
-            self._memory.keep(self._conversation, message, turn.message["token_ids"])
-        return said
+        """Parse a turn at its end, and keep its tokens in the memory.
 
-    def whole(self) -> Json:
-        """The completion, when all turns are written."""
-        choices = []
-        for choice, (turn, said) in sorted(self._ended.items()):
-            message: Json = {"role": "assistant", "content": _content(said), "refusal": None}
-            if said.tool_calls:
-                message |= {"content": _content(said) or None, "tool_calls": _calls(said)}
-            choices.append(
-                {
-                    "index": choice,
-                    "message": message,
-                    "finish_reason": _finish(turn, said),
-                    "logprobs": self._probable(
-                        turn.logprobs[: self._spelling(turn.message["token_ids"], _content(said))]
-                    ),
-                }
-            )
-        return {
+        Args:
+            choice: The number of the reply.
+            turn: The whole turn. Its tokens need not have come as events.
+        """
+        reply = self._replies[choice]
+        if self._with_logprobs:
+            reply.push(turn.message["token_ids"][reply.tokens :])
+        parsed = reply.stream.finish(turn.text)
+        self._ended[choice] = turn, parsed
+        if reply.stream.cut(turn.text) == turn.text:
+            message = ParsedReply(_content(parsed), parsed.tool_calls).message()
+            self._memory.keep(self._conversation, message, turn.message["token_ids"])
+        return parsed
+
+    def completion(self) -> Completion:
+        """Return the completion, when all replies have ended."""
+        return Completion(
             **self._head,
-            "object": "chat.completion",
-            "choices": choices,
-            "usage": self.usage,
-            "replay": self.replay,
-        }
+            object="chat.completion",
+            choices=[
+                Choice(
+                    index=choice,
+                    message=_message(parsed),
+                    finish_reason=_finish_reason(turn, parsed),
+                    logprobs=self._logprobs(
+                        turn.logprobs[: self._tokens_in(choice, len(_content(parsed)))]
+                    ),
+                )
+                for choice, (turn, parsed) in sorted(self._ended.items())
+            ],
+            usage=self._usage,
+            replay=self._replay,
+        )
 
     @property
-    def usage(self) -> Json:
-        """How many tokens were read and written."""
+    def _usage(self) -> Usage:
         turns = [turn for turn, _ in self._ended.values()]
         prompt = max((turn.context_tokens for turn in turns), default=0)
-        written = sum(len(turn.message["token_ids"]) for turn in turns)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": written,
-            "total_tokens": prompt + written,
-            "prompt_tokens_details": {"cached_tokens": self._reading.known},
-        }
+        generated = sum(len(turn.message["token_ids"]) for turn in turns)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=generated,
+            total_tokens=prompt + generated,
+            prompt_tokens_details=PromptDetails(cached_tokens=self._reading.known),
+        )
 
     @property
-    def replay(self) -> Json | None:
-        """What replay did on what is new (`telemetry.replay_record`); None if nothing is."""
+    def _replay(self) -> Json | None:
+        """The report of the last replay (`telemetry.replay_record`); None if nothing was new."""
         replay = self._reading.replay if self._reading.tokens > self._reading.known else None
         return replay and {name: _finite(value) for name, value in replay.items()}
 
-    def _grown(self, choice: int, content: str) -> Iterator[Json]:
-        """The chunk that brings what is sent of a turn up to some content."""
-        if len(content) <= self._sent[choice]:
+    def _content_chunk(self, choice: int, characters: int) -> Iterator[CompletionChunk]:
+        """Yield the chunk of what is unsent, up to so many characters of the content."""
+        reply = self._replies[choice]
+        if not reply.unsent:
             return
-        chunk = self._chunk(choice, {"content": content[self._sent[choice] :]})
-        self._sent[choice] = len(content)
-        if self._logprobs:
-            count = self._spelling(self._ids[choice], content)
-            new = self._written[choice][self._told[choice] : count]
-            chunk["choices"][0]["logprobs"] = self._probable(new)
-            self._told[choice] = count
-        yield chunk
+        logprobs = None
+        if self._with_logprobs:
+            tokens = self._tokens_in(choice, characters)
+            logprobs = self._logprobs(reply.logprobs[reply.sent_logprobs : tokens])
+            reply.sent_logprobs = tokens
+        yield self._chunk(choice, Delta(content=reply.unsent), logprobs)
+        reply.unsent = ""
 
-    def _chunk(self, choice: int = 0, delta: Json | None = None, finish: str | None = None) -> Json:
-        told = {"index": choice, "delta": delta or {}, "finish_reason": finish, "logprobs": None}
-        return {**self._head, "object": "chat.completion.chunk", "choices": [told]}
-
-    def _spelling(self, ids: Sequence[int], content: str) -> int:
-        """How many tokens, behind those that a turn had to begin with, spell its content."""
-        decode = self._text.renderer.tokenizer.decode
-        count = bisect_left(
-            range(len(ids)),
-            len(content),
-            key=lambda n: len(decode(ids[:n], skip_special_tokens=True)),
+    def _chunk(
+        self,
+        choice: int,
+        delta: Delta,
+        logprobs: Logprobs | None = None,
+        finish_reason: FinishReason | None = None,
+        **last: Any,
+    ) -> CompletionChunk:
+        part = ChunkChoice(
+            index=choice, delta=delta, finish_reason=finish_reason, logprobs=logprobs
         )
-        return max(0, count - len(self._reading.opened))
+        return CompletionChunk(**self._head, object="chat.completion.chunk", choices=[part], **last)
 
-    def _probable(self, entries: Sequence[TokenLogprob]) -> Json | None:
-        if not self._logprobs:
+    def _tokens_in(self, choice: int, characters: int) -> int:
+        """Count the tokens that spell so many characters, without those it had to begin with."""
+        tokens = self._replies[choice].stream.tokens_in(characters)
+        return max(0, tokens - len(self._reading.opened))
+
+    def _logprobs(self, entries: Sequence[TokenLogprob]) -> Logprobs | None:
+        if not self._with_logprobs:
             return None
-        return {"content": [self._entry(each) for each in entries], "refusal": None}
+        return Logprobs(content=[self._content_token(entry) for entry in entries], refusal=None)
 
-    def _entry(self, entry: TokenLogprob) -> Json:
-        top = [self._token(token_id, logprob) for token_id, logprob in entry.top]
-        return {**self._token(entry.token_id, entry.logprob), "top_logprobs": top}
+    def _content_token(self, entry: TokenLogprob) -> ContentToken:
+        return ContentToken(
+            **self._token(entry.token_id, entry.logprob),
+            top_logprobs=[
+                TokenProbability(**self._token(token_id, logprob))
+                for token_id, logprob in entry.top
+            ],
+        )
 
     def _token(self, token_id: int, logprob: float) -> Json:
-        token = self._text.renderer.tokenizer.decode([token_id])
-        # A token may be a part of a character; then it has no text of its own.
-        data = None if "\ufffd" in token else list(token.encode())
-        likely = logprob if logprob > -9999.0 else -9999.0  # also where it is no number
-        return {"token": token, "logprob": likely, "bytes": data}
+        token = self._replies[0].stream.renderer.tokenizer.decode([token_id])
+        return {
+            "token": token,
+            "logprob": logprob if logprob > _LEAST_LOGPROB else _LEAST_LOGPROB,  # NaN as well
+            "bytes": None if "\ufffd" in token else list(token.encode()),
+        }
 
 
 def _finite(value: Any) -> Any:
-    """What JSON has for a number: no NaN, which half precision may give, and no infinity."""
+    """Replace NaN, which half precision may give, and infinity: JSON has neither."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _content(said: ParsedReply) -> str:
-    """The words of a turn; a call that cannot be read is among them: it has no other place."""
-    return said.content + (said.unparsed_call["text"] if said.unparsed_call else "")
+def _message(parsed: ParsedReply) -> CompletionMessage:
+    fields: Json = {"role": "assistant", "content": _content(parsed), "refusal": None}
+    if parsed.tool_calls:
+        fields |= {"content": _content(parsed) or None, "tool_calls": _tool_calls(parsed)}
+    return CompletionMessage(**fields)
 
 
-def _calls(said: ParsedReply) -> list[Json]:
-    return [
-        {
-            "id": call["id"],
-            "type": "function",
-            "function": {"name": call["name"], "arguments": json.dumps(call["arguments"])},
-        }
-        for call in said.tool_calls
-    ]
+def _content(parsed: ParsedReply) -> str:
+    """The text of a reply, and a call that cannot be parsed: it has no other place."""
+    return parsed.content + (parsed.unparsed_call["text"] if parsed.unparsed_call else "")
 
 
-def _finish(turn: PolicyTurn, said: ParsedReply) -> str:
-    return "tool_calls" if said.tool_calls else turn.finish_reason
+def _tool_calls(parsed: ParsedReply) -> list[ToolCall]:
+    calls = []
+    for call in parsed.tool_calls:
+        # JSON may spell half of a surrogate pair, which no response can hold.
+        name = call["name"].encode("utf-8", "replace").decode()
+        function = CalledFunction(name=name, arguments=json.dumps(call["arguments"]))
+        calls.append(ToolCall(id=call["id"], type="function", function=function))
+    return calls
+
+
+def _finish_reason(turn: PolicyTurn, parsed: ParsedReply) -> FinishReason:
+    return "tool_calls" if parsed.tool_calls else turn.finish_reason

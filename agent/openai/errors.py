@@ -1,4 +1,4 @@
-"""How the OpenAI-compatible server responds: refusals, streams of events, and clients who leave."""
+"""Errors in the form that OpenAI's clients expect."""
 
 import logging
 from typing import Any
@@ -9,65 +9,88 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from visreplay.agent.chat.renderer import MessageError
+from visreplay.agent.openai.response_schema import (
+    Error,
+    ErrorResponse,
+    ErrorType,
+    Json,
+    as_json,
+)
 from visreplay.replay_core import ReplayError
 from visreplay.tools import ToolError
 
 logger = logging.getLogger(__name__)
 
 CALLERS_MISTAKES = (ReplayError, MessageError, ToolError, ValueError, RecursionError)
+"""Exceptions whose message is for the caller; any other is the server's own."""
 
 
-def refusal(status: int, reason: str, param: str | None = None) -> JSONResponse:
-    """An error as OpenAI's clients expect it.
+def error_body(
+    message: str, kind: ErrorType, param: str | None = None, code: str | None = None
+) -> Json:
+    """Build the body of an error.
 
     Args:
-        status: Of HTTP.
-        reason: What is wrong, and the way out.
-        param: The field that it is about.
+        message: What is wrong, and the way out.
+        kind: OpenAI's name for this kind of error.
+        param: The field of the request that it is about.
+        code: The HTTP status, where the response has one of its own.
     """
-    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    error = Error(
+        message=_quotable(message), type=kind, param=param and _quotable(param), code=code
+    )
+    return as_json(ErrorResponse(error=error))
+
+
+def error_response(status: int, message: str, param: str | None = None) -> JSONResponse:
+    """Build the response of an error.
+
+    Args:
+        status: The HTTP status.
+        message: What is wrong, and the way out.
+        param: The field of the request that it is about.
+    """
+    kinds: dict[int, ErrorType] = {401: "authentication_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
     headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(status)
-    reason = _fit(reason)
-    param = param and _fit(param)
-    error = {"message": reason, "type": kind, "param": param, "code": str(status)}
-    return JSONResponse({"error": error}, status, headers)
+    return JSONResponse(error_body(message, kind, param, str(status)), status, headers)
 
 
-def _fit(told: str, most: int = 1000) -> str:
-    """What may quote a caller, who may have sent megabytes, and half of a character."""
-    return told[:most].encode("utf-8", "replace").decode()
+def _quotable(text: str, limit: int = 1000) -> str:
+    """Shorten a text that may quote a request: megabytes, or half of a surrogate pair."""
+    return text[:limit].encode("utf-8", "replace").decode()
 
 
 async def _invalid(_: Request, error: Any) -> Response:
-    where, what = _mistake(error)
-    return refusal(422, f"{where or 'the body'}: {what}", where or None)
+    field, problem = _mistake(error)
+    return error_response(422, f"{field or 'the body'}: {problem}", field or None)
 
 
-async def _refused(_: Request, error: Any) -> Response:
-    response = refusal(error.status_code, str(error.detail))
+async def _http_error(_: Request, error: Any) -> Response:
+    response = error_response(error.status_code, str(error.detail))
     response.headers.update(error.headers or {})
     return response
 
 
 async def _broken(_: Request, error: Exception) -> Response:
-    return refusal(500, "something went wrong here; the server's log tells more")
+    return error_response(500, "something went wrong here; the server's log tells more")
 
 
 EXCEPTION_HANDLERS: dict[Any, Any] = {
     RequestValidationError: _invalid,
-    HTTPException: _refused,
+    HTTPException: _http_error,
     Exception: _broken,
 }
-"""FastAPI's, for the errors of a server that speaks as OpenAI's does."""
+"""FastAPI's exception handlers of a server that answers as OpenAI's does."""
 
 
 def _mistake(error: RequestValidationError) -> tuple[str, str]:
+    """Return the field that is wrong ("" for the body), and what is wrong with it."""
     errors = error.errors()
     if errors[0]["type"] == "json_invalid":
         return "", f"no JSON: {errors[0]['ctx']['error']} at character {errors[0]['loc'][-1]}"
-    # Where a field may be one of several things, what was meant is where most of it was right.
+    # A field may be one of several types: the one that was meant is right down to some depth.
     deepest = max(errors, key=lambda each: len(each["loc"]))
-    # Without the names of types.
+    # Without the names of types, which pydantic puts between those of the fields.
     names = [str(part) for part in deepest["loc"][1:] if not str(part).endswith(("]", "str"))]
     return ".".join(names), deepest["msg"]

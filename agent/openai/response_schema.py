@@ -1,26 +1,31 @@
-"""What the server answers, as its OpenAPI document describes it.
+"""The bodies of the server's responses: what it sends is built from these models.
 
-`openai_chat.py` makes the answers; the tests hold them to this.
+A field that a body may lack is left unset, and sent only where it is set (`as_json`).
 """
 
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+Json = dict[str, Any]
+
+
+ErrorType = Literal[
+    "invalid_request_error", "authentication_error", "rate_limit_error", "server_error"
+]
+
 
 class Error(BaseModel):
-    """What went wrong, as OpenAI's clients expect it."""
+    """An error in the form that OpenAI's clients expect."""
 
     message: str
-    type: Literal[
-        "invalid_request_error", "authentication_error", "rate_limit_error", "server_error"
-    ]
+    type: ErrorType
     param: str | None
     code: str | None
 
 
 class ErrorResponse(BaseModel):
-    """The body of every answer that is none."""
+    """The body of every response that is an error."""
 
     error: Error
 
@@ -32,8 +37,8 @@ class CalledFunction(BaseModel):
     arguments: str
 
 
-class MadeCall(BaseModel):
-    """A call that the policy makes."""
+class ToolCall(BaseModel):
+    """A tool call of the policy."""
 
     id: str
     type: Literal["function"]
@@ -41,52 +46,55 @@ class MadeCall(BaseModel):
 
 
 class CompletionMessage(BaseModel):
-    """What the policy says."""
+    """The policy's reply."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: None
-    tool_calls: list[MadeCall] | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
-class ProbableToken(BaseModel):
-    """A token; one that is a part of a character has no bytes of its own."""
+class TokenProbability(BaseModel):
+    """A token with its log-probability; a token that is a part of a character has no bytes."""
 
     token: str
     logprob: float
     bytes: list[int] | None
 
 
-class WrittenToken(ProbableToken):
-    """A token of the answer, and what else was probable at its place."""
+class ContentToken(TokenProbability):
+    """A token of the content, with the most probable tokens at its position."""
 
-    top_logprobs: list[ProbableToken]
+    top_logprobs: list[TokenProbability]
 
 
 class Logprobs(BaseModel):
-    """How probable the tokens were."""
+    """The log-probabilities of the tokens of the content."""
 
-    content: list[WrittenToken]
+    content: list[ContentToken]
     refusal: None
 
 
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
 class Choice(BaseModel):
-    """One of the answers."""
+    """One of the replies."""
 
     index: int
     message: CompletionMessage
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: FinishReason
     logprobs: Logprobs | None
 
 
 class PromptDetails(BaseModel):
-    """Of the tokens that were read: how many had been read before."""
+    """How many tokens of the prompt were in the cache."""
 
     cached_tokens: int
 
 
 class Usage(BaseModel):
-    """How many tokens were read and written."""
+    """The tokens of the prompt and of all replies."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -95,7 +103,7 @@ class Usage(BaseModel):
 
 
 class Completion(BaseModel):
-    """A chat completion, and besides what OpenAI's have what replay did on what was read last."""
+    """A chat completion in OpenAI's form, with the report of the last replay (`replay`)."""
 
     id: str
     object: Literal["chat.completion"]
@@ -103,11 +111,46 @@ class Completion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
-    replay: dict[str, Any] | None
+    replay: Json | None
 
 
-class Served(BaseModel):
-    """A model that can be named."""
+class ToolCallDelta(ToolCall):
+    """A tool call of a stream, which always comes as a whole."""
+
+    index: int
+
+
+class Delta(BaseModel):
+    """What a chunk adds to a reply."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+
+
+class ChunkChoice(BaseModel):
+    """The reply that a chunk belongs to, and what it adds."""
+
+    index: int
+    delta: Delta
+    finish_reason: FinishReason | None
+    logprobs: Logprobs | None
+
+
+class CompletionChunk(BaseModel):
+    """A part of a streamed chat completion; the last one of a reply has the `replay` report."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    replay: Json | None = None
+
+
+class Model(BaseModel):
+    """A model that a request can name."""
 
     id: str
     object: Literal["model"]
@@ -115,15 +158,15 @@ class Served(BaseModel):
     owned_by: str
 
 
-class ServedModels(BaseModel):
-    """All of them."""
+class Models(BaseModel):
+    """All models that a request can name."""
 
     object: Literal["list"]
-    data: list[Served]
+    data: list[Model]
 
 
 class Health(BaseModel):
-    """That the server works, and for how many."""
+    """The state of a server that works: the turns it works on, and the requests that wait."""
 
     status: Literal["ok"]
     running: int
@@ -131,14 +174,14 @@ class Health(BaseModel):
 
 
 _STATUSES = {
-    400: "The body is no text: JSON in UTF-8 is expected.",
+    400: "The body cannot be decoded: JSON in UTF-8 is expected.",
     401: "The key is missing or wrong.",
-    403: "Without a key, programs of this machine alone are answered.",
+    403: "Without a key, only programs of this machine are answered.",
     404: "There is no such model.",
     408: "The body did not come in time.",
     413: "The body is too large.",
     422: "Something is wrong with the request: the message names it, and the way out.",
-    429: "Too many wait already: ask again later.",
+    429: "Too many requests wait already: try again later.",
     500: "Something went wrong in the server.",
     503: "The server does not work any more.",
 }
@@ -146,16 +189,21 @@ _STATUSES = {
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
-def described(model: type[BaseModel], *statuses: int, streams: bool = False) -> dict[Any, Any]:
-    """FastAPI's `responses` of a path.
+def as_json(body: BaseModel) -> Json:
+    """Return a body as JSON values, without the fields that were left unset."""
+    return body.model_dump(exclude_unset=True)
+
+
+def responses_of(model: type[BaseModel], *statuses: int, streams: bool = False) -> dict[Any, Any]:
+    """Describe the responses of a path for FastAPI.
 
     Args:
-        model: Of the answer.
-        *statuses: The errors.
-        streams: Whether the answer may come as server-sent events.
+        model: The body of a successful response.
+        *statuses: The statuses of its errors.
+        streams: Whether a successful response may also be a stream of server-sent events.
     """
-    refusals = {
+    errors = {
         status: {"model": ErrorResponse, "description": _STATUSES[status]} for status in statuses
     }
-    answer: dict[str, Any] = {"model": model, "description": "The answer."}
-    return {200: answer | ({"content": _STREAM} if streams else {}), **refusals}
+    success: dict[str, Any] = {"model": model, "description": "Success."}
+    return {200: success | ({"content": _STREAM} if streams else {}), **errors}

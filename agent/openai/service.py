@@ -18,7 +18,8 @@ from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.policy.replay_policy import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
-from visreplay.agent.serving.engine import Engine, Event, Slot
+from visreplay.agent.serving.decoding import Event
+from visreplay.agent.serving.engine import Engine, Slot
 from visreplay.agent.serving.limits import ServerLimits
 from visreplay.agent.serving.metrics import Metrics
 from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig
@@ -133,8 +134,8 @@ class ChatService:
         except asyncio.CancelledError:
             budget.gone = True
             raise
-        reading = await slot.read(chat.policy.read(conversation, offer.opening))
-        self.metrics.read(request.model, reading, time.perf_counter() - began)
+        reading = await slot.prefill(chat.policy.read(conversation, offer.opening))
+        self.metrics.prefilled(request.model, reading, time.perf_counter() - began)
         stops = [*request.stops]
         if request.parallel_tool_calls is False and chat.protocol.named_calls:
             stops.append(CALL_END)
@@ -142,15 +143,17 @@ class ChatService:
             f"chatcmpl-{uuid4().hex}",
             int(time.time()),
             request.model,
-            ReplyStream(chat.renderer, request.stops, calls=bool(offer.tools)),
+            [
+                ReplyStream(chat.renderer, request.stops, calls=bool(offer.tools))
+                for _ in range(request.n)
+            ],
             reading,
-            request.n,
             bool(request.logprobs),
             chat.memory,
             digest,
         )
         decoding = chat.policy.decoding(request.sampling(self._default(request.n)), stops)
-        events = slot.write(
+        events = slot.decode(
             chat.policy, reading, request.seeds, **decoding, logprobs=request.kept_logprobs
         )
         return completion, self.metrics.counted(request.model, began, events)

@@ -10,90 +10,92 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from visreplay.agent.openai.completion import CompletionBuilder, Json
-from visreplay.agent.openai.errors import CALLERS_MISTAKES, logger
+from visreplay.agent.openai.completion import CompletionBuilder
+from visreplay.agent.openai.errors import CALLERS_MISTAKES, error_body, logger
+from visreplay.agent.openai.response_schema import as_json
+from visreplay.agent.serving.decoding import Event
 
-LEFT = 499
-"""The status, in the counters alone, of requests whose clients were gone before the answer."""
+CLIENT_LEFT = 499
+"""The status, in the counters alone, of requests whose clients left before the response."""
 
 
 async def sent_events(
-    answer: CompletionBuilder, events: AsyncIterator[Any], usage: bool
+    completion: CompletionBuilder, events: AsyncIterator[Event], usage: bool
 ) -> AsyncGenerator[str, None]:
-    """An answer as server-sent events.
+    """Yield a completion as server-sent events.
 
     Args:
-        answer: While it is written.
-        events: What is written.
-        usage: Whether to tell the usage at its end.
+        completion: Makes chunks of the engine's events.
+        events: The engine's events.
+        usage: Whether a last chunk has the usage.
     """
 
-    def line(value: Json) -> str:
+    def line(value: Any) -> str:
         return f"data: {json.dumps(value)}\n\n"
 
-    for chunk in answer.first_chunks():
-        yield line(chunk)
+    for chunk in completion.first_chunks():
+        yield line(as_json(chunk))
     try:
         async with aclosing(events):  # type: ignore[type-var]
             async for event in events:
-                for chunk in answer.chunks(event):
-                    yield line(chunk)
+                for chunk in completion.chunks(event):
+                    yield line(as_json(chunk))
     except Exception as error:
         mistake = isinstance(error, CALLERS_MISTAKES)
         if not mistake:
             logger.exception("a stream broke off")
-        reason = str(error) if mistake else "something went wrong here"
-        yield line({"error": {"message": reason, "type": "server_error"}})
+        message = str(error) if mistake else "something went wrong here"
+        yield line(error_body(message, "server_error"))
         return
     if usage:
-        yield line(answer.usage_chunk())
+        yield line(as_json(completion.usage_chunk()))
     yield "data: [DONE]\n\n"
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events, made as fast as the policy writes, however slowly they are taken.
+    """Server-sent events that are made as fast as the policy decodes, however slowly they are read.
 
-    A place is held until the last one is made, or the client is gone: who does not read what he
-    asked for holds up nobody.
+    The slot is held until the last event is made or the client leaves: a client that does not read
+    its stream holds up no other.
 
     Args:
         lines: The events.
-        held: What to let go of at their end: a place.
+        slot: Released at the end of the events.
     """
 
-    def __init__(self, lines: AsyncGenerator[str, None], held: AsyncExitStack) -> None:
+    def __init__(self, lines: AsyncGenerator[str, None], slot: AsyncExitStack) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(self._made(), media_type="text/event-stream", headers=headers)
+        super().__init__(self._queued(), media_type="text/event-stream", headers=headers)
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
-        self._held = held
+        self._slot = slot
         self._making = asyncio.create_task(self._make(lines))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
+        """Send the events."""
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._making.cancel()
             await asyncio.wait({self._making})
-            await self._held.aclose()  # a task that is cancelled at once has done nothing
+            await self._slot.aclose()  # a task that is cancelled at once has done nothing
 
     async def _make(self, lines: AsyncGenerator[str, None]) -> None:
-        async with self._held, aclosing(lines):
+        async with self._slot, aclosing(lines):
             async for line in lines:
                 self._lines.put_nowait(line)
         self._lines.put_nowait(None)
 
-    async def _made(self) -> AsyncGenerator[str, None]:
+    async def _queued(self) -> AsyncGenerator[str, None]:
         while (line := await self._lines.get()) is not None:
             yield line
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """Answer a client for as long as he is there.
+    """Make a response as long as the client is connected.
 
     Args:
-        request: The client's.
-        work: Makes the response; it is cancelled when he leaves.
+        request: The client's request.
+        work: Makes the response; it is cancelled when the client leaves.
     """
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnected(request))
@@ -103,7 +105,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Response])
         leaving.cancel()
         working.cancel()
     await asyncio.wait({working})
-    return Response(status_code=LEFT) if working.cancelled() else working.result()
+    return Response(status_code=CLIENT_LEFT) if working.cancelled() else working.result()
 
 
 async def _disconnected(request: Request) -> None:

@@ -1,1 +1,1 @@
-"""Many callers at once, whatever the wire format."""
+"""Serving many callers at once, whatever the wire format."""

@@ -1,4 +1,4 @@
-"""How many may be served at once, and who waits."""
+"""The queue of callers in front of an engine."""
 
 import asyncio
 from collections import deque
@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager
 
 
 class BusyError(RuntimeError):
-    """There are too many callers, or nobody is served any more."""
+    """A caller is turned away: too many wait already, or the engine is closed."""
 
 
 class AdmissionQueue:
-    """Places that are given first come, first served, on one event loop.
+    """Admits turns in the order in which their callers came, on one event loop.
 
     Args:
-        max_running: How many there are.
+        max_running: How many turns run at once.
         max_waiting: How many callers may wait.
 
     Attributes:
-        running: How many places are taken.
-        are_open: Whether any are given.
+        running: How many turns run.
+        is_open: Whether any turns are admitted.
     """
 
     def __init__(self, max_running: int, max_waiting: int) -> None:
@@ -31,7 +31,7 @@ class AdmissionQueue:
         self.max_running = max_running
         self.max_waiting = max_waiting
         self.running = 0
-        self.are_open = False
+        self.is_open = False
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
@@ -40,70 +40,70 @@ class AdmissionQueue:
         return len(self._queue)
 
     def open(self) -> None:
-        """Give places from now on."""
-        self.are_open = True
+        """Admit turns from now on."""
+        self.is_open = True
 
     def close(self) -> None:
-        """Give no more, and tell those who wait."""
-        self.are_open = False
+        """Admit no more turns, and turn away the callers that wait."""
+        self.is_open = False
         while self._queue:
-            _, called = self._queue.popleft()
-            if not called.done():
-                called.set_exception(closed())
+            _, admitted = self._queue.popleft()
+            if not admitted.done():
+                admitted.set_exception(engine_closed())
 
     @asynccontextmanager
-    async def taken(self, count: int) -> AsyncIterator[None]:
-        """Wait for places; they are taken until the end.
+    async def admitted(self, turns: int) -> AsyncIterator[None]:
+        """Wait until a caller's turns are admitted; they run to the end of the context.
 
         Args:
-            count: How many. All of them are given at once, and who comes later waits for that.
+            turns: How many. They are admitted together, and later callers wait for that.
 
         Raises:
-            BusyError: If too many wait already, or none are given.
-            ValueError: If there are not so many.
+            BusyError: If too many callers wait already, or none are admitted.
+            ValueError: If `turns` is more than can run at once.
         """
-        if not 1 <= count <= self.max_running:
+        if not 1 <= turns <= self.max_running:
             raise ValueError(
-                f"{count} turns at once were asked for; 1 to {self.max_running} can be"
+                f"{turns} turns were requested, but 1 to {self.max_running} can run at once"
             )
-        if not self.are_open:
-            raise closed()
-        if self._queue or self.running + count > self.max_running:
-            await self._wait(count)
+        if not self.is_open:
+            raise engine_closed()
+        if self._queue or self.running + turns > self.max_running:
+            await self._wait(turns)
         else:
-            self.running += count
+            self.running += turns
         try:
             yield
         finally:
-            self.running -= count
-            self._call_next()
+            self.running -= turns
+            self._admit_next()
 
-    async def _wait(self, count: int) -> None:
+    async def _wait(self, turns: int) -> None:
         if len(self._queue) >= self.max_waiting:
             raise BusyError(
-                f"{self.running} turns are being written and {len(self._queue)} callers wait: "
-                "ask again later"
+                f"{self.running} turns are running and {len(self._queue)} callers wait: "
+                "try again later"
             )
-        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((count, called))
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((turns, admitted))
         try:
-            await called
+            await admitted
         except asyncio.CancelledError:
-            if called.cancelled():
-                self._queue = deque(each for each in self._queue if each[1] is not called)
-            elif called.exception() is None:  # he was called in the same moment
-                self.running -= count
-            self._call_next()
+            if admitted.cancelled():
+                self._queue = deque(each for each in self._queue if each[1] is not admitted)
+            elif admitted.exception() is None:  # both happened at once
+                self.running -= turns
+            self._admit_next()
             raise
 
-    def _call_next(self) -> None:
+    def _admit_next(self) -> None:
         while self._queue and self.running + self._queue[0][0] <= self.max_running:
-            count, called = self._queue.popleft()
-            if not called.done():
-                self.running += count
-                called.set_result(None)
+            turns, admitted = self._queue.popleft()
+            if not admitted.done():
+                self.running += turns
+                admitted.set_result(None)
 
 
-def closed() -> BusyError:
-    """What is told where nobody is served any more."""
+def engine_closed() -> BusyError:
+    """The error of every caller once the engine is closed."""
     return BusyError("the engine is closed")

@@ -1,4 +1,4 @@
-"""Who may use a server: programs on this machine, or whoever has the key."""
+"""Access to a server: for programs of this machine, or for clients that have the key."""
 
 import hmac
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -14,10 +14,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def check_access(host: str, api_key: str | None) -> None:
-    """Refuse to open a server to other machines without a key.
+    """Check that a server that other machines can reach has a key.
 
     Raises:
-        ValueError: If the key is empty, or is missing where the address is not loopback.
+        ValueError: If the key is empty, or there is none and the address is not loopback.
     """
     if api_key is not None and not api_key.strip():
         raise ValueError("the API key is empty; leave it out on loopback, or give one")
@@ -28,13 +28,13 @@ def check_access(host: str, api_key: str | None) -> None:
 
 
 class KeyRequired:
-    """An ASGI application that only those reach who send `Authorization: Bearer <key>`.
+    """ASGI middleware that lets only requests with `Authorization: Bearer <key>` pass.
 
     Args:
-        app: What they reach.
+        app: The application behind it.
         api_key: The key; compared in constant time.
-        refused: Answers the others; by default with 401 and a line of text.
-        open_to_all: Paths that take no key.
+        refuse: Answers requests without it; by default with 401 and a line of text.
+        open_paths: Paths that need no key.
     """
 
     REASON = "the header Authorization: Bearer <key> is missing or wrong"
@@ -43,56 +43,59 @@ class KeyRequired:
         self,
         app: App,
         api_key: str,
-        refused: App | None = None,
-        open_to_all: Collection[str] = (),
+        refuse: App | None = None,
+        open_paths: Collection[str] = (),
     ) -> None:
         self._app = app
         self._key = api_key.encode()
-        self._refused = refused or self._refuse
-        self._open = open_to_all
+        self._refuse = refuse or self._answer_401
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401, or pass the request on."""
-        known = scope["type"] == "lifespan" or scope["path"] in self._open or self._sent_key(scope)
-        await (self._app if known else self._refused)(scope, receive, send)
+        """Pass a request on, or refuse it."""
+        allowed = (
+            scope["type"] == "lifespan" or scope["path"] in self._open_paths or self._has_key(scope)
+        )
+        await (self._app if allowed else self._refuse)(scope, receive, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_401(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")]
         await send({"type": "http.response.start", "status": 401, "headers": headers})
         await send({"type": "http.response.body", "body": f"{self.REASON}\n".encode()})
 
-    def _sent_key(self, scope: Scope) -> bool:
+    def _has_key(self, scope: Scope) -> bool:
         scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)
 
 
 class SameMachine:
-    """An ASGI application that only programs of this machine reach, and no web page.
+    """ASGI middleware that lets programs of this machine pass, and no web page.
 
-    A page's own name may lead to this machine (DNS rebinding), and then a browser asks for it; so a
-    request must name this machine as host, and as origin if it has one.
+    The domain of a web page may lead to this machine (DNS rebinding), and a browser then sends its
+    requests here. So a request must name this machine as its host, and as its origin if it has one.
+    Starlette's `TrustedHostMiddleware` looks at the host alone, and answers in text of its own.
 
     Args:
-        app: What they reach.
-        refused: Answers the others.
+        app: The application behind it.
+        refuse: Answers all other requests.
     """
 
     REASON = "without a key, the headers Host and Origin must name this machine: localhost, say"
 
-    def __init__(self, app: App, refused: App) -> None:
+    def __init__(self, app: App, refuse: App) -> None:
         self._app = app
-        self._refused = refused
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or pass the request on."""
+        """Pass a request on, or refuse it."""
         local = scope["type"] == "lifespan" or self._is_local(dict(scope["headers"]))
-        await (self._app if local else self._refused)(scope, receive, send)
+        await (self._app if local else self._refuse)(scope, receive, send)
 
     def _is_local(self, headers: dict[bytes, bytes]) -> bool:
-        named = [b"//" + headers.get(b"host", b"")]
+        urls = [b"//" + headers.get(b"host", b"")]
         if b"origin" in headers:
-            named.append(headers[b"origin"])
+            urls.append(headers[b"origin"])
         try:
-            return all(urlsplit(name.decode("ascii")).hostname in LOOPBACK for name in named)
+            return all(urlsplit(url.decode("ascii")).hostname in LOOPBACK for url in urls)
         except ValueError:
             return False

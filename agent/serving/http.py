@@ -1,4 +1,4 @@
-"""What a server takes of requests and connections, and for how long it waits for them."""
+"""Limits of HTTP: the bytes of a body, and the time that a client may take to send it."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from visreplay.agent.serving.auth import App, Receive, Scope, Send
 
 HEADER_SECONDS = 10.0
-"""For which a connection may take to send the headers of a request."""
+"""Time that a client may take to send the headers of a request."""
 
-Refusal = Callable[[int, str], App]
-"""Makes the answer of a status and a reason."""
+ErrorResponder = Callable[[int, str], App]
+"""Makes the response of a status and a message."""
 
 
 class BodyLimit:
-    """An ASGI application that reads the whole body first, within bounds.
+    """ASGI middleware that receives the whole body of a request before it passes it on.
 
     Args:
-        app: What gets it.
-        max_bytes: Of a body; more is answered with 413.
-        seconds: For which a client may take to send it; then it is answered with 408.
-        refuse: Answers with a status and a reason.
-        max_held: Bytes of all bodies that are being read; what would go beyond is answered with
-            429. By default 16 of the largest.
+        app: The application behind it.
+        max_bytes: Bytes of the largest body; a larger one is answered with 413.
+        seconds: Time that a client may take to send a body; after that it is answered with 408.
+        refuse: Makes these responses.
+        max_held: Bytes of all unfinished bodies together; a request that goes beyond is answered
+            with 429. By default 16 of the largest bodies.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class BodyLimit:
         app: App,
         max_bytes: int,
         seconds: float,
-        refuse: Refusal,
+        refuse: ErrorResponder,
         max_held: int | None = None,
     ) -> None:
         self._app = app
@@ -43,36 +43,36 @@ class BodyLimit:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass the request on."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         body = bytearray()
         try:
             async with asyncio.timeout(self._seconds):
-                refused = await self._read(body, receive)
+                refusal = await self._receive(body, receive)
         except TimeoutError:
-            refused = 408, f"the body did not come within {self._seconds:g} seconds"
+            refusal = 408, f"the body did not come within {self._seconds:g} seconds"
         finally:
             self._held -= len(body)
-        if refused is None:
-            unread: list[Any] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        if refusal is None:
+            whole: list[Any] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
             del body
 
             async def receive_again() -> Any:
-                return unread.pop() if unread else await receive()
+                return whole.pop() if whole else await receive()
 
             await self._app(scope, receive_again, send)
-        elif refused[0]:
-            await self._refuse(*refused)(scope, receive, send)
+        elif refusal[0]:
+            await self._refuse(*refusal)(scope, receive, send)
 
-    async def _read(self, body: bytearray, receive: Receive) -> tuple[int, str] | None:
-        """Read a body; returns the status and the reason if it is refused."""
+    async def _receive(self, body: bytearray, receive: Receive) -> tuple[int, str] | None:
+        """Receive a body; returns a status (0: nobody is left to answer) and a reason to refuse."""
         more = True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return 0, "nobody is there"
+                return 0, "the client has left"
             new = message.get("body", b"")
             body += new
             self._held += len(new)
@@ -80,25 +80,25 @@ class BodyLimit:
             if len(body) > self._max_bytes:
                 return 413, f"the body has more than {self._max_bytes:,} bytes"
             if self._held > self._max_held:
-                return 429, "too many bytes are being sent at once: ask again later"
+                return 429, "too many bytes are being sent at once: try again later"
         return None
 
 
 class HeadersInTime(H11Protocol):
-    """uvicorn's protocol of a connection, closed unless a request begins within some seconds.
+    """uvicorn's protocol of a connection, which is closed if headers do not come in time.
 
-    uvicorn itself waits for ever for the first request, and for the rest of headers.
+    uvicorn itself waits for ever for the first request, and for the rest of its headers.
     """
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """A client is there."""
+        """Start to wait for a request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request came."""
+        """Take data; stop to wait when a request begins."""
         if self._deadline is None and self._between_requests:
             self._wait()
         super().data_received(data)
@@ -106,7 +106,7 @@ class HeadersInTime(H11Protocol):
             self._stop_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """Stop to wait."""
         self._stop_waiting()
         super().connection_lost(exc)
 

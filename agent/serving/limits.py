@@ -1,4 +1,4 @@
-"""What the OpenAI-compatible server takes of its clients."""
+"""The limits of a server, and their defaults."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,21 @@ from visreplay.agent.policy.session_cache import CACHE_BYTES
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What requests may take.
+    """Limits of requests, and of what a server does at once.
 
     Attributes:
-        body_bytes: Of a request's body.
-        body_seconds: For which a client may take to send it.
-        media: Images and clips of a request.
-        media_seconds: For which reading them may take.
-        pixels: Of all images and frames of a request together.
-        frames: That a clip is shown with.
-        video_seconds: Of a clip.
+        body_bytes: Bytes of a request's body.
+        body_seconds: Time that a client may take to send it.
+        media: Images and videos of a request.
+        media_seconds: Time that reading them may take.
+        pixels: Pixels of all images and frames of a request together.
+        frames: Frames of a video that the policy sees.
+        video_seconds: Length of a video.
         context: Tokens of a conversation.
-        new_tokens: Of an answer, which are also those of an answer that says nothing of them.
-        running: Answers that are written at once; each holds a context in memory.
-        waiting: Requests that may wait for that.
-        cache_bytes: Of what was read and is kept.
+        new_tokens: Tokens of a reply; also the default of requests that give no number.
+        running: Turns that are prefilled or decoded at once; each holds a context in memory.
+        waiting: Requests that may wait for admission.
+        cache_bytes: Bytes of the cache of conversations.
     """
 
     body_bytes: int = 20 * 2**20

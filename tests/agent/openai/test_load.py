@@ -102,7 +102,7 @@ def test_when_there_are_too_many_they_are_told(one_place: str, steps: Steps) -> 
     for stream in (False, True):
         body = {**HELLO, "stream": stream}
         response = httpx.post(f"{one_place}/v1/chat/completions", json=body)
-        refused(response, 429, "1 turns are being written and 1 callers wait")
+        refused(response, 429, "1 turns are running and 1 callers wait")
         assert response.headers["retry-after"] == "1"
     steps.let_go()
     assert [read_all(connection).count("[DONE]") for connection in (first, second)] == [1, 1]

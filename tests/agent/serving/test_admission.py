@@ -34,7 +34,7 @@ class Callers:
         await asyncio.sleep(0)
 
     async def _stay(self, name: str, many: int) -> None:
-        async with self.places.taken(many):
+        async with self.places.admitted(many):
             self.served.append(name)
             await self._leave[name].wait()
 
@@ -53,7 +53,7 @@ async def test_in_turn(callers: Callers) -> None:
         await callers.come(name, many)
     assert callers.served == ["a", "b"]
     assert (callers.places.running, callers.places.waiting) == (2, 3)
-    with pytest.raises(BusyError, match="2 turns are being written and 3 callers wait"):
+    with pytest.raises(BusyError, match="2 turns are running and 3 callers wait"):
         await (await callers.come("f"))
     # One place is not enough for the two that c waits for, and d does not jump the queue.
     await callers.leave("a")
@@ -81,14 +81,14 @@ async def test_who_is_called_and_gives_up_in_the_same_moment(
     await callers.come("a")
     await callers.come("b")
     waits = await callers.come("c")
-    call = callers.places._call_next
+    call = callers.places._admit_next
 
     def call_and_cancel() -> None:
         call()
         waits.cancel()  # before c goes on
 
     with monkeypatch.context() as patched:
-        patched.setattr(callers.places, "_call_next", call_and_cancel)
+        patched.setattr(callers.places, "_admit_next", call_and_cancel)
         callers._leave["a"].set()
         await asyncio.wait([waits])
     assert waits.cancelled() and callers.served == ["a", "b"]
@@ -107,7 +107,7 @@ async def test_who_waits_is_told_that_it_is_over(callers: Callers) -> None:
 
 
 async def test_more_than_there_are(callers: Callers) -> None:
-    with pytest.raises(ValueError, match="3 turns at once were asked for; 1 to 2"):
+    with pytest.raises(ValueError, match="3 turns were requested, but 1 to 2"):
         await (await callers.come("a", 3))
 
 

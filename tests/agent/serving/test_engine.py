@@ -11,7 +11,8 @@ from torch import Tensor
 from visreplay.agent.messages import Message, image, text, user
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampling
 from visreplay.agent.serving.admission import BusyError
-from visreplay.agent.serving.engine import EndEvent, Engine, Event, TokenEvent
+from visreplay.agent.serving.decoding import EndEvent, Event, TokenEvent
+from visreplay.agent.serving.engine import Engine
 from visreplay.replay_core import Batch, ConfigError, Method, ModelPair, embedded_config
 from visreplay.replay_core.generation import Sampler
 from visreplay.tasks.registry import task_named
@@ -41,10 +42,10 @@ async def turns(
 ) -> list[PolicyTurn]:
     ended: dict[int, PolicyTurn] = {}
     written: dict[int, list[int]] = {choice: [] for choice in range(len(seeds))}
-    async with engine.place(len(seeds)) as place:
-        reading = await place.read(policy.read(messages))
+    async with engine.slot(len(seeds)) as slot:
+        reading = await slot.prefill(policy.read(messages))
         decoding = {**policy.decoding(), **options}
-        async for event in place.write(policy, reading, seeds, **decoding):
+        async for event in slot.decode(policy, reading, seeds, **decoding):
             match event:
                 case TokenEvent(choice, token_id, _):
                     written[choice].append(token_id)
@@ -61,7 +62,7 @@ async def test_everybody_gets_what_he_would_get_alone(embedded_pair: ModelPair) 
     calls = [(policies[n % 3], asked(n // 2)) for n in range(12)]
     async with Engine(max_running=8) as engine:
         found = await asyncio.gather(*(turns(engine, *call) for call in calls))
-        assert (engine.places.running, engine.places.waiting) == (0, 0)
+        assert (engine.admission.running, engine.admission.waiting) == (0, 0)
     for (policy, messages), (turn,) in zip(calls, found, strict=True):
         alone = policy_of(embedded_pair, policy.replay.method).act(messages)
         assert (turn.text, turn.finish_reason) == (alone.text, alone.finish_reason)
@@ -96,9 +97,9 @@ async def test_who_leaves_is_not_written_any_longer(
 
     monkeypatch.setattr(Batch, "step", counted)
     async with Engine() as engine:
-        async with engine.place() as place:
-            reading = await place.read(policy.read(asked(0)))
-            stream = place.write(policy, reading, [0], **policy.decoding())
+        async with engine.slot() as slot:
+            reading = await slot.prefill(policy.read(asked(0)))
+            stream = slot.decode(policy, reading, [0], **policy.decoding())
             async for _ in stream:
                 break
             await stream.aclose()  # type: ignore[attr-defined]
@@ -116,10 +117,10 @@ async def test_who_has_much_to_read_lets_others_read_too(embedded_pair: ModelPai
         order.append(name)
         return read
 
-    async with Engine(readers=1) as engine, engine.place() as first, engine.place() as second:
-        long = asyncio.create_task(first.read(told("long", policy.read(asked(0, pictures=6)))))
+    async with Engine(prefillers=1) as engine, engine.slot() as first, engine.slot() as second:
+        long = asyncio.create_task(first.prefill(told("long", policy.read(asked(0, pictures=6)))))
         await asyncio.sleep(0)
-        await second.read(told("short", policy.read(asked(1))))
+        await second.prefill(told("short", policy.read(asked(1))))
         await long
     assert order == ["short", "long"]
 
@@ -132,12 +133,12 @@ async def test_a_mistake_is_told_to_who_made_it(embedded_pair: ModelPair) -> Non
             await turns(engine, policy, asked(1), temperature=-1)
         with pytest.raises(ValueError, match="must end with a turn"):
             await turns(engine, policy, [])
-        async with engine.place() as place:
-            reading = await place.read(policy.read(asked(0)))
-            with pytest.raises(ValueError, match="2 seeds, but the place is for 1"):
-                await anext(aiter(place.write(policy, reading, [0, 1], **policy.decoding())))
+        async with engine.slot() as slot:
+            reading = await slot.prefill(policy.read(asked(0)))
+            with pytest.raises(ValueError, match="2 seeds, but the slot is for 1"):
+                await anext(aiter(slot.decode(policy, reading, [0, 1], **policy.decoding())))
         assert (await other)[0].text
-        assert engine.places.running == 0
+        assert engine.admission.running == 0
 
 
 async def test_a_step_that_fails_is_told_and_forgotten(
@@ -173,7 +174,7 @@ async def test_one_turn_that_fails_is_its_callers_alone(
         with pytest.raises(RuntimeError, match="probability"):
             await turns(engine, policy, asked(1), (1, 2), temperature=1.0)
         assert (await well)[0].text
-        assert engine.places.running == 0
+        assert engine.admission.running == 0
 
 
 class Panic(BaseException):
@@ -185,10 +186,10 @@ async def test_what_is_no_exception_does_not_end_the_readers(embedded_pair: Mode
         yield
         raise Panic
 
-    async with Engine(readers=1) as engine:
-        async with engine.place() as place:
+    async with Engine(prefillers=1) as engine:
+        async with engine.slot() as slot:
             with pytest.raises(Panic):
-                await place.read(panics())
+                await slot.prefill(panics())
         assert engine.works
         (turn,) = await turns(engine, policy_of(embedded_pair), asked(0))
     assert turn.text
@@ -198,13 +199,13 @@ async def test_closing_is_told_to_who_still_waits(embedded_pair: ModelPair) -> N
     policy = policy_of(embedded_pair)
 
     async def write(engine: Engine, seen: asyncio.Queue[Event]) -> None:
-        async with engine.place() as place:
-            reading = await place.read(policy.read(asked(0)))
-            async for event in place.write(policy, reading, [0], **policy.decoding()):
+        async with engine.slot() as slot:
+            reading = await slot.prefill(policy.read(asked(0)))
+            async for event in slot.decode(policy, reading, [0], **policy.decoding()):
                 seen.put_nowait(event)
 
     seen: asyncio.Queue[Event] = asyncio.Queue()
-    async with Engine(max_running=2, readers=1) as engine:
+    async with Engine(max_running=2, prefillers=1) as engine:
         writer = asyncio.create_task(write(engine, seen))
         await seen.get()
         reader = asyncio.create_task(write(engine, seen))
@@ -219,6 +220,6 @@ async def test_closing_is_told_to_who_still_waits(embedded_pair: ModelPair) -> N
     assert not engine.works
 
 
-def test_readers_that_make_no_sense() -> None:
-    with pytest.raises(ValueError, match="readers is 0"):
-        Engine(readers=0)
+def test_prefillers_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="prefillers is 0"):
+        Engine(prefillers=0)

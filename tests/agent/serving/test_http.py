@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from visreplay.agent.openai.errors import refusal
+from visreplay.agent.openai.errors import error_response
 from visreplay.agent.serving.auth import KeyRequired
 from visreplay.agent.serving.http import BodyLimit
 
@@ -34,7 +34,7 @@ async def asked(*pieces: Any, seconds: float = 5, kind: str = "http", **given: A
     async def app(scope: Any, receive: Any, send: Any) -> None:
         given_on.append(await receive())
 
-    limit = BodyLimit(app, 10, seconds, refusal)
+    limit = BodyLimit(app, 10, seconds, error_response)
     await limit({"type": kind, "method": "POST", "headers": []}, receive, send)
     return given_on, sent, left
 
@@ -67,7 +67,7 @@ async def test_what_is_no_request_passes() -> None:
 
 @pytest.mark.parametrize("status", [401, 404, 408, 413, 422, 429, 500])
 def test_a_refusal_says_what_kind_it_is(status: int) -> None:
-    body = refusal(status, "because \ud800" + "x" * 10_000).body
+    body = error_response(status, "because \ud800" + "x" * 10_000).body
     assert b'"because ?xxx' in body and len(body) < 1200
     kinds = {401: b"authentication_error", 429: b"rate_limit_error", 500: b"server_error"}
     assert kinds.get(status, b"invalid_request_error") in body
@@ -102,7 +102,7 @@ async def test_who_has_the_key_comes_in(header: bytes | None, status: int) -> No
         raise AssertionError("nothing is read of who has no key")
 
     headers = [] if header is None else [(b"authorization", header)]
-    guarded = KeyRequired(app, "secret", open_to_all=("/health",))
+    guarded = KeyRequired(app, "secret", open_paths=("/health",))
     await guarded({"type": "http", "path": "/v1/models", "headers": headers}, receive, send)
     assert statuses == [status]
     await guarded({"type": "http", "path": "/health", "headers": headers}, receive, send)
