@@ -14,10 +14,7 @@ FOLDERS = {
 
 NOT_YET = {
     "visreplay.agent.episode.visual_agent",
-    "visreplay.agent.langchain.chat_model",
     "visreplay.agent.serving.engine",
-    "visreplay.agent.smolagents.model",
-    "visreplay.agent.smolagents.tools",
     "visreplay.tasks.evaluation.journal",
 }
 """Modules whose examples show the use, but cannot be run as they stand."""

@@ -160,12 +160,13 @@ class ChatPolicy:
         text = ReplyStream(self.renderer, stop)
         while True:
             try:
-                ready = text.push(next(writing))
+                piece = text.push(next(writing))
             except StopIteration as end:
-                reply = ChatReply(text.finish(end.value.text), end.value)
+                turn: PolicyTurn = end.value
                 break
-            if ready:
-                yield ready
+            if piece:
+                yield piece
+        reply = ChatReply(text.finish(turn.text), turn)
         if rest := reply.parsed.content[text.sent :]:
             yield rest
         yield reply

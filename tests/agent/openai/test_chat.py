@@ -1,86 +1,100 @@
-"""The memory of what was said as which tokens, and what clients are shown of a turn."""
+"""The memory of generated tokens, and how requests are read."""
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from openai_served import asked
 from pydantic import ValidationError
 
-from visreplay.agent.chat.renderer import TOKEN_IDS
+from visreplay.agent import Message, get_protocol
+from visreplay.agent.chat.renderer import ChatRenderer
 from visreplay.agent.chat.turn_memory import TurnMemory
-from visreplay.agent.openai.messages import as_messages
+from visreplay.agent.messages import ToolCall, text, user
+from visreplay.agent.openai.messages import from_openai
 from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
+from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.replay_core import ConfigError, ReplayConfig
+from visreplay.replay_core import ConfigError, ModelPair, ReplayConfig
+from visreplay.tools import ImageStore
 
-CALL = {"name": "zoom", "args": {"b": 1, "a": [0.5]}, "id": "1", "type": "tool_call"}
-
-
-QUESTION = HumanMessage("What is it?")
-
-
-def said(text: str, *calls: object) -> AIMessage:
-    return AIMessage(text, tool_calls=list(calls))
+CALL = ToolCall(name="zoom", arguments={"b": 1, "a": [0.5]}, id="1")
+QUESTION = user(text("What is it?"))
 
 
-def keep(memory: TurnMemory, message: AIMessage, ids: list[int], model: str = "policy") -> None:
+def turn(*words: str, calls: tuple[ToolCall, ...] = ()) -> Message:
+    return {
+        "role": "assistant",
+        "content": [text(word) for word in words],
+        "tool_calls": list(calls),
+    }
+
+
+def keep(memory: TurnMemory, message: Message, ids: list[int], model: str = "policy") -> None:
     memory.keep(memory.recall(model, [QUESTION]), message, ids)
 
 
 def recalled(
-    memory: TurnMemory,
-    message: BaseMessage,
-    question: BaseMessage = QUESTION,
-    model: str = "policy",
+    memory: TurnMemory, message: Message, question: Message = QUESTION, model: str = "policy"
 ) -> object:
     """The tokens of an answer to a question."""
     memory.recall(model, [question, message])
-    return message.additional_kwargs.get(TOKEN_IDS)
+    return message.get("token_ids")
 
 
-def test_what_was_said_is_known_by_its_words_and_calls() -> None:
+def test_a_turn_is_known_by_its_text_and_calls() -> None:
     memory = TurnMemory()
-    keep(memory, said("Look.", CALL), [1, 2, 3])
-    keep(memory, said("Look."), [1, 2])
-    same = {**CALL, "args": {"a": [0.5], "b": 1}, "id": "another"}
-    other = {**CALL, "args": {"a": [0.5], "b": 2}}
-    assert recalled(memory, said("Look.", same)) == [1, 2, 3]
-    assert recalled(memory, said("Look.")) == [1, 2]
-    assert recalled(memory, AIMessage([{"type": "text", "text": "Look."}])) == [1, 2]
-    assert recalled(memory, said("Look.", other)) is None
-    assert recalled(memory, HumanMessage("Look.")) is None
-    keep(memory, said("Look."), [4])
-    assert recalled(memory, said("Look.")) == [4]
+    keep(memory, turn("Look.", calls=(CALL,)), [1, 2, 3])
+    keep(memory, turn("Look."), [1, 2])
+    same = ToolCall(name="zoom", arguments={"a": [0.5], "b": 1}, id="another")
+    other = ToolCall(name="zoom", arguments={"a": [0.5], "b": 2}, id="1")
+    assert recalled(memory, turn("Look.", calls=(same,))) == [1, 2, 3]
+    assert recalled(memory, turn("Look.")) == [1, 2]
+    assert recalled(memory, turn("Lo", "ok.")) == [1, 2]
+    assert recalled(memory, turn("Look.", calls=(other,))) is None
+    assert recalled(memory, user(text("Look."))) is None
+    keep(memory, turn("Look."), [4])
+    assert recalled(memory, turn("Look.")) == [4]
 
 
-def test_what_was_said_to_others_is_not_known() -> None:
+def test_a_turn_to_others_is_not_known() -> None:
     """Not in answer to another question, or by another model: it may be other tokens."""
     memory = TurnMemory()
-    keep(memory, said("Look."), [1, 2])
-    assert recalled(memory, said("Look."), HumanMessage("Where is it?")) is None
-    assert recalled(memory, said("Look."), model="base") is None
+    keep(memory, turn("Look."), [1, 2])
+    assert recalled(memory, turn("Look."), user(text("Where is it?"))) is None
+    assert recalled(memory, turn("Look."), model="base") is None
 
 
-def test_a_conversation_that_goes_on_is_known() -> None:
+def test_a_longer_conversation_is_known() -> None:
     memory = TurnMemory()
-    looked = ToolMessage("seen", tool_call_id="7")
-    keep(memory, said("Look.", CALL), [1])
-    before = [QUESTION, said("Look.", CALL), looked]
-    memory.keep(memory.recall("policy", before), said("A cat."), [2])
-    after = [QUESTION, said("Look.", CALL), looked, said("A cat.")]
+
+    def result(call_id: str) -> Message:
+        return {"role": "tool", "content": [text("a cat")], "tool_call_id": call_id}
+
+    keep(memory, turn("Look.", calls=(CALL,)), [1])
+    before = [QUESTION, turn("Look.", calls=(CALL,)), result("7")]
+    memory.keep(memory.recall("policy", before), turn("A cat."), [2])
+    after = [QUESTION, turn("Look.", calls=(CALL,)), result("7"), turn("A cat.")]
     memory.recall("policy", after)
-    assert [m.additional_kwargs.get(TOKEN_IDS) for m in after] == [None, [1], None, [2]]
+    assert [message.get("token_ids") for message in after] == [None, [1], None, [2]]
+    other = [QUESTION, turn("Look.", calls=(CALL,)), result("8"), turn("A cat.")]
+    memory.recall("policy", other)
+    assert [message.get("token_ids") for message in other] == [None, [1], None, None]
 
 
-def test_what_was_not_used_for_longest_is_forgotten_first() -> None:
+def test_the_least_recently_used_turns_are_forgotten_first() -> None:
     memory = TurnMemory(max_tokens=6)
     for number in range(3):
-        keep(memory, said(str(number)), [number, number])
-    assert recalled(memory, said("0")) == [0, 0]
-    keep(memory, said("3"), [3])
-    assert [recalled(memory, said(str(n))) for n in range(4)] == [[0, 0], None, [2, 2], [3]]
-    keep(memory, said("long"), [0] * 7)
-    assert [recalled(memory, said(text)) for text in ("long", "3")] == [None, None]
+        keep(memory, turn(str(number)), [number, number])
+    assert recalled(memory, turn("0")) == [0, 0]
+    keep(memory, turn("3"), [3])
+    assert [recalled(memory, turn(str(n))) for n in range(4)] == [[0, 0], None, [2, 2], [3]]
+    keep(memory, turn("long"), [0] * 7)
+    assert [recalled(memory, turn(words)) for words in ("long", "3")] == [None, [3]]
+
+
+@pytest.fixture
+def renderer(embedded_pair: ModelPair) -> ChatRenderer:
+    protocol = get_protocol("hermes", token_grid(embedded_pair.processor), ImageStore())
+    return ChatRenderer(protocol, embedded_pair.tokenizer)
 
 
 def request(**fields: object) -> ChatRequest:
@@ -103,20 +117,42 @@ def test_how_to_decode() -> None:
     assert request(frequency_penalty=0.0, presence_penalty=0).frequency_penalty == 0
 
 
-def test_what_clients_send_back_is_read() -> None:
+def test_turns_that_clients_send_back_are_converted(renderer: ChatRenderer) -> None:
     function = {"name": "zoom", "arguments": '{"a": 1}', "parsed_arguments": {"a": 1}}
     calls = [
         {"id": "1", "type": "function", "function": function},
         {"id": "2", "type": "function", "function": {"name": "zoom", "arguments": "[1]"}},
     ]
-    turn = {"role": "assistant", "content": None, "refusal": None, "audio": None}
+    answer = {"role": "assistant", "content": None, "refusal": None, "audio": None}
     tool = {"role": "tool", "tool_call_id": "1", "content": "a"}
-    _, read, _ = as_messages(
-        request(messages=[*asked(), {**turn, "tool_calls": calls}, tool]).messages
+    _, converted, result = from_openai(
+        request(messages=[*asked(), {**answer, "tool_calls": calls}, tool]).messages, renderer
     )
-    assert isinstance(read, AIMessage) and read.content == ""
-    assert [call["args"] for call in read.tool_calls] == [{"a": 1}]
-    assert [call["args"] for call in read.invalid_tool_calls] == ["[1]"]
+    assert converted == {
+        "role": "assistant",
+        "content": [],
+        "tool_calls": [{"name": "zoom", "arguments": {"a": 1}, "id": "1"}],
+        "unparsed_calls": [{"text": "[1]", "error": "the arguments are no JSON object"}],
+    }
+    assert result == {"role": "tool", "content": [text("a")], "tool_call_id": "1"}
+
+
+def test_images_and_instructions_are_converted(renderer: ChatRenderer) -> None:
+    (question,) = asked()
+    instructions = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "system", "content": [{"type": "text", "text": "Be right."}]},
+    ]
+    *systems, converted = from_openai(
+        request(messages=[*instructions, question]).messages, renderer
+    )
+    assert systems == [
+        {"role": "system", "content": [text("Be brief.")]},
+        {"role": "system", "content": [text("Be right.")]},
+    ]
+    picture, words = converted["content"]
+    assert picture["type"] == "image" and picture["image"] in renderer.protocol.store
+    assert words == text(question["content"][1]["text"])
 
 
 @pytest.mark.parametrize("field", ["function_call", "modalities", "logit_bias"])
