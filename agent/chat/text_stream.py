@@ -1,6 +1,7 @@
 """Tokens to text, one at a time."""
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
@@ -25,6 +26,7 @@ class TextStream:
 
     def __init__(self, tokenizer: Any) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._new_stream: Callable[[list[int]], Any]
         if backend is None:
             self._tokenizer, self._new_stream = tokenizer, _PythonDecodeStream
             self._special = set(tokenizer.all_special_ids)
