@@ -27,6 +27,7 @@ class TextStream:
     def __init__(self, tokenizer: Any) -> None:
         self._new_stream: Callable[[], Any] = _rust_stream
         backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._new_stream: Callable[[list[int]], Any]
         if backend is None:
             self._tokenizer, self._new_stream = tokenizer, _PythonDecodeStream
             self._special = set(tokenizer.all_special_ids)

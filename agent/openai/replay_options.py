@@ -1,6 +1,6 @@
-"""How callers of the OpenAI-compatible server replay: settings that are theirs, within bounds."""
+"""The settings of replay that a request may change, within bounds."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -8,51 +8,49 @@ from pydantic import TypeAdapter, ValidationError
 from visreplay.replay_core import ConfigError, ReplayConfig
 from visreplay.tools.types import preview
 
-SETTINGS = (
-    "method",
-    "replay_layers",
-    "state_layers",
-    "threshold",
-    "tau",
-    "side",
-    "teacher",
-    "entry_layer",
-    "top_k",
-    "steps",
-    "learning_rate",
-    "optimizer",
+KEPT_FROM_CALLERS = {
+    "theta": "measured for the served pair, and as long as a caller likes",
+    "swap_roles": "a model of its own: `base`",
+    "recompute_activations": "the server's memory",
+    "memory_bytes": "the server's memory",
+    "query_chunk": "the server's memory",
+}
+"""Fields of `ReplayConfig` that no request may set, with the reason."""
+
+SETTINGS = tuple(
+    field.name for field in fields(ReplayConfig) if field.name not in KEPT_FROM_CALLERS
 )
-"""Those that a caller may set."""
+"""Fields that a request may set."""
 
 MAX_TOP_K = 200
-"""Entries of the base's vocabulary that he may ask for, each of which takes its memory."""
+"""Most entries of the base's vocabulary, which take memory."""
 
 MAX_STEPS = 100
-"""Gradient steps of token replay that a caller may ask for, which take their time."""
+"""Most gradient steps of token replay, which take time."""
 
 MAX_RATE = 1000.0
-"""The learning rate that he may ask for: by far too much, but no overflow."""
+"""Highest learning rate: by far too high, but nothing overflows."""
 
 _CONFIG = TypeAdapter(ReplayConfig)
 
 
-def replay_config(default: ReplayConfig, said: dict[str, Any]) -> ReplayConfig:
-    """A caller's way of replaying.
+def replay_config(default: ReplayConfig, changes: dict[str, Any]) -> ReplayConfig:
+    """Apply the changes of a request to the server's replay.
 
     Args:
-        default: The server's.
-        said: Fields that are to be other ones.
+        default: The server's replay.
+        changes: The fields of the request.
 
     Raises:
-        ConfigError: There is no such setting for callers, or it is out of range.
+        ConfigError: There is no such setting for requests, or its value is out of range.
     """
-    for name in said:
+    for name in changes:
         if name not in SETTINGS:
             raise ConfigError(
                 f"replay has no setting {preview(name)}; there are {', '.join(SETTINGS)}"
             )
     try:
-        config = _CONFIG.validate_python({**asdict(default), **said})
+        config = _CONFIG.validate_python({**asdict(default), **changes})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("replay", *first["loc"])))

@@ -1,9 +1,10 @@
-"""What clients of OpenAI's chat completions send: checked here, down to every field.
+"""The bodies of requests for chat completions, checked down to every field.
 
-Fields that a client may send and that change nothing here are named as such; whatever is unknown,
-or asks for something that is not done, is refused rather than ignored.
+A few fields of OpenAI's are accepted though they change nothing. An unknown field, or one that asks
+for something that this server does not do, is refused rather than ignored.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -25,7 +26,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 
 MAX_FIELDS = 64
-"""Of an object: whoever sends more is not told of each that it is unknown."""
+"""Most fields of an object: of more, not each is checked."""
 
 
 class _Strict(BaseModel):
@@ -33,7 +34,7 @@ class _Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _few(cls, value: Any) -> Any:
+    def _check_size(cls, value: Any) -> Any:
         if isinstance(value, dict) and len(value) > MAX_FIELDS:
             raise ValueError(
                 f"an object has {len(value)} fields; {MAX_FIELDS} are enough for all that there are"
@@ -42,14 +43,14 @@ class _Strict(BaseModel):
 
 
 class TextPart(_Strict):
-    """Words."""
+    """A piece of text."""
 
     type: Literal["text"]
     text: Text
 
 
 class ImageURL(BaseModel):
-    """Where an image is: a data URI, or what the server allows besides."""
+    """The place of an image: a data URI, or another that the server allows."""
 
     url: str
     detail: str | None = None
@@ -63,13 +64,13 @@ class ImagePart(_Strict):
 
 
 class VideoURL(BaseModel):
-    """Where a clip is."""
+    """The place of a video."""
 
     url: str
 
 
 class VideoPart(_Strict):
-    """A clip: not OpenAI's, but as other servers of vision-language models have it."""
+    """A video: not in OpenAI's API, but in that of other servers of vision-language models."""
 
     type: Literal["video_url"]
     video_url: VideoURL
@@ -82,7 +83,7 @@ Content = Text | Parts
 
 
 class SystemMessage(_Strict):
-    """Instructions."""
+    """A message of instructions."""
 
     role: Literal["system", "developer"]
     content: Text | Texts
@@ -90,7 +91,7 @@ class SystemMessage(_Strict):
 
 
 class UserMessage(_Strict):
-    """What the user says and shows."""
+    """A message of the user, with text, images and videos."""
 
     role: Literal["user"]
     content: Content
@@ -98,14 +99,14 @@ class UserMessage(_Strict):
 
 
 class Function(BaseModel):
-    """What was called: a name, and the arguments as the text of a JSON object."""
+    """The name of a called function, and its arguments as the text of a JSON object."""
 
     name: str
     arguments: Text
 
 
 class Call(BaseModel):
-    """A call that the policy made. Clients add what they have read in it (`parsed_arguments`)."""
+    """A tool call of the policy. Clients may add fields of their own (`parsed_arguments`)."""
 
     id: str
     type: Literal["function"] = "function"
@@ -113,7 +114,7 @@ class Call(BaseModel):
 
 
 class AssistantMessage(BaseModel):
-    """What the policy said. Clients send back more than they must, which is left alone."""
+    """A message of the policy. Clients may send more fields of it back, which are ignored."""
 
     role: Literal["assistant"]
     content: Text | Texts | None = None
@@ -121,7 +122,7 @@ class AssistantMessage(BaseModel):
 
 
 class ToolMessage(_Strict):
-    """What a tool gave, images and clips too."""
+    """The result of a tool call, with text, images and videos."""
 
     role: Literal["tool"]
     content: Content
@@ -151,27 +152,27 @@ class Tool(_Strict):
 
 
 class ChosenFunction(_Strict):
-    """Which function."""
+    """The name of the tool that must be called."""
 
     name: str
 
 
 class Chosen(_Strict):
-    """The tool that has to be called."""
+    """The choice of one tool, which must be called."""
 
     type: Literal["function"]
     function: ChosenFunction
 
 
 class StreamOptions(_Strict):
-    """How to stream."""
+    """Options of a stream."""
 
     include_usage: StrictBool = False
     include_obfuscation: StrictBool = False
 
 
 class ResponseFormat(_Strict):
-    """Text is all there is: a policy is not forced into a schema."""
+    """The form of the reply: text alone, since a policy is not forced into a schema."""
 
     type: Literal["text"]
 
@@ -180,19 +181,18 @@ class ChatRequest(_Strict):
     """The body of a request for a chat completion.
 
     Attributes:
-        model: One of `/v1/models`.
+        model: The name of a model of `/v1/models`.
         messages: The whole conversation.
-        replay: Fields of `ReplayConfig` that are to be other than the server's, for models that
-            are replayed.
-        n: How many answers; they share what is read and replayed.
-        max_completion_tokens: Of each answer. `max_tokens` is its older name.
-        temperature: 0 is greedy.
-        top_p: Nucleus sampling's mass.
-        seed: Of the first answer; the others follow by one.
-        stop: Texts that end an answer, and are left out.
-        logprobs: Whether to tell how probable each token was.
-        top_logprobs: And so many of the most probable ones.
-        parallel_tool_calls: Whether an answer may have several calls.
+        replay: Changes of the server's `ReplayConfig`, for a model with replay.
+        n: The number of replies; they share prefill and replay.
+        max_completion_tokens: The limit of new tokens of each reply; `max_tokens` is its old name.
+        temperature: The temperature of sampling; 0 is greedy.
+        top_p: The probability mass of nucleus sampling.
+        seed: The seed of the first reply; each further one has the next.
+        stop: Texts that end a reply, and are left out of it.
+        logprobs: Whether the completion has the log-probabilities of its tokens.
+        top_logprobs: How many of the most probable tokens it has at each position.
+        parallel_tool_calls: Whether a reply may have several tool calls.
     """
 
     model: str
@@ -223,19 +223,19 @@ class ChatRequest(_Strict):
 
     @field_validator("frequency_penalty", "presence_penalty", mode="before")
     @classmethod
-    def _whole(cls, value: Any) -> Any:
-        """Clients write 0 as 0.0."""
+    def _integer_zero(cls, value: Any) -> Any:
+        """Accept 0.0, as clients write 0."""
         return 0 if value == 0 and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
-    def _meant(self) -> Self:
-        """Refuse what would change nothing, or mean two things."""
+    def _check_sense(self) -> Self:
+        """Refuse a field that would change nothing, and names that mean two tools."""
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs")
         names = [tool.function.name for tool in self.tools or ()]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two tools are called {twice!r}")
+        duplicate = next((name for name in names if names.count(name) > 1), None)
+        if duplicate is not None:
+            raise ValueError(f"two tools are called {duplicate!r}")
         return self
 
     @property
@@ -245,39 +245,40 @@ class ChatRequest(_Strict):
 
     @property
     def new_tokens(self) -> int | None:
-        """How many tokens an answer may have, if it was said."""
+        """The limit of new tokens of a reply; None if the request has none."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def seeds(self) -> list[int | None]:
-        """A seed for each answer."""
+        """The seed of each reply."""
         return [None if self.seed is None else (self.seed + i) % 2**63 for i in range(self.n)]
 
     @property
     def kept_logprobs(self) -> int | None:
-        """How many of the most probable tokens to keep at each place, if any at all."""
+        """How many of the most probable tokens to keep; None keeps no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def choice(self) -> str | dict[str, Any] | None:
-        """Which call is forced (`chat_turns.ToolChoice`)."""
+        """The tool call that is forced (`tool_choice.ToolChoice`)."""
         choice = self.tool_choice
         return choice.model_dump() if isinstance(choice, Chosen) else choice
 
     @property
     def signatures(self) -> list[dict[str, Any]]:
-        """The tools, as the policy is shown them."""
+        """The tools in the form in which the prompt has them."""
         tools = self.tools or []
         return [tool.model_dump(exclude={"function": {"strict"}}) for tool in tools]
 
     def sampling(self, default: Sampling) -> Sampling:
-        """How to decode.
+        """Return how to decode.
 
         Args:
-            default: Where nothing was said.
+            default: The fields that the request does not set.
         """
-        return Sampling(
-            temperature=default.temperature if self.temperature is None else self.temperature,
-            top_p=self.top_p or default.top_p,
-            max_new_tokens=self.new_tokens or default.max_new_tokens,
-        )
+        changes = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_new_tokens": self.new_tokens,
+        }
+        return replace(default, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]

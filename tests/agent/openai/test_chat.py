@@ -1,5 +1,7 @@
 """The memory of generated tokens, and how requests are read."""
 
+from dataclasses import fields
+
 import pytest
 from openai_served import asked
 from pydantic import ValidationError
@@ -9,7 +11,7 @@ from visreplay.agent.chat.renderer import ChatRenderer
 from visreplay.agent.chat.turn_memory import TurnMemory
 from visreplay.agent.messages import ToolCall, text, user
 from visreplay.agent.openai.messages import from_openai
-from visreplay.agent.openai.replay_options import replay_config
+from visreplay.agent.openai.replay_options import KEPT_FROM_CALLERS, SETTINGS, replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.sampling import Sampling
@@ -167,6 +169,26 @@ def test_what_would_change_nothing_is_refused() -> None:
     tool = {"type": "function", "function": {"name": "zoom"}}
     with pytest.raises(ValidationError, match="two tools are called 'zoom'"):
         request(tools=[tool, tool])
+
+
+def test_every_field_of_sampling_can_be_set_by_a_request() -> None:
+    """A new field needs a field of the request."""
+    default = Sampling()
+    sampling = request(temperature=0.5, top_p=0.5, max_tokens=5).sampling(default)
+    for field in fields(Sampling):
+        assert getattr(sampling, field.name) != getattr(default, field.name), field.name
+
+
+def test_every_setting_of_replay_is_offered_or_kept_from_callers() -> None:
+    """A new field is offered; whether callers may have it is decided here."""
+    offered = {"method", "replay_layers", "state_layers", "threshold", "tau", "side", "teacher"}
+    offered |= {"entry_layer", "top_k", "steps", "learning_rate", "optimizer"}
+    assert set(SETTINGS) == offered
+    kept = {field.name for field in fields(ReplayConfig)} - offered
+    assert set(KEPT_FROM_CALLERS) == kept and all(KEPT_FROM_CALLERS.values())
+    for name in kept:
+        with pytest.raises(ConfigError, match=f"no setting '{name}'"):
+            replay_config(ReplayConfig(), {name: 1})
 
 
 def test_replay_of_a_caller() -> None:
