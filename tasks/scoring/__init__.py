@@ -1,1 +1,1 @@
-"""Whether an answer is right."""
+"""Rules that tell whether an answer is right."""
