@@ -1,10 +1,10 @@
-# make demo | test | check | bench -- each creates .venv first if need be.
+# make demo | test | check | docs | bench -- each creates .venv first if need be.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FOLDERS := tools replay_core agent tasks
 
-.PHONY: demo test check fuzz pair measure bench clean
+.PHONY: demo test check docs links fuzz pair measure bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/visreplay demo
@@ -13,15 +13,22 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
-check: $(VENV)/installed
+check: $(VENV)/installed links docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@# mypy finds the folders under their installed names through links.
+	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
+	$(BIN)/pytest -q tests/test_layering.py
+
+# The documentation as a site. It must ask nothing of other hosts.
+docs: $(VENV)/installed links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	! grep -rE --include='*.html' '<(script|img|iframe|link)[^>]* (src|href)="?(https?:)?//' build/site
+
+# mypy and mkdocstrings find the folders under their installed names through links.
+links:
 	mkdir -p build/typed/visreplay
 	for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typed/visreplay/$$folder; done
 	for file in __init__.py __init__.pyi py.typed; do ln -sfn ../../../package/$$file build/typed/visreplay/$$file; done
-	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
-	$(BIN)/pytest -q tests/test_layering.py
 
 # Tens of thousands of odd requests to the server; other ones each time.
 fuzz: $(VENV)/installed
