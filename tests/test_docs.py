@@ -135,7 +135,8 @@ def test_the_tree_names_every_file() -> None:
     (tree,) = (
         body for body in fenced(ROOT / "docs" / "architecture.md", "") if "  session.py" in body
     )
-    named, folders = set(), []
+    named: set[str] = set()
+    folders: list[str] = []
     for line in tree.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         name = line.split()[0]
