@@ -1,26 +1,26 @@
-# make demo | test | check | docs | bench -- each creates .venv first if need be.
+# make demo | test | check | docs | bench -- each creates .venv first, with the versions of constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FOLDERS := tools replay_core agent tasks
 
-.PHONY: demo test check docs links fuzz pair measure bench clean
+.PHONY: demo test check docs links fuzz pair measure bench lock clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/runtime
 	$(BIN)/visreplay demo
 
 # Tiny models are slower on several threads; several processes share the cores instead.
-test: $(VENV)/installed
+test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
-check: $(VENV)/installed links docs
+check: $(VENV)/dev links docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
 	$(BIN)/pytest -q tests/test_layering.py
 
 # The documentation as a site. It must ask nothing of other hosts.
-docs: $(VENV)/installed links
+docs: $(VENV)/dev links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	! grep -rE --include='*.html' '<(script|img|iframe|link)[^>]* (src|href)="?(https?:)?//' build/site
 
@@ -31,30 +31,44 @@ links:
 	for file in __init__.py __init__.pyi py.typed; do ln -sfn ../../../package/$$file build/typed/visreplay/$$file; done
 
 # Tens of thousands of odd requests to the server; other ones each time.
-fuzz: $(VENV)/installed
+fuzz: $(VENV)/dev
 	$(BIN)/pytest --hypothesis-profile=fuzz tests/agent/openai/test_fuzz.py
 
 # Train the embedded pair again, from nothing (resumes where it was stopped).
-pair: $(VENV)/installed
+pair: $(VENV)/dev
 	$(BIN)/python recipes/train.py --out runs/recipe
 
 # The README's numbers on the embedded pair.
-measure: $(VENV)/installed
+measure: $(VENV)/dev
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/visreplay analyze visual-search-medium
 
 # Speed and memory against the reference's algorithm; shared rollouts against one by one; the server.
-bench: $(VENV)/installed
+bench: $(VENV)/dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/report.py
 
-$(VENV)/installed: pyproject.toml
+# The newest versions that go together: one `name==version` a line, of all extras.
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install ".[dev]"
+	build/lock/bin/pip freeze --exclude visreplay > constraints.txt
+	rm -rf build/lock
+
+# What `make demo` needs, and what everything else needs.
+$(VENV)/runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --editable ".[dev]"
+	$(BIN)/pip install --constraint constraints.txt --editable .
 	touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --constraint constraints.txt --editable ".[dev]"
+	touch $(VENV)/runtime $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -13,10 +13,12 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Checkpointer
 
 from visreplay.agent.episode.graph import build_graph, turn_seed
-from visreplay.agent.episode.loop import Limits, Loop, apply
+from visreplay.agent.episode.limits import Limits
+from visreplay.agent.episode.loop import Loop, apply
 from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampling
+from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import ToolProtocol, get_protocol
 from visreplay.agent.state import EpisodeState
 from visreplay.replay_core import ModelPair, ReplayConfig, load_for

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 from visreplay.agent.messages import Message
 from visreplay.agent.policy.encoder import ContextEncoder, without_special_tokens
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.policy.telemetry import replay_record, tell
 from visreplay.replay_core import (
@@ -83,21 +84,6 @@ class Policy(Protocol):
             seed: Of sampling, for this turn alone.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a turn is decoded.
-
-    Attributes:
-        temperature: 0 decodes greedily.
-        top_p: Nucleus sampling's mass.
-        max_new_tokens: Limit of one turn.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int = 2048
 
 
 class ReplayPolicy:

@@ -7,10 +7,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from visreplay.agent.messages import Message
-from visreplay.replay_core import ReplaySession
+
+if TYPE_CHECKING:
+    from visreplay.replay_core import ReplaySession
 
 Replay = dict[str, Any] | None
 """Of `telemetry.replay_record`."""
@@ -33,7 +35,7 @@ class CachedSession:
     """
 
     messages: Keys
-    session: ReplaySession
+    session: "ReplaySession"
     replay: Replay
     memory: dict[int, int]
 
@@ -80,7 +82,7 @@ class SessionCache:
                     return self._known[messages]
         return None
 
-    def keep(self, messages: Keys, session: ReplaySession, replay: Replay) -> None:
+    def keep(self, messages: Keys, session: "ReplaySession", replay: Replay) -> None:
         """Keep a session, which belongs to the cache from now on."""
         with self._lock:
             if messages in self._known:

@@ -1,11 +1,10 @@
-"""The command `visreplay analyze`: what RLVR did to the visual tokens, before and after replay.
+"""The command `visreplay analyze`: what training did to the visual tokens, before and after replay.
 
-One result a sample goes into `records.jsonl`; `report.json` and the pictures are made of them.
+Each sample's result is a line of `records.jsonl`; `report.json` and the figures are made from it.
 """
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -16,104 +15,102 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from visreplay.agent.episode.embedded_agent import prepare_process
-from visreplay.agent.episode.visual_agent import versions
-from visreplay.replay_core import Method, ReplayConfig, load_pair
-from visreplay.tasks.analysis.prompt import Opening
-from visreplay.tasks.analysis.shifts import PLAIN, measure, summarise_shifts, verdict
+from visreplay.replay_core.config import Method, ReplayConfig
 from visreplay.tasks.commands.console import progress_bar
-from visreplay.tasks.commands.options import (
-    PairChoice,
-    PairOptions,
-    ReplayOptions,
-    mistakes_told,
-    with_options,
-)
+from visreplay.tasks.commands.option_groups import with_options
+from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, PairOptions
+from visreplay.tasks.commands.pair_choice import PairChoice
+from visreplay.tasks.commands.settings import PANELS, Overrides
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import open_task
 
 MAPS = 3
-"""The first so many samples are shown as pictures."""
+"""Number of samples, from the first, that are drawn as figures."""
 
 
 @with_options
 def analyze(
-    task: Annotated[str, typer.Argument(help="One of `visreplay tasks`.")],
-    options: PairOptions,
-    replay: ReplayOptions,
-    method: Annotated[
+    task: Annotated[str, typer.Argument(help="Name of a task: see `visreplay tasks`.")],
+    pair: PairOptions,
+    settings: Overrides[ReplayConfig],
+    replay: Annotated[
         list[Method] | None,
-        typer.Option(help="How to replay; may be given twice. Default: token and state."),
+        typer.Option(
+            help="Replay method; may be given twice. Default: token and state.",
+            rich_help_panel=PANELS[ReplayConfig],
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="The task's file, where it has one.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="The first so many samples.")] = 100,
+    data: DataOption = None,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Number of samples, from the first.", rich_help_panel=TASK)
+    ] = 100,
     layer: Annotated[
         int | None,
-        typer.Option(min=0, help="To show on pictures. Default: the last replayed, or 0."),
+        typer.Option(
+            min=0,
+            help="Decoder layer that the figures show. Default: the last replayed one, or 0.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. Default: runs/analyze/TASK.")
+        Path | None,
+        typer.Option(
+            help="Folder of the results. Default: runs/analyze/TASK.", rich_help_panel=OUTPUT
+        ),
     ] = None,
 ) -> None:
     """Measure KL(base || policy) by layer and base entropy, before and after replay.
 
-    What is looked at are the visual tokens of the first turn's context. A run that was stopped
-    goes on where it was.
+    The measurements are taken at the visual tokens of the first turn's context. The same command
+    again resumes a run that was stopped.
     """
+    from visreplay.agent.episode.visual_agent import versions
+    from visreplay.tasks.analysis.prompt import Opening
+    from visreplay.tasks.analysis.shifts import PLAIN, measure, summarise_shifts, verdict
+
     console = Console(highlight=False)
-    with mistakes_told(), ExitStack() as stack:
-        plots = _plots()
-        source = open_task(task, data)
-        names = PairChoice.of(options.policy, options.base, console)
-        if names.base is None:
-            raise ValueError("the policy is compared with its base: name it with --base")
-        if names.embedded:
-            prepare_process()
-        configs = {PLAIN: ReplayConfig(Method.NONE)}
-        for each in method or (Method.TOKEN, Method.STATE):
-            if each is not Method.NONE:
-                configs[f"{PLAIN}+{each}"] = replay.config(names, each)
-        out = out or Path("runs/analyze") / task
-        # Neither the device nor the number of samples: a run may be moved, and lengthened.
-        settings = {
-            "task": task,
-            "data": data and str(data),
-            "policy": names.names[0],
-            "base": names.names[1],
-            "processor": options.processor,
-            "protocol": options.protocol.value,
-            "dtype": options.dtype,
-            "replay": {name: asdict(config) for name, config in configs.items()},
-            "versions": versions(),
-        }
-        journal = stack.enter_context(Journal(out / "records.jsonl", settings))
-        pair = load_pair(
-            names.policy,
-            names.base,
-            device=options.device,
-            base_device=options.base_device,
-            dtype=options.dtype,
-            processor=options.processor,
-        )
-        depth = min(pair.policy.depth, pair.base.depth if pair.base else 0)
+    plots = _plots()
+    source = open_task(task, data)
+    choice = PairChoice.of(pair, console)
+    if choice.base is None:
+        raise ValueError("the policy is compared with its base: name it with --base")
+    configs = {PLAIN: ReplayConfig(Method.NONE)}
+    for method in replay or (Method.TOKEN, Method.STATE):
+        if method is not Method.NONE:
+            configs[f"{PLAIN}+{method}"] = choice.config({**settings.values, "method": method})
+    out = out or Path("runs/analyze") / task
+    # Neither the device nor the number of samples: a run may be moved, and lengthened.
+    run_settings = {
+        "task": task,
+        "data": data and str(data),
+        "policy": choice.names[0],
+        "base": choice.names[1],
+        "processor": pair.processor,
+        "protocol": pair.protocol.value,
+        "dtype": pair.dtype,
+        "replay": {name: asdict(config) for name, config in configs.items()},
+        "versions": versions(),
+    }
+    with Journal(out / "records.jsonl", run_settings) as journal:
+        models = choice.load()
+        depth = min(models.policy.depth, models.base.depth if models.base else 0)
         if layer is None:
             layer = min(max(config.depth for config in configs.values()) or 1, depth) - 1
         if not 0 <= layer < depth:
             raise ValueError(f"--layer is {layer}, but the pair has layers 0 to {depth - 1}")
 
         def opening(sample_id: str) -> Opening:
-            sample = source.load(sample_id)
-            dialect = names.protocol(options.protocol)
-            return Opening.of(sample, dialect, pair)
+            return Opening.of(source.load(sample_id), choice.protocol, models)
 
         ids = source.sample_ids()[:samples]
         with progress_bar(console) as progress:
             for number, sample_id in enumerate(progress.track(ids, description=task)):
                 if sample_id not in journal.results:
-                    result = measure(pair, opening(sample_id), configs, maps=number < MAPS)
+                    result = measure(models, opening(sample_id), configs, maps=number < MAPS)
                     journal.add(sample_id, result)
         results = [journal.results[sample_id] for sample_id in ids]
-        report = {"settings": settings, **summarise_shifts(results, pair.policy.head.out_features)}
+        vocabulary = models.policy.head.out_features
+        report = {"settings": run_settings, **summarise_shifts(results, vocabulary)}
         (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
         maps = [
             (opening(sample_id).pictures[0], result["maps"][0])
@@ -123,14 +120,14 @@ def analyze(
     console.print(_table(report))
     console.print(verdict(report))
     for path in (out / "report.json", *files):
-        console.print(str(path), soft_wrap=True)
+        console.print(str(path), markup=False, soft_wrap=True)
 
 
 def _plots() -> ModuleType:
-    """The module that draws.
+    """Import the module that draws.
 
     Raises:
-        ImportError: matplotlib is not installed; says how to.
+        ImportError: matplotlib is not installed.
     """
     try:
         from visreplay.tasks.analysis import plots
@@ -142,6 +139,7 @@ def _plots() -> ModuleType:
 
 
 def _table(report: Mapping[str, Any]) -> Table:
+    """Lay out the divergences by system and layer."""
     table = Table(
         title=f"KL(base || policy) in nats at {report['visual_tokens']} visual tokens of "
         f"{report['n']} samples (95 % intervals)\nlowest and highest: quarters by base entropy; "

@@ -2,98 +2,101 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from visreplay.agent.episode.embedded_agent import prepare_process
-from visreplay.replay_core import Calibration, Method, load_pair
-from visreplay.replay_core import calibrate as measure
-from visreplay.tasks.analysis.prompt import Opening
+from visreplay import replay_core
+from visreplay.replay_core.config import Method
 from visreplay.tasks.commands.console import progress_bar
-from visreplay.tasks.commands.options import (
-    VIDEO_SUFFIXES,
-    PairChoice,
-    PairOptions,
-    mistakes_told,
-    with_options,
-)
+from visreplay.tasks.commands.option_groups import with_options
+from visreplay.tasks.commands.options import OUTPUT, VIDEO_SUFFIXES, PairOptions
+from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.registry import TASKS, task_named
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import load_image
+
+if TYPE_CHECKING:
+    from visreplay.replay_core import Calibration
+
+CALIBRATION = "Calibration"
 
 
 @with_options
 def calibrate(
     inputs: Annotated[
-        list[str], typer.Argument(help=f"Pictures and clips, or a task: {', '.join(TASKS)}.")
+        list[str],
+        typer.Argument(help=f"Image and video files, or names of tasks: {', '.join(TASKS)}."),
     ],
-    options: PairOptions,
+    pair: PairOptions,
     layers: Annotated[
         int | None,
-        typer.Option(min=1, help="Layers of state replay: 7, or 2 of the embedded pair."),
+        typer.Option(
+            min=1,
+            help="Decoder layers of state replay. Default: 7; 2 for the embedded pair.",
+            rich_help_panel=CALIBRATION,
+        ),
     ] = None,
     quantile: Annotated[
-        float, typer.Option(help="Share of the visual tokens below the limits, in (0, 1].")
+        float,
+        typer.Option(
+            help="Share of the visual tokens below the limits, in (0, 1].",
+            rich_help_panel=CALIBRATION,
+        ),
     ] = 0.4,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of every task.")] = 100,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("theta.json"),
+    samples: Annotated[
+        int,
+        typer.Option(min=1, help="Number of samples of each task.", rich_help_panel=CALIBRATION),
+    ] = 100,
+    out: Annotated[Path, typer.Option(help="File for the limits.", rich_help_panel=OUTPUT)] = Path(
+        "theta.json"
+    ),
 ) -> None:
     """Derive the limits (nats per layer) of state replay's absolute threshold.
 
-    They are quantiles of the base's entropies at the visual tokens of the inputs; for use with
-    `visreplay run --method state --theta FILE`. The policy is not loaded: its name chooses the
+    They are quantiles of the base's entropies at the visual tokens of the inputs, for use with
+    `visreplay run --replay state --theta FILE`. The policy is not loaded: its name chooses the
     protocol.
     """
+    from visreplay.tasks.analysis.prompt import Opening
+
     console = Console(highlight=False)
-    with mistakes_told():
-        policy, base = options.policy, options.base
-        if policy is not None and base is None:
-            raise ValueError("the base is what is measured: name it with --base")
-        names = PairChoice.of(policy or base, base, console)
-        if names.embedded:
-            prepare_process()
-        count = sum(1 if is_file(name) else samples for name in inputs)
-        pair = load_pair(
-            names.base or names.policy,
-            None,
-            device=options.base_device or options.device,
-            dtype=options.dtype,
-            processor=options.processor or names.policy,
-        )
-        layers = layers or names.config(Method.STATE).state_layers
-        with progress_bar(console) as progress:
-            bar = progress.track(read(inputs, samples), total=count, description="base entropies")
-            segments = (
-                Opening.of(sample, names.protocol(options.protocol), pair).segment for sample in bar
-            )
-            measured = measure(pair, segments, layers=layers, quantile=quantile)
-        content = {
-            **asdict(measured),
-            "layers": layers,
-            "positions": "visual tokens",
-            "policy": names.names[0] if names.embedded else policy,
-            "base": names.names[1],
-            "protocol": options.protocol.value,
-            "dtype": options.dtype,
-            "inputs": inputs,
-            "samples": count,
-        }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(content, indent=1), "utf-8")
+    if pair.policy is not None and pair.base is None:
+        raise ValueError("the base is measured: name it with --base")
+    choice = PairChoice.of(replace(pair, policy=pair.policy or pair.base), console)
+    count = sum(1 if is_file(name) else samples for name in inputs)
+    models = choice.load_base()
+    layers = layers or choice.config({"method": Method.STATE}).state_layers
+    with progress_bar(console) as progress:
+        bar = progress.track(read(inputs, samples), total=count, description="base entropies")
+        segments = (Opening.of(sample, choice.protocol, models).segment for sample in bar)
+        measured = replay_core.calibrate(models, segments, layers=layers, quantile=quantile)
+    content = {
+        **asdict(measured),
+        "layers": layers,
+        "positions": "visual tokens",
+        "policy": choice.names[0] if choice.embedded else pair.policy,
+        "base": choice.names[1],
+        "protocol": pair.protocol.value,
+        "dtype": pair.dtype,
+        "inputs": inputs,
+        "samples": count,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(content, indent=1), "utf-8")
     console.print(_table(measured, count))
-    console.print(f"limits  {out}", soft_wrap=True)
+    console.print(f"limits  {out}", markup=False, soft_wrap=True)
 
 
 def is_file(name: str) -> bool:
-    """Whether an input is a file, rather than a task.
+    """Tell whether an input is a file; otherwise it is a task.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: It is neither.
     """
     if Path(name).is_file():
         return True
@@ -103,10 +106,10 @@ def is_file(name: str) -> bool:
 
 
 def read(inputs: Sequence[str], samples: int) -> Iterator[Sample]:
-    """The samples of all inputs, one at a time: of a file one, without a question.
+    """Read the samples of all inputs, one at a time; a file is one sample without a question.
 
-    Tasks are sampled from the tuning split: limits are settings, and settings are not to be
-    chosen on what is then evaluated.
+    Tasks are sampled from the tuning split: limits are settings, and settings must not be chosen
+    on the samples that are then evaluated.
     """
     for name in inputs:
         path = Path(name)
@@ -118,7 +121,8 @@ def read(inputs: Sequence[str], samples: int) -> Iterator[Sample]:
             yield Sample(sample_id=name, question="", answer="", images=(load_image(path),))
 
 
-def _table(measured: Calibration, inputs: int) -> Table:
+def _table(measured: "Calibration", inputs: int) -> Table:
+    """Lay out the statistics and the limit of each layer."""
     table = Table(
         title=f"base entropy in nats at {measured.count} visual tokens of {inputs} inputs"
     )

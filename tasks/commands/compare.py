@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from visreplay.tasks.commands.options import MarkdownOption, mistakes_told
+from visreplay.tasks.commands.options import MarkdownOption
 from visreplay.tasks.evaluation.comparison import RunComparison, compare_runs
 from visreplay.tasks.evaluation.runs import open_runs
 from visreplay.tasks.evaluation.tables import TextTable
@@ -17,39 +17,38 @@ def compare(
     run_b: Annotated[Path, typer.Argument(help="Folder of the run to compare it with.")],
     markdown: MarkdownOption = False,
 ) -> None:
-    """Pair the samples of two runs: the difference with its interval, and which ones flipped."""
+    """Compare two runs of one task sample by sample: differences, intervals and flips."""
     console = Console(highlight=False)
-    with mistakes_told():
-        first, second = open_runs([run_a, run_b])
-        found = compare_runs(first, second)
+    first, second = open_runs([run_a, run_b])
+    comparison = compare_runs(first, second)
     grid = TextTable(
-        f"{len(found.paired)} samples of {first.settings['task']} in both, in %; "
+        f"{len(comparison.paired)} samples of {first.settings['task']} in both, in %; "
         "the difference with its 95 % interval (bootstrap over pairs)",
         ["metric", first.name, second.name, f"{second.name} - {first.name}"],
         [
             [metric, f"{100 * a:.1f}", f"{100 * b:.1f}", difference.percent]
-            for metric, (a, b, difference) in found.metrics.items()
+            for metric, (a, b, difference) in comparison.metrics.items()
         ],
     )
     grid.show(console, markdown=markdown)
-    for line in told(found, first.name, second.name):
+    for line in summary_lines(comparison, first.name, second.name):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def told(found: RunComparison, first: str, second: str) -> list[str]:
-    """What stands below the table, line by line."""
+def summary_lines(pairs: RunComparison, first: str, second: str) -> list[str]:
+    """Write the lines below the table: flips, test, samples left out, settings that differ."""
     lines = [
-        f"right in {second} only   {len(found.gained)}: {', '.join(found.gained) or 'none'}",
-        f"right in {first} only   {len(found.lost)}: {', '.join(found.lost) or 'none'}",
+        f"right in {second} only   {len(pairs.gained)}: {', '.join(pairs.gained) or 'none'}",
+        f"right in {first} only   {len(pairs.lost)}: {', '.join(pairs.lost) or 'none'}",
     ]
-    if found.p is not None:
-        lines.append(f"McNemar's exact p, two-sided   {found.p:.3g}")
+    if pairs.p is not None:
+        lines.append(f"McNemar's exact p, two-sided   {pairs.p:.3g}")
     else:
-        lines.append("right is a sample with more than half of its rollouts right")
-    for name, alone, errors in zip((first, second), found.alone, found.errors, strict=True):
+        lines.append("a sample counts as right if more than half of its rollouts are")
+    for name, alone, errors in zip((first, second), pairs.alone, pairs.errors, strict=True):
         if alone or errors:
             lines.append(f"left out   {alone} samples in {name} only, {errors} errors in {name}")
-    lines += [f"{name}   {a!r} -> {b!r}" for name, a, b in found.settings]
-    if not found.settings:
+    lines += [f"{name}   {a!r} -> {b!r}" for name, a, b in pairs.settings]
+    if not pairs.settings:
         lines.append("all settings are the same")
     return lines

@@ -1,21 +1,26 @@
-"""How a step, and how progress, look in a terminal."""
+"""How steps, progress and errors look in a terminal."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from visreplay.agent import Step
+from visreplay.agent.state import Step
+from visreplay.replay_core.errors import ReplayError
+from visreplay.tools.types import ToolError
 
 
 def print_step(console: Console, step: Step, paths: Sequence[Path] = ()) -> None:
-    """Print one step: thought, call, what came back, replay, time.
+    """Print one step: its thought, calls, observations, replay and time.
 
     Args:
-        console: Where to.
+        console: Where to print it.
         step: A completed step.
         paths: Files of its observations' images, in order.
     """
@@ -37,7 +42,7 @@ def print_step(console: Console, step: Step, paths: Sequence[Path] = ()) -> None
 
 
 def replay_line(step: Step) -> str:
-    """What replay did in a step, in a line."""
+    """Describe in a line what replay did in a step."""
     replay = step["replay"]
     took = f"{step['seconds']:.2f} s"
     if replay is None:
@@ -54,7 +59,7 @@ def replay_line(step: Step) -> str:
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with counts and the time that remains."""
+    """A progress bar with counts and the time that remains."""
     return Progress(
         TextColumn("{task.description:34}"),
         BarColumn(),
@@ -62,3 +67,15 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Print an error that the user can mend in one line, without a traceback; exit with code 2."""
+    try:
+        yield
+    except (ToolError, ReplayError, OSError, ValueError, ImportError) as error:
+        line = " ".join(str(error).split())
+        console = Console(stderr=True, highlight=False)
+        console.print(f"[red]error:[/] {escape(line)}", soft_wrap=True)
+        raise typer.Exit(2) from error

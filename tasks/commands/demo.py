@@ -1,16 +1,17 @@
-"""The main job on the embedded pair: two episodes with replay, a table, one page of HTML."""
+"""The command `visreplay demo`: two episodes with replay, a table and an HTML page."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visreplay.agent import VisualAgent, completed
-from visreplay.agent.episode.embedded_agent import ROWS, embedded_agent, prepare_process
+from visreplay import agent as agents
 from visreplay.tasks.commands.console import print_step, progress_bar
 from visreplay.tasks.evaluation.evaluate import Summary, evaluate, summarise
 from visreplay.tasks.evaluation.runs import Record, Run, record_of, rollout_of
@@ -19,26 +20,41 @@ from visreplay.tasks.types import Sample, Task
 from visreplay.tasks.viewer.page import write_page
 from visreplay.tools import ImageStore
 
+if TYPE_CHECKING:
+    from visreplay.agent import VisualAgent
+
 EPISODES = ("visual-search-medium", "video-search")
 TABLE = ("visual-search-easy", "visual-search-medium", "video-search")
 
 
-def run_demo(out: Path, samples: int) -> None:
-    """Run the demo and write `summary.json`, `index.html` and the episodes below `out`."""
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the page and the numbers.")] = Path(
+        "runs/demo"
+    ),
+    samples: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of held-out samples of each task.")
+    ] = 50,
+) -> None:
+    """Play two episodes on the embedded pair, measure its accuracy, and write a page.
+
+    Writes OUT/summary.json, OUT/index.html and the episodes. Takes some minutes.
+    """
+    from visreplay.agent.episode.embedded_agent import embedded_agent, prepare_process
+
     console = Console(highlight=False)
     prepare_process()
     out.mkdir(parents=True, exist_ok=True)
     store = ImageStore(out / "images")
     agent = embedded_agent("policy+token", store)
-    shown = []
+    records = []
     for name in EPISODES:
         task = open_task(name)
         sample = task.load(task.sample_ids()[0])
-        shown.append(_play(console, agent, task, sample, out / name))
+        records.append(_play(console, agent, task, sample, out / name))
     settings = {"policy": agent.names[0], "base": agent.names[1], "replay": asdict(agent.config)}
     agent.close()
     page = out / "index.html"
-    write_page([Run(out, settings, {record["sample_id"]: record for record in shown})], page)
+    write_page([Run(out, settings, {record["sample_id"]: record for record in records})], page)
 
     summary = {task: dict(_rows(console, task, samples)) for task in TABLE}
     (out / "summary.json").write_text(
@@ -52,15 +68,18 @@ def run_demo(out: Path, samples: int) -> None:
     console.print(f"episodes  {page}\nnumbers   {out / 'summary.json'}")
 
 
-def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, folder: Path) -> Record:
+def _play(
+    console: Console, agent: "VisualAgent", task: Task, sample: Sample, folder: Path
+) -> Record:
     """Play one sample, printing each step as it ends, and save it."""
     console.rule(f"[bold]{sample.sample_id}")
     console.print(f"{sample.question}\n", markup=False)
     state = agent.start(sample.question, images=sample.images, video=sample.video)
     for event in agent.stream(state):
-        for step in completed(event, state):
-            seen = [use["observation"] for use in step["tool_calls"] if use["observation"]]
-            paths = [agent.store.path(image) for observed in seen for image in observed["images"]]
+        for step in agents.completed(event, state):
+            observations = [use["observation"] for use in step["tool_calls"] if use["observation"]]
+            images = [image for each in observations for image in each["images"]]
+            paths = [agent.store.path(image) for image in images]
             print_step(console, step, [path for path in paths if path])
         state = event
     trajectory = agent.trajectory(state)
@@ -73,6 +92,8 @@ def _play(console: Console, agent: VisualAgent, task: Task, sample: Sample, fold
 
 def _rows(console: Console, task_name: str, samples: int) -> Iterator[tuple[str, Summary]]:
     """Evaluate every row of the table on one task, with a progress bar."""
+    from visreplay.agent.episode.embedded_agent import ROWS, embedded_agent
+
     task = open_task(task_name)
     ids = task.sample_ids()[:samples]
     with progress_bar(console) as progress:
@@ -85,6 +106,7 @@ def _rows(console: Console, task_name: str, samples: int) -> Iterator[tuple[str,
 
 
 def _table(summary: dict[str, dict[str, Summary]], samples: int) -> Table:
+    """Lay out the accuracy of every row on every task."""
     table = Table(title=f"held-out accuracy, {samples} samples a task (95 % interval)")
     for heading in ("task", "system", "accuracy", "steps", "seconds"):
         table.add_column(heading)

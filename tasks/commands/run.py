@@ -1,4 +1,4 @@
-"""The command `visreplay run`: one question about one picture or clip."""
+"""The command `visreplay run`: one question about one image or video."""
 
 import json
 from pathlib import Path
@@ -8,57 +8,61 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from visreplay.agent import Trajectory, completed
-from visreplay.replay_core import Method
+from visreplay import agent
+from visreplay.agent.episode.trajectory import Trajectory
+from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import print_step
+from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import (
+    OUTPUT,
     VIDEO_SUFFIXES,
     EpisodeOptions,
-    PairChoice,
     PairOptions,
-    ReplayOptions,
-    mistakes_told,
-    with_options,
 )
+from visreplay.tasks.commands.pair_choice import PairChoice
+from visreplay.tasks.commands.settings import Overrides
+from visreplay.tools.types import regular_file
 
 
 @with_options
 def run(
-    media: Annotated[Path, typer.Argument(help="A picture or a clip.")],
-    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    media: Annotated[Path, typer.Argument(help="An image or video file.")],
+    question: Annotated[str, typer.Argument(help="The question about it.")],
     pair: PairOptions,
-    replay: ReplayOptions,
+    replay: Overrides[ReplayConfig],
     episode: EpisodeOptions,
-    method: Annotated[Method, typer.Option(help="How to replay.")] = Method.TOKEN,
     save: Annotated[
-        Path | None, typer.Option(help="Folder for the trajectory and its images.")
+        Path | None,
+        typer.Option(help="Folder for the trajectory and its images.", rich_help_panel=OUTPUT),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT
+        ),
     ] = False,
 ) -> None:
-    """Ask one question about one picture or clip."""
+    """Ask a question about an image or a video, and print each step of the episode."""
     console = Console(stderr=as_json, highlight=False)
-    with mistakes_told():
-        checkpoints = PairChoice.of(pair.policy, pair.base, console)
-        config = replay.config(checkpoints, method)
-        is_video = media.suffix.lower() in VIDEO_SUFFIXES
-        protocol = checkpoints.protocol(pair.protocol)
-        agent = episode.agent(pair, checkpoints, config, protocol, save and save / "images")
-        state = agent.start(
-            question,
-            images=[] if is_video else [media],
-            video=media if is_video else None,
-            seed=episode.seed,
-        )
-        for event in agent.stream(state):
-            for step in completed(event, state):
-                print_step(console, step)
-            state = event
-        trajectory = agent.trajectory(state)
+    is_video = media.suffix.lower() in VIDEO_SUFFIXES
+    regular_file(media, "video" if is_video else "image")
+    choice = PairChoice.of(pair, console)
+    config = choice.config(replay.values)
+    visual_agent = choice.agent(config, episode, episode.sampling.build(), save and save / "images")
+    state = visual_agent.start(
+        question,
+        images=[] if is_video else [media],
+        video=media if is_video else None,
+        seed=episode.seed,
+    )
+    for event in visual_agent.stream(state):
+        for step in agent.completed(event, state):
+            print_step(console, step)
+        state = event
+    trajectory = visual_agent.trajectory(state)
     if save:
-        path = trajectory.save(save, agent.store)
-        console.print(f"[dim]saved {path}[/]")
+        path = trajectory.save(save, visual_agent.store)
+        console.print(f"[dim]saved {escape(str(path))}[/]", soft_wrap=True)
     if as_json:
         print(json.dumps(public_record(trajectory), ensure_ascii=False))
     else:
@@ -67,7 +71,7 @@ def run(
 
 
 def public_record(trajectory: Trajectory) -> dict[str, Any]:
-    """What `--json` prints: the record without the conversation's tokens."""
+    """Build what `--json` prints: the record without the conversation's tokens."""
     record = trajectory.to_json()
     fields = ("answer", "stop_reason", "policy", "base", "protocol", "seed", "steps", "settings")
     return {name: record[name] for name in fields}

@@ -1,4 +1,4 @@
-"""The command `visreplay table`: runs in the paper's layout."""
+"""The command `visreplay table`: runs in the layout of the paper's table."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,21 +6,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from visreplay.tasks.commands.options import MarkdownOption, mistakes_told
+from visreplay.tasks.commands.options import MarkdownOption
 from visreplay.tasks.evaluation.runs import open_runs
 from visreplay.tasks.evaluation.tables import tables
 
 
 def table(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of `visreplay eval`.")],
     markdown: MarkdownOption = False,
 ) -> None:
-    """Print runs as the paper's table has them, beside the paper's figures, and all they found.
+    """Print runs in the layout of the paper's table, beside its figures, and all other scores.
 
     Shares are in percent, with 95 % intervals.
     """
     console = Console(highlight=False)
-    with mistakes_told():
-        grids = tables(open_runs(runs))
-    for grid in grids:
+    for grid in tables(open_runs(runs)):
         grid.show(console, markdown=markdown)

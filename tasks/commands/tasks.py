@@ -1,4 +1,4 @@
-"""The command `visreplay tasks`: what can be evaluated, and which files that wants."""
+"""The command `visreplay tasks`: the tasks, their scorers and their files."""
 
 import json
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from visreplay.tasks.registry import ENTRIES
 def tasks(
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
 ) -> None:
-    """List the tasks, how their answers are scored, and the files that they want."""
+    """List the tasks, how their answers are scored, and the files that they need."""
     if as_json:
         print(json.dumps([asdict(entry) for entry in ENTRIES], indent=1))
         return

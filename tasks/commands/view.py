@@ -7,26 +7,33 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from visreplay.tasks.commands.options import mistakes_told
+from visreplay.tasks.commands.options import OUTPUT
 from visreplay.tasks.evaluation.runs import open_runs
 from visreplay.tasks.viewer.page import write_page
 
 
 def view(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of `visreplay eval`.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of `visreplay eval`.")],
     out: Annotated[
-        Path | None, typer.Option(help="The page. Default: view.html in the first folder.")
+        Path | None,
+        typer.Option(
+            help="File for the page. Default: view.html in the first folder.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     open_page: Annotated[
         bool | None,
-        typer.Option("--open/--no-open", help="Open it in a browser. Default: in a terminal."),
+        typer.Option(
+            "--open/--no-open",
+            help="Open the page in a browser. Default: only from a terminal.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
 ) -> None:
     """Show runs side by side on one self-contained HTML page."""
     console = Console(highlight=False)
     path = out or runs[0] / "view.html"
-    with mistakes_told():
-        written = write_page(open_runs(runs), path)
+    written = write_page(open_runs(runs), path)
     console.print(str(path), markup=False, soft_wrap=True)
     console.print(
         f"[dim]{written.samples} samples, {written.trajectories} trajectories, "

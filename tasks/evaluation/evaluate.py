@@ -9,21 +9,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visreplay.agent import Trajectory, VisualAgent
+from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.tasks.evaluation.runs import Record, Rollout, record_of, rollout_of
 from visreplay.tasks.statistics import Estimate, Floats, estimates, pass_at_k, wilson_interval
 from visreplay.tasks.types import Sample, Task
+
+if TYPE_CHECKING:
+    from visreplay.agent import VisualAgent
 
 Checker = Callable[[Sample, Trajectory], bool]
 """Whether the reasoning behind a right answer is right too."""
 
 
 def evaluate(
-    agent: VisualAgent,
+    agent: "VisualAgent",
     task: Task,
     ids: Iterable[str],
     *,
@@ -53,7 +56,7 @@ def rollout_seed(seed: int, sample_id: str, number: int) -> int:
 
 
 def play(
-    agent: VisualAgent,
+    agent: "VisualAgent",
     task: Task,
     sample_id: str,
     seeds: Sequence[int],

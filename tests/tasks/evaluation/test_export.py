@@ -55,7 +55,7 @@ def test_inspect_ai_opens_an_export(run: Run, tmp_path: Path, suffix: str) -> No
     out = tmp_path / "logs" / f"run{suffix}"
     code, printed, err = export(run, "inspect", out)
     assert code == 0, err
-    assert "2 samples" in printed and "1 with an error, kept as one" in printed
+    assert "2 samples" in printed and "1 with an error, kept as errors" in printed
     log = read_eval_log(str(out), resolve_attachments=True)
     assert log.status == "success"
     assert (log.eval.task, log.eval.model) == ("hr-bench-4k", "DeepEyes-7B + token replay")

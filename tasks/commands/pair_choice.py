@@ -1,0 +1,156 @@
+"""The pair that a command works on: the one that the user named, or the embedded pair."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+
+from visreplay import agent, replay_core
+from visreplay.agent.policy.sampling import Sampling
+from visreplay.agent.protocols import guess_protocol
+from visreplay.replay_core.config import Method, ReplayConfig, Threshold
+from visreplay.replay_core.embedded_pair import EMBEDDED, EMBEDDED_NAMES, embedded_config
+from visreplay.replay_core.errors import ConfigError
+from visreplay.tasks.commands.options import EpisodeOptions, PairOptions, ProtocolName
+from visreplay.tools import ImageStore
+
+
+@dataclass(frozen=True)
+class PairChoice:
+    """A pair that is not loaded yet.
+
+    Attributes:
+        policy: Folder or hub id of the policy.
+        base: Folder or hub id of the base, if there is one.
+        embedded: Whether it is the pair that ships.
+        options: How to load it, and its protocol.
+    """
+
+    policy: str
+    base: str | None
+    embedded: bool
+    options: PairOptions
+
+    @classmethod
+    def of(cls, options: PairOptions, console: Console) -> Self:
+        """Choose the pair that was named, or else the embedded one, and print a note on that."""
+        if options.policy is not None:
+            return cls(options.policy, options.base, False, options)
+        console.print(
+            "[dim]No --policy: using the embedded pair, a tiny model that knows only its "
+            "two generated tasks.[/]"
+        )
+        base = options.base or str(EMBEDDED / "base")
+        return cls(str(EMBEDDED / "policy"), base, True, options)
+
+    @property
+    def names(self) -> tuple[str, str | None]:
+        """What records call policy and base."""
+        return EMBEDDED_NAMES if self.embedded else (self.policy, self.base)
+
+    @property
+    def protocol(self) -> str:
+        """The protocol's name: the one that was named, or the one that suits the policy's name."""
+        return choose_protocol(self.options.protocol, self.policy, self.embedded)
+
+    def config(self, settings: Mapping[str, Any]) -> ReplayConfig:
+        """Build the replay settings.
+
+        Args:
+            settings: Fields of `ReplayConfig` that the user set. `theta` is the path of a file of
+                limits, and makes the threshold absolute.
+
+        Raises:
+            ConfigError: The settings do not go together.
+        """
+        settings = dict(settings)
+        if "theta" in settings:
+            rule = settings.setdefault("threshold", Threshold.ABSOLUTE)
+            if rule is not Threshold.ABSOLUTE:
+                raise ConfigError(
+                    f"--theta holds limits for the absolute threshold, but --threshold is {rule}: "
+                    "leave out one of them"
+                )
+            settings["theta"] = replay_core.load_theta(settings["theta"])
+        if self.embedded:
+            return embedded_config(settings.pop("method", Method.TOKEN), **settings)
+        return ReplayConfig(**settings)
+
+    def load(self, replay_layers: int | None = None) -> "replay_core.ModelPair":
+        """Load both models.
+
+        Args:
+            replay_layers: Number of the base's layers that will be needed; None keeps all.
+        """
+        self._prepare()
+        return replay_core.load_pair(
+            self.policy,
+            self.base,
+            replay_layers=replay_layers,
+            device=self.options.device,
+            base_device=self.options.base_device,
+            dtype=self.options.dtype,
+            processor=self.options.processor,
+        )
+
+    def load_base(self) -> "replay_core.ModelPair":
+        """Load the base alone, as the policy of a pair without a base."""
+        self._prepare()
+        return replay_core.load_pair(
+            self.base or self.policy,
+            device=self.options.base_device or self.options.device,
+            dtype=self.options.dtype,
+            processor=self.options.processor or self.policy,
+        )
+
+    def agent(
+        self,
+        config: ReplayConfig,
+        episode: EpisodeOptions,
+        sampling: Sampling,
+        images: Path | None = None,
+    ) -> "agent.VisualAgent":
+        """Load both models and make the agent.
+
+        Args:
+            config: How to replay.
+            episode: Limits, and the checkpoint's own texts.
+            sampling: How a turn is decoded.
+            images: Folder for the images; in memory when None.
+        """
+        self._prepare()
+        return agent.VisualAgent.from_pretrained(
+            self.policy,
+            self.base,
+            protocol=self.protocol,
+            config=config,
+            device=self.options.device,
+            base_device=self.options.base_device,
+            dtype=self.options.dtype,
+            processor=self.options.processor,
+            store=ImageStore(images) if images else None,
+            protocol_options=episode.texts,
+            sampling=sampling,
+            limits=episode.limits.build(),
+            names=self.names,
+        )
+
+    def _prepare(self) -> None:
+        """Silence transformers; the embedded pair is so small that it runs on one thread."""
+        from transformers.utils import logging
+
+        from visreplay.agent.episode.embedded_agent import prepare_process
+
+        if self.embedded:
+            prepare_process()
+        else:
+            logging.set_verbosity_error()
+
+
+def choose_protocol(name: ProtocolName | str, policy: str, embedded: bool) -> str:
+    """Choose the protocol: the one that was named, or the one that suits the policy's name."""
+    if name != "auto":
+        return str(name)
+    return "embedded" if embedded else guess_protocol(policy)
