@@ -1,10 +1,10 @@
-# make demo | test | check | bench -- each creates .venv first, with the versions of constraints.txt.
+# make demo | test | check | docs | bench -- each creates .venv first, with the versions of constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FOLDERS := tools replay_core agent tasks
 
-.PHONY: demo test check fuzz pair measure bench lock clean
+.PHONY: demo test check docs links fuzz pair measure bench lock clean
 
 demo: $(VENV)/runtime
 	$(BIN)/visreplay demo
@@ -13,15 +13,22 @@ demo: $(VENV)/runtime
 test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
-check: $(VENV)/dev
+check: $(VENV)/dev links docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@# mypy finds the folders under their installed names through links.
+	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
+	$(BIN)/pytest -q tests/test_layering.py
+
+# The documentation as a site. It must ask nothing of other hosts.
+docs: $(VENV)/dev links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	! grep -rE --include='*.html' '<(script|img|iframe|link)[^>]* (src|href)="?(https?:)?//' build/site
+
+# mypy and mkdocstrings find the folders under their installed names through links.
+links:
 	mkdir -p build/typed/visreplay
 	for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typed/visreplay/$$folder; done
 	for file in __init__.py __init__.pyi py.typed; do ln -sfn ../../../package/$$file build/typed/visreplay/$$file; done
-	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
-	$(BIN)/pytest -q tests/test_layering.py
 
 # Tens of thousands of odd requests to the server; other ones each time.
 fuzz: $(VENV)/dev
@@ -49,7 +56,7 @@ bench: $(VENV)/dev
 lock:
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/pip install ".[dev,docs]"
+	build/lock/bin/pip install ".[dev]"
 	build/lock/bin/pip freeze --exclude visreplay > constraints.txt
 	rm -rf build/lock
 
