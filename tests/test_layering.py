@@ -46,6 +46,9 @@ DOORS = {
 APART = ("agent/langchain", "agent/smolagents", "agent/openai", "agent/mcp")
 """Doors that never import each other's code."""
 
+WHEN_CALLED = {("replay_core/pair.py", "replay_core/session.py")}
+"""Imports that close a circle, but only when a function is called: `pair.generate` opens a session."""
+
 FILES = [
     str(path.relative_to(ROOT))
     for folder in LAYERS
@@ -67,9 +70,10 @@ def imports(file: str) -> list[str]:
 
 def place(module: str) -> str | None:
     """Find the file of ours that a dotted name leads to; None if it is somebody else's."""
-    if not module.startswith("visreplay."):
+    top, *rest = module.split(".")
+    if top != "visreplay" or rest[0] not in LAYERS:
         return None
-    path = Path(*module.split(".")[1:])
+    path = Path(*rest)
     for candidate in (path, path.parent):
         for file in (candidate.with_suffix(".py"), candidate / "__init__.py"):
             if (ROOT / file).is_file():
@@ -89,7 +93,7 @@ def test_imports_go_downwards(file: str) -> None:
     for module in imports(file):
         top, _, rest = module.partition(".")
         assert top not in LAYERS, f"import visreplay.{module}, not {module}"
-        if top == "visreplay":
+        if top == "visreplay" and rest != "__version__":
             assert rest.partition(".")[0] in LAYERS[layer], f"{module} is above {file}"
 
 
@@ -114,6 +118,7 @@ def test_no_package_imports_itself_by_way_of_others() -> None:
         known = {package(place(module) or file) for module in imports(file)}
         # A face is lazy: what it offers is not what it needs.
         known = {each for each in known if not each.endswith("__init__.py")}
+        known = {each for each in known if (file, each) not in WHEN_CALLED}
         graph.setdefault(package(file), set()).update(known - {package(file)})
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 

@@ -27,6 +27,7 @@ PUBLIC = {
         "ReplayChatModel",
         "ReplayPolicy",
         "Sampling",
+        "Scene",
         "ScriptedPolicy",
         "Step",
         "StopReason",
@@ -36,7 +37,7 @@ PUBLIC = {
         "Trajectory",
         "VisualAgent",
         "build_graph",
-        "completed",
+        "completed_steps",
         "get_protocol",
         "guess_protocol",
         "protocol_tools",
@@ -81,7 +82,10 @@ PUBLIC = {
     "visreplay.tasks": [
         "Run",
         "Task",
+        "TaskInfo",
+        "compare",
         "evaluate",
+        "get_task",
     ],
     "visreplay.tools": [
         "Box",

@@ -25,14 +25,13 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._new_stream: Callable[[], Any] = _rust_stream
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._new_stream: Callable[[list[int]], Any]
         if backend is None:
             self._tokenizer, self._new_stream = tokenizer, _PythonDecodeStream
             self._special = set(tokenizer.all_special_ids)
         else:
-            self._tokenizer = backend
+            self._tokenizer, self._new_stream = backend, _rust_stream
             added = backend.get_added_tokens_decoder()
             self._special = {token_id for token_id, token in added.items() if token.special}
         self._lengths = [0]  # characters of the text after so many tokens
