@@ -47,7 +47,7 @@ APART = ("agent/langchain", "agent/smolagents", "agent/openai", "agent/mcp")
 """Doors that never import each other's code."""
 
 WHEN_CALLED = {("replay_core/pair.py", "replay_core/session.py")}
-"""Imports that close a circle, but only when a function is called: `pair.generate` opens a session."""
+"""Imports that close a circle, but only when called: `pair.generate` opens a session."""
 
 FILES = [
     str(path.relative_to(ROOT))

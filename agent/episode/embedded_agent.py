@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from visreplay.agent.episode.visual_agent import EMBEDDED_SAMPLING, VisualAgent
+from visreplay.agent.episode.visual_agent import VisualAgent
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
@@ -54,5 +54,5 @@ def embedded_agent(
         store=store,
         device="cpu",
         names=(f"embedded {model}", None if method is Method.NONE else EMBEDDED_NAMES[1]),
-        sampling=Sampling(temperature, max_new_tokens=EMBEDDED_SAMPLING.max_new_tokens),
+        sampling=Sampling(temperature, max_new_tokens=128),
     )

@@ -21,17 +21,12 @@ from visreplay.agent.policy.replay_policy import ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import ToolProtocol, get_protocol, guess_protocol
 from visreplay.agent.state import EpisodeState
-from visreplay.replay_core import EMBEDDED, Method, ModelPair, ReplayConfig, embedded_config
-from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
-from visreplay.replay_core.loading import load_for
+from visreplay.replay_core import Method, ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image
 from visreplay.tools.types import Picture
 
 Driver = Literal["graph", "rollouts"]
 """What played an episode: the LangGraph graph, or the batches of `rollouts`."""
-
-EMBEDDED_SAMPLING = Sampling(max_new_tokens=128)
-"""Default of the pair that ships with the package, whose turns are short."""
 
 
 class VisualAgent:
@@ -58,7 +53,7 @@ class VisualAgent:
         pair: Policy and base.
         protocol: How the policy calls tools and answers.
         replay: How to replay: a configuration, or the name of a method.
-        names: What the record calls policy and base.
+        names: What the record calls policy and base; None takes the pair's names.
         sampling: How to decode.
         limits: Where to stop.
         checkpointer: Any of LangGraph's, to resume episodes.
@@ -70,15 +65,15 @@ class VisualAgent:
         protocol: ToolProtocol,
         replay: ReplayConfig | str = Method.TOKEN,
         *,
-        names: tuple[str, str | None] = ("policy", "base"),
+        names: tuple[str, str | None] | None = None,
         sampling: Sampling = Sampling(),
         limits: Limits = Limits(),
         checkpointer: Checkpointer = None,
     ) -> None:
-        self.names = names
+        self.names = pair.names if names is None else names
         self.pair = pair
         self.protocol = protocol
-        self.replay = replay if isinstance(replay, ReplayConfig) else ReplayConfig(Method(replay))
+        self.replay = pair.replay_config(replay)
         self.sampling = sampling
         self.limits = limits
         self.store = protocol.store
@@ -123,23 +118,13 @@ class VisualAgent:
             **options: Arguments of the constructor.
 
         Raises:
-            ValueError: There is no such protocol or method, or a base is named for "embedded".
+            ValueError: There is no such protocol or method.
+            ReplayError: The pair cannot be loaded (`load_pair`).
         """
-        protocol = guess_protocol(policy) if protocol == "auto" else protocol
-        names: tuple[str, str | None] = (policy, base)
-        if policy == "embedded":
-            if base is not None:
-                raise ValueError(f"base is {base!r}; the embedded pair has its own: leave it out")
-            policy, base, names = str(EMBEDDED / "policy"), str(EMBEDDED / "base"), EMBEDDED_NAMES
-            replay = replay if isinstance(replay, ReplayConfig) else embedded_config(Method(replay))
-            device = "cpu" if device == "auto" else device
-            options.setdefault("sampling", EMBEDDED_SAMPLING)
-        elif not isinstance(replay, ReplayConfig):
-            replay = ReplayConfig(Method(replay))
-        pair = load_for(
-            replay,
+        pair = load_pair(
             policy,
             base,
+            replay=replay,
             device=device,
             base_device=base_device,
             dtype=dtype,
@@ -147,12 +132,11 @@ class VisualAgent:
             **(load_options or {}),
         )
         tool_protocol = get_protocol(
-            protocol,
+            guess_protocol(pair.names[0]) if protocol == "auto" else protocol,
             token_grid(pair.processor),
             ImageStore() if store is None else store,
             **(protocol_options or {}),
         )
-        options.setdefault("names", (names[0], None if pair.base is None else names[1]))
         return cls(pair, tool_protocol, replay, **options)
 
     def start(

@@ -5,7 +5,7 @@
     VISREPLAY_POLICY     folder or hub id of the policy
     VISREPLAY_BASE       folder or hub id of the base that it was trained from
     VISREPLAY_PROTOCOL   how the policy calls tools and answers; by default, by its name
-    VISREPLAY_METHOD     token (the default), state or none
+    VISREPLAY_REPLAY     token (the default), state or none
     VISREPLAY_IMAGES     folder where images are kept; by default they live in memory, and threads
                          that outlive the server lose theirs
     VISREPLAY_DEVICE     device, as in `load_pair`; by default a GPU if there is one
@@ -195,22 +195,19 @@ def load_model(environment: Mapping[str, str]) -> ReplayChatModel:
     """
     settings = {
         name: environment.get(f"VISREPLAY_{name}") or None
-        for name in ("POLICY", "BASE", "PROTOCOL", "METHOD", "IMAGES", "DEVICE")
+        for name in ("POLICY", "BASE", "PROTOCOL", "REPLAY", "IMAGES", "DEVICE")
     }
-    method = settings["METHOD"] or Method.TOKEN
-    if method not in list(Method):
-        raise ValueError(f"VISREPLAY_METHOD is {method!r}; it is one of {', '.join(Method)}")
-    policy = settings["POLICY"] or "embedded"
-    embedded = policy == "embedded"
+    replay = settings["REPLAY"] or Method.TOKEN
+    if replay not in list(Method):
+        raise ValueError(f"VISREPLAY_REPLAY is {replay!r}; it is one of {', '.join(Method)}")
     images = settings["IMAGES"]
     return ReplayChatModel.from_pretrained(
-        policy,
+        settings["POLICY"] or "embedded",
         settings["BASE"],
-        replay=method,
-        load_options={"device": settings["DEVICE"] or ("cpu" if embedded else "auto")},
+        replay=replay,
+        load_options={"device": settings["DEVICE"] or "auto"},
         protocol=settings["PROTOCOL"] or "auto",
         store=ImageStore(Path(images) if images else None, memory_bytes=2**30, forgetful=True),
-        **({"max_new_tokens": 128} if embedded else {}),
     )
 
 

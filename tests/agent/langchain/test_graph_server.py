@@ -151,7 +151,7 @@ def test_the_environment_names_the_checkpoints(tmp_path: Path) -> None:
             "VISREPLAY_POLICY": str(EMBEDDED / "policy"),
             "VISREPLAY_BASE": str(EMBEDDED / "base"),
             "VISREPLAY_PROTOCOL": "deepeyes",
-            "VISREPLAY_METHOD": "none",
+            "VISREPLAY_REPLAY": "none",
             "VISREPLAY_IMAGES": str(tmp_path),
             "VISREPLAY_DEVICE": "cpu",
         }
@@ -161,8 +161,8 @@ def test_the_environment_names_the_checkpoints(tmp_path: Path) -> None:
     assert model.replay == ReplayConfig(Method.NONE)
     assert model.pair.base is None
     assert model.store.root == tmp_path
-    with pytest.raises(ValueError, match="VISREPLAY_METHOD is 'tokens'; it is one of token, state"):
-        graph_server.load_model({"VISREPLAY_METHOD": "tokens"})
+    with pytest.raises(ValueError, match="VISREPLAY_REPLAY is 'tokens'; it is one of token, state"):
+        graph_server.load_model({"VISREPLAY_REPLAY": "tokens"})
 
 
 def test_a_protocol_whose_calls_are_not_messages_is_refused(embedded_pair: ModelPair) -> None:
