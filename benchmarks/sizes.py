@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from visreplay.replay_core import Method, ModelPair, ReplayConfig, Segment, VisualBlock, adapter_for
+from visreplay.replay_core import Method, ModelPair, ReplayConfig, Segment, VisualBlock
+from visreplay.replay_core.families.registry import adapter_for
 
 
 @dataclass(frozen=True)

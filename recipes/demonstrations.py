@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 from transformers import Qwen2_5_VLProcessor
 
 from visreplay.agent.messages import Message, Part
-from visreplay.agent.policy.encoder import render, token_grid
+from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.protocols import EmbeddedProtocol
+from visreplay.replay_core.chat_template import render
 from visreplay.tasks.synthetic.sprites import CHARACTERS, COLOURS, Pixels
 from visreplay.tasks.synthetic.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, LightClip
 from visreplay.tasks.synthetic.visual_search import (

@@ -2,8 +2,9 @@ from .analysis import Shift, compare_models
 from .batch import Batch, Continuation
 from .calibration import Calibration, calibrate, load_theta
 from .config import Method, ReplayConfig, Side, Teacher, Threshold
-from .embedded_pair import EMBEDDED, EMBEDDED_NAMES, embedded_config
+from .embedded_pair import EMBEDDED, embedded_config
 from .errors import (
+    CheckpointError,
     ConfigError,
     ContextError,
     OptimisationError,
@@ -13,27 +14,24 @@ from .errors import (
     UnsupportedModelError,
 )
 from .families.adapter import ModelAdapter
-from .families.qwen import QwenTokens
-from .families.registry import adapter_for
-from .generation import Generation, TokenLogprob, run_to_end
+from .generation import Decoding, Generation, TokenLogprob
 from .lens import LensComparison
-from .loading import load_for, load_pair
-from .lora import is_adapter
+from .loading import load_pair
 from .pair import ModelPair
 from .reports import BlockRecord, ReplayReport
-from .segment import Segment, VisualBlock, VisualTokens
+from .segment import Segment, VisualBlock
 from .session import ReplaySession
-from .sketch import Sketch
 
 __all__ = [
     "EMBEDDED",
-    "EMBEDDED_NAMES",
     "Batch",
     "BlockRecord",
     "Calibration",
+    "CheckpointError",
     "ConfigError",
     "ContextError",
     "Continuation",
+    "Decoding",
     "Generation",
     "LensComparison",
     "Method",
@@ -41,7 +39,6 @@ __all__ = [
     "ModelPair",
     "OptimisationError",
     "PairMismatchError",
-    "QwenTokens",
     "ReplayConfig",
     "ReplayError",
     "ReplayReport",
@@ -50,20 +47,14 @@ __all__ = [
     "SessionClosedError",
     "Shift",
     "Side",
-    "Sketch",
     "Teacher",
     "Threshold",
     "TokenLogprob",
     "UnsupportedModelError",
     "VisualBlock",
-    "VisualTokens",
-    "adapter_for",
     "calibrate",
     "compare_models",
     "embedded_config",
-    "is_adapter",
-    "load_for",
     "load_pair",
     "load_theta",
-    "run_to_end",
 ]

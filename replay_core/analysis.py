@@ -1,4 +1,4 @@
-"""What RLVR did to the activations of the visual tokens, and what replay makes of it.
+"""The shift from the base's to the policy's activations at visual tokens, with and without replay.
 
 The first half of arXiv 2511.19972: KL(base || policy) of the logit lens by layer and by the
 entropy of the base, over the whole vocabulary and all layers, before and after replay.
@@ -31,10 +31,10 @@ class LensComparer:
         """Prepare to compare.
 
         Args:
-            lens: Of the model that runs.
-            base: Of the base.
-            base_hidden: The base's activations `(T, D)`, layer by layer. Layers above them are
-                left out.
+            lens: The lens of the model that runs.
+            base: The lens of the base.
+            base_hidden: The base's activations `(T, D)`, layer by layer. Higher layers are left
+                out.
         """
         self._lens = lens
         self._base = base
@@ -49,7 +49,7 @@ class LensComparer:
 
     @property
     def comparison(self) -> LensComparison:
-        """All of it, `(L, T)`."""
+        """The comparison of all layers and positions, `(L, T)`."""
         return LensComparison.join(
             [LensComparison.join(parts) for parts in self._parts], torch.stack
         )
@@ -60,13 +60,13 @@ def compare_models(
 ) -> list[list[LensComparison]]:
     """Compare the policy with the base at the visual tokens of one context.
 
-    Besides chunks of `memory_bytes`, the base's activations of one visual block are held, over
-    all layers.
+    It takes memory for chunks of `memory_bytes`, and for the base's activations of one visual block
+    in all layers.
 
     Args:
         pair: Policy and base. All layers that the base still has are compared: load it whole.
         segment: The context.
-        configs: How the policy is replayed, at least one way; method "none" is the policy as it is.
+        configs: The ways of replaying the policy, one or more; "none" is the policy as it is.
 
     Returns:
         For each of `configs`, for each visual block, a comparison `(L, T)`.
@@ -78,40 +78,40 @@ def compare_models(
     if pair.base is None:
         raise ConfigError("the policy is compared with its base: load the pair with a base")
     if not segment.blocks:
-        raise ContextError("visual tokens are compared, but the segment has no picture and no clip")
+        raise ContextError("visual tokens are compared, but the segment has no image and no video")
     if any(config.swap_roles for config in configs):
         raise ConfigError("with swap_roles another model answers: analyse the pair swapped")
     depth = min(pair.base.depth, pair.policy.depth)
     sessions = [ReplaySession(pair, config) for config in configs]
-    found: list[list[LensComparison]] = [[] for _ in configs]
+    comparisons: list[list[LensComparison]] = [[] for _ in configs]
     base = SingleModelRun(pair.base, pair.base_features, depth, configs[0])
     for ids_T, block in segment.pieces():
         piece = Segment(ids_T, () if block is None else (block.at(0),))
-        kept = ActivationRecorder(depth)
-        base.append(piece, kept)
-        hidden = kept.hidden if block is not None else []
-        for session, comparisons in zip(sessions, found, strict=True):
+        recorder = ActivationRecorder(depth)
+        base.append(piece, recorder)
+        hidden = recorder.hidden if block is not None else []
+        for session, compared in zip(sessions, comparisons, strict=True):
             if block is None:
                 session.append(piece)
                 continue
             lens = Lens(pair.policy.norm, pair.policy.head, session.config.memory_bytes)
-            beside = LensComparer(lens, base.lens, hidden)
-            session.append(piece, watch=beside)
-            comparisons.append(beside.comparison)
-    return found
+            comparer = LensComparer(lens, base.lens, hidden)
+            session.append(piece, watch=comparer)
+            compared.append(comparer.comparison)
+    return comparisons
 
 
 @dataclass(frozen=True, eq=False)
 class Shift:
-    """What a comparison over the visual tokens of one context comes to.
+    """A summary of the comparison over the visual tokens of one context.
 
     Attributes:
         kl_LQ: Mean KL(base || model) in nats of every group by base entropy, the lowest first.
             NaN for a group without a token.
-        changed_LQ: Share of tokens whose most probable entry changed, likewise.
-        base_entropy_LQ: Mean base entropy in nats, likewise.
-        entropy_LB: How many tokens have an entropy in each bin from 0 to ln V nats.
-        base_entropy_LB: The same of the base.
+        changed_LQ: Share of tokens of every group whose most probable entry changed.
+        base_entropy_LQ: Mean base entropy in nats of every group.
+        entropy_LB: Number of tokens with an entropy in each bin from 0 to ln V nats.
+        base_entropy_LB: The same counts for the base.
     """
 
     kl_LQ: Tensor
@@ -125,11 +125,11 @@ class Shift:
         """Reduce the comparisons of a context's visual blocks.
 
         Args:
-            blocks: Each `(L, T)`.
-            groups: How many groups of equally many tokens. They are formed within each block and
+            blocks: The comparison `(L, T)` of each block.
+            groups: Number of groups of equally many tokens. They are formed within each block and
                 layer, as the low-entropy sets of replay are.
-            bins: How many bins.
-            vocabulary: V.
+            bins: Number of bins.
+            vocabulary: V, the number of vocabulary entries.
         """
         group_LT = torch.cat([entropy_groups(b.base_entropy, groups) for b in blocks], dim=1)
         tokens = LensComparison.join(blocks, partial(torch.cat, dim=1))
@@ -143,7 +143,7 @@ class Shift:
 
 
 def entropy_groups(entropy_LT: Tensor, groups: int) -> Tensor:
-    """The group of each token: 0 for the lowest entropies of a layer, up to `groups - 1`."""
+    """Group the tokens: 0 for the lowest entropies of a layer, up to `groups - 1`."""
     rank_LT = entropy_LT.argsort(dim=1, stable=True).argsort(dim=1)
     return rank_LT * groups // entropy_LT.shape[1]
 

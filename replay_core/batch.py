@@ -1,4 +1,4 @@
-"""Continuations of any number of contexts, written together, a token each at a time."""
+"""Continuations of any number of contexts, decoded together, one token each at a time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,40 +7,38 @@ import torch
 from torch import Tensor
 
 from visreplay.replay_core.cache import KVCache
-from visreplay.replay_core.context import Context, without_autograd
+from visreplay.replay_core.context import Context
 from visreplay.replay_core.errors import ContextError
 from visreplay.replay_core.generation import Generation, TokenLogprob, TokenWriter
-from visreplay.replay_core.model_run import ModelRun
+from visreplay.replay_core.model_run import ModelRun, without_autograd
 
 
 class Continuation:
-    """What is being written behind a context.
+    """A continuation of a context, in a batch with others.
 
     `ReplaySession.join` begins one, `Batch.step` goes on with it, and `ReplaySession.continued`
     makes a session of it.
 
     Attributes:
-        trunk: The context, which was read and replayed, and stays as it is.
-        error: Why no token could be drawn, if that ended it: logits that are no numbers, say. The
+        trunk: The context that is continued; it stays as it is.
+        error: Why no token could be drawn, if that ended it (logits that are no numbers, say). The
             others in its batch go on.
     """
 
-    def __init__(self, trunk: Context, writer: TokenWriter, limit: int) -> None:
-        """Stand at the end of a context.
+    def __init__(self, trunk: Context, writer: TokenWriter) -> None:
+        """Begin at the end of a context, and draw the first token.
 
         Args:
             trunk: The context.
             writer: Draws the tokens.
-            limit: Of how many.
         """
         self.trunk = trunk
         self.error: Exception | None = None
         self._writer = writer
-        self._limit = limit
-        # What the policy's last layer put out of each token that it has seen, all but the newest.
+        # Outputs `(1, D)` of the policy's last layer at each token but the newest.
         self._outputs: list[Tensor] = []
-        self._written: Context | None = None
-        if self.goes_on:
+        self._context: Context | None = None
+        if not self.finished:
             writer.write(trunk.next_logits())
 
     @property
@@ -50,46 +48,46 @@ class Continuation:
 
     @property
     def logprobs(self) -> Sequence[TokenLogprob]:
-        """How probable they were, where that was asked for."""
+        """The log-probabilities of the tokens so far, if they were requested."""
         return self._writer.logprobs
 
     @property
-    def goes_on(self) -> bool:
-        """Whether another token follows."""
-        return self.error is None and self._writer.goes_on(self._limit)
+    def finished(self) -> bool:
+        """Whether no other token follows."""
+        return self.error is not None or self._writer.finished
 
     @property
     def length(self) -> int:
-        """How many positions the policy has seen: the context's, and all but the newest token."""
+        """Number of positions in the policy's cache: the context, and all but the newest token."""
         return len(self.trunk.ids) + len(self._outputs)
 
     @property
     def context(self) -> Context:
-        """The context with what was written. It costs a copy of the new keys and values.
+        """The context with the new tokens. It costs a copy of their keys and values.
 
         Raises:
-            ContextError: it is being written.
-            Exception: what ended it, if that was an error.
+            ContextError: it is not finished.
+            Exception: the error that ended it.
         """
         if self.error is not None:
             raise self.error
-        if self.goes_on:
+        if not self.finished:
             raise ContextError("a continuation has no context before it is written to its end")
-        if self._written is None:
+        if self._context is None:
             cache = _run(self).cache
-            self._written = self.trunk.continued(self.ids, cache.prefix(cache.length), ())
-        return self._written
+            self._context = self.trunk.continued(self.ids, cache.prefix(cache.length), ())
+        return self._context
 
     def generation(self, tokenizer: Any) -> Generation:
-        """What was written so far."""
+        """Decode the tokens so far."""
         return self._writer.generation(tokenizer)
 
     def write(self, output_1D: Tensor, logits_V: Tensor) -> None:
         """Add a token.
 
         Args:
-            output_1D: What the policy's last layer put out of the newest one.
-            logits_V: Of the next one.
+            output_1D: Output of the policy's last layer at the newest token.
+            logits_V: Logits of the next token.
         """
         self._outputs.append(output_1D)
         try:
@@ -98,27 +96,35 @@ class Continuation:
             self.error = error
 
     def end(self, batch: KVCache, row: int) -> None:
-        """Take what has been written out of a batch."""
+        """Take the keys and values of the new tokens out of a row of a batch."""
         cache = _run(self).cache.extended(batch, row, len(self._outputs))
-        self._written = self.trunk.continued(self.ids, cache, self._outputs)
+        self._context = self.trunk.continued(self.ids, cache, self._outputs)
 
 
 class Batch:
     """Continuations of contexts of one policy, which come and go at any step.
 
     A continuation is what it would be alone. All of them pass the decoder layers together, and
-    each row's past stands at the right of the batch's keys and values: these are copied whenever
-    one comes or goes, and hold the longest context as often as there are continuations. Those of
-    very different lengths are better written in batches of their own.
+    each row's past stands at the right of the batch's keys and values. These are copied whenever
+    a continuation comes or goes, and every row is as long as the longest context. Contexts of
+    very different lengths are better decoded in batches of their own.
 
-    One thread at a time may use it. After an exception from `step` it is of no use.
+    One thread at a time may use it. After an exception from `step` it cannot be used any more.
 
     Example:
+        >>> from PIL import Image
+        >>> from visreplay.replay_core import Batch, ReplaySession, load_pair
+        >>> pair = load_pair("embedded", device="cpu")
+        >>> sessions = [ReplaySession(pair, "token") for _ in range(2)]
+        >>> for session, colour in zip(sessions, ("red", "blue")):
+        ...     _ = session.append("What is here?", images=[Image.new("RGB", (112, 112), colour)])
         >>> batch = Batch()
-        >>> written = [session.join(batch, max_new_tokens=64) for session in sessions]
+        >>> continuations = [session.join(batch, max_new_tokens=8) for session in sessions]
         >>> while batch.step():
         ...     pass
-        >>> grown = [s.continued(each) for s, each in zip(sessions, written)]
+        >>> [continuation.finished for continuation in continuations]
+        [True, True]
+        >>> answered = [s.continued(each) for s, each in zip(sessions, continuations)]
     """
 
     def __init__(self) -> None:
@@ -128,32 +134,35 @@ class Batch:
         self._cache = KVCache(0)
 
     def __len__(self) -> int:
-        """How many continuations go on."""
+        """Number of continuations that are not finished."""
         return len(self._rows) + len(self._new)
 
     def add(self, continuation: Continuation) -> None:
-        """Let a continuation be written from the next step on.
+        """Add a continuation, to be decoded from the next step on.
 
         Raises:
-            ContextError: another model writes the others.
+            ContextError: the others are of another model.
         """
         for other in (*self._rows, *self._new)[:1]:
             if _run(other).adapter is not _run(continuation).adapter:
                 raise ContextError("a batch is written by one policy: open another one")
-        if continuation.goes_on:
+        if not continuation.finished:
             self._new.append(continuation)
 
     def drop(self, continuation: Continuation) -> None:
-        """Stop writing one before its end, if it is here; the others go on."""
+        """Drop a continuation before its end, if it is in the batch; the others go on."""
         if continuation in self._new:
             self._new.remove(continuation)
         elif continuation in self._rows:
             self._regroup([row for row in self._rows if row is not continuation])
 
     def step(self) -> list[Continuation]:
-        """Write one token more of each, and give those that have one; none when all have ended.
+        """Decode one more token of each continuation.
 
-        One whose token cannot be drawn ends with its `error`.
+        A continuation whose token cannot be drawn ends, with its `error` set.
+
+        Returns:
+            The continuations that have a new token; none once all are finished.
         """
         with without_autograd():
             return self._step()
@@ -164,26 +173,26 @@ class Batch:
             self._new = []
         if not self._rows:
             return []
-        written = self._rows
-        run = _run(written[0])
+        rows = self._rows
+        run = _run(rows[0])
         output_KD = run.adapter.decode(
-            torch.tensor([row.ids[-1] for row in written]),
-            torch.tensor([row.trunk.position() + len(row.ids) - 1 for row in written]),
+            torch.tensor([row.ids[-1] for row in rows]),
+            torch.tensor([row.trunk.position() + len(row.ids) - 1 for row in rows]),
             self._cache,
-            torch.tensor([row.length + 1 for row in written]),
+            torch.tensor([row.length + 1 for row in rows]),
         )
         logits_KV = run.lens.logits(output_KD)
-        for index, (row, logits_V) in enumerate(zip(written, logits_KV, strict=True)):
+        for index, (row, logits_V) in enumerate(zip(rows, logits_KV, strict=True)):
             row.write(output_KD[index : index + 1], logits_V)
-            if row.error is None and not row.goes_on:
+            if row.error is None and row.finished:
                 row.end(self._cache, index)
-        going = [row for row in written if row.goes_on]
-        if len(going) < len(written):
-            self._regroup(going)
-        return written
+        unfinished = [row for row in rows if not row.finished]
+        if len(unfinished) < len(rows):
+            self._regroup(unfinished)
+        return rows
 
     def _regroup(self, rows: list[Continuation]) -> None:
-        """Make the batch's keys and values those of other rows."""
+        """Replace the rows, and the keys and values with them."""
         places = {id(row): index for index, row in enumerate(self._rows)}
         self._cache.regroup(
             [

@@ -1,8 +1,8 @@
-"""What a session remembers: rows that only grow, and key/value caches made of them.
+"""The memory of a session: tensors that only grow, and key/value caches made of them.
 
 Attention is causal, so nothing that was written about a position ever changes. `GrowingTensor`
-turns that into a data structure: appending is amortised O(new rows), and a shorter or a second
-view of the same rows costs nothing, because rows that were written once are never written again.
+turns that into a data structure: appending is amortised O(new rows), and a prefix or a second
+view of the same rows costs nothing, because no row is ever written twice.
 """
 
 import threading
@@ -34,7 +34,8 @@ class GrowingTensor:
     """A tensor that grows along one axis, and whose past can be shared.
 
     Example:
-        >>> rows = Rows(axis=0)
+        >>> import torch
+        >>> rows = GrowingTensor(axis=0)
         >>> _ = rows.append(torch.zeros(3, 8))
         >>> fork = rows.prefix(2)       # shares the memory of the first two rows
         >>> _ = fork.append(torch.ones(1, 8))
@@ -70,7 +71,7 @@ class GrowingTensor:
         return self._storage.data.narrow(self._axis, 0, self._length)
 
     def append(self, new: Tensor) -> Tensor:
-        """Add rows and return all of them as a view, without their autograd history."""
+        """Add rows, without their autograd history, and return all rows as a view."""
         stop = self._length + new.shape[self._axis]
         storage = self._storage
         if storage is None or not storage.claim(self._length, stop, self._axis):
@@ -81,9 +82,11 @@ class GrowingTensor:
         return self.data
 
     def prefix(self, length: int) -> "GrowingTensor":
-        """The first `length` rows as rows of their own, sharing this one's memory."""
+        """Fork the first `length` rows, in the same memory."""
         if not 0 <= length <= self._length:
-            raise IndexError(f"a prefix of {length} rows was asked for, of {self._length} rows")
+            raise IndexError(
+                f"a prefix of {length} rows is longer than the {self._length} rows there are"
+            )
         rows = GrowingTensor(self._axis)
         rows._length, rows._storage = length, self._storage
         return rows
@@ -119,7 +122,7 @@ class _KVLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: `GrowingTensor` start by themselves."""
+        """Do nothing: a `GrowingTensor` starts by itself."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -128,15 +131,15 @@ class _KVLayer(CacheLayerMixin):
         return self.key_rows.append(key_states), self.value_rows.append(value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of the keys that `query_length` new positions will see."""
+        """Return length and offset of the keys that `query_length` new positions attend to."""
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Number of positions so far."""
+        """Return the number of positions so far."""
         return len(self.key_rows)
 
     def get_max_length(self) -> int:
-        """-1, transformers' word for no maximum."""
+        """Return -1, which means no maximum in transformers."""
         return -1
 
     def prefix(self, length: int) -> "_KVLayer":
@@ -160,7 +163,7 @@ class _KVLayer(CacheLayerMixin):
         return layer
 
     def ends(self, row: int, count: int) -> tuple[Tensor, Tensor]:
-        """The last `count` keys and values of a row of a batch."""
+        """Return the last `count` keys and values of a row of a batch."""
         start = len(self.key_rows) - count
         keys, values = (rows.data[row : row + 1, :, start:] for rows in self.rows)
         return keys, values
@@ -176,7 +179,7 @@ class _FrozenLayer(_KVLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """All keys and values, the new ones with their gradient, without keeping the new ones."""
+        """Return all keys and values, the new ones with their gradient, but do not keep these."""
         if not len(self.key_rows):
             return key_states, value_states
         return (
@@ -216,7 +219,7 @@ class KVCache(Cache):
         return {key: size for each in rows for key, size in each.memory.items()}
 
     def prefix(self, length: int) -> "KVCache":
-        """A cache of the first `length` positions that shares this one's memory.
+        """Fork the first `length` positions, in the same memory.
 
         Both may go on growing, independently of each other.
         """
@@ -225,12 +228,12 @@ class KVCache(Cache):
     def regroup(self, parts: Sequence[tuple["KVCache", int, int]]) -> None:
         """Become a batch, in memory of its own, of rows that end together.
 
-        Shorter rows begin with zeros. It is done layer by layer, so that of what was and what will
-        be no more than a layer stands in memory twice.
+        Shorter rows begin with zeros. One layer after the other is replaced, so that only one is in
+        memory twice.
 
         Args:
-            parts: For each row a cache (this one, say), which row of it, and how many of its last
-                positions.
+            parts: For each new row a cache (maybe this one), the index of the row in it, and the
+                number of its last positions to take.
         """
         depth = parts[0][0].depth if parts else 0
         for n in range(depth):
@@ -241,11 +244,11 @@ class KVCache(Cache):
         del self._own_layers[depth:], self.layers[depth:]
 
     def extended(self, batch: "KVCache", row: int, count: int) -> "KVCache":
-        """A cache that goes on from here with the last `count` positions of one row of a batch."""
+        """Fork the cache, with the last `count` positions of one row of a batch behind it."""
         layers = zip(self._own_layers, batch._own_layers, strict=True)
         return KVCache([layer.extended(other, row, count) for layer, other in layers])
 
     def frozen(self, depth: int) -> "KVCache":
-        """A read-only view of the first `depth` layers: a forward pass leaves it as it is."""
+        """Make a read-only view of the first `depth` layers: a forward pass leaves it as it is."""
         layers = self._own_layers[:depth]
         return KVCache([_FrozenLayer(layer.key_rows, layer.value_rows) for layer in layers])

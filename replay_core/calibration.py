@@ -2,7 +2,7 @@
 
 Only visual tokens are measured, as the other two threshold rules take their limits from them too.
 State replay applies a limit to text as well, but the entropies of text depend on the wording of
-prompts: with them, a longer system prompt would move the limit of the pictures.
+prompts: with them, a longer system prompt would move the limit of the images.
 
 Axes: L the measured layers, T positions, B bins.
 """
@@ -25,7 +25,7 @@ from visreplay.replay_core.visitors import LensReader
 
 
 def histogram(entropy_LT: Tensor, bins: int, vocabulary: int) -> Tensor:
-    """Counts `(L, B)` in bins of equal width from 0 to the highest entropy, ln V."""
+    """Count entropies `(L, B)` in bins of equal width from 0 to the highest entropy, ln V."""
     scale = bins / math.log(vocabulary)
     bin_LT = (entropy_LT * scale).long().clamp(0, bins - 1)
     counts_LB = torch.zeros(len(entropy_LT), bins, dtype=torch.long)
@@ -45,7 +45,7 @@ class EntropyStatistics:
     BINS = 2**16
 
     def __init__(self, layers: int, vocabulary: int) -> None:
-        """Start with none."""
+        """Start with no position."""
         self.count = 0
         self.min_L = torch.full((layers,), math.inf)
         self.max_L = torch.full((layers,), -math.inf)
@@ -68,7 +68,7 @@ class EntropyStatistics:
         return (self._sum_L / self.count).float()
 
     def quantile(self, q: float) -> Tensor:
-        """The `q`-quantile of each layer `(L,)` in nats, linear between two positions."""
+        """Compute the `q`-quantile of each layer `(L,)` in nats, linear between two positions."""
         place = q * (self.count - 1)
         below, share = int(place), place - int(place)
         ranks = torch.tensor([below + 1, min(below + 2, self.count)])
@@ -81,12 +81,12 @@ class EntropyStatistics:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Limits for `ReplayConfig(threshold="absolute", theta=...)`, and where they come from.
+    """Limits for `ReplayConfig(threshold="absolute", theta=...)`, and the entropies behind them.
 
     Attributes:
         theta: Limit of each layer in nats.
         quantile: Share of the measured positions that lie below it.
-        count: Visual tokens that were measured.
+        count: Number of visual tokens that were measured.
         statistics: For every layer minimum, quartiles, maximum and mean in nats, by name.
     """
 
@@ -107,11 +107,11 @@ def calibrate(
     """Measure the base's entropies at visual tokens, and take a quantile of each layer.
 
     Args:
-        pair: Of whose base; a pair without one is taken as a base alone.
-        segments: Whole contexts, each with something visual. They are taken one by one.
-        layers: How many of the first layers.
-        quantile: In (0, 1]: which share of the visual tokens is to count as low in entropy.
-        config: Chunk sizes and the bound of memory, those of `ReplayConfig()` by default.
+        pair: The pair whose base is measured; the policy of a pair without a base.
+        segments: Whole contexts, each with an image or a video. They are taken one by one.
+        layers: Number of first layers to measure.
+        quantile: Share of the visual tokens that are to count as low in entropy, in (0, 1].
+        config: Settings, of which the chunk sizes count here; `ReplayConfig()` by default.
 
     Raises:
         ConfigError: `layers` or `quantile` is out of range.
@@ -134,7 +134,7 @@ def calibrate(
             statistics.add(reader.entropy_LT)
     if not statistics.count:
         raise ContextError(
-            "no segment holds a visual token: calibrate on inputs with a picture or a clip"
+            "no segment holds a visual token: calibrate on inputs with an image or a video"
         )
     columns = {
         "min": statistics.min_L,
@@ -156,10 +156,10 @@ def calibrate(
 
 
 def load_theta(path: str | Path) -> tuple[float, ...]:
-    """The limits of a file that `visreplay calibrate` wrote, in nats, layer by layer.
+    """Load the limits of a file that `visreplay calibrate` wrote, in nats, layer by layer.
 
     Raises:
-        ConfigError: there is no such file, or no limits are in it; says what is.
+        ConfigError: there is no such file, or no limits are in it.
     """
     hint = "make one with `visreplay calibrate`"
     try:

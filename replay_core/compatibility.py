@@ -1,4 +1,4 @@
-"""What must agree between a policy and its base, as far as it shows without weights."""
+"""The check that policy and base are alike, as far as it needs no weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from visreplay.replay_core.errors import PairMismatchError
 
 Facts = dict[str, Any]
-"""What must agree between two models, by name."""
+"""Values that must agree between two models, by name."""
 
 
 FEATURE_FACTS = (
@@ -17,11 +17,11 @@ FEATURE_FACTS = (
     "vision_feature_layer",
     "vision_feature_select_strategy",
 )
-"""What decides, in families that cut pictures into tiles, how many visual tokens there are."""
+"""Settings that the number of visual tokens depends on, in families that cut images into tiles."""
 
 
 def architecture(config: Any) -> Facts:
-    """What must agree so that activations of two models can stand for each other."""
+    """Collect what must agree so that activations of two models can replace each other."""
     top = ("model_type", "image_token_id", "video_token_id", *FEATURE_FACTS)
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     grid = ("image_size", "patch_size", "temporal_patch_size", "spatial_merge_size")
@@ -35,8 +35,8 @@ def architecture(config: Any) -> Facts:
     }
 
 
-def picture_processing(processor: Any) -> Facts:
-    """How a processor turns pictures and clips into patches, its pixel budget included."""
+def image_processing(processor: Any) -> Facts:
+    """Collect how a processor turns images and videos into patches, its pixel budget included."""
     grid = ("patch_size", "temporal_patch_size", "merge_size", "size", "do_resize")
     tiles = ("crop_to_patches", "min_patches", "max_patches", "image_grid_pinpoints", "do_pad")
     colour = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
@@ -53,7 +53,7 @@ def _facts(prefix: str, holder: Any, names: Sequence[str]) -> Facts:
 
 
 def _plain(value: Any) -> Any:
-    """Sequences and mappings of whatever class as tuples and dicts, so that they compare."""
+    """Convert sequences and mappings to tuples and dicts, so that they compare."""
     if isinstance(value, Mapping) or hasattr(value, "items"):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     return tuple(value) if isinstance(value, list | tuple) else value
@@ -67,11 +67,11 @@ def check_alike(policy: Facts, base: Facts) -> None:
     """
     names = [name for name in {**policy, **base} if policy.get(name) != base.get(name)]
     if names:
-        shown = "; ".join(
+        differences = "; ".join(
             f"{name} is {policy.get(name)} in the policy and {base.get(name)} in the base"
             for name in names[:3]
         )
         raise PairMismatchError(
-            f"policy and base differ in {len(names)} place(s): {shown}. The base must be the "
+            f"policy and base differ in {len(names)} place(s): {differences}. The base must be the "
             "model that the policy was trained from"
         )

@@ -1,7 +1,8 @@
-"""How to replay: the settings of a session, with the paper's values as defaults."""
+"""The settings of replay, with the paper's values as defaults."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -13,21 +14,21 @@ QWEN2_5_VL_7B_THETA = (4.812, 4.781, 3.734, 3.297, 3.328, 3.812, 4.312)
 
 
 class Method(StrEnum):
-    """What a session does to the policy when tokens are appended."""
+    """The way of replaying: what a session does to the policy when tokens are appended."""
 
     TOKEN = "token"
     """Optimise an offset on the input embeddings of every visual block (method A)."""
     STATE = "state"
     """Put the base's activations in the place of the policy's in the first layers (method B)."""
     NONE = "none"
-    """Nothing: the plain policy. No base model is needed."""
+    """Do nothing: the plain policy. No base model is needed."""
 
 
 class Threshold(StrEnum):
-    """How the entropy limit of a layer comes about, below which a position counts as low.
+    """The rule for the entropy limit of a layer, below which a position counts as low.
 
-    Limits that are taken from a visual block are taken from each block by itself. State replay,
-    which edits text too, uses those of the last block before the text.
+    The first two rules take a limit from each visual block by itself. State replay, which edits
+    text too, uses the limit of the last block before the text.
     """
 
     RELATIVE = "relative"
@@ -39,7 +40,7 @@ class Threshold(StrEnum):
 
 
 class Side(StrEnum):
-    """Which positions are replayed, by their entropy (all but `low` are the paper's ablations)."""
+    """The positions to replay, by their entropy (all but `low` are ablations of the paper)."""
 
     LOW = "low"
     """Those up to the limit: the method."""
@@ -48,14 +49,14 @@ class Side(StrEnum):
     ALL = "all"
     """Every position."""
     RANDOM = "random"
-    """As many of a block as are low, drawn at random; the draw depends on the place alone."""
+    """As many positions of a block as are low, at random; the draw depends on the place alone."""
 
 
 class Teacher(StrEnum):
-    """Whose activations are replayed.
+    """The source of the activations that are replayed.
 
-    The last two are the paper's smoothing controls: they need no base model, and tell whether
-    whatever smooths the policy's activations would do as well as the base's.
+    The last two are the paper's smoothing controls. They need no base model, and show whether
+    any smoothing of the policy's activations would do as well as the base's.
     """
 
     BASE = "base"
@@ -63,7 +64,7 @@ class Teacher(StrEnum):
     WINDOW = "window"
     """The plain policy's own, averaged over 3 x 3 neighbouring visual tokens of a frame."""
     JITTER = "jitter"
-    """The plain policy's own, on pictures and clips with other colours."""
+    """The plain policy's own, on images and videos with other colours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +81,23 @@ class ReplayConfig:
             position of a block.
         theta: Limits in nats per layer for the absolute threshold. None means the published
             table of the 7B pairs, which has 7 layers.
-        side: Which side of the limit is replayed.
-        teacher: Whose activations are replayed.
+        side: The side of the limit that is replayed.
+        teacher: The source of the replayed activations.
         swap_roles: The base answers, and the policy's activations are replayed on it. It needs a
             pair whose base was kept whole.
         entry_layer: Where token replay's offset enters: 0 is the input embedding, l the output
             of decoder layer `l - 1`. Layers below it are not compared.
         top_k: Vocabulary entries of the base that the divergence is restricted to.
         steps: Gradient steps per visual block; 0 leaves the embeddings exactly as they are.
-        learning_rate: Of Adam, in units of the root mean square of the activations that the
-            offset is added to; of plain gradient descent, its step size. None takes 0.01 and 10.
-        optimizer: "adam" gets further in fewer steps (`benchmarks/`), with a floor that spares what
-            has a small gradient; "sgd" is the paper's plain gradient descent, see
+        learning_rate: Step size. For Adam it is in units of the root mean square of the
+            activations that the offset is added to. None takes 0.01 for Adam and 10 for plain
+            gradient descent.
+        optimizer: "adam" gets further in fewer steps (`benchmarks/`), with a floor that spares
+            coordinates of small gradient; "sgd" is the paper's plain gradient descent, see
             `ReplayConfig.paper`.
         recompute_activations: Forget each layer's inner activations in the optimisation and
             compute them again for the gradient: a third more time, and memory for one layer
-            instead of `replay_layers`. For pictures of thousands of tokens.
+            instead of `replay_layers`. Meant for images of thousands of tokens.
         memory_bytes: Upper bound, in bytes, of one chunk of full-vocabulary logits together
             with what its entropy needs, and of one chunk of gathered head rows.
         query_chunk: Positions that one forward pass takes at once. It bounds the attention mask
@@ -174,7 +176,7 @@ class ReplayConfig:
 
     @classmethod
     def paper(cls, method: Method = Method.TOKEN, **changes: Any) -> Self:
-        """The settings of the paper and its reference code for a method.
+        """Return the settings of the paper and its reference code for a method.
 
         Token replay by 25 steps of plain gradient descent at rate 10; state replay with the
         published limits in nats of the Qwen2.5-VL-7B pairs.
@@ -188,6 +190,37 @@ class ReplayConfig:
             published["threshold"] = Threshold.ABSOLUTE
         return cls(method, **{**published, **changes})
 
+    def check_depths(self, policy: int, base: int | None, sketch: int | None) -> None:
+        """Check that the models of a pair have what the settings ask for.
+
+        Args:
+            policy: Number of decoder layers of the policy.
+            base: The same of the base; None if there is no base.
+            sketch: Number of layers that the pair's sketch was fitted for; None without a sketch.
+
+        Raises:
+            ConfigError: the method needs a base, or more layers than there are.
+        """
+        if self.method is Method.NONE:
+            return
+        if base is None and self.teacher is Teacher.BASE:
+            raise ConfigError(
+                f"method {str(self.method)!r} needs a base model, but the pair has none: "
+                "load it with a base, or use method 'none'"
+            )
+        for name, depth in (("policy", policy), ("base", base)):
+            if depth is not None and self.depth > depth:
+                setting = f"{self.method}".replace("token", "replay") + "_layers"
+                raise ConfigError(
+                    f"{setting} is {self.depth}, but the {name} has {depth} decoder "
+                    f"layers: choose {setting}={depth} or less"
+                )
+        if sketch is not None and self.depth > sketch:
+            raise ConfigError(
+                f"the pair's sketch was fitted for {sketch} layers, but "
+                f"{self.method} replay looks at {self.depth}: fit it for as many"
+            )
+
     @property
     def rate(self) -> float:
         """The learning rate, with the optimiser's default filled in."""
@@ -196,7 +229,7 @@ class ReplayConfig:
 
     @property
     def depth(self) -> int:
-        """How many of the first decoder layers the method compares: L of the paper."""
+        """Number of first decoder layers that the method compares: L of the paper."""
         match self.method:
             case Method.TOKEN:
                 return self.replay_layers
@@ -209,6 +242,25 @@ class ReplayConfig:
     def limits(self) -> tuple[float, ...]:
         """The limits in nats of the absolute threshold, layer by layer."""
         return QWEN2_5_VL_7B_THETA if self.theta is None else self.theta
+
+
+def tuned_config(
+    tuned: Mapping[Method, ReplayConfig], replay: ReplayConfig | Method | str, **changes: Any
+) -> ReplayConfig:
+    """Complete the name of a method by the settings that were tuned for a pair.
+
+    Args:
+        tuned: The tuned settings; any other method has the defaults of `ReplayConfig`.
+        replay: The method, or settings, which are complete already.
+        **changes: Fields of `ReplayConfig` to set otherwise.
+
+    Raises:
+        ConfigError: there is no such method, or a setting is out of range.
+    """
+    if not isinstance(replay, ReplayConfig):
+        default = ReplayConfig(replay)  # type: ignore[arg-type]  # it converts strings
+        replay = tuned.get(default.method, default)
+    return replace(replay, **changes)
 
 
 def _coerce(config: ReplayConfig, name: str, kind: type[StrEnum]) -> None:

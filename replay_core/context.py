@@ -1,11 +1,10 @@
-"""A context as both models have seen it, and the step that lengthens it.
+"""The context of both models, and the step that lengthens it.
 
-`Context` is the state behind a session: the tokens, up to three runs over them, and what replay
-found out about every visual block. A fork is cheap, since caches share their past.
+`Context` is the state behind a session: the tokens, up to three runs over them, and a record of
+every visual block. A fork is cheap, since caches share their past.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -23,7 +22,13 @@ from visreplay.replay_core.reports import BlockRecord
 from visreplay.replay_core.segment import VisualBlock
 from visreplay.replay_core.selection import choose, choose_text, edits_text, entropy_limits
 from visreplay.replay_core.teachers import jittered, window_mean
-from visreplay.replay_core.visitors import ConfidenceGate, Divergence, LensReader, in_turn
+from visreplay.replay_core.visitors import (
+    ConfidenceGate,
+    Divergence,
+    LensReader,
+    in_turn,
+    read_only,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +37,8 @@ class _Piece:
 
     Attributes:
         block: The visual block; None for text.
-        policy: What they feed into the policy, before any replay.
-        base: What they feed into the base.
+        policy: Input features of the policy, before any replay.
+        base: Input features of the base.
         positions_3T: The rotary positions of both.
     """
 
@@ -44,7 +49,7 @@ class _Piece:
 
 
 class Context:
-    """Tokens, runs and records. After an exception it is of no use: work on a fork.
+    """Tokens, runs and records. After an exception it cannot be used any more: work on a fork.
 
     Attributes:
         ids: Every token so far.
@@ -57,21 +62,21 @@ class Context:
         self.records: list[BlockRecord] = []
         self._pair = pair
         self._config = config
-        # It knows the base's lens, and no other teacher's.
+        # The sketch was fitted to the base, and to no other teacher.
         self._sketch = pair.sketch if config.teacher is Teacher.BASE else None
-        # Each run may lag behind `ids` by generated tokens, which it sees when it is needed next.
+        # Each run may lag behind `ids` by generated tokens, until it is needed next.
         # Base and plain policy stop at the last layer that is compared; only state replay needs
         # the plain policy, and the method "none" neither.
         self._policy = ModelRun(pair.policy, pair.policy.depth, config)
         teacher = pair.base if config.teacher is Teacher.BASE else None
         self._base = ModelRun(teacher or pair.policy, config.depth, config)
         self._plain = ModelRun(pair.policy, config.depth, config)
-        # What the policy's last layer put out, so that logits can be had at any length.
+        # Outputs of the policy's last layer, from which logits follow at any length.
         self._final = GrowingTensor(axis=0)
         self._watch: Visitor | None = None
 
     def prefix(self, length: int | None = None) -> "Context":
-        """The first `length` tokens (default: all) as a context of their own, without a copy.
+        """Fork the first `length` tokens (default: all) as a context of their own, without a copy.
 
         Raises:
             ContextError: `length` is out of range, or inside a visual block.
@@ -98,34 +103,34 @@ class Context:
     def memory(self) -> dict[int, int]:
         """Bytes of each storage of keys, values and outputs; contexts that share one count it once.
 
-        Keyed by identity, which says something only as long as the context lives.
+        The keys are identities, which are valid only as long as the context lives.
         """
         caches = (run.cache.memory for run in (self._policy, self._base, self._plain))
         return {key: size for each in (*caches, self._final.memory) for key, size in each.items()}
 
     def position(self, length: int | None = None) -> int:
-        """The rotary position of a text token behind the first `length` tokens (default: all)."""
+        """Compute the rotary position behind the first `length` tokens (default: all)."""
         length = len(self.ids) if length is None else length
         before = [record for record in self.records if record.stop <= length]
         return length + sum(record.extent - record.length for record in before)
 
     def next_logits(self) -> Tensor:
-        """Logits `(V,)` of the next token, in float32."""
+        """Compute the logits `(V,)` of the next token, in float32."""
         run, last_1D = self.policy_end()
         return run.lens.logits(last_1D)[0]
 
     def policy_end(self) -> tuple[ModelRun, Tensor]:
-        """The policy's run over all tokens, and its last output `(1, D)`, not normed."""
+        """Return the policy's run over all tokens, and its last output `(1, D)`, not normed."""
         self._catch_up(self._policy)
         return self._policy, self._final.data[-1:]
 
     def continued(self, ids: Sequence[int], cache: KVCache, outputs: Sequence[Tensor]) -> "Context":
-        """This context and generated tokens that the policy has seen elsewhere, at least the first.
+        """Fork the context, with generated tokens that the policy has decoded in a batch.
 
         Args:
             ids: The tokens.
-            cache: Of the policy, with those that it has seen.
-            outputs: What its last layer put out of each of these, `(1, D)`.
+            cache: The policy's keys and values, with those of the decoded tokens.
+            outputs: Outputs `(1, D)` of the policy's last layer at each of the decoded tokens.
         """
         other = self.prefix()
         other.ids += ids
@@ -133,6 +138,30 @@ class Context:
         if outputs:
             other._final.append(torch.cat(list(outputs)))
         return other
+
+    def check_room(self, ids_T: Tensor, blocks: Sequence[VisualBlock] = ()) -> None:
+        """Refuse new tokens that the policy has no embeddings or no positions for.
+
+        Raises:
+            ContextError: ids outside the vocabulary, or more positions than the model has.
+        """
+        policy = self._pair.policy
+        vocabulary = int(policy.text_config.vocab_size)
+        wrong = ids_T[(ids_T < 0) | (ids_T >= vocabulary)]
+        if len(wrong):
+            raise ContextError(f"token id {int(wrong[0])} is not in the vocabulary of {vocabulary}")
+        visual = sum(policy.extent(block) - block.length for block in blocks)
+        missing = len(ids_T) + visual - self.room
+        if missing > 0:
+            raise ContextError(
+                f"the context would take {policy.max_positions + missing} positions, but the model "
+                f"has {policy.max_positions}: crop it, or use smaller images"
+            )
+
+    @property
+    def room(self) -> int:
+        """Number of positions that the policy has left."""
+        return self._pair.policy.max_positions - self.position()
 
     def append(
         self, ids_T: Tensor, block: VisualBlock | None = None, watch: Visitor | None = None
@@ -142,10 +171,10 @@ class Context:
         Args:
             ids_T: Its tokens.
             block: The visual block, if it is one.
-            watch: Sees the policy's activations at the new tokens, after replay.
+            watch: A visitor that reads the policy's activations at the new tokens, after replay.
 
         Returns:
-            What happened on the block; None for text.
+            The record of the block; None for text.
         """
         self._catch_up(self._policy)
         self._watch = watch
@@ -178,7 +207,7 @@ class Context:
         base = self._read_base(piece, top_k=config.top_k)
         limits_L = entropy_limits(base.entropy_LT, config)
         chosen_LT = choose(base.entropy_LT, limits_L, config, len(self.ids))
-        # What lies below the offset's entry does not depend on it.
+        # Layers below the offset's entry do not depend on it.
         chosen_LT[: config.entry_layer] = False
         after = Divergence(self._policy.lens, base.targets(chosen_LT), chosen_LT)
         offset, kl_path = token_replay(
@@ -204,7 +233,7 @@ class Context:
             self._plain.advance(piece.policy, piece.positions_3T)
             self._prefill(piece.policy, piece.positions_3T)
             return None
-        # For the report only. A sketch saves the reading that a report would need.
+        # A sketch saves the lens passes that only a report would need.
         sketch = self._sketch if piece.block is not None else None
         reports = piece.block is not None and sketch is None
         base = self._read_base(piece, top_k=config.top_k if reports else None, keep_hidden=True)
@@ -217,19 +246,19 @@ class Context:
         if reports:
             before = Divergence(lens, base.targets(chosen_LT), chosen_LT)
             after = before.fresh()
-        surer = ConfidenceGate(lens, base, chosen_LT, sketch)
-        self._plain.advance(piece.policy, piece.positions_3T, in_turn(surer, before))
-        edit = StateReplay(base.hidden, surer.mask_LT)
+        gate = ConfidenceGate(lens, base, chosen_LT, sketch)
+        self._plain.advance(piece.policy, piece.positions_3T, in_turn(gate, before))
+        edit = StateReplay(base.hidden, gate.mask_LT)
         self._prefill(piece.policy, piece.positions_3T, in_turn(edit, after))
         kl_before = before.mean() if before else None
         return self._record(
-            piece.block, base.entropy_LT, chosen_LT, after, kl_before, replaced_LT=surer.mask_LT
+            piece.block, base.entropy_LT, chosen_LT, after, kl_before, replaced_LT=gate.mask_LT
         )
 
     def _read_base(
         self, piece: _Piece, *, top_k: int | None, keep_hidden: bool = False
     ) -> LensReader:
-        """Run the teacher over new positions and read its first layers."""
+        """Run the teacher over new positions, with the lens on its first layers."""
         config, view, sketch = self._config, None, None
         if piece.block is not None:
             # The sketch was fitted to visual tokens, and its error measured on them.
@@ -253,7 +282,7 @@ class Context:
         return base
 
     def _embed(self, ids_T: Tensor, block: VisualBlock | None) -> _Piece:
-        """What comes next, as both models take it in."""
+        """Compute the input features of both models at new tokens."""
         policy, start = self._pair.policy, self.position()
         if block is not None:
             return _Piece(block, *self._features(block), policy.block_positions(block, start))
@@ -261,7 +290,7 @@ class Context:
         return _Piece(None, *texts, policy.text_positions(len(ids_T), start))
 
     def _features(self, block: VisualBlock) -> tuple[Features, Features]:
-        """Visual features for the policy and for the teacher."""
+        """Compute visual features for the policy and for the teacher."""
         match self._config.teacher:
             case Teacher.BASE:
                 return self._pair.features(block)
@@ -273,12 +302,12 @@ class Context:
                 return policy.features(block), policy.features(jittered(block))
 
     def _catch_up(self, run: ModelRun) -> None:
-        """Let a run see the tokens that were generated since it was needed last."""
-        seen = run.cache.length
-        if seen == len(self.ids):
+        """Run over the tokens that were generated since the run was needed last."""
+        start = run.cache.length
+        if start == len(self.ids):
             return
-        features = run.adapter.embed(torch.tensor(self.ids[seen:]))
-        positions_3T = run.adapter.text_positions(len(features), self.position(seen))
+        features = run.adapter.embed(torch.tensor(self.ids[start:]))
+        positions_3T = run.adapter.text_positions(len(features), self.position(start))
         if run is self._policy:
             self._prefill(features, positions_3T)
         else:
@@ -288,7 +317,7 @@ class Context:
         self, features: Features, positions_3T: Tensor, visit: Visitor | None = None
     ) -> None:
         """Run the policy itself, all layers, over new positions."""
-        visit = in_turn(visit, self._watch and _only_seen(self._watch))
+        visit = in_turn(visit, self._watch and read_only(self._watch))
         self._final.append(self._policy.advance(features, positions_3T, visit))
 
     def _record(
@@ -316,22 +345,3 @@ class Context:
             kl_after=after.mean() if after else None,
             kl_path=tuple(kl_path),
         )
-
-
-@contextmanager
-def without_autograd() -> Iterator[None]:
-    """Without gradients, and without inference mode.
-
-    Inside a caller's inference mode, tensors would be useless for token replay's gradients.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
-def _only_seen(visit: Visitor) -> Visitor:
-    """A visitor that changes nothing, whatever it returns."""
-
-    def see(layer: int, rows: slice, hidden_TD: Tensor) -> None:
-        visit(layer, rows, hidden_TD)
-
-    return see

@@ -1,44 +1,57 @@
-"""The pair that ships with the package: where it is, and how to replay it.
+"""The pairs that ship with the package: where they are, and how to replay them.
 
-Two tiny checkpoints of the real class, trained by `recipes/`; see `weights/README.md`. They carry
-the demo, the tests and the measurements, and are of no use for anything else.
+Each is two tiny checkpoints of a real class, trained by `recipes/`; see `weights/README.md`. They
+carry the demo, the tests and the measurements, and are of no use for anything else.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visreplay.replay_core.config import Method, ReplayConfig, Threshold
+from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
 
 EMBEDDED = Path(__file__).parent / "weights"
-"""Folder of the checkpoints `policy` and `base`."""
+"""The folder of the checkpoints `policy` and `base`."""
 
 EMBEDDED_NAMES = ("embedded policy", "embedded base")
 """What records call them, wherever the package is installed."""
+
+
+@dataclass(frozen=True)
+class EmbeddedPair:
+    """A pair that ships with the package.
+
+    Attributes:
+        policy: Folder of the policy.
+        base: Folder of the base.
+        names: What records call policy and base.
+        settings: The settings that were tuned for the pair, by method.
+    """
+
+    policy: Path
+    base: Path
+    names: tuple[str, str]
+    settings: Mapping[Method, ReplayConfig]
+
 
 # With a vocabulary of a few hundred entries hardly any entropy lies below 0.4 of the maximum, and
 # with 4 layers the paper's 16 do not exist: the pair has settings of its own. On the tuning split
 # (`benchmarks/tune.py`) 27 settings of token replay and 9 of state replay are alike in accuracy;
 # these cut the divergence five times (token) and two times (state), in about a tenth of a second.
-_TOKEN = ReplayConfig(
-    Method.TOKEN,
-    replay_layers=2,
-    threshold=Threshold.QUANTILE,
-    tau=0.5,
-)
-_STATE = ReplayConfig(Method.STATE, state_layers=2, threshold=Threshold.QUANTILE, tau=0.5)
+_SETTINGS = {
+    Method.TOKEN: ReplayConfig(
+        Method.TOKEN, replay_layers=2, threshold=Threshold.QUANTILE, tau=0.5
+    ),
+    Method.STATE: ReplayConfig(Method.STATE, state_layers=2, threshold=Threshold.QUANTILE, tau=0.5),
+}
+
+EMBEDDED_PAIRS = {
+    "embedded": EmbeddedPair(EMBEDDED / "policy", EMBEDDED / "base", EMBEDDED_NAMES, _SETTINGS),
+}
+"""The names that `load_pair` takes for pairs that ship."""
 
 
 def embedded_config(method: Method, **changes: Any) -> ReplayConfig:
-    """The embedded pair's settings for a method.
-
-    Args:
-        method: The method.
-        **changes: Fields of `ReplayConfig` to set otherwise.
-    """
-    settings = {
-        Method.TOKEN: _TOKEN,
-        Method.STATE: _STATE,
-        Method.NONE: ReplayConfig(Method.NONE),
-    }
-    return replace(settings[Method(method)], **changes)
+    """Return the settings of the embedded pair: `load_pair("embedded").replay_config(method)`."""
+    return tuned_config(_SETTINGS, method, **changes)

@@ -1,17 +1,22 @@
 """Everything that `replay_core` raises on purpose.
 
 ReplayError
+ ├── CheckpointError        a checkpoint that is not there, or that the hub does not give
  ├── ConfigError            a setting, or a combination of settings, that cannot work
  ├── PairMismatchError      policy and base are not two states of one model
  ├── UnsupportedModelError  a model family (or a way of loading it) without an adapter
- ├── ContextError           tokens, pictures and positions that do not fit together
- ├── OptimisationError      token replay left the finite numbers
+ ├── ContextError           tokens, images and positions that do not fit together
+ ├── OptimisationError      token replay diverged
  └── SessionClosedError     a session was used after `close()`
 """
 
 
 class ReplayError(Exception):
-    """Root of all errors of this package."""
+    """The root of all errors of this package."""
+
+
+class CheckpointError(ReplayError, OSError):
+    """A checkpoint is not there, lacks files, or cannot be fetched from the hub."""
 
 
 class ConfigError(ReplayError, ValueError):
@@ -31,8 +36,8 @@ class ContextError(ReplayError, ValueError):
 
 
 class OptimisationError(ReplayError):
-    """Token replay's steps led to infinite or undefined embeddings."""
+    """The steps of token replay led to infinite or undefined embeddings."""
 
 
 class SessionClosedError(ReplayError):
-    """The session was closed: its caches are gone and it cannot go on."""
+    """The session was closed: its caches are freed, and it cannot be used any more."""

@@ -1,8 +1,8 @@
-"""From logits to tokens: sampling, and when to stop."""
+"""From logits to tokens: how to sample, and when to stop."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,14 +15,31 @@ FinishReason = Literal["stop", "length"]
 T = TypeVar("T")
 
 
+class Decoding(TypedDict, total=False):
+    """The settings of decoding, which every method that lets the policy write takes.
+
+    Attributes:
+        stop_strings: Texts that end the generation as soon as they are complete; they are kept.
+        temperature: Divisor of the logits; 0, the default, takes the most probable token.
+        top_p: Share of the probability that the tokens to draw from reach together, in (0, 1];
+            1 by default. It matters for temperatures above 0 only.
+        seed: Seed of the sampler; None, the default, takes torch's global generator.
+    """
+
+    stop_strings: Sequence[str]
+    temperature: float
+    top_p: float
+    seed: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """How probable the policy held a token to be, before temperature and top-p.
+    """The log-probability of a token under the policy, before temperature and top-p.
 
     Attributes:
         token_id: The token.
-        logprob: In nats.
-        top: The most probable tokens at its place, with theirs.
+        logprob: Its log-probability in nats.
+        top: The most probable tokens at its place, each with its log-probability.
     """
 
     token_id: int
@@ -32,14 +49,14 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Generation:
-    """What the policy wrote.
+    """The tokens that the policy wrote, and their text.
 
     Attributes:
         token_ids: The generated tokens, with the end-of-turn token if there is one.
         text: The same, decoded without special tokens.
         finish_reason: "stop" at an end-of-turn token or a stop string (which is kept), "length"
             when `max_new_tokens` or the model's positions were used up.
-        logprobs: Of every token, where they were asked for.
+        logprobs: One entry for every token, if they were requested.
     """
 
     token_ids: tuple[int, ...]
@@ -49,7 +66,7 @@ class Generation:
 
 
 GREEDY_BELOW = 1e-5
-"""Temperatures below it take the most probable token: by less, logits overflow."""
+"""Temperatures below it take the most probable token: a division by less overflows."""
 
 
 class Sampler:
@@ -61,9 +78,9 @@ class Sampler:
         """Prepare to draw.
 
         Args:
-            temperature: Divides the logits; 0, or nearly so, takes the most probable token.
-            top_p: Share of the probability that the tokens to draw from must reach together.
-            seed: Makes the draws repeatable; None takes torch's global generator.
+            temperature: As in `Decoding`.
+            top_p: As in `Decoding`.
+            seed: As in `Decoding`.
 
         Raises:
             ConfigError: a negative temperature, or top_p outside (0, 1].
@@ -81,7 +98,7 @@ class Sampler:
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def __call__(self, logits_V: Tensor) -> int:
-        """The next token."""
+        """Draw the next token."""
         if not self._warpers:
             return int(logits_V.argmax())
         scores_1V = logits_V[None].float().cpu()
@@ -97,9 +114,9 @@ class StopRule:
         """Prepare to decide.
 
         Args:
-            tokenizer: Decodes the tail that is searched for stop strings.
+            tokenizer: Decodes the last tokens, which are searched for stop strings.
             eos_ids: End-of-turn tokens.
-            stop_strings: Texts that end the generation as soon as they are complete.
+            stop_strings: As in `Decoding`.
 
         Raises:
             ConfigError: an empty stop string.
@@ -113,7 +130,7 @@ class StopRule:
         self._tail = 4 * max(map(len, self._stop_strings), default=0)
 
     def __call__(self, ids: Sequence[int]) -> bool:
-        """Whether the last of these generated tokens is the end."""
+        """Tell whether the last of these generated tokens is the end."""
         if ids[-1] in self._eos_ids:
             return True
         if not self._stop_strings:
@@ -127,15 +144,18 @@ class TokenWriter:
 
     Attributes:
         ids: Its tokens so far.
-        logprobs: Theirs, where they were asked for.
+        logprobs: Their log-probabilities, if they were requested.
     """
 
-    def __init__(self, sample: Sampler, ends: StopRule, logprobs: int | None = None) -> None:
+    def __init__(
+        self, sample: Sampler, stops: StopRule, limit: int, logprobs: int | None = None
+    ) -> None:
         """Start with nothing.
 
         Args:
             sample: Draws a token.
-            ends: Says whether it is the last.
+            stops: Decides whether it is the last.
+            limit: Number of tokens to write at most.
             logprobs: How many of the most probable tokens to keep at each place; None keeps no
                 log-probabilities at all.
 
@@ -146,12 +166,44 @@ class TokenWriter:
             raise ConfigError(f"logprobs is {logprobs}, but must be 0 or more")
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
-        self._sample, self._ends, self._top = sample, ends, logprobs
-        self._finish: FinishReason = "length"
+        self._sample, self._stops, self._limit, self._top = sample, stops, limit, logprobs
+        self._stopped = False
 
-    def goes_on(self, limit: int) -> bool:
-        """Whether another token follows, of at most `limit`."""
-        return self._finish == "length" and len(self.ids) < limit
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        limit: int,
+        logprobs: int | None = None,
+        *,
+        stop_strings: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Self:
+        """Start with nothing, by the settings of `Decoding`.
+
+        Args:
+            model: The model whose end-of-turn tokens stop it.
+            tokenizer: The tokenizer of the model.
+            limit: As in the constructor.
+            logprobs: As in the constructor.
+            stop_strings: As in `Decoding`.
+            temperature: As in `Decoding`.
+            top_p: As in `Decoding`.
+            seed: As in `Decoding`.
+
+        Raises:
+            ConfigError: a setting is out of range.
+        """
+        stops = StopRule(tokenizer, eos_ids(model, tokenizer), stop_strings)
+        return cls(Sampler(temperature, top_p, seed), stops, limit, logprobs)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no other token follows."""
+        return self._stopped or len(self.ids) >= self._limit
 
     def write(self, logits_V: Tensor) -> int:
         """Draw the next token."""
@@ -161,25 +213,25 @@ class TokenWriter:
             best, ids = logprob_V.topk(min(self._top, len(logprob_V)))
             top = tuple(zip(ids.tolist(), best.tolist(), strict=True))
             self.logprobs.append(TokenLogprob(self.ids[-1], float(logprob_V[self.ids[-1]]), top))
-        if self._ends(self.ids):
-            self._finish = "stop"
+        self._stopped = self._stops(self.ids)
         return self.ids[-1]
 
     def generation(self, tokenizer: Any) -> Generation:
-        """What was written."""
+        """Decode the tokens so far."""
         text = tokenizer.decode(self.ids, skip_special_tokens=True)
-        return Generation(tuple(self.ids), text, self._finish, tuple(self.logprobs))
+        reason: FinishReason = "stop" if self._stopped else "length"
+        return Generation(tuple(self.ids), text, reason, tuple(self.logprobs))
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The end-of-turn tokens of a model's generation config and of its tokenizer."""
+    """List the end-of-turn tokens of a model's generation config and of its tokenizer."""
     named = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
     flat = [ids if isinstance(ids, list) else [ids] for ids in named if ids is not None]
     return tuple(sorted({int(token) for ids in flat for token in ids}))
 
 
 def run_to_end(stream: Generator[Any, None, T]) -> T:
-    """What a generator returns at its end."""
+    """Run a generator to its end, and return its value."""
     while True:
         try:
             next(stream)

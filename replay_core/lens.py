@@ -1,4 +1,4 @@
-"""The logit lens: what a layer would predict, how sure it is, and how far two models differ.
+"""The logit lens: the predictions of a layer, their entropy, and the divergence of two models.
 
 Everything here takes raw activations (a decoder layer's output) and applies the final norm
 itself, exactly once. (In `output_hidden_states` of transformers the last entry is already
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 _COLUMNS = 8192
-"""Entries of the vocabulary that are looked at together: few enough for a processor's cache."""
+"""Entries of the vocabulary to take together: few enough for a processor's cache."""
 
 _CELL_BYTES = 12
 """Bytes per logit: the head's output, its float32 copy and the exponential live at once."""
@@ -24,12 +24,12 @@ _CELL_BYTES = 12
 
 @dataclass(frozen=True)
 class Lens:
-    """The way from an activation to logits, for one model.
+    """The logit lens of one model: from activations to logits.
 
     Attributes:
         norm: The final norm.
         head: The LM head.
-        memory_bytes: What one chunk of logits, or of gathered head rows, may take.
+        memory_bytes: Upper bound, in bytes, of one chunk of logits or of gathered head rows.
     """
 
     norm: Callable[[Tensor], Tensor]
@@ -37,12 +37,12 @@ class Lens:
     memory_bytes: int
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits `(N, V)` in float32, of a few rows: not bounded in memory."""
+        """Compute logits `(N, V)` in float32, of a few rows: not bounded in memory."""
         logits: Tensor = self.head(self.norm(hidden_ND))
         return logits.float()
 
     def read(self, hidden_ND: Tensor, top_k: int | None = None) -> tuple[Tensor, "Targets | None"]:
-        """Entropies and, in the same pass, the most probable entries.
+        """Compute entropies and, in the same pass, the most probable entries.
 
         Args:
             hidden_ND: Activations.
@@ -63,10 +63,10 @@ class Lens:
     def _read(
         self, hidden_ND: Tensor, width: int, top_k: int | None
     ) -> tuple[Tensor, "Targets | None"]:
-        """One pass over the vocabulary, `width` entries at a time, with a running log-sum-exp.
+        """Pass over the vocabulary, `width` entries at a time, with a running log-sum-exp.
 
-        With `p = exp(x - m) / Z`, the entropy is `log Z - sum p (x - m)`: of all that was seen,
-        only the maximum m, Z, and the sum have to be kept.
+        With `p = exp(x - m) / Z`, the entropy is `log Z - sum p (x - m)`: only the maximum m, Z,
+        and the sum are kept between two steps.
         """
         normed_ND = self.norm(hidden_ND).to(self.head.weight.device)
         best: list[tuple[Tensor, Tensor]] = []
@@ -94,11 +94,11 @@ class Lens:
     def _targets(
         self, normed_ND: Tensor, best: Sequence[tuple[Tensor, Tensor]], top_k: int
     ) -> "Targets":
-        """The `top_k` most probable entries of each row, out of those of parts of the vocabulary.
+        """Select the `top_k` most probable entries of each row from those of every part.
 
         Args:
             normed_ND: The rows.
-            best: Logits and entries of each part's most probable ones.
+            best: Logits and ids of the most probable entries of each part.
             top_k: How many to keep.
         """
         logits_NC = torch.cat([values for values, _ in best], dim=-1)
@@ -112,10 +112,10 @@ class Lens:
     def _gathered(
         self, normed_ND: Tensor, ids_NK: Tensor
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Logits of K entries a row, in float32 whatever the weights are, a chunk at a time.
+        """Compute logits of K entries a row, in float32 whatever the weights are, chunk by chunk.
 
-        The head's own 8 bits in bfloat16 leave 3e-4 nats of noise in a divergence, as much as
-        there may be to measure.
+        In bfloat16 the head's 8 bits leave 3e-4 nats of noise in a divergence, which may be no
+        larger itself.
 
         Yields:
             Which rows, their logits `(n, K)`, and the head's rows `(n, K, D)`.
@@ -129,18 +129,18 @@ class Lens:
             yield rows, logits_NK, rows_NKD
 
     def _block(self, normed_ND: Tensor, columns: slice) -> Tensor:
-        """Logits of some entries of the vocabulary, in float32."""
+        """Compute logits of some entries of the vocabulary, in float32."""
         bias = None if self.head.bias is None else self.head.bias[columns]
         return nn.functional.linear(normed_ND, self.head.weight[columns], bias).float()
 
     @property
     def _columns(self) -> int:
-        """How many entries of the vocabulary to take at once."""
+        """Number of vocabulary entries to take at once."""
         within = max(1, self.memory_bytes // _CELL_BYTES)
         return min(self.head.out_features, _COLUMNS, within)
 
     def restricted_kl(self, hidden_ND: Tensor, targets: "Targets") -> Tensor:
-        """KL(base || this model) on the base's top entries, renormalised on both sides.
+        """Compute KL(base || this model) on the base's top entries, renormalised on both sides.
 
         Args:
             hidden_ND: This model's activations; gradients flow back to them.
@@ -155,7 +155,7 @@ class Lens:
         return kl_N
 
     def compare(self, hidden_ND: Tensor, base: "Lens", base_ND: Tensor) -> "LensComparison":
-        """This model's lens beside the base's, over the whole vocabulary.
+        """Compare this model's lens with the base's, over the whole vocabulary.
 
         Args:
             hidden_ND: This model's activations.
@@ -183,20 +183,20 @@ class Lens:
         return LensComparison.join(parts)
 
     def chunks(self, rows: int, row_bytes: int) -> Iterator[slice]:
-        """Parts of so many rows that each takes at most `memory_bytes`."""
+        """Split rows into parts that take at most `memory_bytes` each."""
         step = max(1, self.memory_bytes // row_bytes)
         return (slice(start, start + step) for start in range(0, max(1, rows), step))
 
 
 @dataclass(frozen=True, eq=False)
 class LensComparison:
-    """Two models' lenses at the same activations: tensors of one shape, `(N,)` or `(L, T)`.
+    """A comparison of two models' lenses: tensors of one shape, `(N,)` or `(L, T)`.
 
     Attributes:
         kl: KL(base || model) over the whole vocabulary, in nats.
         base_entropy: The base's entropy in nats.
         entropy: The model's entropy in nats.
-        changed: Whether the model's most probable entry is another one than the base's.
+        changed: Whether the model's most probable entry differs from the base's.
     """
 
     kl: Tensor
@@ -210,7 +210,7 @@ class LensComparison:
         parts: "Sequence[LensComparison]",
         how: Callable[[list[Tensor]], Tensor] = torch.cat,
     ) -> "LensComparison":
-        """Several as one, by `torch.cat` (chunks of rows) or `torch.stack` (layers)."""
+        """Join several comparisons, by `torch.cat` (chunks of rows) or `torch.stack` (layers)."""
         names = [field.name for field in fields(cls)]
         return cls(**{name: how([getattr(part, name) for part in parts]) for name in names})
 
@@ -236,11 +236,11 @@ class Targets:
         )
 
     def select(self, rows: Tensor | slice) -> "Targets":
-        """Some of the rows, by index, mask or slice."""
+        """Select rows, by index, mask or slice."""
         return Targets(self.ids_NK[rows], self.log_probs_NK[rows])
 
     def to(self, device: torch.device) -> "Targets":
-        """The same on another device."""
+        """Copy to another device."""
         return Targets(self.ids_NK.to(device), self.log_probs_NK.to(device))
 
 

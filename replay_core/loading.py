@@ -1,11 +1,15 @@
-"""Load a policy and its base from folders or from the Hugging Face hub."""
+"""Load a policy and its base, from the package, folders or the Hugging Face hub."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -14,9 +18,10 @@ from transformers import (
 )
 
 from visreplay.replay_core import lora
-from visreplay.replay_core.compatibility import architecture, check_alike, picture_processing
-from visreplay.replay_core.config import Method, ReplayConfig, Teacher
-from visreplay.replay_core.errors import UnsupportedModelError
+from visreplay.replay_core.compatibility import architecture, check_alike, image_processing
+from visreplay.replay_core.config import Method, ReplayConfig, Teacher, tuned_config
+from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
+from visreplay.replay_core.errors import CheckpointError, UnsupportedModelError
 from visreplay.replay_core.pair import ModelPair
 
 
@@ -24,6 +29,7 @@ def load_pair(
     policy: str,
     base: str | None = None,
     *,
+    replay: ReplayConfig | Method | str | None = None,
     dtype: torch.dtype | str = "auto",
     device: str = "auto",
     base_device: str | None = None,
@@ -31,89 +37,181 @@ def load_pair(
     processor: str | None = None,
     **model_kwargs: Any,
 ) -> ModelPair:
-    """Load a policy and its base, from folders or from the Hugging Face hub.
+    """Load a policy and its base, from the package, folders or the Hugging Face hub.
 
     What can be compared without weights is compared first, and of the base only the layers that
     will be needed are read. A policy that is a LoRA adapter is put onto its base, which is read
     once and serves as both (`ModelPair.from_peft`).
 
     Args:
-        policy: Folder or hub id of the model that answers, or of a LoRA adapter.
-        base: The same of the model that it was trained from; None for the plain policy, or for
-            the base that an adapter names.
-        dtype: Of the weights; "auto" takes the checkpoint's.
+        policy: Folder or hub id of the model that answers, or of a LoRA adapter. "embedded" is
+            the pair that ships with the package; a folder of that name is "./embedded".
+        base: Folder or hub id of the model that the policy was trained from. None loads the plain
+            policy, or the base that an adapter names, or the embedded policy's base.
+        replay: The only way in which the pair will be replayed: no base is loaded where it
+            needs none, and no layer that it does not read. None loads the pair for all ways.
+        dtype: Data type of the weights; "auto" takes the checkpoint's.
         device: "auto" takes a GPU if there is one. Not used if there is a `device_map`.
         base_device: Where to put the base, if not where the policy goes. Models that are apart
             share no tensors. Not used for an adapter, whose base is the policy's.
-        replay_layers: How many of the base's layers will be needed; None keeps all.
+        replay_layers: Number of the base's layers that will be needed; None keeps all.
         processor: Folder or hub id of the processor to use for both. By default it is the
-            policy's, and the base's must prepare pictures in the same way. An adapter without a
+            policy's, and the base's must prepare images in the same way. An adapter without a
             processor takes the base's.
         **model_kwargs: For `from_pretrained`: `device_map`, `attn_implementation`, ...
 
     Raises:
-        PairMismatchError: architecture, vocabulary or picture processing differ.
+        CheckpointError: a path that is not there, or a hub that does not give a checkpoint.
+        PairMismatchError: architecture, vocabulary or image processing differ.
         UnsupportedModelError: no adapter knows the models, weights are missing, or a LoRA cannot
             be taken apart from its base, or takes peft to load.
+
+    Example:
+        >>> pair = load_pair("embedded", device="cpu")
+        >>> pair.names
+        ('embedded policy', 'embedded base')
+        >>> pair.replay_config("token").replay_layers
+        2
     """
-    adapted = lora.is_adapter(policy)
-    weights = policy
+    embedded = EMBEDDED_PAIRS.get(policy)
+    tuned = {} if embedded is None else embedded.settings
+    if base is None and embedded is not None:
+        base = policy
+    policy_at, policy_name = _locate(policy, role=0)
+    adapted = lora.is_adapter(policy_at)
+    if replay is not None:
+        config = tuned_config(tuned, replay)
+        if replay_layers is None and not config.swap_roles:
+            replay_layers = config.depth
+        plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
+        base = None if plain and not adapted else base
     if adapted:
-        base = weights = base or lora.base_of(policy)
-        if not lora.has_processor(policy):
-            processor = processor or base
-    chosen = AutoProcessor.from_pretrained(processor or policy)
-    policy_config = AutoConfig.from_pretrained(weights)
+        base = base or lora.base_of(policy_at)
+    if processor is not None:
+        processor, _ = _locate(processor, role=0)
+    base_at, base_name = (None, None) if base is None else _locate(base, role=1)
+    weights = policy_at
+    if adapted:
+        assert base_at is not None
+        weights = base_at
+        if not lora.has_processor(policy_at):
+            processor = processor or base_at
+    chosen = _read(AutoProcessor, processor or policy_at)
+    policy_config = _read(AutoConfig, weights)
     base_config = None
-    if base is not None:
-        base_config = AutoConfig.from_pretrained(base)
+    if base_at is not None:
+        base_config = _read(AutoConfig, base_at)
         check_alike(architecture(policy_config), architecture(base_config))
-        base_processor = AutoProcessor.from_pretrained(base)
+        base_processor = _read(AutoProcessor, base_at)
         check_alike(chosen.tokenizer.get_vocab(), base_processor.tokenizer.get_vocab())
         if processor is None:
-            check_alike(picture_processing(chosen), picture_processing(base_processor))
-    if device == "auto":
-        accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
-        device = next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
+            check_alike(image_processing(chosen), image_processing(base_processor))
+    device = _default_device() if device == "auto" else device
     kwargs = {"dtype": dtype, **model_kwargs}
     policy_model = _load(weights, policy_config, device, kwargs)
     if adapted:
-        return ModelPair.from_peft(lora.attach(policy_model, policy), chosen, replay_layers)
-    base_model = None
-    if base is not None:
-        if replay_layers is not None:
-            keep_layers(base_config, replay_layers)
-        if base_device is not None:
-            kwargs.pop("device_map", None)
-        base_model = _load(base, base_config, base_device or device, kwargs)
-    return ModelPair.assemble(policy_model, base_model, chosen, replay_layers)
+        pair = ModelPair.from_peft(lora.attach(policy_model, policy_at), chosen, replay_layers)
+    else:
+        base_model = None
+        if base_at is not None:
+            if replay_layers is not None:
+                keep_layers(base_config, replay_layers)
+            if base_device is not None:
+                kwargs.pop("device_map", None)
+            base_model = _load(base_at, base_config, base_device or device, kwargs)
+        pair = ModelPair.assemble(policy_model, base_model, chosen, replay_layers)
+    return replace(pair, names=(policy_name, base_name), tuned=tuned)
 
 
-def load_for(config: ReplayConfig, policy: str, base: str | None, **options: Any) -> ModelPair:
-    """Load what a way of replaying needs: no base where it uses none, no layer that it never reads.
+def load_for(
+    replay: ReplayConfig | str, policy: str, base: str | None, **options: Any
+) -> ModelPair:
+    """Load a pair for one way of replaying: `load_pair(policy, base, replay=replay, ...)`."""
+    return load_pair(policy, base, replay=replay, **options)
+
+
+def _default_device() -> str:
+    """Return the name of a GPU, if there is one, or else of the CPU."""
+    accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    return next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
+
+
+def _locate(name: str, role: int) -> tuple[str, str]:
+    """Find a checkpoint.
 
     Args:
-        config: How to replay.
-        policy: As in `load_pair`.
-        base: As in `load_pair`; an adapter's is loaded in any case.
-        **options: As in `load_pair`.
+        name: The name of an embedded pair, a folder or a hub id.
+        role: Which checkpoint of an embedded pair: 0 the policy, 1 the base.
+
+    Returns:
+        Its folder or hub id, and what records call it.
 
     Raises:
-        PairMismatchError: As `load_pair`.
-        UnsupportedModelError: As `load_pair`.
+        CheckpointError: a path that is not there, or a hub that does not give the checkpoint.
     """
-    plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
-    if plain and not lora.is_adapter(policy):
-        base = None
-    layers = None if config.swap_roles else config.depth
-    return load_pair(policy, base, replay_layers=layers, **options)
+    embedded = EMBEDDED_PAIRS.get(name)
+    if embedded is not None:
+        return str((embedded.policy, embedded.base)[role]), embedded.names[role]
+    folder = os.path.expanduser(name)
+    if not os.path.isdir(folder):
+        if name.startswith(("./", "../", "/", "~")) or name.endswith(("/", os.sep)):
+            raise CheckpointError(
+                f"there is no folder {name!r}, and a checkpoint that is written as a path must be "
+                "one: correct the path, or give a Hugging Face id (owner/name) or 'embedded'"
+            )
+        _check_hub(name)
+    return folder, name
+
+
+def _check_hub(name: str) -> None:
+    """Ask the hub for a checkpoint once: transformers would try for minutes.
+
+    Raises:
+        CheckpointError: the hub cannot be reached, or does not give the checkpoint.
+    """
+    files = ("config.json", "adapter_config.json")
+    try:
+        if any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+            return
+        get_hf_file_metadata(hf_hub_url(name, files[0]))
+    except EntryNotFoundError:
+        return  # an adapter has no configuration of a model
+    except Exception as error:  # of the network, the hub's answer, or the form of the name
+        raise _refusal(name, error) from error
+
+
+def _read(auto_class: Any, name: str) -> Any:
+    """Load the processor or the configuration of a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        return auto_class.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _refusal(name, error) from error
+
+
+def _refusal(name: str, error: Exception) -> CheckpointError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if os.path.isdir(name):
+        way_out = "give the folder of a whole checkpoint"
+    else:
+        way_out = (
+            "no such folder is here, so it was looked for on the Hugging Face hub. Check the name "
+            "and the network, log in if the model is gated (`hf auth login`), or give a folder"
+        )
+    return CheckpointError(f"cannot read the checkpoint {name!r} ({reason}): {way_out}")
 
 
 def _load(name: str, config: Any, device: str, kwargs: dict[str, Any]) -> PreTrainedModel:
-    with _quiet("transformers.modeling_utils"):
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, config=config, output_loading_info=True, **kwargs
-        )
+    try:
+        with _quiet("transformers.modeling_utils"):
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                name, config=config, output_loading_info=True, **kwargs
+            )
+    except OSError as error:
+        raise _refusal(name, error) from error
     model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -129,8 +227,8 @@ def _load(name: str, config: Any, device: str, kwargs: dict[str, Any]) -> PreTra
 def _quiet(name: str) -> Iterator[None]:
     """Silence a logger: here, a table of all the layers that were left out on purpose.
 
-    What else could be in it is an error of ours (`missing_keys`) or of transformers' own. The
-    logger keeps its level, since transformers takes a higher one as a wish for another table.
+    Anything else in it would raise an error of ours (`missing_keys`) or of transformers'. The
+    logger keeps its level, since transformers prints another table at a higher one.
     """
     noisy = logging.getLogger(name)
     before, noisy.disabled = noisy.disabled, True
@@ -141,7 +239,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def keep_layers(config: Any, count: int) -> None:
-    """Let a model that is built from this configuration have only `count` decoder layers."""
+    """Limit a configuration to `count` decoder layers."""
     text = config.get_text_config()
     text.num_hidden_layers = min(count, text.num_hidden_layers)
     if getattr(text, "layer_types", None):

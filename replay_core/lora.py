@@ -2,7 +2,7 @@
 
 peft's own way to the base, `disable_adapter`, toggles a state of the model: two sessions in two
 threads would trip over each other. Here policy and base are instead two trees of modules over the
-same tensors. The policy's tree has peft's LoRA layers, the base's has what they wrap.
+same tensors. The policy's tree has peft's LoRA layers, the base's has the layers inside them.
 """
 
 import warnings
@@ -25,7 +25,7 @@ WAY_OUT = "or merge it (`merge_and_unload`), and give policy and base as two mod
 
 
 def split(adapted: "PeftModel") -> tuple[PreTrainedModel, PreTrainedModel]:
-    """The model with its adapter and the model beneath, without a copy of any tensor.
+    """Split an adapted model into policy and base, without a copy of any tensor.
 
     LoRA layers on language and vision, with DoRA or rank stabilisation, and fully trained
     modules (`modules_to_save`) are taken apart. The peft model itself is left as it is, and
@@ -47,9 +47,9 @@ def split(adapted: "PeftModel") -> tuple[PreTrainedModel, PreTrainedModel]:
 
 
 def _tree(model: Any, inner: Callable[[Any], Any]) -> Any:
-    """A second tree of modules over the same tensors, with `inner` in the place of wrappers."""
-    # What stands in the memo of a deep copy counts as copied already: the tensors, as themselves,
-    # and wrappers, as a copy of what is in them. Innermost ones first, since they may be nested.
+    """Build a second tree of modules over the same tensors, with `inner` in place of wrappers."""
+    # A deep copy takes whatever its memo holds as copied already: tensors as themselves, and
+    # wrappers as a copy of their inner module. Innermost ones first, since they may be nested.
     memo: dict[int, Any] = {id(it): it for it in (*model.parameters(), *model.buffers())}
     for module in reversed(list(model.modules())):
         if inner(module) is not module:
@@ -58,7 +58,7 @@ def _tree(model: Any, inner: Callable[[Any], Any]) -> Any:
 
 
 def _trained(module: Any) -> Any:
-    """What the policy runs in the place of a module: LoRA layers as they are."""
+    """Return the module that the policy runs in place of another: LoRA layers as they are."""
     from peft.utils.other import ModulesToSaveWrapper
 
     if isinstance(module, ModulesToSaveWrapper):
@@ -69,7 +69,7 @@ def _trained(module: Any) -> Any:
 
 
 def _original(module: Any) -> Any:
-    """What the base runs in the place of a module."""
+    """Return the module that the base runs in place of another."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -128,7 +128,7 @@ def _check_config(config: "LoraConfig") -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a checkpoint, folder or hub id, is an adapter and no whole model.
+    """Tell whether a checkpoint (folder or hub id) is an adapter and no whole model.
 
     Raises:
         UnsupportedModelError: it is one, but peft is not installed.
@@ -143,7 +143,7 @@ def is_adapter(name: str) -> bool:
 
 
 def base_of(name: str) -> str:
-    """Folder or hub id of the base that an adapter was trained on, by its own account.
+    """Return the folder or hub id of the base that an adapter says it was trained on.
 
     Raises:
         UnsupportedModelError: it names none.
@@ -160,11 +160,11 @@ def attach(model: PreTrainedModel, name: str) -> "PeftModel":
     """Put an adapter onto a model.
 
     Args:
-        model: The base. It is changed: use what is returned instead.
+        model: The base. It is changed: use the returned model instead.
         name: Folder or hub id of the adapter.
 
     Raises:
-        UnsupportedModelError: the checkpoint lacks weights that its configuration speaks of.
+        UnsupportedModelError: the checkpoint lacks weights that its configuration names.
     """
     from peft import PeftModel
 
@@ -183,7 +183,7 @@ def attach(model: PreTrainedModel, name: str) -> "PeftModel":
 
 
 def has_processor(name: str) -> bool:
-    """Whether a checkpoint, folder or hub id, comes with a processor of its own."""
+    """Tell whether a checkpoint (folder or hub id) comes with a processor of its own."""
     files = (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME)
     quiet = ("missing_entries", "connection_errors")
     options = {f"_raise_exceptions_for_{reason}": False for reason in quiet}

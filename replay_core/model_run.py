@@ -1,6 +1,7 @@
-"""One model on its way through a context."""
+"""The run of one model over a context."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,21 +14,21 @@ from visreplay.replay_core.segment import Segment, VisualBlock
 
 
 class ModelRun:
-    """A model with the cache that it leaves behind.
+    """A model and its cache.
 
     Attributes:
         adapter: The model.
-        lens: The way from its activations to logits.
-        cache: Keys and values of the layers that run, so far.
+        lens: The logit lens of the model.
+        cache: Keys and values so far, of the layers that run.
     """
 
     def __init__(self, adapter: ModelAdapter, depth: int, config: ReplayConfig) -> None:
-        """Start at the beginning.
+        """Start with an empty cache.
 
         Args:
             adapter: The model.
-            depth: How many of its first layers run.
-            config: Chunk sizes.
+            depth: Number of its first layers that run.
+            config: Settings, of which the chunk sizes count here.
         """
         self.adapter = adapter
         self.lens = Lens(adapter.norm, adapter.head, config.memory_bytes)
@@ -42,19 +43,22 @@ class ModelRun:
         *,
         whole: bool = False,
     ) -> Tensor:
-        """Run over new positions; returns what `ModelAdapter.run` does.
+        """Run over new positions.
 
         Args:
-            features: What they feed in.
+            features: Their input features.
             positions_3T: Their rotary positions.
-            visit: Sees, and may replace, every layer's output.
+            visit: A visitor, which may replace every layer's output.
             whole: Take them at once, whatever `query_chunk` says.
+
+        Returns:
+            The output of the last layer, `(T, D)`, as of `ModelAdapter.run`.
         """
         chunk = None if whole else self._config.query_chunk
         return self.adapter.run(features, positions_3T, self.cache, visit=visit, chunk=chunk)
 
     def prefix(self, length: int) -> "ModelRun":
-        """The run as it was after `length` positions, if it has come that far."""
+        """Fork the run as it was after `length` positions, or as it is if it is shorter."""
         run = ModelRun(self.adapter, 0, self._config)
         run.cache = self.cache.prefix(min(length, self.cache.length))
         return run
@@ -77,14 +81,14 @@ class ActivationRecorder:
         return [self.of(layer) for layer in range(len(self._chunks))]
 
     def of(self, layer: int) -> Tensor:
-        """Activations `(T, D)` of one layer. Its chunks are joined once."""
+        """Return the activations `(T, D)` of one layer. Its chunks are joined once."""
         if len(self._chunks[layer]) > 1:
             self._chunks[layer] = [torch.cat(self._chunks[layer])]
         return self._chunks[layer][0]
 
 
 class SingleModelRun(ModelRun):
-    """A model alone on its way through whole segments: no other model, no replay."""
+    """The run of a model alone over whole segments: no other model, no replay."""
 
     def __init__(
         self,
@@ -93,13 +97,13 @@ class SingleModelRun(ModelRun):
         depth: int,
         config: ReplayConfig,
     ) -> None:
-        """Start at the beginning.
+        """Start with an empty cache.
 
         Args:
             adapter: The model.
-            features: What a visual block feeds into it: its own tower may have been dropped.
-            depth: How many of its first layers run.
-            config: Chunk sizes.
+            features: Computes the features of a visual block: the own tower may be dropped.
+            depth: Number of its first layers that run.
+            config: Settings, of which the chunk sizes count here.
         """
         super().__init__(adapter, depth, config)
         self._features = features
@@ -107,7 +111,7 @@ class SingleModelRun(ModelRun):
 
     @torch.no_grad()
     def append(self, segment: Segment, visit: Visitor) -> None:
-        """Run over new tokens, and show the activations of the visual ones to a visitor."""
+        """Run over new tokens, with a visitor at the visual ones."""
         for ids_T, block in segment.pieces():
             if block is None:
                 positions_3T = self.adapter.text_positions(len(ids_T), self._position)
@@ -126,16 +130,27 @@ def visual_activations(
     layers: int,
     config: ReplayConfig,
 ) -> list[Tensor]:
-    """Outputs `(N, D)` of a model's first layers at all visual tokens of some contexts.
+    """Compute the outputs `(N, D)` of a model's first layers at all visual tokens of some contexts.
 
     Args:
         adapter: The model.
-        segments: Each is a context of its own.
-        features: What a block feeds into it.
-        layers: How many layers.
-        config: Chunk sizes.
+        segments: The contexts, each one segment.
+        features: Computes the features of a visual block.
+        layers: Number of layers.
+        config: Settings, of which the chunk sizes count here.
     """
-    kept = ActivationRecorder(layers)
+    recorder = ActivationRecorder(layers)
     for segment in segments:
-        SingleModelRun(adapter, features, layers, config).append(segment, kept)
-    return kept.hidden
+        SingleModelRun(adapter, features, layers, config).append(segment, recorder)
+    return recorder.hidden
+
+
+@contextmanager
+def without_autograd() -> Iterator[None]:
+    """Turn gradients off, and inference mode too.
+
+    Tensors that are made inside a caller's inference mode could not be used for the gradients of
+    token replay.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield

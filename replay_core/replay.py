@@ -1,4 +1,4 @@
-"""Activation Replay itself: an offset on visual tokens, or the base's states in the policy's place.
+"""Activation Replay: an offset on visual tokens, or the base's activations in the policy.
 
 Source: arXiv 2511.19972 and method.md. Axes: L the layers that are compared, T positions, D hidden
 size, 3 rotary axes. Layer `l` always means the *output* of decoder layer `l`, of both models.
@@ -19,10 +19,10 @@ from visreplay.replay_core.visitors import Divergence, in_turn
 
 @dataclass(frozen=True, eq=False)
 class Offset:
-    """What token replay adds to one visual block.
+    """The offset that token replay adds to one visual block.
 
     Attributes:
-        delta_TD: In float32.
+        delta_TD: The offset in float32.
         layer: Where it enters: 0 is the input embedding, l the output of decoder layer `l - 1`.
     """
 
@@ -30,14 +30,14 @@ class Offset:
     layer: int
 
     def on(self, features: Features) -> Features:
-        """What to run with, in place of the block's own features."""
+        """Add the offset to the block's features, if it enters there."""
         if self.layer:
             return features
         return replace(features, embeds_TD=_add(features.embeds_TD, self.delta_TD))
 
     @property
     def visitor(self) -> Visitor | None:
-        """What to run with so that the offset enters; None if it is in the embeddings already."""
+        """A visitor that adds the offset; None if it is in the embeddings already."""
         return self._enter if self.layer else None
 
     def _enter(self, layer: int, rows: slice, hidden_TD: Tensor) -> Tensor | None:
@@ -56,15 +56,15 @@ def token_replay(
 ) -> tuple[Offset, list[float]]:
     """Optimise an offset on one visual block (method A, steps 3 to 5).
 
-    The only function of this package with gradients; they reach the offset and nothing else.
+    The only function of this package with gradients, which reach the offset alone.
 
     Args:
         policy: The policy.
-        divergence: From the base on its low-entropy sets; what is to become smaller.
-        features: What the block feeds into the policy.
+        divergence: The divergence from the base on its low-entropy sets, which is minimised.
+        features: The block's features for the policy.
         positions_3T: Its rotary positions.
         context: The policy's cache of everything before the block, earlier offsets included. It
-            is read only: earlier offsets are frozen.
+            is not changed: earlier offsets are frozen.
         config: Steps, step size, optimiser, and where the offset enters.
 
     Returns:
@@ -72,7 +72,7 @@ def token_replay(
         nothing to compare, the offset is zero and there is no path.
 
     Raises:
-        OptimisationError: the steps were too large, and led out of the finite numbers.
+        OptimisationError: the steps were too large, and the offset is not finite.
     """
     # In float32 whatever the model's dtype: in bfloat16 most small steps would round away.
     delta_TD = torch.zeros_like(features.embeds_TD, dtype=torch.float32)
@@ -120,13 +120,13 @@ def token_replay(
 
 
 def _optimizer(delta_TD: Tensor, scale: float, config: ReplayConfig) -> torch.optim.Optimizer:
-    """The optimiser of an offset that has its first gradient.
+    """Make the optimiser of an offset that has its first gradient.
 
     Adam moves every coordinate by about its rate, however small its gradient is. So the rate is
     in units of the activations themselves (`scale`, their root mean square), which differ between
-    models. And what has a small gradient, compared with the first one's root mean square, has
-    to move little: without that floor the tokens outside the sets S are carried away from the
-    base.
+    models. And a coordinate whose gradient is small, compared with the root mean square of the
+    first one, has to move little: without that floor the tokens outside the sets S are carried
+    away from the base.
     """
     if config.optimizer == "sgd":
         return torch.optim.SGD([delta_TD], lr=config.rate)
@@ -143,7 +143,7 @@ def _scale_at_entry(
     context: KVCache,
     entry_layer: int,
 ) -> float:
-    """Root mean square of the activations that the offset is added to."""
+    """Compute the root mean square of the activations that the offset is added to."""
     entering_TD = features.embeds_TD
     if entry_layer:
         below = context.frozen(entry_layer)
@@ -157,7 +157,7 @@ def _add(activation_TD: Tensor, delta_TD: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class StateReplay:
-    """A visitor that puts the base's activations in the policy's place (method B).
+    """A visitor that replaces the policy's activations by the base's (method B).
 
     The reference code decides on layer `l` by the entropy of its *output*, but then replaces its
     *input*, the output of layer `l - 1`. The published limits were measured on outputs, so here

@@ -1,4 +1,4 @@
-"""What a session tells of its work: a record for every visual block, a report for every append."""
+"""The reports of a session: a record for every visual block, a report for every append."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from visreplay.replay_core.segment import Kind
 
 @dataclass(frozen=True, eq=False)
 class BlockRecord:
-    """What replay saw and did on one visual block.
+    """The record of replay on one visual block.
 
     Attributes:
         start: Index of its first token in the context.
         length: Number of its visual tokens.
         kind: "image" or "video".
         digest: Hash of its content.
-        extent: Rotary positions that it takes up.
+        extent: Number of rotary positions that it takes up.
         entropy_LT: The base's entropies in nats; no layers under method "none". With a sketch,
             estimates wherever the limit was not near.
-        chosen_LT: Where replay acts: the low-entropy sets S, unless `config.side` says otherwise.
-        replaced_LT: Of these, where state replay put the base's activations: where the base is
-            surer than the plain policy. None under the other methods.
+        chosen_LT: Positions where replay acts: the low-entropy sets S, or those of `config.side`.
+        replaced_LT: The chosen positions where state replay put the base's activations: there the
+            base has a lower entropy than the plain policy. None under the other methods.
         kl_before: Mean divergence of the policy without replay on this block from the base, on
             `chosen_LT`, in nats. Under token replay earlier blocks are replayed, under state
             replay nothing is. None where there is nothing to compare, and under state replay
             with a sketch.
-        kl_after: The same, of the policy after replay.
-        kl_path: The same before every step of token replay.
+        kl_after: The mean divergence after replay.
+        kl_path: The mean divergence before every step of token replay.
     """
 
     start: int
@@ -53,18 +53,18 @@ class BlockRecord:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """What one `append` did.
+    """The report of one `append`.
 
     Attributes:
         method: The session's method.
-        new_visual_tokens: Visual tokens among the appended ones.
+        new_visual_tokens: Number of visual tokens among the appended ones.
         kl_before: Mean divergence KL(base || policy) in nats over the compared layers and the
             low-entropy sets of the new visual tokens, restricted to the base's top entries,
             before they were replayed (`BlockRecord.kl_before`). Several blocks are weighted by
-            their length. None if there was nothing to compare, and
-            under state replay with a sketch, which saves the reading that it takes.
-        kl_after: The same, of the policy after replay.
-        optimisation_steps: Gradient steps over all new blocks.
+            their length. None if there was nothing to compare, and under state replay with a
+            sketch, which saves the lens passes for it.
+        kl_after: The same divergence after replay.
+        optimisation_steps: Number of gradient steps over all new blocks.
         seconds: Wall-clock time of the call.
     """
 
@@ -77,7 +77,7 @@ class ReplayReport:
 
     @classmethod
     def of(cls, method: Method, records: Sequence[BlockRecord], seconds: float) -> Self:
-        """The report on some new blocks."""
+        """Summarise the records of new blocks."""
         return cls(
             method=method,
             new_visual_tokens=sum(record.length for record in records),
@@ -89,7 +89,7 @@ class ReplayReport:
 
 
 def _mean(weighted: Sequence[tuple[float | None, int]]) -> float | None:
-    """Weighted mean of what is not None."""
+    """Compute the weighted mean of the values that are not None."""
     known = [(value, weight) for value, weight in weighted if value is not None]
     total = sum(weight for _, weight in known)
     return sum(value * weight for value, weight in known) / total if total else None

@@ -1,4 +1,4 @@
-"""What is appended to a context: token ids, and the pictures and clips between them."""
+"""Segments, which are appended to a context: token ids, with images and videos between them."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ BlockInputs = tuple[int, Mapping[str, Tensor]]
 
 
 class VisualTokens(Protocol):
-    """How a model family writes visual tokens (a `ModelAdapter` is one)."""
+    """The way in which a model family writes visual tokens (a `ModelAdapter` is one)."""
 
     @property
     def placeholders(self) -> Mapping[int, Kind]:
-        """The placeholder ids, and what each stands for."""
+        """The placeholder ids, and the kind of block that each stands for."""
 
     def split(self, kind: Kind, batch: Mapping[str, Any]) -> Sequence[BlockInputs]:
-        """All blocks of one kind in a processor's output, in order.
+        """Split all blocks of one kind out of a processor's output, in order.
 
         Raises:
             ContextError: the output contradicts itself.
@@ -34,19 +34,19 @@ class VisualTokens(Protocol):
 
 @dataclass(frozen=True)
 class VisualBlock:
-    """One image or one video clip among the tokens of a segment.
+    """One image or one video among the tokens of a segment.
 
     It is the unit of replay, and a stretch of placeholders without a gap. A family that writes a
-    clip as several stretches has a block for each of them (`families.py`).
+    video as several stretches has a block for each of them (`families/`).
 
-    Two blocks are equal if they show the same, wherever they stand.
+    Two blocks are equal if their content is, wherever they stand.
 
     Attributes:
         start: Index of its first token in the segment.
         length: Number of its visual tokens.
         kind: "image" or "video"; where a family writes frames as images, they are images.
-        inputs: What the processor returned for it, under the processor's own names
-            (`pixel_values`, `image_grid_thw`, ...), as if there were nothing else.
+        inputs: The processor's output for it, under the processor's own names (`pixel_values`,
+            `image_grid_thw`, ...), as if there were no other block.
         digest: Hash of the content.
     """
 
@@ -77,7 +77,7 @@ class VisualBlock:
         return self.start + self.length
 
     def at(self, start: int) -> Self:
-        """The same block elsewhere. The content is not hashed again."""
+        """Move the block to another index, without hashing its content again."""
         moved = copy(self)
         object.__setattr__(moved, "start", start)
         return moved
@@ -122,7 +122,7 @@ class Segment:
 
     @classmethod
     def from_ids(cls, ids: Sequence[int]) -> "Segment":
-        """A segment of text alone."""
+        """Make a segment of text alone."""
         return cls(torch.tensor(ids, dtype=torch.long))
 
     @classmethod
@@ -130,9 +130,9 @@ class Segment:
         """Split the output of a Hugging Face processor for one prompt into blocks.
 
         Args:
-            batch: `input_ids` (1, T) and, as far as there is something visual, what the family's
-                processor returns along with them (`pixel_values`, `image_grid_thw`, ...).
-            tokens: How the model family writes visual tokens (the policy's adapter).
+            batch: `input_ids` (1, T) and, for images and videos, the other outputs of the family's
+                processor (`pixel_values`, `image_grid_thw`, ...).
+            tokens: The way in which the family writes visual tokens (the policy's adapter).
 
         Raises:
             ContextError: several prompts at once, or placeholders, sizes and pixels that do not
@@ -176,7 +176,7 @@ class Segment:
         return cls(ids, tuple(blocks))
 
     def after(self, length: int) -> "Segment":
-        """What follows the first `length` tokens.
+        """Return the segment without its first `length` tokens.
 
         Raises:
             ContextError: `length` is more than there is, or lies inside a visual block.
@@ -194,7 +194,7 @@ class Segment:
         return Segment(self.token_ids[length:], blocks)
 
     def pieces(self) -> Iterator[tuple[Tensor, VisualBlock | None]]:
-        """Stretches of text (ids, None) and visual blocks (ids, block), in order."""
+        """Iterate over stretches of text (ids, None) and visual blocks (ids, block), in order."""
         end = 0
         for block in self.blocks:
             if block.start > end:

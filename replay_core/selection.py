@@ -1,4 +1,4 @@
-"""Which positions are replayed: the rule of the low-entropy set, and its ablations.
+"""The choice of replayed positions: the rule of the low-entropy set, and its ablations.
 
 Source: method.md, method A step 2 and method B. Axes: L layers, T positions.
 """
@@ -12,12 +12,12 @@ from visreplay.replay_core.reports import BlockRecord
 
 
 def entropy_limits(entropy_LT: Tensor, config: ReplayConfig) -> Tensor:
-    """The entropy of each layer up to which a position counts as low.
+    """Compute the entropy of each layer up to which a position counts as low.
 
     Args:
         entropy_LT: Base entropies of one visual block, in nats. One block at a time, so that a
-            later picture cannot change what was replayed on an earlier one.
-        config: The rule.
+            later image cannot change what was replayed on an earlier one.
+        config: The settings, with the rule.
 
     Returns:
         `(L,)` in nats.
@@ -38,16 +38,17 @@ def choose(
     start: int,
     share_L: Tensor | None = None,
 ) -> Tensor:
-    """The positions of every layer that are on the replayed side of the limit.
+    """Choose the positions of every layer that are on the replayed side of the limit.
 
     Args:
         entropy_LT: Base entropies in nats.
         limits_L: From `entropy_limits`.
-        config: The side. Method A takes a position at the limit itself, method B does not.
+        config: The settings, with the side. Method A takes a position at the limit itself,
+            method B does not.
         start: Index of the first position in the context; with it, a random draw is the same
             however the tokens before it were split.
-        share_L: For text on the random side: which share of each layer to draw. None takes
-            exactly as many positions as are low.
+        share_L: For text on the random side: the share of each layer to draw. None takes exactly
+            as many positions as are low.
 
     Returns:
         A mask `(L, T)`. On the low side it is the set S of method A, step 2.
@@ -71,9 +72,9 @@ def choose(
 
 
 def edits_text(last: BlockRecord | None, config: ReplayConfig) -> bool:
-    """Whether state replay may edit text behind the visual block `last` (None: before any)."""
+    """Tell whether state replay may edit text behind the visual block `last` (None: before any)."""
     if config.teacher is Teacher.WINDOW:
-        return False  # text has no neighbours: this teacher says what the plain policy says
+        return False  # text has no neighbours: this teacher equals the plain policy there
     has_limit = last is not None or config.threshold is Threshold.ABSOLUTE
     return has_limit or config.side is Side.ALL
 
@@ -81,7 +82,7 @@ def edits_text(last: BlockRecord | None, config: ReplayConfig) -> bool:
 def choose_text(
     entropy_LT: Tensor, last: BlockRecord | None, config: ReplayConfig, start: int
 ) -> Tensor:
-    """Which text positions state replay may edit.
+    """Choose the text positions that state replay may edit.
 
     One limit per layer holds for text and visual positions alike, as in the published table. A
     limit that is taken from a visual block holds for the text behind it, up to the next one; text
@@ -91,7 +92,7 @@ def choose_text(
     Args:
         entropy_LT: Base entropies in nats.
         last: The visual block before the text; None where there is none.
-        config: The rule and the side.
+        config: The settings, with rule and side.
         start: Index of the first position in the context.
 
     Returns:
@@ -110,6 +111,6 @@ def choose_text(
 
 
 def _draws(layers: int, start: int, count: int) -> Tensor:
-    """Numbers in [0, 1) `(layers, count)` that depend on layer and place in the context alone."""
+    """Draw numbers in [0, 1) `(layers, count)` that depend on layer and position alone."""
     generator = np.random.default_rng(0)
     return torch.from_numpy(generator.random((start + count, layers), np.float32)[start:].T.copy())

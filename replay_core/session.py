@@ -1,78 +1,70 @@
-"""One conversation with a policy under replay: append, generate, crop, fork."""
+"""A session: one conversation with a policy under replay."""
 
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from types import TracebackType
-from typing import Self
+from pathlib import Path
+from typing import Self, Unpack
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from visreplay.replay_core.batch import Batch, Continuation
-from visreplay.replay_core.config import Method, ReplayConfig, Teacher
-from visreplay.replay_core.context import Context, without_autograd
+from visreplay.replay_core.config import ReplayConfig, Teacher
+from visreplay.replay_core.context import Context
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
 from visreplay.replay_core.families.adapter import Visitor
-from visreplay.replay_core.generation import (
-    Generation,
-    Sampler,
-    StopRule,
-    TokenWriter,
-    eos_ids,
-    run_to_end,
-)
+from visreplay.replay_core.generation import Decoding, Generation, TokenWriter, run_to_end
+from visreplay.replay_core.model_run import without_autograd
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.reports import BlockRecord, ReplayReport
-from visreplay.replay_core.segment import Segment, VisualBlock
+from visreplay.replay_core.segment import Segment
 
 
 class ReplaySession:
     """A context that grows, and the policy's answers to it.
 
-    Appended tokens are seen once by the base (its first layers only), replayed, and seen once by
-    the policy; earlier positions are never touched again. What the policy generates is decoded
-    plainly and stays in the context. The result equals a recomputation from scratch.
+    Appended tokens pass the base once (its first layers only), are replayed, and pass the policy
+    once; earlier positions are never touched again. What the policy generates is decoded without
+    replay and stays in the context. The result equals a recomputation from scratch.
 
     Every method either does all of its work or, if it raises, leaves the session as it was. The
     models are never changed. Forks may run in different threads; one session may not.
 
     Example:
-        >>> with ReplaySession(pair, ReplayConfig(replay_layers=16)) as session:
-        ...     batch = pair.processor(text=prompt, images=[image], return_tensors="pt")
-        ...     report = session.append(Segment.from_processor(batch, pair.policy))
-        ...     answer = session.generate(max_new_tokens=256)
+        >>> from PIL import Image
+        >>> from visreplay.replay_core import ReplaySession, load_pair
+        >>> pair = load_pair("embedded", device="cpu")
+        >>> with ReplaySession(pair, "token") as session:
+        ...     report = session.append("What is here?", images=[Image.new("RGB", (224, 224))])
+        ...     first = session.generate(max_new_tokens=8)
+        ...     _ = session.append("And in the corner?")
+        ...     second = session.generate(max_new_tokens=8)
+        >>> report.new_visual_tokens, report.kl_after < report.kl_before
+        (64, True)
     """
 
-    def __init__(self, pair: ModelPair, config: ReplayConfig) -> None:
+    def __init__(self, pair: ModelPair, replay: ReplayConfig | str = "token") -> None:
         """Start with an empty context.
+
+        Args:
+            pair: The models.
+            replay: How to replay, as in `ModelPair.replay_config`.
 
         Raises:
             ConfigError: the method needs a base model that the pair lacks, or more layers than a
                 model has.
         """
+        config = pair.replay_config(replay)
         if config.swap_roles:
             pair = pair.swapped()
-        if config.method is not Method.NONE:
-            if pair.base is None and config.teacher is Teacher.BASE:
-                raise ConfigError(
-                    f"method {str(config.method)!r} needs a base model, but the pair has none: "
-                    "load it with a base, or use method 'none'"
-                )
-            for name, model in (("policy", pair.policy), ("base", pair.base)):
-                if model is not None and config.depth > model.depth:
-                    setting = f"{config.method}".replace("token", "replay") + "_layers"
-                    raise ConfigError(
-                        f"{setting} is {config.depth}, but the {name} has {model.depth} decoder "
-                        f"layers: choose {setting}={model.depth} or less"
-                    )
-            sketch = pair.sketch if config.teacher is Teacher.BASE else None
-            if sketch is not None and config.depth > sketch.depth:
-                raise ConfigError(
-                    f"the pair's sketch was fitted for {sketch.depth} layers, but "
-                    f"{config.method} replay looks at {config.depth}: fit it for as many"
-                )
+        config.check_depths(
+            pair.policy.depth,
+            pair.base.depth if pair.base else None,
+            pair.sketch.depth if pair.sketch and config.teacher is Teacher.BASE else None,
+        )
         self.pair = pair
         self.config = config
         self._context: Context | None = Context(pair, config)
@@ -89,7 +81,7 @@ class ReplaySession:
 
     @property
     def blocks(self) -> tuple[BlockRecord, ...]:
-        """What replay saw and did on every visual block of the context."""
+        """The record of replay on every visual block of the context."""
         return tuple(self._open().records)
 
     @property
@@ -108,45 +100,61 @@ class ReplaySession:
                 raise ContextError("there is no next token in an empty context: append first")
             return context.next_logits()
 
-    def append(self, segment: Segment, *, watch: Visitor | None = None) -> ReplayReport:
-        """Append tokens and replay on the new ones.
+    def append(
+        self,
+        turn: Segment | str,
+        images: Sequence[Image.Image | str | Path] = (),
+        *,
+        watch: Visitor | None = None,
+    ) -> ReplayReport:
+        """Append a user turn, or any tokens, and replay on the new ones.
 
         Visual blocks are taken one by one, each with all earlier ones frozen: one append of two
-        pictures equals two appends of one.
+        images equals two appends of one.
 
         Args:
-            segment: What to append.
-            watch: Sees the output of every layer of the policy, after replay, for each stretch of
-                text and each visual block in turn; its `rows` count from their beginning.
+            turn: The text of a user turn, which is encoded as in `ModelPair.user_turn`; or a
+                segment of tokens, which is appended as it is.
+            images: The images of the user turn: images of PIL, or paths of image files.
+            watch: A visitor that reads the output of every layer of the policy, after replay, for
+                each stretch of text and each visual block in turn; its `rows` count from their
+                beginning.
 
         Raises:
-            ContextError: ids outside the vocabulary, or more positions than the model has.
+            ContextError: an image that cannot be read, images beside a segment, ids outside the
+                vocabulary, or more positions than the model has.
         """
-        return run_to_end(self.appending(segment, watch=watch))
+        return run_to_end(self.appending(turn, images, watch=watch))
 
     def appending(
-        self, segment: Segment, *, watch: Visitor | None = None
+        self,
+        turn: Segment | str,
+        images: Sequence[Image.Image | str | Path] = (),
+        *,
+        watch: Visitor | None = None,
     ) -> Generator[None, None, ReplayReport]:
         """Append tokens as `append` does, and pause after each stretch of text and each block.
 
-        The session has them once the generator has come to its end; one that is dropped before
-        leaves it as it was. Each piece may be read in a thread of its own.
+        The session has them once the generator has come to its end; a generator that is dropped
+        before leaves the session as it was. Each step may run in a thread of its own.
 
         Args:
-            segment: See there.
-            watch: See there.
+            turn: As in `append`.
+            images: As in `append`.
+            watch: As in `append`.
 
         Returns:
-            What `append` returns, as the value of the generator; its seconds are those of reading.
-
-        Raises:
-            ContextError: See there.
+            The report of `append`, as the value of the generator, without the seconds of pauses.
         """
-        self._check_fit(segment.token_ids, segment.blocks)
         context = self._open().prefix()
+        if isinstance(turn, str):
+            turn = self.pair.user_turn(turn, images, context_ids=context.ids)
+        elif images:
+            raise ContextError("images belong to a text, but a segment holds its own: give a text")
+        context.check_room(turn.token_ids, turn.blocks)
         records = []
         seconds = 0.0
-        for ids_T, block in segment.pieces():
+        for ids_T, block in turn.pieces():
             start = time.perf_counter()
             with without_autograd():
                 record = context.append(ids_T, block, watch)
@@ -157,70 +165,37 @@ class ReplaySession:
         self._context = context
         return ReplayReport.of(self.config.method, records, seconds)
 
-    def generate(
-        self,
-        *,
-        max_new_tokens: int,
-        stop_strings: Sequence[str] = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-    ) -> Generation:
-        """Let the policy write; what it writes stays in the context, as the very same tokens.
+    def generate(self, *, max_new_tokens: int, **decoding: Unpack[Decoding]) -> Generation:
+        """Let the policy write; the new tokens stay in the context.
 
         Args:
-            max_new_tokens: At most this many.
-            stop_strings: Texts that end it as soon as they are complete; they are kept.
-            temperature: 0 is greedy.
-            top_p: Nucleus sampling, for temperatures above 0.
-            seed: Makes sampling repeatable.
+            max_new_tokens: Number of tokens to write at most.
+            **decoding: `temperature`, `top_p`, `seed` and `stop_strings`, as in `Decoding`.
 
         Raises:
-            ConfigError: a sampling setting is out of range.
+            ConfigError: a setting of decoding is out of range.
             ContextError: the context is empty.
         """
-        return run_to_end(
-            self.stream(
-                max_new_tokens=max_new_tokens,
-                stop_strings=stop_strings,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed,
-            )
-        )
+        return run_to_end(self.stream(max_new_tokens=max_new_tokens, **decoding))
 
     def stream(
-        self,
-        *,
-        max_new_tokens: int,
-        stop_strings: Sequence[str] = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
+        self, *, max_new_tokens: int, **decoding: Unpack[Decoding]
     ) -> Generator[int, None, Generation]:
-        """Let the policy write as in `generate`, and give every token as soon as it is drawn.
+        """Let the policy write as in `generate`, and yield every token as soon as it is drawn.
 
-        The session has what was written once the stream has come to its end; one that is dropped
-        before leaves it as it was. Each step may run in a thread of its own.
+        The session has the new tokens once the stream has come to its end; a stream that is
+        dropped before leaves it as it was. Each step may run in a thread of its own.
 
         Args:
-            max_new_tokens: As in `generate`, and so are the others.
-            stop_strings: See there.
-            temperature: See there.
-            top_p: See there.
-            seed: See there.
+            max_new_tokens: As in `generate`.
+            **decoding: As in `generate`.
 
         Returns:
-            What `generate` returns, as the value of the generator.
-
-        Raises:
-            ConfigError: a sampling setting is out of range.
-            ContextError: the context is empty.
+            The generation, as the value of the generator.
         """
-        limit = self._room(max_new_tokens)
-        writer = self._writer(stop_strings, temperature, top_p, seed)
+        writer = self._writer(max_new_tokens, **decoding)
         context = self._open().prefix()
-        while writer.goes_on(limit):
+        while not writer.finished:
             # Between two tokens the caller's own modes hold.
             with without_autograd():
                 context.ids.append(writer.write(context.next_logits()))
@@ -228,7 +203,7 @@ class ReplaySession:
         self._context = context
         return writer.generation(self.pair.tokenizer)
 
-    def branch(
+    def sample_many(
         self,
         seeds: Sequence[int | None],
         *,
@@ -237,24 +212,24 @@ class ReplaySession:
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> list[tuple[Self, Generation]]:
-        """Let the policy write several continuations as a batch: rollouts of one question.
+        """Sample several continuations as a batch: rollouts of one question.
 
-        What was appended has been read and replayed once. Each continuation is what `generate`
-        would write with its seed, and comes with a session of its own; this one stays.
+        The context is prefilled and replayed once. Each continuation is what `generate` would
+        write with its seed, and comes with a session of its own; this session stays as it is.
 
         Args:
-            seeds: One for each continuation.
-            max_new_tokens: As in `generate`, and so are the others.
-            stop_strings: See there.
-            temperature: See there.
-            top_p: See there.
+            seeds: The seed of each continuation.
+            max_new_tokens: As in `generate`.
+            stop_strings: As in `Decoding`.
+            temperature: As in `Decoding`.
+            top_p: As in `Decoding`.
 
         Raises:
-            ConfigError: a sampling setting is out of range.
-            ContextError: the context is empty.
+            ConfigError: As in `generate`.
+            ContextError: As in `generate`.
         """
         batch = Batch()
-        begun = [
+        continuations = [
             self.join(
                 batch,
                 max_new_tokens=max_new_tokens,
@@ -267,48 +242,43 @@ class ReplaySession:
         ]
         while batch.step():
             pass
-        return [(self.continued(each), each.generation(self.pair.tokenizer)) for each in begun]
+        tokenizer = self.pair.tokenizer
+        return [(self.continued(each), each.generation(tokenizer)) for each in continuations]
 
     def join(
         self,
         batch: Batch,
         *,
         max_new_tokens: int,
-        stop_strings: Sequence[str] = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
         logprobs: int | None = None,
+        **decoding: Unpack[Decoding],
     ) -> Continuation:
         """Let the policy write in a batch with others; the session itself stays as it is.
 
-        The first token is written at once, the others by `Batch.step`.
+        The first token is drawn at once, the others by `Batch.step`.
 
         Args:
-            batch: Of continuations that the same policy writes.
-            max_new_tokens: As in `generate`, and so are the others.
-            stop_strings: See there.
-            temperature: See there.
-            top_p: See there.
-            seed: See there.
-            logprobs: Keep each token's log-probability, and so many of the most probable ones.
+            batch: Continuations of the same policy.
+            max_new_tokens: As in `generate`.
+            logprobs: Keep each token's log-probability, and those of so many most probable tokens;
+                None keeps none.
+            **decoding: As in `generate`.
 
         Raises:
-            ConfigError: a sampling setting is out of range.
-            ContextError: the context is empty, or another policy writes the batch.
+            ConfigError: As in `generate`.
+            ContextError: the context is empty, or the batch is of another policy.
         """
-        limit = self._room(max_new_tokens)
-        writer = self._writer(stop_strings, temperature, top_p, seed, logprobs)
+        writer = self._writer(max_new_tokens, logprobs, **decoding)
         with self._work() as context:
-            continuation = Continuation(context, writer, limit)
+            continuation = Continuation(context, writer)
         batch.add(continuation)
         return continuation
 
     def continued(self, continuation: Continuation) -> Self:
-        """A session of its own, with what was written by a continuation of this one.
+        """Fork the session, with the tokens of a continuation that has joined a batch from here.
 
         Raises:
-            ContextError: it is not written to its end.
+            ContextError: the continuation is not finished.
         """
         twin = copy(self)
         twin._context = continuation.context
@@ -320,7 +290,7 @@ class ReplaySession:
         Raises:
             ContextError: ids outside the vocabulary, or more positions than the model has.
         """
-        self._check_fit(torch.tensor(ids, dtype=torch.long))
+        self._open().check_room(torch.tensor(ids, dtype=torch.long))
         with self._work() as context:
             context.ids.extend(int(token) for token in ids)
 
@@ -332,29 +302,8 @@ class ReplaySession:
         """
         self._context = self._open().prefix(length)
 
-    def common_prefix(self, segments: Sequence[Segment]) -> int:
-        """How many first tokens of the context the segments begin with.
-
-        Visual blocks count by their content, and never in part, so the answer is a length that
-        `crop` and `Segment.after` take.
-        """
-        context = self._open()
-        ids = [token for segment in segments for token in segment.token_ids.tolist()]
-        pairs = zip(context.ids, ids, strict=False)
-        length = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
-        length = min(len(ids), len(context.ids)) if length is None else length
-        ours = {(record.start, record.stop, record.digest) for record in context.records}
-        theirs, start = set(), 0
-        for segment in segments:
-            for block in segment.blocks:
-                theirs.add((start + block.start, start + block.stop, block.digest))
-            start += len(segment)
-        # The first block that only one side has, or that the first difference cuts, ends it.
-        cut = {block for block in ours & theirs if block[1] > length}
-        return min([length, *(block[0] for block in (ours ^ theirs) | cut)])
-
     def fork(self) -> Self:
-        """A second session in the same state, which goes its own way from here."""
+        """Make a second session in the same state, which goes its own way from here."""
         twin = copy(self)
         twin._context = self._open().prefix()
         return twin
@@ -364,15 +313,10 @@ class ReplaySession:
         self._context = None
 
     def __enter__(self) -> Self:
-        """Nothing but the session itself."""
+        """Return the session itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close."""
         self.close()
 
@@ -383,47 +327,20 @@ class ReplaySession:
 
     @contextmanager
     def _work(self) -> Iterator[Context]:
-        """A fork of the context to work on; it is kept only if nothing is raised."""
+        """Yield a fork of the context to work on, which is kept only if nothing is raised."""
         context = self._open().prefix()
         with without_autograd():
             yield context
         self._context = context
 
-    def _room(self, max_new_tokens: int) -> int:
-        """How many tokens may be written."""
+    def _writer(
+        self, max_new_tokens: int, logprobs: int | None = None, **decoding: Unpack[Decoding]
+    ) -> TokenWriter:
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
         context = self._open()
         if not context.ids:
             raise ContextError("there is nothing to continue: append a segment first")
-        return min(max_new_tokens, self._max_position - context.position())
-
-    def _writer(
-        self,
-        stop_strings: Sequence[str],
-        temperature: float,
-        top_p: float,
-        seed: int | None,
-        logprobs: int | None = None,
-    ) -> TokenWriter:
-        tokenizer = self.pair.tokenizer
-        ends = StopRule(tokenizer, eos_ids(self.pair.policy.model, tokenizer), stop_strings)
-        return TokenWriter(Sampler(temperature, top_p, seed), ends, logprobs)
-
-    @property
-    def _max_position(self) -> int:
-        return int(self.pair.policy.text_config.max_position_embeddings)
-
-    def _check_fit(self, ids_T: Tensor, blocks: Sequence[VisualBlock] = ()) -> None:
-        """Refuse new tokens that the model has no embeddings or no positions for."""
-        vocabulary = int(self.pair.policy.text_config.vocab_size)
-        wrong = ids_T[(ids_T < 0) | (ids_T >= vocabulary)]
-        if len(wrong):
-            raise ContextError(f"token id {int(wrong[0])} is not in the vocabulary of {vocabulary}")
-        visual = sum(self.pair.policy.extent(block) - block.length for block in blocks)
-        end = self._open().position() + len(ids_T) + visual
-        if end > self._max_position:
-            raise ContextError(
-                f"the context would take {end} positions, but the model has {self._max_position}: "
-                "crop it, or use smaller pictures"
-            )
+        limit = min(max_new_tokens, context.room)
+        model, tokenizer = self.pair.policy.model, self.pair.tokenizer
+        return TokenWriter.of(model, tokenizer, limit, logprobs, **decoding)

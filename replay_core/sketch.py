@@ -8,8 +8,9 @@ projection P of rank R that minimises `E |G^(1/2) (x - P x)|^2` (principal compo
 metric G). The head then has R columns instead of D.
 
 The sketch knows its own error from activations that it was not fitted on. Whatever lies within two
-standard deviations of it from a limit is read exactly (`Reader.settle`, `Surer`): a sketch that
-fits badly saves nothing, but decides hardly anything by itself. Text is always read exactly.
+standard deviations of it from a limit is read exactly (`LensReader.settle`, `ConfidenceGate`):
+a sketch that fits badly saves nothing, but hardly decides anything by itself. Text is always read
+exactly.
 
 Axes: N activations, D hidden size, R rank, V vocabulary, L layers.
 """
@@ -24,7 +25,7 @@ from visreplay.replay_core.errors import ConfigError
 from visreplay.replay_core.lens import Lens
 
 MARGIN = 2.0
-"""Standard deviations of the sketch's error within which it does not decide."""
+"""Standard deviations of the error; closer to a limit than that the sketch does not decide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class LensSketch:
     Attributes:
         lens: The model's final norm and the projection, and the head with R columns.
         slope_L: The estimate is `slope * entropy of the cheap lens + offset`, layer by layer.
-        offset_L: In nats.
+        offset_L: The offset of that line, in nats.
         margin_L: `MARGIN` standard deviations of its error, in nats.
     """
 
@@ -44,7 +45,7 @@ class LensSketch:
     margin_L: Tensor
 
     def entropy(self, layer: int, hidden_ND: Tensor) -> Tensor:
-        """Estimated entropies `(N,)` in nats."""
+        """Estimate entropies `(N,)` in nats."""
         raw_N, _ = self.lens.read(hidden_ND)
         return float(self.slope_L[layer]) * raw_N + float(self.offset_L[layer])
 
@@ -54,9 +55,9 @@ class Sketch:
     """The sketches of a base and its policy, on the same directions.
 
     Attributes:
-        base: Of the base.
-        policy: Of the policy, with the base's slope and offset: errors of the two cancel in a
-            difference.
+        base: The sketch of the base.
+        policy: The sketch of the policy, with the base's slope and offset, so that errors of the
+            two cancel in a difference.
         gap_margin_L: `MARGIN` standard deviations of the error of such a difference, in nats.
     """
 
@@ -84,7 +85,8 @@ class Sketch:
         Args:
             base: The base's lens.
             policy: The plain policy's.
-            base_hidden: Activations `(N, D)` of the base, layer by layer. Twice `rank` or more.
+            base_hidden: Activations `(N, D)` of the base, layer by layer; N is twice `rank` or
+                more.
             policy_hidden: The policy's at the same positions.
             rank: R. An eighth of D serves well.
 
@@ -129,7 +131,7 @@ class Sketch:
         if not (margin_L.isfinite().all() and gap_margin_L.isfinite().all()):
             raise ConfigError(
                 f"the sketch's error is not a number ({margin_L.tolist()} nats): fit it to a model "
-                "in float32 or bfloat16, on ordinary pictures"
+                "in float32 or bfloat16, on ordinary images"
             )
         return cls(
             LensSketch(cheap_base, slope_L, offset_L, margin_L),
@@ -140,7 +142,7 @@ class Sketch:
 
 @dataclass(frozen=True)
 class _Projected:
-    """The final norm, and then R coordinates."""
+    """The final norm, followed by the projection on R coordinates."""
 
     norm: Callable[[Tensor], Tensor]
     project_DR: Tensor
@@ -151,7 +153,7 @@ class _Projected:
 
 
 def _reduced(lens: Lens, project_DR: Tensor, restore_DR: Tensor) -> Lens:
-    """A lens that sees the R coordinates only."""
+    """Reduce a lens to the R coordinates."""
     weight_VD = lens.head.weight
     weight_VR = (weight_VD.float() @ restore_DR.float().to(weight_VD.device)).to(weight_VD.dtype)
     head = nn.utils.skip_init(
@@ -167,11 +169,11 @@ def _reduced(lens: Lens, project_DR: Tensor, restore_DR: Tensor) -> Lens:
 
 
 def _directions(normed_ND: Tensor, gradient_ND: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Maps from D to R and back whose product loses least in the metric of the gradients."""
+    """Compute maps from D to R and back whose product loses least in the gradients' metric."""
     # On the CPU in double precision: squares of squares follow, and it happens once.
     normed_ND, gradient_ND = normed_ND.cpu().double(), gradient_ND.cpu().double()
     metric_DD = gradient_ND.T @ gradient_ND / len(gradient_ND)
-    # Directions that no gradient has shown count a little too; without them there is no inverse.
+    # Directions without any gradient count a little too; otherwise there would be no inverse.
     metric_DD += 1e-6 * metric_DD.diagonal().mean() * torch.eye(len(metric_DD)).to(metric_DD)
     root_DD = torch.linalg.cholesky(metric_DD)
     whitened_ND = normed_ND @ root_DD
@@ -185,7 +187,7 @@ def _directions(normed_ND: Tensor, gradient_ND: Tensor, rank: int) -> tuple[Tens
 
 
 def _entropy_gradients(lens: Lens, normed_ND: Tensor) -> Tensor:
-    """Gradient `(N, D)` of the entropy by the normed activation: `-W^T (p (log p + H))`."""
+    """Compute the entropy's gradient `(N, D)` by the normed activation: `-W^T (p (log p + H))`."""
     gradients = []
     for rows in lens.chunks(len(normed_ND), row_bytes=16 * lens.head.out_features):
         log_p_NV = lens.head(normed_ND[rows].to(lens.head.weight.device)).float().log_softmax(-1)

@@ -1,6 +1,6 @@
 """The paper's smoothing controls: teachers made of the policy alone.
 
-The paper names them (a local window, a globally colour-jittered picture) without their sizes:
+The paper names them (a local window, a globally colour-jittered image) without their sizes:
 those here are ours.
 """
 
@@ -17,9 +17,9 @@ CONTRAST, BRIGHTNESS = 0.2, 0.2
 
 
 def jittered(block: VisualBlock) -> VisualBlock:
-    """The same block with other colours: contrast and brightness of each channel are drawn.
+    """Change the colours of a block: contrast and brightness of each channel are drawn at random.
 
-    The draw depends on nothing, so that every picture of an episode is changed in the same way.
+    The draw is always the same, so that every image of an episode is changed in the same way.
     """
     generator = torch.Generator().manual_seed(0)
     contrast_3, brightness_3 = 2 * torch.rand(2, 3, generator=generator) - 1
@@ -31,14 +31,14 @@ def jittered(block: VisualBlock) -> VisualBlock:
 
 
 def _recoloured(pixels: Tensor, scale_3: Tensor, shift_3: Tensor) -> Tensor:
-    # Pictures are (..., 3, height, width); the rows of flat patches begin with the channels too.
+    # Images are (..., 3, height, width); the rows of flat patches begin with the channels too.
     flat = pixels.reshape(len(pixels), 3, -1) if pixels.ndim == 2 else pixels.flatten(-2)
     changed = flat * scale_3.to(pixels)[:, None] + shift_3.to(pixels)[:, None]
     return changed.reshape(pixels.shape)
 
 
 def window_mean(grid_thw: tuple[int, int, int]) -> Callable[[Tensor], Tensor]:
-    """A function that averages activations `(T, D)` over 3 x 3 neighbours within a frame.
+    """Make a function that averages activations `(T, D)` over 3 x 3 neighbours within a frame.
 
     Args:
         grid_thw: Visual tokens in time, height and width.

@@ -1,7 +1,7 @@
-"""Visitors that look at a run through the logit lens: what it predicts, and how far it is off.
+"""Visitors that apply the logit lens to a run: entropies, and divergences from the base.
 
-A visitor sees the output of every decoder layer (`adapters.Visitor`); these return nothing, and
-so change nothing. Axes: L layers, T positions, D hidden size.
+A visitor gets the output of every decoder layer (`families.adapter.Visitor`); these return
+nothing, and so change nothing. Axes: L layers, T positions, D hidden size.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from visreplay.replay_core.sketch import LensSketch, Sketch
 
 
 class LensReader:
-    """Looks at every layer of a run through the logit lens.
+    """A visitor that applies the logit lens to every layer of a run.
 
     With a sketch, entropies are estimates until `settle` was called.
     """
@@ -34,12 +34,12 @@ class LensReader:
         """Prepare to read.
 
         Args:
-            lens: Of the model that runs.
+            lens: The lens of the model that runs.
             depth: Number of layers to read.
             top_k: Also find this many most probable entries, for `targets`.
             keep_hidden: Also keep the activations themselves.
             sketch: Estimates the entropies; None reads them exactly.
-            view: What to read in place of the activations of a chunk.
+            view: Maps the activations of a chunk to those to read instead.
         """
         self._lens = lens
         self._top_k = top_k
@@ -47,7 +47,7 @@ class LensReader:
         self._view = view
         self._entropy: list[list[Tensor]] = [[] for _ in range(depth)]
         self._targets: list[list[Targets]] = [[] for _ in range(depth)]
-        self._kept = ActivationRecorder(depth) if keep_hidden or sketch is not None else None
+        self._recorder = ActivationRecorder(depth) if keep_hidden or sketch is not None else None
         self._joined: Tensor | None = None
         self._estimated: Tensor | None = None
         self._exact: Tensor | None = None
@@ -62,8 +62,8 @@ class LensReader:
         else:
             entropy_T = self._sketch.entropy(layer, hidden_TD)
         self._entropy[layer].append(entropy_T)
-        if self._kept is not None:
-            self._kept(layer, rows, hidden_TD)
+        if self._recorder is not None:
+            self._recorder(layer, rows, hidden_TD)
 
     @property
     def entropy_LT(self) -> Tensor:
@@ -75,42 +75,42 @@ class LensReader:
     @property
     def hidden(self) -> list[Tensor]:
         """Activations `(T, D)`, layer by layer, if they were kept."""
-        assert self._kept is not None
-        return self._kept.hidden
+        assert self._recorder is not None
+        return self._recorder.hidden
 
     def hidden_at(self, layer: int, places: Tensor) -> Tensor:
-        """Activations `(N, D)` of one layer at some positions."""
-        assert self._kept is not None
-        hidden_TD = self._kept.of(layer)
+        """Return the activations `(N, D)` of one layer at some positions."""
+        assert self._recorder is not None
+        hidden_TD = self._recorder.of(layer)
         return hidden_TD[places.to(hidden_TD.device)]
 
     def targets(self, chosen_LT: Tensor) -> list[Targets]:
-        """Most probable entries of each layer, at its chosen positions."""
+        """Return the most probable entries of each layer, at its chosen positions."""
         if self._sketch is None:
             each = zip(self._targets, chosen_LT, strict=True)
             return [Targets.cat(chunks).select(chosen_T) for chunks, chosen_T in each]
-        found = []
+        entries = []
         for layer, chosen_T in enumerate(chosen_LT):
             places = chosen_T.nonzero().flatten()
             _, targets = self._lens.read(self.hidden_at(layer, places), self._top_k)
             assert targets is not None
-            found.append(targets)
-        return found
+            entries.append(targets)
+        return entries
 
     def settle(self, limits: Callable[[Tensor], Tensor], *, by_highest: bool) -> None:
         """Read exactly wherever the sketch's error could decide about a limit.
 
         Args:
-            limits: From entropies `(L, T)` to the limits of each layer `(L,)`.
-            by_highest: Whether the highest entropy makes the limit, so that what might be the
-                highest is read exactly too.
+            limits: Maps entropies `(L, T)` to the limits of each layer `(L,)`.
+            by_highest: Whether the limit follows from the highest entropy, so that all candidates
+                for the highest are read exactly too.
         """
         if self._sketch is None:
             return
         self._estimated = self.entropy_LT.clone()
         self._exact = torch.zeros_like(self.entropy_LT, dtype=torch.bool)
         margin_L1 = self._sketch.margin_L[: len(self.entropy_LT), None].to(self.entropy_LT)
-        # What was read exactly moves the limit, and with it the doubt.
+        # Exact entropies move the limit, and with it the doubtful positions.
         doubt_LT = ~self._exact
         while doubt_LT.any():
             entropy_LT = self.entropy_LT
@@ -122,7 +122,7 @@ class LensReader:
                 self.reread(layer, doubt_T.nonzero().flatten())
 
     def estimate(self, layer: int, places: Tensor) -> Tensor:
-        """What the sketch said of one layer at some positions, in nats, exact reading aside."""
+        """Return the sketch's estimates of one layer at some positions, in nats."""
         assert self._estimated is not None
         return self._estimated[layer, places]
 
@@ -137,9 +137,9 @@ class LensReader:
 
 
 class ConfidenceGate:
-    """Finds where the base is surer than the plain policy, among given positions (method B).
+    """A visitor that finds where the base has a lower entropy than the plain policy (method B).
 
-    Only there is the policy's entropy computed.
+    The policy's entropy is computed at given positions only.
     """
 
     def __init__(
@@ -152,11 +152,11 @@ class ConfidenceGate:
         """Prepare to compare.
 
         Args:
-            lens: Of the policy.
-            base: What the base did; with a sketch, its activations were kept.
-            among_LT: Where to look.
-            sketch: Estimates the difference, and an exact second look is taken only where that is
-                within its error.
+            lens: The lens of the policy.
+            base: The entropies of the base; with a sketch, its activations too.
+            among_LT: The positions to compare.
+            sketch: Estimates the difference, which is computed exactly only where it is within the
+                sketch's error.
         """
         self.mask_LT = torch.zeros_like(among_LT)
         self._lens, self._base, self._among_LT, self._sketch = lens, base, among_LT, sketch
@@ -175,7 +175,7 @@ class ConfidenceGate:
     def _doubtful(
         self, sketch: Sketch, layer: int, places: Tensor, start: int, hidden_TD: Tensor
     ) -> Tensor:
-        """Decide where the sketch can; returns where it cannot, exactly read of the base."""
+        """Decide where the sketch can; return where it cannot, with the base's entropies exact."""
         policy_ND = hidden_TD[(places - start).to(hidden_TD.device)]
         base_N = self._base.estimate(layer, places)
         gap_N = base_N - sketch.policy.entropy(layer, policy_ND).to(base_N.device)
@@ -186,13 +186,13 @@ class ConfidenceGate:
 
 
 class Divergence:
-    """Measures how far a run is from the base on the chosen positions."""
+    """A visitor that measures the divergence of a run from the base on the chosen positions."""
 
     def __init__(self, lens: Lens, targets: Sequence[Targets], chosen_LT: Tensor) -> None:
         """Prepare to measure.
 
         Args:
-            lens: Of the model that runs.
+            lens: The lens of the model that runs.
             targets: The base's most probable entries at the chosen positions, layer by layer.
             chosen_LT: The sets S of every layer.
         """
@@ -202,7 +202,7 @@ class Divergence:
         self._sums: dict[int, Tensor] = {}
 
     def fresh(self) -> "Divergence":
-        """The same measurement, not yet begun."""
+        """Return the same measurement, not yet begun."""
         return Divergence(self._lens, self._targets, self.chosen_LT)
 
     def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
@@ -218,24 +218,33 @@ class Divergence:
         self._sums[layer] = self._sums.get(layer, 0.0) + kl_N.sum()
 
     def means(self) -> Tensor:
-        """Mean over S of every layer with a nonempty S, in nats, with gradient."""
+        """Compute the mean over S of every layer with a nonempty S, in nats, with gradient."""
         counts_L = self.chosen_LT.sum(dim=1)
         means = [total / counts_L[layer].to(total.device) for layer, total in self._sums.items()]
         return torch.stack(means) if means else torch.zeros(0)
 
     def mean(self) -> float | None:
-        """Mean over those layers, in nats; None if there are none."""
+        """Compute the mean over those layers, in nats; None if there are none."""
         means = self.means()
         return float(means.mean()) if len(means) else None
 
 
 def in_turn(*visitors: Visitor | None) -> Visitor:
-    """One visitor out of several: each sees what the ones before it made of the activation."""
+    """Join visitors to one: each gets the activation as the ones before it have left it."""
 
     def visit(layer: int, rows: slice, hidden_TD: Tensor) -> Tensor:
         for visitor in visitors:
             replaced = visitor(layer, rows, hidden_TD) if visitor else None
             hidden_TD = hidden_TD if replaced is None else replaced
         return hidden_TD
+
+    return visit
+
+
+def read_only(visitor: Visitor) -> Visitor:
+    """Wrap a visitor so that it changes nothing, whatever it returns."""
+
+    def visit(layer: int, rows: slice, hidden_TD: Tensor) -> None:
+        visitor(layer, rows, hidden_TD)
 
     return visit

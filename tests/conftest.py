@@ -11,7 +11,7 @@ from web import Server, serving
 
 from visreplay.agent import Limits, Sampling, VisualAgent, get_protocol
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config, load_pair
+from visreplay.replay_core import Method, ModelPair, embedded_config, load_pair
 from visreplay.tools import ImageStore
 
 torch.set_num_threads(1)
@@ -21,7 +21,7 @@ logging.disable_progress_bar()
 
 @pytest.fixture(scope="session")
 def embedded_pair() -> ModelPair:
-    return load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
+    return load_pair("embedded", device="cpu")
 
 
 @pytest.fixture

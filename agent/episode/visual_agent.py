@@ -19,15 +19,7 @@ from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import ReplayPolicy, Sampling
 from visreplay.agent.protocols import ToolProtocol, get_protocol, guess_protocol
 from visreplay.agent.state import EpisodeState
-from visreplay.replay_core import (
-    EMBEDDED,
-    EMBEDDED_NAMES,
-    Method,
-    ModelPair,
-    ReplayConfig,
-    embedded_config,
-    load_for,
-)
+from visreplay.replay_core import Method, ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image
 from visreplay.tools.types import Picture
 
@@ -62,7 +54,7 @@ class VisualAgent:
         pair: Policy and base.
         protocol: How the policy calls tools and answers.
         replay: How to replay: a configuration, or the name of a method.
-        names: What the record calls policy and base.
+        names: What the record calls policy and base; None takes the pair's own names.
         sampling: How to decode.
         limits: Where to stop.
         checkpointer: Any of LangGraph's, to resume episodes.
@@ -74,15 +66,15 @@ class VisualAgent:
         protocol: ToolProtocol,
         replay: ReplayConfig | str = Method.TOKEN,
         *,
-        names: tuple[str, str | None] = ("policy", "base"),
+        names: tuple[str, str | None] | None = None,
         sampling: Sampling = Sampling(),
         limits: Limits = Limits(),
         checkpointer: Checkpointer = None,
     ) -> None:
-        self.names = names
+        self.names = pair.names if names is None else names
         self.pair = pair
         self.protocol = protocol
-        self.replay = replay if isinstance(replay, ReplayConfig) else ReplayConfig(Method(replay))
+        self.replay = pair.replay_config(replay)
         self.sampling = sampling
         self.limits = limits
         self.store = protocol.store
@@ -127,23 +119,16 @@ class VisualAgent:
             **options: Arguments of the constructor.
 
         Raises:
-            ValueError: There is no such protocol or method, or a base is named for "embedded".
+            CheckpointError: There is no such checkpoint.
+            ConfigError: There is no such method.
+            ValueError: There is no such protocol.
         """
-        protocol = guess_protocol(policy) if protocol == "auto" else protocol
-        names: tuple[str, str | None] = (policy, base)
         if policy == "embedded":
-            if base is not None:
-                raise ValueError(f"base is {base!r}; the embedded pair has its own: leave it out")
-            policy, base, names = str(EMBEDDED / "policy"), str(EMBEDDED / "base"), EMBEDDED_NAMES
-            replay = replay if isinstance(replay, ReplayConfig) else embedded_config(Method(replay))
-            device = "cpu" if device == "auto" else device
             options.setdefault("sampling", EMBEDDED_SAMPLING)
-        elif not isinstance(replay, ReplayConfig):
-            replay = ReplayConfig(Method(replay))
-        pair = load_for(
-            replay,
+        pair = load_pair(
             policy,
             base,
+            replay=replay,
             device=device,
             base_device=base_device,
             dtype=dtype,
@@ -151,12 +136,11 @@ class VisualAgent:
             **(load_options or {}),
         )
         tool_protocol = get_protocol(
-            protocol,
+            guess_protocol(policy) if protocol == "auto" else protocol,
             token_grid(pair.processor),
             ImageStore() if store is None else store,
             **(protocol_options or {}),
         )
-        options.setdefault("names", (names[0], None if pair.base is None else names[1]))
         return cls(pair, tool_protocol, replay, **options)
 
     def start(

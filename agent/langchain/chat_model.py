@@ -22,7 +22,9 @@ from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampl
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
 from visreplay.agent.protocols import get_protocol
 from visreplay.agent.protocols.tool_schemas import Signature
-from visreplay.replay_core import ModelPair, ReplayConfig, load_for, run_to_end
+from visreplay.replay_core import ModelPair, ReplayConfig
+from visreplay.replay_core.generation import run_to_end
+from visreplay.replay_core.loading import load_for
 from visreplay.tools import ImageStore, load_image
 
 _OPTIONS = {"tools", "tool_choice", "temperature", "top_p", "max_tokens", "seed", "stream"}

@@ -40,7 +40,8 @@ from visreplay.agent.policy.replay_policy import PolicyTurn
 from visreplay.agent.protocols import ToolProtocol, guess_protocol
 from visreplay.agent.protocols.base import positions
 from visreplay.agent.state import EpisodeState, Scene
-from visreplay.replay_core import EMBEDDED, EMBEDDED_NAMES, Method, ReplayConfig, embedded_config
+from visreplay.replay_core import EMBEDDED, Method, ReplayConfig, embedded_config
+from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
 from visreplay.replay_core.generation import StopRule, eos_ids
 from visreplay.tools import ImageStore
 

@@ -1,9 +1,6 @@
 """From messages to the tokens and pixels of a context, one new part at a time.
 
-A chat template may render earlier turns differently once later ones exist (drop the thinking, add
-a default system prompt), and re-tokenising what a model wrote may give other ids. So a
-conversation is never rendered as a whole: only what comes *after* the last assistant turn is, and
-the ids that the policy generated stay as they are.
+Only what comes after the last assistant turn is rendered: see `replay_core/chat_template.py`.
 """
 
 from collections.abc import Generator, Sequence
@@ -12,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from visreplay.agent.messages import Message, Part
-from visreplay.replay_core import ContextError, QwenTokens, Segment, VisualTokens, run_to_end
+from visreplay.agent.messages import Message
+from visreplay.replay_core import ContextError, Segment
+from visreplay.replay_core.chat_template import render
+from visreplay.replay_core.families.qwen import QwenTokens
+from visreplay.replay_core.generation import run_to_end
+from visreplay.replay_core.segment import VisualTokens
 from visreplay.tools import ImageStore, TokenGrid, zoom
 from visreplay.tools.types import Size
-
-_SENTINEL = "\u241eassistant turn\u241e"
 
 
 class ContextEncoder:
@@ -125,37 +124,6 @@ def _check_room(tokens: int, room: int | None) -> None:
         )
 
 
-def render(processor: Any, messages: Sequence[Message], start: int = 0) -> str:
-    """The chat template's text of `messages[start:]`, whatever it does to earlier turns.
-
-    It ends with the opening of the assistant's turn; placeholders are not expanded. What the
-    assistant generated is not rendered: its ids are in the context already, and so is the end
-    of its turn if it generated that too.
-
-    Args:
-        processor: With `apply_chat_template` and `tokenizer`.
-        messages: The conversation.
-        start: 0, or the index that follows the last assistant message.
-
-    Raises:
-        ValueError: If `start` does not follow an assistant turn, or the template drops it.
-    """
-    if start == 0:
-        return _fill_template(processor, messages)
-    wrote = messages[start - 1]
-    if wrote["role"] != "assistant":
-        raise ValueError(f"message {start - 1} is the {wrote['role']}'s, not the assistant's")
-    stand_in: Message = {"role": "assistant", "content": [{"type": "text", "text": _SENTINEL}]}
-    conversation = [*messages[: start - 1], stand_in, *messages[start:]]
-    _, found, continuation = _fill_template(processor, conversation).rpartition(_SENTINEL)
-    if not found:
-        raise ValueError("the chat template does not render what the assistant wrote")
-    tokenizer = processor.tokenizer
-    if wrote.get("token_ids", [])[-1:] == [tokenizer.eos_token_id]:
-        continuation = continuation.removeprefix(tokenizer.eos_token)
-    return continuation
-
-
 def token_grid(processor: Any) -> TokenGrid:
     """The token grid and pixel budget of a checkpoint's image processor.
 
@@ -175,17 +143,6 @@ def token_grid(processor: Any) -> TokenGrid:
     )
 
 
-def without_special_tokens(text: str, tokenizer: Any) -> str:
-    """A text in which every special token that it spells out is broken by a space.
-
-    In a question, or an error that quotes the model, it would become that token: a picture that
-    is not there, or the end of a turn.
-    """
-    for token in tokenizer.all_special_tokens:
-        text = text.replace(token, f"{token[:1]} {token[1:]}")
-    return text
-
-
 def _metadata(times: Sequence[float]) -> dict[str, Any]:
     """Frame times as the video processor wants them: all frames of a clip of constant rate."""
     spacing = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
@@ -196,22 +153,3 @@ def _metadata(times: Sequence[float]) -> dict[str, Any]:
         "duration": len(times) / rate,
         "frames_indices": list(range(len(times))),
     }
-
-
-def _fill_template(processor: Any, messages: Sequence[Message]) -> str:
-    """The chat template's text of messages and of the assistant's opening.
-
-    Templates render bare `image` and `video` placeholders, not references.
-    """
-
-    def plain(part: Part) -> dict[str, str]:
-        if part["type"] != "text":
-            return {"type": part["type"]}
-        return {"type": "text", "text": without_special_tokens(part["text"], processor.tokenizer)}
-
-    conversation = [
-        {"role": message["role"], "content": [plain(part) for part in message["content"]]}
-        for message in messages
-    ]
-    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    return str(text)

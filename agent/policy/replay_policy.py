@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, Self
 
 from visreplay.agent.messages import Message
-from visreplay.agent.policy.encoder import ContextEncoder, without_special_tokens
+from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.agent.policy.session_cache import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.policy.telemetry import replay_record, report
 from visreplay.replay_core import (
@@ -16,8 +16,9 @@ from visreplay.replay_core import (
     ReplayConfig,
     ReplaySession,
     TokenLogprob,
-    run_to_end,
 )
+from visreplay.replay_core.chat_template import without_special_tokens
+from visreplay.replay_core.generation import run_to_end
 from visreplay.tools import ImageStore
 
 CHARACTERS_PER_TOKEN = 16
@@ -215,7 +216,7 @@ class ReplayPolicy:
         reading = run_to_end(self.read(messages))
         return [
             self.turn(reading, branch, generated)
-            for branch, generated in reading.session.branch(seeds, **self.decoding())
+            for branch, generated in reading.session.sample_many(seeds, **self.decoding())
         ]
 
     def read(

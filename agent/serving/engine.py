@@ -91,7 +91,7 @@ class _Writing:
         """Whether there is more to write, or to leave, after a step that told this."""
         failed = bool(told) and isinstance(told[-1], BaseException)
         begun = not self.rows and not self.gone
-        return not failed and (begun or any(row.goes_on for row in self.rows))
+        return not failed and (begun or any(not row.finished for row in self.rows))
 
 
 _Told = dict[_Writing, list[Event | BaseException]]
@@ -260,7 +260,7 @@ class Engine:
             if row.ids:
                 logprob = row.logprobs[-1] if row.logprobs else None
                 events.append(TokenEvent(choice, row.ids[-1], logprob))
-            if not row.goes_on:
+            if row.finished:
                 session = reading.session.continued(row)
                 generated = row.generation(policy.pair.tokenizer)
                 events.append(EndEvent(choice, policy.turn(reading, session, generated)))

@@ -1,4 +1,4 @@
-"""What differs between model families, behind one interface.
+"""The interface to a model family.
 
 An adapter wraps a Hugging Face model and lets the rest of the package work with hidden states:
 embed, run decoder layers over a cache, normalise, read out. It installs no hooks and changes no
@@ -33,17 +33,17 @@ MASKS: dict[str, Callable[..., Any]] = {
     "full_attention": create_causal_mask,
     "sliding_attention": create_sliding_window_causal_mask,
 }
-"""How to make the attention mask of each kind of decoder layer."""
+"""The function that makes the attention mask of each kind of decoder layer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What new positions feed into the decoder.
+    """The inputs of the decoder at new positions.
 
     Attributes:
         embeds_TD: Their input embeddings.
-        deep: What is added to the outputs of the first decoder layers, `(T, D)` each; nothing for
-            text and in most families. Replay leaves it alone.
+        deep: Tensors `(T, D)` that are added to the outputs of the first decoder layers; none for
+            text and in most families. Replay does not change them.
     """
 
     embeds_TD: Tensor
@@ -57,15 +57,15 @@ class Features:
 class ModelAdapter(ABC):
     """One vision-language model, seen as a stack of decoder layers.
 
-    What is implemented here fits a causal decoder of the Qwen or Llama kind (`layers`, `norm`,
+    The methods here fit a causal decoder of the Qwen or Llama kind (`layers`, `norm`,
     `rotary_emb`) behind a vision tower that `get_image_features` and `get_video_features` run.
     Another family needs a subclass that sets the class attributes, implements `split`, and
-    overrides what else is different; `families.py` lists them.
+    overrides what else is different; `registry.py` lists the families.
 
     Attributes:
         model: The wrapped model, frozen and in evaluation mode.
         model_types: Values of `config.model_type` that the class handles.
-        vision_parts: Members of `model.model` that visual features depend on.
+        vision_parts: Names of the members of `model.model` that visual features depend on.
         rotary_axes: 1, or 3 if image tokens have positions in time, height and width of their own.
     """
 
@@ -97,7 +97,7 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def split(self, kind: Kind, batch: Mapping[str, Any]) -> Sequence[BlockInputs]:
-        """All blocks of one kind in the output of the family's processor, in order.
+        """Split all blocks of one kind out of the output of the family's processor, in order.
 
         Raises:
             ContextError: the output contradicts itself; names both counts.
@@ -105,17 +105,17 @@ class ModelAdapter(ABC):
 
     @property
     def placeholders(self) -> dict[int, Kind]:
-        """The placeholder ids of visual tokens, and what each stands for."""
+        """The placeholder ids of visual tokens, and the kind of block that each stands for."""
         kinds: tuple[Kind, ...] = ("image", "video")
         ids = {kind: getattr(self.model.config, f"{kind}_token_id", None) for kind in kinds}
         return {token_id: kind for kind, token_id in ids.items() if token_id is not None}
 
     def vision_inputs(self, block: VisualBlock) -> Mapping[str, Tensor]:
-        """Arguments of `get_image_features` or `get_video_features` for a block."""
+        """Select the arguments of `get_image_features` or `get_video_features` for a block."""
         return block.inputs
 
     def block_positions(self, block: VisualBlock, start: int) -> Tensor:
-        """Rotary positions `(3, T)` of a visual block that begins at position `start`."""
+        """Compute the rotary positions `(3, T)` of a visual block that begins at `start`."""
         return self.text_positions(block.length, start)
 
     # The language model.
@@ -136,6 +136,11 @@ class ModelAdapter(ABC):
         return len(self.language_model.layers)
 
     @property
+    def max_positions(self) -> int:
+        """Number of positions that the model was made for."""
+        return int(self.text_config.max_position_embeddings)
+
+    @property
     def norm(self) -> Callable[[Tensor], Tensor]:
         """The final norm, between the last decoder layer and the LM head."""
         norm: nn.Module = self.language_model.norm
@@ -152,7 +157,7 @@ class ModelAdapter(ABC):
         del self.language_model.layers[count:]
 
     def embed(self, ids_T: Tensor) -> Features:
-        """What text tokens feed into the decoder."""
+        """Embed text tokens."""
         table: nn.Embedding = self.model.get_input_embeddings()
         return Features(table(ids_T.to(table.weight.device)))
 
@@ -163,16 +168,16 @@ class ModelAdapter(ABC):
         cache: KVCache,
         seen_BS: Tensor | None = None,
     ) -> list[dict[str, Any]]:
-        """Keyword arguments of each decoder layer of the cache: mask and rotary embedding.
+        """Make the keyword arguments of each decoder layer: mask and rotary embedding.
 
         Args:
             hidden_BTD: Input embeddings of new positions, behind those in the cache.
             positions_3BT: Their rotary positions.
             cache: The keys and values so far.
-            seen_BS: Which positions, old and new, are there at all; by default every one.
+            seen_BS: Mask of the positions, old and new, that exist; by default all of them.
         """
         config = self.text_config
-        # Families that never slide a window do not tell the kinds of their layers.
+        # Families that never slide a window do not name the kinds of their layers.
         kinds = getattr(config, "layer_types", None) or ["full_attention"] * self.depth
         kinds = kinds[: cache.depth]
         masks = {
@@ -189,7 +194,7 @@ class ModelAdapter(ABC):
     # The vision tower.
 
     def token_grid(self, block: VisualBlock) -> tuple[int, int, int]:
-        """How a block's visual tokens lie in time, height and width.
+        """Return the grid of a block's visual tokens in time, height and width.
 
         Raises:
             UnsupportedModelError: in this family they do not form a grid.
@@ -201,7 +206,7 @@ class ModelAdapter(ABC):
 
     @property
     def vision(self) -> dict[str, Tensor]:
-        """All weights that visual features depend on; none once they were dropped."""
+        """The weights that visual features depend on; none once they were dropped."""
         weights = self.model.model.named_parameters()
         return {name: w for name, w in weights if name.split(".")[0] in self.vision_parts}
 
@@ -233,16 +238,16 @@ class ModelAdapter(ABC):
     # Positions, and the way through the layers.
 
     def text_positions(self, length: int, start: int) -> Tensor:
-        """Rotary positions `(3, T)` of text: one further at every token, on all axes alike."""
+        """Compute rotary positions `(3, T)` of text: one further at every token, on all axes."""
         return torch.arange(start, start + length).expand(3, -1)
 
     def extent(self, block: VisualBlock) -> int:
-        """How many positions a block takes up: what follows starts at `start + extent`.
+        """Count the positions that a block takes up: the next token is at `start + extent`.
 
         That is one behind the block's maximum over all three axes: the rule that the checkpoints
         were trained with (Qwen2.5-VL's original `get_rope_index`), and the one of transformers
         when it generates (`rope_deltas`). Inside a prompt, transformers 5.23 instead goes on at
-        `start + max(height, width)`. The two agree for images, not for a clip whose time axis is
+        `start + max(height, width)`. The two agree for images, not for a video whose time axis is
         the longest.
         """
         return int(self.block_positions(block, 0).max()) + 1
@@ -260,13 +265,13 @@ class ModelAdapter(ABC):
         """Run as many decoder layers as the cache has, for positions behind those in the cache.
 
         Args:
-            features: What the new positions feed in.
+            features: Inputs at the new positions.
             positions_3T: Their rotary positions.
             cache: Keys and values of the context; those of the new positions are appended.
-            visit: Sees, and may replace, the output of every layer.
+            visit: A visitor, which may replace the output of every layer.
             chunk: Positions to take at once, by default all of them. It changes no result.
-            recompute: For gradients: keep only the input of every layer, and compute what is
-                inside again on the way back.
+            recompute: For gradients: keep only the input of every layer, and compute its inner
+                activations again on the way back.
 
         Returns:
             The output of the last layer, `(T, D)`, before the final norm.
@@ -281,7 +286,7 @@ class ModelAdapter(ABC):
             layers = self._layers(hidden, positions_3T[:, None, rows], cache)
             for index, (layer, kwargs) in enumerate(layers):
                 if recompute:
-                    # Nothing in it is drawn, and torch's generator is other threads' too.
+                    # No layer draws numbers, and other threads use torch's generator too.
                     hidden = checkpoint(
                         layer, hidden, use_reentrant=False, preserve_rng_state=False, **kwargs
                     )
@@ -303,8 +308,9 @@ class ModelAdapter(ABC):
         Args:
             ids_K: The tokens.
             positions_K: Their rotary positions.
-            cache: Of the batch, whose rows end together (`KVCache.regroup`); it is appended to.
-            lengths_K: How many positions each row has then, from the end.
+            cache: The cache of the batch, whose rows end together (`KVCache.regroup`). The keys
+                and values of the new tokens are appended.
+            lengths_K: Number of positions of each row then, counted from the end.
 
         Returns:
             The output of the last layer, `(K, D)`, before the final norm.
@@ -327,9 +333,9 @@ class ModelAdapter(ABC):
         cache: KVCache,
         seen_BS: Tensor | None = None,
     ) -> list[tuple[nn.Module, dict[str, Any]]]:
-        """The decoder layers of the cache, each with its keyword arguments.
+        """Return the decoder layers of the cache, each with its keyword arguments.
 
-        All of these are made before the first layer runs: each one's update lengthens the cache.
+        All arguments are made before the first layer runs: every layer lengthens the cache.
         """
         inputs = self.layer_inputs(hidden_BTD, positions_3BT, cache, seen_BS)
         layers = zip(self.language_model.layers, inputs, strict=False)

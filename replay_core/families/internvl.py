@@ -1,4 +1,4 @@
-"""InternVL3: pictures cut into square tiles, a fixed number of visual tokens each."""
+"""InternVL3: images cut into square tiles, a fixed number of visual tokens each."""
 
 import math
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from visreplay.replay_core.segment import BlockInputs, Kind, VisualBlock
 class InternVLAdapter(ModelAdapter):
     """InternVL3, with a Qwen2 or Llama decoder.
 
-    Every frame of a clip is written as an image of one tile, and is a block of kind "image".
+    Every frame of a video is written as an image of one tile, and is a block of kind "image".
     """
 
     model_types = frozenset({"internvl"})
 
     def split(self, kind: Kind, batch: Mapping[str, Any]) -> list[BlockInputs]:
-        """By the stretches of placeholders: two images never touch, since a tag closes each."""
+        """Split by the stretches of placeholders: a tag closes each image, so none touch."""
         config = self.model.config
         ids = torch.as_tensor(batch["input_ids"]).flatten()
         same, lengths = torch.unique_consecutive(ids == config.image_token_id, return_counts=True)
@@ -36,6 +36,6 @@ class InternVLAdapter(ModelAdapter):
         return [(n, {"pixel_values": part}) for n, part in zip(stretches, parts, strict=True)]
 
     def token_grid(self, block: VisualBlock) -> tuple[int, int, int]:
-        """One square a tile."""
+        """Return one square for each tile."""
         side = math.isqrt(self.model.config.image_seq_length)
         return block.length // side**2, side, side

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: a picture and its tiles, cut to its shape, and a token at every row's end."""
+"""LLaVA-OneVision: an image and its tiles, cut to its shape, with a token at every row's end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +14,15 @@ from visreplay.replay_core.segment import BlockInputs, Kind
 class LlavaOnevisionAdapter(ModelAdapter):
     """LLaVA-OneVision, with a Qwen2 decoder.
 
-    The number of an image's tokens follows from its size in pixels. The model's own packing tells
-    it, when it is given features of the right shape and no content (the meta device).
+    The number of an image's tokens follows from its size in pixels. The model's own packing
+    computes it, from features of the right shape without content (the meta device).
     """
 
     model_types = frozenset({"llava_onevision"})
     vision_parts = ("vision_tower", "multi_modal_projector", "image_newline")
 
     def split(self, kind: Kind, batch: Mapping[str, Any]) -> list[BlockInputs]:
-        """One image or one clip after the other; a clip's frames are pooled, and one block."""
+        """Split one image or video after the other; the pooled frames of a video are one block."""
         core, config = self.model.model, self.model.config
         side = config.vision_config.image_size // config.vision_config.patch_size
         parts: list[BlockInputs] = []
@@ -39,8 +39,8 @@ class LlavaOnevisionAdapter(ModelAdapter):
                 f"pixel_values holds {len(pixels)} images, but image_sizes {len(sizes)} and "
                 f"batch_num_images {int(counts.sum())}"
             )
-        # Only an image that was given alone has tiles. What follows them is filling, up to the
-        # number of the image that has the most.
+        # Only an image that comes alone has tiles. Padding follows them, up to the number of the
+        # image that has the most.
         pinpoints, tile = config.image_grid_pinpoints, config.vision_config.image_size
         for tiles, size, count in zip(pixels, sizes, counts.repeat_interleave(counts), strict=True):
             used = image_size_to_num_patches(size, pinpoints, tile) if count == 1 else 1
@@ -51,6 +51,6 @@ class LlavaOnevisionAdapter(ModelAdapter):
                 vision_aspect_ratio=config.vision_aspect_ratio,
             )
             inputs = {"pixel_values": tiles[None, :used], "image_sizes": size[None]}
-            # 2 stands for any number of companions: it is all the same to this image.
+            # 2 stands for any number of companions, which make no difference to this image.
             parts.append((len(packed), {**inputs, "batch_num_images": count.clamp(max=2)[None]}))
         return parts

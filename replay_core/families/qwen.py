@@ -1,4 +1,4 @@
-"""The Qwen-VL families: one grid of patches per picture, rotary positions on three axes."""
+"""The Qwen-VL families: one grid of patches per image, rotary positions on three axes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from visreplay.replay_core.segment import BlockInputs, Kind, VisualBlock
 
 @dataclass(frozen=True)
 class QwenTokens:
-    """How Qwen's processors write visual tokens: `VisualTokens` without a model.
+    """The way in which Qwen's processors write visual tokens: `VisualTokens` without a model.
 
     Attributes:
         image_token_id: The placeholder id of an image's tokens.
         video_token_id: The placeholder id of a video's tokens.
         merge_size: Patches per visual token along each side.
-        frames_apart: Whether a clip has a stretch of placeholders for every step in time, with a
+        frames_apart: Whether a video has a stretch of placeholders for every step in time, with a
             time stamp before it, instead of one stretch.
     """
 
@@ -31,11 +31,11 @@ class QwenTokens:
 
     @property
     def placeholders(self) -> dict[int, Kind]:
-        """The placeholder ids, and what each stands for."""
+        """The placeholder ids, and the kind of block that each stands for."""
         return {self.image_token_id: "image", self.video_token_id: "video"}
 
     def split(self, kind: Kind, batch: Mapping[str, Any]) -> list[BlockInputs]:
-        """The images, the clips or the steps in time of clips in a processor's output.
+        """Split the images, the videos or the steps in time of videos out of a processor's output.
 
         Raises:
             ContextError: grids, pixels and seconds contradict each other.
@@ -48,8 +48,7 @@ class QwenTokens:
         rows = 0 if pixels is None else len(pixels)
         if counts.sum() != rows:
             raise ContextError(
-                f"{kind}_grid_thw speaks of {int(counts.sum())} patches, but the pixel values "
-                f"have {rows}"
+                f"{kind}_grid_thw has {int(counts.sum())} patches, but the pixel values have {rows}"
             )
         if kind == "video" and seconds is not None and len(seconds) != len(grids_N3):
             raise ContextError(
@@ -80,18 +79,18 @@ class Qwen2VLAdapter(ModelAdapter):
     frames_apart: ClassVar[bool] = False
 
     def split(self, kind: Kind, batch: Mapping[str, Any]) -> list[BlockInputs]:
-        """By the grids."""
+        """Split by the grids."""
         config = self.model.config
         ids = (config.image_token_id, config.video_token_id)
         merge_size = config.vision_config.spatial_merge_size
         return QwenTokens(*ids, merge_size, self.frames_apart).split(kind, batch)
 
     def vision_inputs(self, block: VisualBlock) -> Mapping[str, Tensor]:
-        """Pixels and grid: the seconds matter for positions alone."""
+        """Select pixels and grid: the seconds matter for positions alone."""
         return {name: x for name, x in block.inputs.items() if name != "second_per_grid_ts"}
 
     def block_positions(self, block: VisualBlock, start: int) -> Tensor:
-        """The family's own numbering in time, height and width."""
+        """Number the tokens in time, height and width, as the family does."""
         positions_3T: Tensor = self.model.model.get_vision_position_ids(
             start,
             block.inputs[f"{block.kind}_grid_thw"][0],
@@ -101,23 +100,23 @@ class Qwen2VLAdapter(ModelAdapter):
         return positions_3T
 
     def token_grid(self, block: VisualBlock) -> tuple[int, int, int]:
-        """The grid of patches, merged."""
+        """Return the grid of merged patches."""
         t, h, w = block.inputs[f"{block.kind}_grid_thw"][0].tolist()
         merge_size = self.model.config.vision_config.spatial_merge_size
         return t, h // merge_size, w // merge_size
 
     def time_interval(self, block: VisualBlock) -> float | Tensor:
-        """Positions between two steps in time."""
+        """Return the positions between two steps in time."""
         return 1
 
 
 class Qwen25VLAdapter(Qwen2VLAdapter):
-    """Qwen2.5-VL: a clip's positions in time follow its seconds."""
+    """Qwen2.5-VL: a video's positions in time follow its seconds."""
 
     model_types = frozenset({"qwen2_5_vl"})
 
     def time_interval(self, block: VisualBlock) -> float | Tensor:
-        """Positions per second, times the seconds between two steps of a clip."""
+        """Return the positions per second, times the seconds between two steps of a video."""
         if block.kind == "image":
             return 1
         # A float32 tensor, as in `get_rope_index`: the product is cut to an integer, so that its
@@ -127,10 +126,10 @@ class Qwen25VLAdapter(Qwen2VLAdapter):
 
 
 class Qwen3VLAdapter(Qwen2VLAdapter):
-    """Qwen3-VL: a clip is written as time stamps and frames; features enter several layers.
+    """Qwen3-VL: a video is written as time stamps and frames; features enter several layers.
 
-    Every step in time of a clip (two frames) has a stretch of placeholders and a grid of its own,
-    and the vision tower looks at each alone, so that each is a block: its low-entropy set and its
+    Every step in time of a video (two frames) has a stretch of placeholders and a grid of its own,
+    and the vision tower encodes each alone, so that each is a block: its low-entropy set and its
     deltas are its own, as if it were an image.
 
     Visual features are added to the outputs of the first layers too (`Features.deep`). Replay

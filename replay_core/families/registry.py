@@ -1,4 +1,4 @@
-"""The model families that have an adapter, and how to find the one of a model."""
+"""The model families that have an adapter, and the choice of a model's adapter."""
 
 from transformers import PreTrainedModel
 

@@ -18,7 +18,6 @@ from visreplay.agent import PROTOCOLS, Limits, Sampling, VisualAgent, guess_prot
 from visreplay.agent.serving.auth import LOOPBACK, check_access
 from visreplay.replay_core import (
     EMBEDDED,
-    EMBEDDED_NAMES,
     ConfigError,
     Method,
     ReplayConfig,
@@ -29,6 +28,7 @@ from visreplay.replay_core import (
     embedded_config,
     load_theta,
 )
+from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
 from visreplay.tools import ImageStore, ToolError
 
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]

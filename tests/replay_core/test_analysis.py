@@ -80,14 +80,14 @@ def test_the_plain_policy_against_full_softmaxes(whole: ModelPair) -> None:
             assert (found.changed[layer] == (p.argmax(-1) != q.argmax(-1))).all()
 
 
-def test_token_replay_lowers_the_divergence_where_it_looks(whole: ModelPair) -> None:
+def test_token_replay_lowers_the_divergence_on_its_layers(whole: ModelPair) -> None:
     plain, token = compare_models(whole, SEGMENT, [PLAIN, TOKEN])
     for before, after in zip(plain, token, strict=True):
         assert torch.equal(before.base_entropy, after.base_entropy)
         assert after.kl[:2].mean() < 0.8 * before.kl[:2].mean()
 
 
-def test_what_state_replay_takes_from_the_base_is_the_base_s() -> None:
+def test_replaced_activations_equal_the_bases() -> None:
     policy, base = builders.model(noise=0.02), builders.model()
     # Under one lens, so that equal activations mean equal predictions.
     policy.lm_head, policy.model.language_model.norm = base.lm_head, base.model.language_model.norm
@@ -114,18 +114,18 @@ def test_a_base_that_was_cut_limits_the_layers(pair: ModelPair) -> None:
     assert first.kl.shape == (3, 16)
 
 
-def test_what_cannot_be_compared() -> None:
+def test_comparisons_that_are_refused() -> None:
     whole = builders.pair(replay_layers=None)
     alone = ModelPair.of(builders.model(), None, builders.Processor())
     with pytest.raises(ConfigError, match="with a base"):
         compare_models(alone, SEGMENT, [PLAIN])
-    with pytest.raises(ContextError, match="no picture and no clip"):
+    with pytest.raises(ContextError, match="no image and no video"):
         compare_models(whole, builders.segment(4), [PLAIN])
     with pytest.raises(ConfigError, match="replay_layers is 16"):
         compare_models(whole, SEGMENT, [ReplayConfig("token")])
 
 
-def test_watching_changes_nothing_and_sees_the_new_tokens(whole: ModelPair) -> None:
+def test_a_watching_visitor_changes_nothing_and_gets_the_new_tokens(whole: ModelPair) -> None:
     seen: list[tuple[int, int]] = []
 
     def watch(layer: int, rows: slice, hidden_TD: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Contexts of different lengths, written together: each as if it were alone."""
+"""Contexts of different lengths, decoded together: each as if it were alone."""
 
 import random
 from typing import Any
@@ -26,7 +26,7 @@ SLIDING = {
 
 
 def sessions(pair: ModelPair) -> list[ReplaySession]:
-    """Of every method, with and without pictures, from 3 to about 40 tokens long."""
+    """Sessions of every method, with and without images, from 3 to about 40 tokens long."""
     family = pair.policy.model.config.model_type
     contexts: list[tuple[str, list[Any]]] = [
         ("none", [3]),
@@ -61,11 +61,11 @@ def check(pair: ModelPair, seed: int) -> None:
                 begun.append((session, options, session.join(batch, **options)))
         if dropped is None and len(batch) >= 3:
             many = len(batch)
-            dropped = next(each for *_, each in begun if each.goes_on)
+            dropped = next(each for *_, each in begun if not each.finished)
             batch.drop(dropped)
             assert len(batch) == many - 1
         written = batch.step()
-        assert all(not each.goes_on or len(each.ids) > 1 for each in written)
+        assert all(each.finished or len(each.ids) > 1 for each in written)
         assert dropped not in written
     assert dropped is not None
     tail = segment(2, ("image", (1, 4, 4), 5), 1, family=pair.policy.model.config.model_type)
@@ -91,7 +91,7 @@ def test_contexts_come_and_go(any_pair: ModelPair) -> None:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_layers_that_see_a_window(attention: str) -> None:
+def test_sliding_window_layers(attention: str) -> None:
     check(builders.pair(attention=attention, **SLIDING), seed=3)
 
 
@@ -102,13 +102,13 @@ def test_joining_leaves_the_session_as_it_is(pair: ModelPair) -> None:
     each = session.join(batch, max_new_tokens=4)
     while batch.step():
         pass
-    assert not each.goes_on and len(batch) == 0
+    assert each.finished and len(batch) == 0
     assert session.token_ids == before[0]
     torch.testing.assert_close(session.next_logits, before[1])
 
 
 def test_log_probabilities_are_the_models_own(pair: ModelPair) -> None:
-    """Whatever the temperature; those of the token that was drawn, and the best."""
+    """The temperature does not count; the drawn token and the most probable ones have them."""
     session = sessions(pair)[3]
     batch = Batch()
     each = session.join(batch, max_new_tokens=5, temperature=2.0, seed=1, logprobs=3)
@@ -130,7 +130,7 @@ def test_log_probabilities_are_the_models_own(pair: ModelPair) -> None:
 
 
 def test_one_that_fails_ends_alone(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits that are no numbers, say: the others do not hear of it."""
+    """Logits that are no numbers, say: the others go on."""
     batch = Batch()
     session = sessions(pair)[0]
     well, ill = (session.join(batch, max_new_tokens=9, temperature=1.0, seed=1) for _ in range(2))
@@ -138,7 +138,7 @@ def test_one_that_fails_ends_alone(pair: ModelPair, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ill._writer, "write", lambda logits_V: write(logits_V * torch.nan))
     while batch.step():
         pass
-    assert isinstance(ill.error, RuntimeError) and not ill.goes_on
+    assert isinstance(ill.error, RuntimeError) and ill.finished
     with pytest.raises(RuntimeError, match="probability"):
         session.continued(ill)
     assert well.generation(pair.tokenizer) == session.fork().generate(
@@ -146,7 +146,7 @@ def test_one_that_fails_ends_alone(pair: ModelPair, monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_what_cannot_be_together(pair: ModelPair) -> None:
+def test_continuations_that_cannot_be_together(pair: ModelPair) -> None:
     batch = Batch()
     assert batch.step() == []
     session, other = sessions(pair)[0], sessions(builders.pair(seed=1))[0]

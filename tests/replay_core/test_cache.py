@@ -51,7 +51,7 @@ def test_rows_out_of_range() -> None:
     with pytest.raises(IndexError, match="no rows"):
         _ = rows.data
     rows.append(torch.zeros(3))
-    with pytest.raises(IndexError, match="prefix of 4 rows was asked for, of 3 rows"):
+    with pytest.raises(IndexError, match="prefix of 4 rows is longer than the 3 rows there are"):
         rows.prefix(4)
 
 

@@ -82,7 +82,7 @@ def test_quantiles_of_a_stream(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"layers": 0}, "layers is 0"),
         ({"layers": 9}, "choose 1 to 3"),
@@ -90,8 +90,8 @@ def test_quantiles_of_a_stream(count: int) -> None:
         ({"layers": 2, "quantile": 1.5}, "quantile is 1.5"),
     ],
 )
-def test_settings_out_of_range(pair: ModelPair, settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_settings_out_of_range(pair: ModelPair, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         calibrate(pair, SEGMENTS, **settings)
 
 
@@ -115,7 +115,7 @@ def test_limits_from_a_file_are_used(pair: ModelPair, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "cannot be read"),
         ("{", "is not JSON"),
@@ -128,15 +128,15 @@ def test_limits_from_a_file_are_used(pair: ModelPair, tmp_path: Path) -> None:
         ('{"theta": [-1]}', r"theta\[0\]"),
     ],
 )
-def test_a_wrong_file_is_explained(tmp_path: Path, content: str | None, told: str) -> None:
+def test_the_error_of_a_wrong_file(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "theta.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load_theta(path)
 
 
-def test_a_file_of_binary_is_explained(tmp_path: Path) -> None:
+def test_the_error_of_a_binary_file(tmp_path: Path) -> None:
     (tmp_path / "theta.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="is not JSON"):
         load_theta(tmp_path / "theta.json")

@@ -14,7 +14,7 @@ def test_the_papers_settings() -> None:
     assert ReplayConfig.paper(tau=0.5).tau == 0.5
 
 
-def test_plain_strings_are_fine() -> None:
+def test_plain_strings_are_converted() -> None:
     config = ReplayConfig(method="state", threshold="absolute")  # type: ignore[arg-type]
     assert config.method is Method.STATE and config.threshold is Threshold.ABSOLUTE
     assert config.depth == len(config.limits) == 7
@@ -41,6 +41,6 @@ def test_plain_strings_are_fine() -> None:
         ({"threshold": "absolute"}, "theta has 7 limits, but token replay looks at 16 layers"),
     ],
 )
-def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ReplayConfig(**changes)

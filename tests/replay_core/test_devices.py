@@ -11,11 +11,16 @@ import torch
 from accelerate import dispatch_model
 from builders import segment
 from devices import DeviceError, Devices, put, put_module
-from test_ablations import OPTIONS
-from test_lora import KINDS, adapted, one_model
-from test_pair import save
-from test_session import METHODS, config
-from test_sketch import SAMPLES
+from replay_cases import (
+    ABLATIONS,
+    LORA_KINDS,
+    METHODS,
+    SAMPLES,
+    adapted,
+    config,
+    one_model,
+    save,
+)
 
 from visreplay.replay_core import ModelPair, ReplaySession, load_pair
 
@@ -26,7 +31,7 @@ FAMILIES = ("qwen2_5_vl", "qwen2_vl")
 
 
 def history(pair: ModelPair, method: str, **changes: Any) -> tuple[Any, ...]:
-    """Everything that a session tells, over pictures, a clip and generated text."""
+    """All results of a session, over images, a video and generated text."""
     with ReplaySession(pair, config(method, **changes)) as session:
         session.append(segment(4, ("image", (1, 4, 6), 1), 3))
         tokens = session.generate(max_new_tokens=4, temperature=1.0, top_p=0.9, seed=3).token_ids
@@ -118,7 +123,7 @@ def apart(replay_layers: int | None = 3) -> ModelPair:
 
 @pytest.mark.parametrize(
     ("method", "changes"),
-    [*product(METHODS[1:], OPTIONS), ("token", {"entry_layer": 1})],
+    [*product(METHODS[1:], ABLATIONS), ("token", {"entry_layer": 1})],
     ids=str,
 )
 def test_ablations_on_devices_of_their_own(method: str, changes: dict[str, Any]) -> None:
@@ -145,8 +150,8 @@ def test_a_batch_on_devices_of_its_own(method: str) -> None:
     for make, mode in ((builders.pair, nullcontext()), (apart, Devices())):
         with mode, ReplaySession(make(), config(method)) as session:
             session.append(segment(4, ("image", (1, 4, 6), 1), 3))
-            branches = session.branch([1, 2, 3], max_new_tokens=4)
-            found.append([generated.token_ids for _, generated in branches])
+            sampled = session.sample_many([1, 2, 3], max_new_tokens=4)
+            found.append([generated.token_ids for _, generated in sampled])
     assert found[0] == found[1]
 
 
@@ -182,7 +187,7 @@ def test_models_that_are_split(policy_split: str, base_split: str | None, method
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["front and back", "to and fro, vision apart"])
 def test_a_split_model_under_a_lora(name: str, method: str) -> None:
-    settings = KINDS["both, rank-stabilised"]
+    settings = LORA_KINDS["both, rank-stabilised"]
     expected = history(one_model(adapted(**settings)), method)
     with Devices():
         peft_model = adapted(lambda model: split(model, *SPLITS[name]), **settings)
@@ -206,7 +211,7 @@ EVERYTHING = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}, EVERYTHING])
 def test_a_device_map_on_the_cpu(folders: tuple[str, str], device_map: Any, method: str) -> None:
-    """Of the base, the map names layers that are not read."""
+    """The map names layers of the base that are not loaded."""
     plain, mapped = (
         load_pair(*folders, device="cpu", replay_layers=3, **kwargs)
         for kwargs in ({}, {"device_map": device_map})

@@ -1,9 +1,9 @@
-"""The pair that ships, against the method from scratch."""
+"""The pair that ships, compared with the method from scratch."""
 
 import pytest
 import torch
 from oracle import Oracle
-from test_equivalence import assert_same
+from replay_cases import assert_same
 from transformers import AutoModelForImageTextToText
 
 from visreplay.replay_core import (
@@ -46,8 +46,3 @@ def test_an_episode_of_three_images_equals_the_recomputation(
             expected.append(segment)
             assert session.generate(max_new_tokens=6).token_ids == expected.generate(6)
         assert_same(session, expected)
-
-
-def test_settings_can_be_changed() -> None:
-    assert embedded_config(Method.TOKEN, steps=3).steps == 3
-    assert embedded_config(Method.NONE).method is Method.NONE

@@ -10,6 +10,7 @@ from builders import segment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import Oracle
+from replay_cases import assert_same
 
 from visreplay.replay_core import ModelPair, ReplayConfig, ReplaySession, Segment
 
@@ -17,7 +18,7 @@ EPISODE: list[tuple[Any, ...]] = [
     (4, ("image", (1, 4, 6), 1), 3),
     (2, ("image", (1, 4, 4), 2), ("image", (1, 6, 4), 3), 2),
     (5,),
-    # A clip no longer in time than wide: elsewhere transformers' two rules for the text behind it
+    # A video no longer in time than wide: elsewhere transformers' two rules for the text behind it
     # differ (`ModelAdapter.extent`).
     (1, ("video", (2, 4, 6), 4), 2),
 ]
@@ -50,19 +51,6 @@ def config(name: str, **changes: Any) -> ReplayConfig:
 def oracle(family: Any, chosen: ReplayConfig, **kwargs: Any) -> Oracle:
     policy = builders.model(family, noise=0.02, **kwargs)
     return Oracle.of(policy, builders.model(family), chosen)
-
-
-def assert_same(session: ReplaySession, expected: Oracle) -> None:
-    assert session.token_ids == tuple(expected.ids)
-    for block, entropy, mask in zip(
-        session.blocks, expected.entropies, expected.masks, strict=True
-    ):
-        if session.config.method != "none":
-            torch.testing.assert_close(block.entropy_LT, entropy, atol=1e-4, rtol=0)
-            assert torch.equal(block.chosen_LT, mask)
-    torch.testing.assert_close(session.next_logits, expected.next_logits(), atol=1e-4, rtol=0)
-    final = session._context._final.data  # type: ignore[union-attr]
-    torch.testing.assert_close(final, expected.policy_activations()[-1], atol=1e-4, rtol=0)
 
 
 def assert_an_episode_equals_the_recomputation(pair: ModelPair, chosen: ReplayConfig) -> None:
@@ -102,7 +90,7 @@ def test_a_vision_tower_for_each_model(family: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "none"])
 def test_the_settings_make_a_difference(any_pair: ModelPair, name: str) -> None:
-    """What is compared above must not be the plain policy, nor everything or nothing masked."""
+    """The results above must not be those of the plain policy, nor of all or no positions."""
     with (
         ReplaySession(any_pair, config(name)) as session,
         ReplaySession(any_pair, config("none")) as plain,
@@ -116,7 +104,7 @@ def test_the_settings_make_a_difference(any_pair: ModelPair, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_crop_and_extend_again_equals_never_having_gone_astray(pair: ModelPair, name: str) -> None:
+def test_crop_and_append_equals_a_context_without_the_detour(pair: ModelPair, name: str) -> None:
     chosen = config(name)
     first, second, third, _ = episode(pair)
     with ReplaySession(pair, chosen) as straight, ReplaySession(pair, chosen) as detour:
@@ -175,7 +163,7 @@ SIDES, SEEDS = st.sampled_from([4, 6, 8]), st.integers(1, 9)
 TURN = st.fixed_dictionaries(
     {
         "before": st.integers(0, 4),
-        # A clip is wider than long: behind longer ones transformers counts on differently inside
+        # A video is wider than long: behind longer ones transformers counts on differently inside
         # a prompt than when it generates (`ModelAdapter.extent`).
         "visual": st.one_of(
             st.none(),
@@ -200,7 +188,7 @@ TURN = st.fixed_dictionaries(
 def test_random_episodes_equal_the_recomputation(
     pair: ModelPair, name: str, turns: list[dict[str, Any]]
 ) -> None:
-    """Images and clips of any size, with detours that were cropped away, on forks of forks."""
+    """Images and videos of any size, with detours that were cropped away, on forks of forks."""
     chosen = config(name, steps=2)
     session, expected = ReplaySession(pair, chosen), oracle("qwen2_5_vl", chosen)
     for turn in turns:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,43 +11,22 @@ import pytest
 import torch
 from builders import segment
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
-from test_pair import save
-from test_session import METHODS, checksum, config
+from replay_cases import (
+    LANGUAGE,
+    LORA_KINDS,
+    METHODS,
+    VISION,
+    adapted,
+    checksum,
+    config,
+    one_model,
+    save,
+)
 
 from visreplay.replay_core import ModelPair, ReplaySession, UnsupportedModelError, load_pair, lora
 
 # peft 0.21 still asks transformers 5.24 by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
-LANGUAGE = r".*language_model.*\.(q_proj|v_proj|up_proj|down_proj)"
-VISION = r".*visual.*\.(qkv|proj|down_proj|mlp\.[02])"
-KINDS: dict[str, dict[str, Any]] = {
-    "language": {"target_modules": LANGUAGE},
-    "vision": {"target_modules": VISION},
-    "both, rank-stabilised": {"target_modules": f"{LANGUAGE}|{VISION}", "use_rslora": True},
-    "DoRA": {"target_modules": LANGUAGE, "use_dora": True},
-    "trained head and embedding": {
-        "target_modules": LANGUAGE,
-        "modules_to_save": ["lm_head", "embed_tokens"],
-    },
-    "LoRA on the embedding": {"target_modules": rf"{LANGUAGE}|.*embed_tokens"},
-    "trained merger": {"target_modules": LANGUAGE, "modules_to_save": ["merger"]},
-}
-
-
-def adapted(
-    place: Callable[[Any], Any] = lambda model: model, family: Any = "qwen2_5_vl", **settings: Any
-) -> PeftModel:
-    """A random base under an adapter whose weights are all random, as after training."""
-    model = place(builders.model(family))
-    torch.manual_seed(5)
-    peft_model = get_peft_model(model, LoraConfig(r=4, lora_alpha=4, **settings))
-    with torch.no_grad():
-        for weight in peft_model.parameters():
-            if weight.requires_grad:
-                weight += 0.05 * torch.randn_like(weight)
-    assert isinstance(peft_model, PeftModel)
-    return peft_model
 
 
 def two_models(peft_model: PeftModel, replay_layers: int | None = None) -> ModelPair:
@@ -58,12 +36,8 @@ def two_models(peft_model: PeftModel, replay_layers: int | None = None) -> Model
     return ModelPair.of(merged, base, builders.Processor(), replay_layers)
 
 
-def one_model(peft_model: PeftModel, replay_layers: int | None = None) -> ModelPair:
-    return ModelPair.from_peft(peft_model, builders.Processor(), replay_layers)
-
-
 def history(pair: ModelPair, method: str) -> tuple[Any, ...]:
-    """Everything that a session tells, over two pictures and generated text."""
+    """All results of a session, over two images and generated text."""
     with ReplaySession(pair, config(method)) as session:
         session.append(segment(4, ("image", (1, 4, 6), 1), 3))
         tokens = session.generate(max_new_tokens=5).token_ids
@@ -85,9 +59,9 @@ def assert_alike(pair: ModelPair, other: ModelPair, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LORA_KINDS)
 def test_one_model_equals_two(kind: str, method: str) -> None:
-    peft_model = adapted(**KINDS[kind])
+    peft_model = adapted(**LORA_KINDS[kind])
     assert_alike(one_model(peft_model, 3), two_models(peft_model, 3), method)
 
 
@@ -97,9 +71,9 @@ def test_the_other_family(method: str) -> None:
     assert_alike(one_model(peft_model), two_models(peft_model), method)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LORA_KINDS)
 def test_all_memory_is_the_bases_and_the_adapters(kind: str) -> None:
-    peft_model = adapted(**KINDS[kind])
+    peft_model = adapted(**LORA_KINDS[kind])
     before = {weight.data_ptr(): weight.nbytes for weight in peft_model.parameters()}
     pair = one_model(peft_model)
     assert pair.base is not None
@@ -131,12 +105,12 @@ def test_the_base_is_found_beneath_several_adapters() -> None:
 
 @pytest.mark.parametrize("kind", ["language", "vision"])
 def test_the_vision_tower_is_shared_if_the_adapter_leaves_it_alone(kind: str) -> None:
-    pair = one_model(adapted(**KINDS[kind]))
+    pair = one_model(adapted(**LORA_KINDS[kind]))
     assert pair.shares_vision == (kind == "language")
 
 
 def test_the_base_is_cut_and_the_policy_is_not() -> None:
-    peft_model = adapted(**KINDS["language"])
+    peft_model = adapted(**LORA_KINDS["language"])
     pair = one_model(peft_model, 2)
     assert pair.base is not None
     assert (pair.base.depth, pair.policy.depth) == (2, 4)
@@ -147,7 +121,7 @@ def test_the_base_is_cut_and_the_policy_is_not() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_neither_side_changes_the_other(method: str) -> None:
     """Sessions leave all weights alone, and the peft model's switch does nothing to them."""
-    peft_model = adapted(**KINDS["trained head and embedding"])
+    peft_model = adapted(**LORA_KINDS["trained head and embedding"])
     inputs = builders.inputs(4, ("image", (1, 4, 6), 1), 3)
     pair = one_model(peft_model)
     before, logits = checksum(pair), peft_model(**inputs).logits
@@ -162,7 +136,7 @@ def test_neither_side_changes_the_other(method: str) -> None:
 
 
 def test_sessions_in_two_threads() -> None:
-    pair = one_model(adapted(**KINDS["both, rank-stabilised"]))
+    pair = one_model(adapted(**LORA_KINDS["both, rank-stabilised"]))
     expected = {method: history(pair, method) for method in METHODS}
     found: dict[str, Any] = {}
     threads = [
@@ -182,7 +156,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """An adapter that names its base, and the base."""
     root = tmp_path_factory.mktemp("lora")
     base = save(root / "base", builders.model())
-    peft_model = adapted(**KINDS["trained head and embedding"])
+    peft_model = adapted(**LORA_KINDS["trained head and embedding"])
     peft_model.peft_config["default"].base_model_name_or_path = base
     peft_model.save_pretrained(str(root / "adapter"), save_embedding_layers=False)
     return str(root / "adapter"), base
@@ -197,7 +171,7 @@ def test_a_loaded_adapter_equals_one_in_memory(
     loaded = load_pair(adapter, base if name_the_base else None, device="cpu", replay_layers=3)
     assert loaded.base is not None and (loaded.base.depth, loaded.policy.depth) == (3, 4)
     assert loaded.shares_vision and loaded.tokenizer.eos_token == builders.letter(builders.EOS)
-    assert_alike(loaded, one_model(adapted(**KINDS["trained head and embedding"]), 3), method)
+    assert_alike(loaded, one_model(adapted(**LORA_KINDS["trained head and embedding"]), 3), method)
 
 
 def test_a_loaded_adapter_has_the_dtype_of_its_base(folders: tuple[str, str]) -> None:
@@ -209,7 +183,7 @@ def test_a_loaded_adapter_has_the_dtype_of_its_base(folders: tuple[str, str]) ->
 
 def test_an_adapter_with_a_processor_of_its_own(folders: tuple[str, str], tmp_path: Path) -> None:
     pair = load_pair(*folders, device="cpu")
-    adapted(**KINDS["language"]).save_pretrained(str(tmp_path))
+    adapted(**LORA_KINDS["language"]).save_pretrained(str(tmp_path))
     pair.processor.tokenizer.add_special_tokens({"pad_token": builders.letter(1)})
     pair.processor.save_pretrained(tmp_path)
     loaded = load_pair(str(tmp_path), folders[1], device="cpu")
@@ -237,7 +211,7 @@ def test_an_adapter_that_names_no_base(folders: tuple[str, str], tmp_path: Path)
         load_pair(other, None, device="cpu")
 
 
-def test_without_peft_it_is_told_how_to_get_it(
+def test_the_error_without_peft_names_the_extra(
     folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
@@ -274,7 +248,7 @@ def test_adapters_of_another_type_are_refused() -> None:
 
 
 def test_a_merged_or_disabled_adapter_is_refused() -> None:
-    peft_model = adapted(**KINDS["language"])
+    peft_model = adapted(**LORA_KINDS["language"])
     peft_model.merge_adapter()
     with pytest.raises(UnsupportedModelError, match=r"merged: \['default'\].*unmerge_adapter"):
         one_model(peft_model)
@@ -283,6 +257,6 @@ def test_a_merged_or_disabled_adapter_is_refused() -> None:
         one_model(peft_model)
 
 
-def test_a_peft_model_is_told_where_to_go() -> None:
+def test_the_error_of_a_peft_model_names_from_peft() -> None:
     with pytest.raises(UnsupportedModelError, match=r"use ModelPair\.from_peft"):
-        ModelPair.of(adapted(**KINDS["language"]), None, builders.Processor())  # type: ignore[arg-type]
+        ModelPair.of(adapted(**LORA_KINDS["language"]), None, builders.Processor())  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from builders import segment
 from PIL import Image
-from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+from replay_cases import save
 
 from visreplay.replay_core import (
     ModelPair,
@@ -21,20 +21,6 @@ from visreplay.replay_core import (
 )
 
 SETTINGS = {"threshold": "quantile", "replay_layers": 2, "state_layers": 2, "steps": 2}
-
-
-def save(folder: Path, model: Any, **image: Any) -> str:
-    """A checkpoint with a processor, as on the hub."""
-    size = {"shortest_edge": 64, "longest_edge": 4096}
-    patches = {"patch_size": 2, "merge_size": 2, "temporal_patch_size": 2, "size": size, **image}
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**patches),
-        video_processor=Qwen2VLVideoProcessor(**patches),
-        tokenizer=builders.Processor().tokenizer,
-    )
-    model.save_pretrained(folder, max_shard_size="40KB")
-    processor.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +47,7 @@ def test_a_loaded_pair_equals_one_in_memory(
     torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
 
 
-def test_the_processors_pictures_fit(folders: tuple[str, str]) -> None:
+def test_the_processors_images_fit(folders: tuple[str, str]) -> None:
     pair = load_pair(folders[0], None, device="cpu")
     assert pair.base is None
     image = Image.effect_noise((20, 12), 50).convert("RGB")

@@ -112,14 +112,14 @@ def test_adam_does_not_depend_on_the_size_of_the_loss(pair: ModelPair) -> None:
     torch.testing.assert_close(*offsets, atol=1e-5, rtol=1e-3)
 
 
-def test_adam_spares_what_is_not_chosen(pair: ModelPair) -> None:
+def test_adam_spares_positions_that_are_not_chosen(pair: ModelPair) -> None:
     """A token that hardly matters to the loss must not be carried away from the base."""
-    picture = segment(3, ("image", (1, 16, 16), 2))
+    image = segment(3, ("image", (1, 16, 16), 2))
     settings = config(optimizer="adam", steps=10, tau=0.2)
     with ReplaySession(pair, settings) as session:
-        session.append(picture)
+        session.append(image)
         chosen_LT = session.blocks[0].chosen_LT
-    (plain,), (replayed,) = compare_models(pair, picture, [config(method="none"), settings])
+    (plain,), (replayed,) = compare_models(pair, image, [config(method="none"), settings])
     assert replayed.kl[chosen_LT].mean() < 0.5 * plain.kl[chosen_LT].mean()
     assert replayed.kl[~chosen_LT].mean() < 1.1 * plain.kl[~chosen_LT].mean()
 

@@ -38,13 +38,13 @@ def test_blocks_may_touch() -> None:
     assert [(block.start, block.length) for block in touching.blocks] == [(0, 4), (4, 6)]
 
 
-def test_a_block_is_known_by_its_content() -> None:
+def test_blocks_are_equal_by_their_content() -> None:
     (first,) = segment(3, ("image", (1, 4, 4), 1)).blocks
     (same,) = segment(7, ("image", (1, 4, 4), 1)).blocks
     (other,) = segment(3, ("image", (1, 4, 4), 2)).blocks
-    (clip,) = segment(("video", (1, 4, 4), 1)).blocks
+    (video,) = segment(("video", (1, 4, 4), 1)).blocks
     assert first == same and first.digest == same.digest and hash(first) == hash(same)
-    assert len({first.digest, other.digest, clip.digest}) == 3
+    assert len({first.digest, other.digest, video.digest}) == 3
 
 
 def test_after() -> None:
@@ -84,7 +84,7 @@ def grow_grid(inputs: Any) -> None:
         (lambda i: i.update(input_ids=i["input_ids"].repeat(2, 1)), "one prompt .* holds 2"),
     ],
 )
-def test_what_does_not_match_is_named(spoil: Any, message: str) -> None:
+def test_the_error_names_what_does_not_match(spoil: Any, message: str) -> None:
     inputs = batch(*PARTS)
     spoil(inputs)
     with pytest.raises(ContextError, match=message):

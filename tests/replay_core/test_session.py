@@ -1,7 +1,6 @@
-"""What a session promises around the numbers: transactions, generation, history, closing."""
+"""The contract of a session besides the numbers: transactions, generation, history, closing."""
 
 import gc
-import hashlib
 import weakref
 from typing import Any
 
@@ -9,33 +8,18 @@ import builders
 import pytest
 import torch
 from builders import segment
+from replay_cases import METHODS, checksum, config
 
 from visreplay.replay_core import (
     ConfigError,
     ContextError,
     ModelPair,
-    ReplayConfig,
     ReplaySession,
     Segment,
     SessionClosedError,
 )
 
-METHODS = ("none", "token", "state")
 IMAGE = segment(4, ("image", (1, 4, 6), 1), 3)
-
-
-def config(method: str, **changes: Any) -> ReplayConfig:
-    settings = {"threshold": "quantile", "replay_layers": 3, "state_layers": 3, "steps": 2}
-    return ReplayConfig(method=method, **{**settings, **changes})  # type: ignore[arg-type]
-
-
-def checksum(pair: ModelPair) -> str:
-    digest = hashlib.sha256()
-    for adapter in (pair.policy, pair.base):
-        for name, weight in adapter.model.named_parameters():  # type: ignore[union-attr]
-            digest.update(name.encode() + weight.detach().numpy().tobytes())
-            assert weight.grad is None and not weight.requires_grad
-    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -54,8 +38,8 @@ def test_the_plain_policy_equals_transformers_generate(any_pair: ModelPair) -> N
     model = any_pair.policy.model
     parts = (4, ("image", (1, 4, 6), 1), 3, ("video", (2, 4, 6), 2), 2)
     inputs = builders.inputs(*parts, family=model.config.model_type)
-    asked = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    expected = model.generate(**inputs, **asked)[0, inputs["input_ids"].shape[1] :]
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :]
     with ReplaySession(any_pair, config("none")) as session:
         session.append(segment(*parts, family=model.config.model_type))
         assert session.generate(max_new_tokens=6).token_ids == tuple(expected.tolist())
@@ -112,7 +96,7 @@ def test_an_error_leaves_the_session_as_it_was(
         assert torch.equal(session.next_logits, ref.next_logits)
 
 
-def test_a_closed_session_says_so(pair: ModelPair) -> None:
+def test_a_closed_session_is_an_error(pair: ModelPair) -> None:
     session = ReplaySession(pair, config("none"))
     session.append(IMAGE)
     session.close()
@@ -126,7 +110,6 @@ def test_a_closed_session_says_so(pair: ModelPair) -> None:
         lambda: session.fork(),
         lambda: session.crop(0),
         lambda: session.extend_generated([1]),
-        lambda: session.common_prefix([IMAGE]),
     ):
         with pytest.raises(SessionClosedError):
             use()
@@ -159,27 +142,27 @@ def test_works_inside_a_callers_inference_mode(pair: ModelPair, method: str) -> 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_of_rollouts_equals_single_ones(pair: ModelPair, method: str) -> None:
-    """In what they write, whatever their lengths, and in how they go on by themselves."""
+    """In their tokens, whatever their lengths, and in what they generate afterwards."""
     stops = [builders.letter(i) for i in range(0, 200, 8)]
     with ReplaySession(pair, config(method)) as session:
         session.append(IMAGE)
         session.generate(max_new_tokens=2)
         settings: Any = {"max_new_tokens": 12, "stop_strings": stops, "temperature": 1.5}
         seeds = [1, 2, 3, 4, 5, 6]
-        together = session.branch(seeds, **settings)
+        together = session.sample_many(seeds, **settings)
         assert session.length == 17
         assert len({len(generation.token_ids) for _, generation in together}) > 2
-        for seed, (branch, generation) in zip(seeds, together, strict=True):
+        for seed, (sampled, generation) in zip(seeds, together, strict=True):
             alone = session.fork()
             assert alone.generate(seed=seed, **settings) == generation
-            for each in (alone, branch):
+            for each in (alone, sampled):
                 each.append(segment(2, ("image", (1, 4, 4), 2), 1))
-            assert branch.token_ids == alone.token_ids
-            torch.testing.assert_close(branch.next_logits, alone.next_logits, atol=1e-4, rtol=0)
-        greedy = session.branch([None, None], max_new_tokens=5, temperature=0)
+            assert sampled.token_ids == alone.token_ids
+            torch.testing.assert_close(sampled.next_logits, alone.next_logits, atol=1e-4, rtol=0)
+        greedy = session.sample_many([None, None], max_new_tokens=5, temperature=0)
         expected = session.fork().generate(max_new_tokens=5)
         assert [generation for _, generation in greedy] == [expected, expected]
-        assert session.branch([], max_new_tokens=5) == []
+        assert session.sample_many([], max_new_tokens=5) == []
 
 
 def test_nothing_to_continue(pair: ModelPair) -> None:
@@ -187,7 +170,7 @@ def test_nothing_to_continue(pair: ModelPair) -> None:
         with pytest.raises(ContextError, match="append a segment"):
             session.generate(max_new_tokens=1)
         with pytest.raises(ContextError, match="append a segment"):
-            session.branch([1, 2], max_new_tokens=1)
+            session.sample_many([1, 2], max_new_tokens=1)
         with pytest.raises(ContextError, match="empty context"):
             _ = session.next_logits
 
@@ -235,28 +218,6 @@ def test_logits_can_be_had_again_after_a_crop(pair: ModelPair, method: str) -> N
         assert session.generate(max_new_tokens=4) == first
 
 
-def test_common_prefix(pair: ModelPair) -> None:
-    with ReplaySession(pair, config("none")) as session:
-        session.append(IMAGE)
-        session.extend_generated([1, 2, 3])
-        whole = Segment.from_ids([1, 2, 3])
-        assert session.common_prefix([]) == 0
-        assert session.common_prefix([IMAGE]) == 15
-        assert session.common_prefix([IMAGE, whole]) == 18
-        assert session.common_prefix([IMAGE, whole, whole]) == 18
-        assert session.common_prefix([IMAGE, Segment.from_ids([1, 9])]) == 16
-        # Another picture of the same size: the same ids, yet the prefix ends before it.
-        other = segment(4, ("image", (1, 4, 6), 2), 3)
-        assert torch.equal(other.token_ids, IMAGE.token_ids)
-        assert session.common_prefix([other, whole]) == 5
-        # A picture that is longer than ours, and one that begins inside it.
-        assert session.common_prefix([segment(4, ("image", (1, 4, 8), 1), 3)]) == 5
-        assert session.common_prefix([segment(3)]) == 0
-        session.crop(session.common_prefix([other]))
-        session.append(other.after(5))
-        assert session.common_prefix([other]) == len(other)
-
-
 def test_a_stream_is_what_generate_writes(pair: ModelPair) -> None:
     settings: Any = {"max_new_tokens": 8, "temperature": 1.5, "seed": 3}
     with ReplaySession(pair, config("token")) as session:
@@ -299,6 +260,25 @@ def test_stops(pair: ModelPair) -> None:
         assert session.token_ids[-1] == free.token_ids[0]
 
 
+def test_no_step_decodes_more_than_a_tail(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of a token does not grow with the text; the whole of it is decoded once."""
+    lengths: list[int] = []
+    decode = pair.tokenizer.decode
+
+    def counted(ids: Any, **options: Any) -> str:
+        lengths.append(len(ids))
+        return str(decode(ids, **options))
+
+    monkeypatch.setattr(pair.tokenizer, "decode", counted)
+    with ReplaySession(pair, config("none")) as session:
+        session.append(IMAGE)
+        session.fork().generate(max_new_tokens=40, stop_strings=["no such"])
+        assert lengths == [*(min(n, 4 * 7) for n in range(1, 41)), 40]
+        lengths.clear()
+        session.sample_many([1, 2], max_new_tokens=40)
+        assert lengths == [40, 40]
+
+
 def test_sampling_follows_its_seed(pair: ModelPair) -> None:
     with ReplaySession(pair, config("none")) as session:
         session.append(IMAGE)
@@ -332,10 +312,10 @@ def test_settings_of_generate(pair: ModelPair, changes: Any, message: str) -> No
             session.generate(**{"max_new_tokens": 3, **changes})
 
 
-def test_clips_are_blocks_too(pair: ModelPair) -> None:
-    clip = segment(3, ("video", (3, 4, 4), 5), 2, ("image", (1, 4, 4), 1), 2, seconds=0.7)
+def test_videos_are_blocks_too(pair: ModelPair) -> None:
+    video = segment(3, ("video", (3, 4, 4), 5), 2, ("image", (1, 4, 4), 1), 2, seconds=0.7)
     with ReplaySession(pair, config("token", steps=8)) as session:
-        report = session.append(clip)
+        report = session.append(video)
         assert [block.kind for block in session.blocks] == ["video", "image"]
         assert report.new_visual_tokens == 16 and report.optimisation_steps == 16
         assert report.kl_after < report.kl_before  # type: ignore[operator]

@@ -7,6 +7,7 @@ import builders
 import pytest
 import torch
 from builders import segment
+from replay_cases import SAMPLES
 
 from visreplay.replay_core import (
     ConfigError,
@@ -17,7 +18,6 @@ from visreplay.replay_core import (
     Segment,
 )
 
-SAMPLES = [segment(3, ("image", (1, 8, 8), seed), 2) for seed in range(20, 28)]
 IMAGE = segment(4, ("image", (1, 8, 8), 1), 3)
 
 
@@ -32,7 +32,7 @@ def sketched(pair: ModelPair) -> ModelPair:
 
 
 def masks(pair: ModelPair, settings: ReplayConfig) -> torch.Tensor:
-    """Where replay acts: what state replay replaced, or what token replay looks at."""
+    """The positions where state replay replaced activations, or that token replay compares."""
     with ReplaySession(pair, settings) as session:
         session.append(IMAGE)
         (record,) = session.blocks
@@ -40,7 +40,7 @@ def masks(pair: ModelPair, settings: ReplayConfig) -> torch.Tensor:
 
 
 def with_margins(pair: ModelPair, nats: float) -> ModelPair:
-    """The same sketch, which trusts itself no nearer than so many nats."""
+    """The same sketch, which does not decide within so many nats."""
     assert pair.sketch is not None
     margins = torch.full_like(pair.sketch.gap_margin_L, nats)
     base = replace(pair.sketch.base, margin_L=margins)
@@ -113,7 +113,7 @@ def test_the_cheap_head_is_narrow_and_shared_where_the_heads_are(sketched: Model
         ({"segments": SAMPLES[:1]}, "16 activations a layer are too few for rank 16"),
     ],
 )
-def test_what_cannot_be_fitted(pair: ModelPair, changes: Any, message: str) -> None:
+def test_sketches_that_cannot_be_fitted(pair: ModelPair, changes: Any, message: str) -> None:
     settings = {"segments": SAMPLES, "layers": 3, "rank": 16, "config": config(), **changes}
     with pytest.raises(ConfigError, match=message):
         pair.sketched(**settings)
@@ -143,7 +143,7 @@ def test_state_replay_reports_no_divergence(sketched: ModelPair) -> None:
         assert state.blocks[0].replaced_LT is not None and state.blocks[0].replaced_LT.any()
 
 
-def test_a_pair_without_a_base_has_none() -> None:
+def test_a_pair_without_a_base_has_no_sketch() -> None:
     alone = ModelPair.of(builders.model(), None, builders.Processor())
     with pytest.raises(ConfigError, match="no base"):
         alone.sketched(SAMPLES, layers=3, rank=16, config=config())

@@ -21,7 +21,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from visreplay.replay_core import ModelPair, Segment, adapter_for
+from visreplay.replay_core import ModelPair, Segment
+from visreplay.replay_core.families.registry import adapter_for
 
 Family = Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl", "llava_onevision"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -144,7 +145,7 @@ def model(
 
 
 def letter(token: int) -> str:
-    """How a token is written."""
+    """The character of a token."""
     return SPECIAL.get(token, chr(0x100 + token))
 
 
@@ -188,13 +189,13 @@ def visual(kind: Literal["image", "video"], grid: Grid, seed: int) -> Tensor:
 
 
 def batch(*parts: Any, seconds: float = 0.5, family: Family = "qwen2_5_vl") -> dict[str, Any]:
-    """What a processor would return for a prompt.
+    """Make the output of a processor for a prompt.
 
     Args:
         *parts: An int n for n text tokens, or ("image" | "video", grid, seed); a grid is of time,
             height and width, and more of it is more tokens, whatever the family.
-        seconds: Per step in time of a clip.
-        family: Whose processor.
+        seconds: Seconds between two steps in time of a video.
+        family: The family of the processor.
     """
     ids: list[int] = []
     inputs: dict[str, list[Tensor]] = {}
@@ -203,8 +204,8 @@ def batch(*parts: Any, seconds: float = 0.5, family: Family = "qwen2_5_vl") -> d
             generator = torch.Generator().manual_seed(7 * index + part)
             ids += torch.randint(0, 200, (part,), generator=generator).tolist()
             continue
-        picture, stretches = _picture(family, *part, seconds)
-        for name, tensor in picture.items():
+        visual_inputs, stretches = _visual_inputs(family, *part, seconds)
+        for name, tensor in visual_inputs.items():
             inputs.setdefault(name, []).append(tensor)
         token = IMAGE if part[0] == "image" or family == "internvl" else VIDEO
         for length in stretches:
@@ -216,10 +217,10 @@ def batch(*parts: Any, seconds: float = 0.5, family: Family = "qwen2_5_vl") -> d
     }
 
 
-def _picture(
+def _visual_inputs(
     family: Family, kind: Any, grid: Grid, seed: int, seconds: float
 ) -> tuple[dict[str, Tensor], list[int]]:
-    """A picture's part of a processor's output, and its stretches of placeholders."""
+    """One image or video in a processor's output, and its stretches of placeholders."""
     generator = torch.Generator().manual_seed(seed)
     t, h, w = grid
     if family.startswith("qwen"):
@@ -235,7 +236,7 @@ def _picture(
     if kind == "video":
         frames = torch.randn(1, t, 3, 6, 6, generator=generator)
         return {"pixel_values_videos": frames}, [4 * t + 1]
-    # 6 x 6 pixels, or 6 x 12 if it is twice as wide as high; and the whole picture before them.
+    # 6 x 6 pixels, or 6 x 12 if it is twice as wide as high; and the whole image before them.
     tiles = 2 if w == 2 * h else 1
     inputs = {
         "pixel_values": torch.randn(1, tiles + 1, 3, 6, 6, generator=generator),
@@ -260,12 +261,12 @@ def segment(*parts: Any, family: Family = "qwen2_5_vl", **kwargs: Any) -> Segmen
 
 @cache
 def tokens(family: Family = "qwen2_5_vl") -> Any:
-    """How the family writes visual tokens."""
+    """The adapter of the family, which knows its visual tokens."""
     return adapter_for(model(family))
 
 
 def inputs(*parts: Any, family: Family = "qwen2_5_vl", **kwargs: Any) -> dict[str, Any]:
-    """What the model's own `forward` takes for such a prompt."""
+    """Make the arguments of the model's own `forward` for such a prompt."""
     made = batch(*parts, family=family, **kwargs)
     if family.startswith("qwen"):
         ids_1T = made["input_ids"]

@@ -2,7 +2,7 @@
 
 `Devices` is a mode in which every tensor has a place of its own: that of its operands, or the one
 that it was put on. Values are computed on the CPU as always, so that results can be compared, but
-whatever mixes two places raises as CUDA would. Untouched tensors are on the CPU.
+an operation on tensors of two places raises, as on CUDA. Tensors are on the CPU by default.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 GETTER = Tensor.device.__get__  # type: ignore[attr-defined]
 SETTER = Tensor.data.__set__  # type: ignore[attr-defined]
 MOVES = {Tensor.to, Tensor.cpu}
-# What copies values from one device to another by itself.
+# Functions that copy values from one device to another by themselves.
 COPIES = {Tensor.copy_, Tensor.__setitem__, SETTER, torch._has_compatible_shallow_copy_type}
 
 
@@ -32,13 +32,13 @@ def place_of(tensor: Tensor) -> torch.device:
 
 def put(tensor: Tensor, place: torch.device) -> Tensor:
     if place != CPU and tensor.dtype == torch.float64:
-        raise DeviceError("a tensor in float64, which MPS has not")
+        raise DeviceError("a tensor in float64, which MPS does not have")
     tensor.__dict__["place"] = place
     return tensor
 
 
 def put_module(module: nn.Module, place: str) -> None:
-    """What `module.to(place)` does."""
+    """Do as `module.to(place)`."""
     for tensor in (*module.parameters(), *module.buffers()):
         put(tensor, torch.device(place))
 
@@ -54,7 +54,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def meet(operands: list[Tensor]) -> torch.device:
-    """The one place of operands; scalars of the CPU may go anywhere, as in torch."""
+    """Return the one place of operands; scalars of the CPU may go anywhere, as in torch."""
     places = {place_of(operand) for operand in operands if operand.ndim}
     scalars = {place_of(operand) for operand in operands if not operand.ndim}
     places |= scalars - {CPU} if places else scalars
@@ -74,7 +74,7 @@ class Devices(TorchFunctionMode):
             with patch.object(torch.autograd, "_engine_run_backward", self._run_backward):
                 return func(*args, **kwargs)
         if torch._C._current_graph_task_id() != -1:
-            # On the way back autograd makes tensors that nobody has placed: all is on the CPU.
+            # In the backward pass autograd makes tensors that have no place: all is on the CPU.
             return _cast(args, kwargs) if func in MOVES else func(*args, **kwargs)
         if func == GETTER:
             return place_of(args[0])
@@ -94,12 +94,12 @@ class Devices(TorchFunctionMode):
         return result
 
     def _run_backward(self, *args: Any, **kwargs: Any) -> Any:
-        with self:  # which is off within torch's functions; activations may be computed again
+        with self:  # which is off within torch's functions; activations may be recomputed
             return torch.autograd.graph._engine_run_backward(*args, **kwargs)
 
 
 def _meeting_place(func: Any, args: Any, kwargs: Any) -> torch.device:
-    """Where the result is."""
+    """Return the place of the result."""
     if func in COPIES:
         return place_of(args[0])
     operands = [*tensors(args), *tensors(kwargs)]
@@ -113,7 +113,7 @@ def _meeting_place(func: Any, args: Any, kwargs: Any) -> torch.device:
 
 
 def _target(args: Any, kwargs: Any) -> torch.device:
-    """Where `to` moves its first argument."""
+    """Return the place where `to` moves its first argument."""
     place = place_of(args[0])
     for item in (*args[1:], *kwargs.values()):
         if isinstance(item, Tensor):
@@ -126,7 +126,7 @@ def _target(args: Any, kwargs: Any) -> torch.device:
 
 
 def _cast(args: Any, kwargs: Any) -> Tensor:
-    """What `to` does to the dtype of its first argument."""
+    """Convert the first argument to the dtype that `to` gets."""
     source: Tensor = args[0]
     for item in (*args[1:], *kwargs.values()):
         if isinstance(item, Tensor | torch.dtype):

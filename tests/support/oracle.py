@@ -1,7 +1,7 @@
 """The method from scratch: whole contexts, transformers' own forward, full softmaxes, no caches.
 
-Written against method.md and not against the package, from which it takes only the settings and
-the segments. Visual features come from the model's own `get_image_features`, positions from its
+Written by method.md and not by the package, from which it takes only the settings and the
+segments. Visual features come from the model's own `get_image_features`, positions from its
 `get_rope_index`, activations from hooks on its own decoder, and the formulas of lens, limits and
 divergence from `benchmarks/reference.py`.
 """
@@ -21,14 +21,14 @@ GRIDS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
 @dataclass
-class Side:
-    """What one of the two models reads: its input embeddings, and features for deeper layers."""
+class ModelInputs:
+    """The inputs of one of the two models: embeddings, and features for deeper layers."""
 
     model: Any
     embeds: list[Tensor] = field(default_factory=list)
     deep: list[list[Tensor]] = field(default_factory=list)
 
-    def look(self, block: VisualBlock) -> None:
+    def encode(self, block: VisualBlock) -> None:
         inputs = {n: x for n, x in block.inputs.items() if n != "second_per_grid_ts"}
         output = getattr(self.model, f"get_{block.kind}_features")(**inputs)
         self.embeds.append(torch.cat(list(output.pooler_output)))
@@ -41,11 +41,11 @@ class Side:
         decoder, ids_1T = self.model.model.language_model, torch.tensor([ids])
         inputs: dict[str, Any] = {}
         if hasattr(self.model.model, "get_rope_index"):
-            shown = {n: [b.inputs[n] for b in blocks if n in b.inputs] for n in GRIDS}
+            grids = {n: [b.inputs[n] for b in blocks if n in b.inputs] for n in GRIDS}
             inputs["position_ids"], _ = self.model.model.get_rope_index(
                 ids_1T,
                 mm_token_type_ids=types[None],
-                **{name: torch.cat(each) for name, each in shown.items() if each},
+                **{name: torch.cat(each) for name, each in grids.items() if each},
             )
         if any(self.deep):
             inputs["visual_pos_masks"] = types[None].bool()
@@ -56,7 +56,7 @@ class Side:
             outputs.append(edit(len(outputs), args[0][0]))
             return outputs[-1][None], *args[1:]
 
-        # What enters the next layer is all that left the last one, features for it included.
+        # The input of the next layer is the output of the last one, with its deep features.
         after = [*decoder.layers[1:], decoder.norm]
         handles = [module.register_forward_pre_hook(hook) for module in after]
         try:
@@ -72,17 +72,17 @@ def unedited(layer: int, hidden: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """In double precision, so that masks do not hang on the order of a sum."""
+    """Compute entropies in double precision, so that masks do not depend on the order of a sum."""
     log_p = logits.double().log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1).float()
 
 
 @dataclass
 class Oracle:
-    """A context that is computed anew whenever something is asked of it."""
+    """A context that is computed anew for every result."""
 
-    policy: Side
-    base: Side
+    policy: ModelInputs
+    base: ModelInputs
     config: ReplayConfig
     ids: list[int] = field(default_factory=list)
     blocks: list[VisualBlock] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Oracle:
 
     @classmethod
     def of(cls, policy: Any, base: Any, config: ReplayConfig) -> "Oracle":
-        return cls(Side(policy), Side(base), config)
+        return cls(ModelInputs(policy), ModelInputs(base), config)
 
     def append(self, segment: Segment) -> None:
         end = 0
@@ -117,8 +117,8 @@ class Oracle:
         self.source += [len(self.blocks)] * len(ids)
         self.ids += ids
         self.blocks.append(block)
-        self.policy.look(block)
-        self.base.look(block)
+        self.policy.encode(block)
+        self.base.encode(block)
         depth = self.config.depth
         base_logits = lens(self.base.model, self.activations(self.base)[:depth, rows])
         self.entropies.append(entropy(base_logits))
@@ -154,7 +154,7 @@ class Oracle:
                 loss = loss + top_kl(base_logits[layer, chosen], logits, self.config.top_k).mean()
         return loss / mask.shape[1]
 
-    def activations(self, side: Side, edit: Edit = unedited) -> Tensor:
+    def activations(self, side: ModelInputs, edit: Edit = unedited) -> Tensor:
         # By where a token comes from: a random model may write placeholders.
         kinds = {"image": 1, "video": 2}
         types = [
@@ -183,7 +183,7 @@ class Oracle:
         )
 
     def state_limits(self) -> Tensor:
-        """Of every layer at every token; below every entropy where nothing is replaced."""
+        """The limits `(L, T)` in nats; below every entropy where nothing is replaced."""
         columns, last = [], None
         for source in self.source:
             if source is not None and source >= 0:

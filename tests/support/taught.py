@@ -20,8 +20,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visreplay.agent import get_protocol
 from visreplay.agent.chat.renderer import ChatRenderer
-from visreplay.agent.policy.encoder import render, token_grid
+from visreplay.agent.policy.encoder import token_grid
 from visreplay.replay_core import EMBEDDED, ModelPair
+from visreplay.replay_core.chat_template import render
 from visreplay.tools import ImageStore
 
 

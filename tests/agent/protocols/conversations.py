@@ -21,8 +21,9 @@ from visreplay.agent import (
     build_graph,
     get_protocol,
 )
-from visreplay.agent.policy.encoder import ContextEncoder, render, token_grid
+from visreplay.agent.policy.encoder import ContextEncoder, token_grid
 from visreplay.replay_core import EMBEDDED
+from visreplay.replay_core.chat_template import render
 from visreplay.tools import ImageStore, TokenGrid
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,11 +16,12 @@ from transformers import AutoProcessor
 from visreplay.agent import ReplayChatModel, get_protocol
 from visreplay.agent.chat.renderer import ChatRenderer, image_block
 from visreplay.agent.chat.turn_memory import Spoken
-from visreplay.agent.policy.encoder import render, token_grid
+from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.smolagents.messages import MemoryReader
 from visreplay.agent.smolagents.model import ReplayModel
 from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, LangChainTool, keep_images
 from visreplay.replay_core import EMBEDDED, Method, ModelPair, embedded_config
+from visreplay.replay_core.chat_template import render
 from visreplay.tools import ImageStore
 
 PAINTED = {colour: Image.new("RGB", (56, 56), colour) for colour in ("blue", "red")}

@@ -6,33 +6,16 @@ import builders
 import pytest
 import torch
 from builders import FAMILIES, segment
+from replay_cases import walk
 from torch import Tensor, nn
 
-from visreplay.replay_core import ModelPair, Segment, UnsupportedModelError, adapter_for
+from visreplay.replay_core import ModelPair, UnsupportedModelError
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.families.adapter import ModelAdapter
+from visreplay.replay_core.families.registry import adapter_for
 
 QWEN = [family for family in FAMILIES if family.startswith("qwen")]
 PROMPT = (5, ("image", (1, 4, 8), 1), 3, ("image", (1, 6, 4), 2), ("image", (1, 4, 4), 3), 6)
-
-
-def walk(adapter: ModelAdapter, whole: Segment, chunk: int | None = None) -> Any:
-    """Run a prompt through our own loop, piece by piece.
-
-    Returns:
-        Logits `(T, V)`, the cache, and the position of the next token.
-    """
-    cache, position, hidden = KVCache(adapter.depth), 0, []
-    for ids_T, block in whole.pieces():
-        if block is None:
-            features, positions = adapter.embed(ids_T), adapter.text_positions(len(ids_T), position)
-            position += len(ids_T)
-        else:
-            features = adapter.features(block)
-            positions = adapter.block_positions(block, position)
-            position += adapter.extent(block)
-        hidden.append(adapter.run(features, positions, cache, chunk=chunk))
-    return adapter.head(adapter.norm(torch.cat(hidden))), cache, position
 
 
 def ours(adapter: ModelAdapter, *parts: Any, chunk: int | None = None, **kwargs: Any) -> Tensor:
@@ -76,7 +59,7 @@ def test_generated_tokens_continue_at_rope_deltas(family: Any) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_clips_among_images(family: Any) -> None:
+def test_videos_among_images(family: Any) -> None:
     model = builders.model(family)
     parts = (4, ("image", (1, 4, 4), 1), 2, ("video", (2, 4, 6), 2), 3, ("image", (1, 4, 8), 3), 2)
     expected = theirs(model, *parts).logits[0]
@@ -86,16 +69,16 @@ def test_clips_among_images(family: Any) -> None:
 @pytest.mark.parametrize("seconds", [0.25, 1 / 3, 0.7, 1.0, 2.0])
 @pytest.mark.parametrize("family", QWEN)
 @torch.no_grad()
-def test_clips_follow_their_seconds(family: Any, seconds: float) -> None:
+def test_videos_follow_their_seconds(family: Any, seconds: float) -> None:
     model = builders.model(family)
-    # Nothing behind the clip: there transformers' two rules differ (`ModelAdapter.extent`).
+    # Nothing behind the video: there transformers' two rules differ (`ModelAdapter.extent`).
     parts = (4, ("image", (1, 4, 4), 1), 2, ("video", (5, 4, 6), 2))
     expected = theirs(model, *parts, seconds=seconds).logits[0, :-1]
     got = ours(adapter_for(model), *parts, seconds=seconds)[:-1]
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
-def test_text_goes_on_behind_the_last_second_of_a_clip() -> None:
+def test_text_goes_on_behind_the_last_second_of_a_video() -> None:
     adapter = adapter_for(builders.model())
     (block,) = segment(("video", (5, 4, 6), 1), seconds=1.0).blocks
     assert adapter.extent(block) == 4 * 4 + 1  # 5 steps in time, 4 positions per second
@@ -117,7 +100,7 @@ def test_sliding_window_layers(family: Any) -> None:
 
 
 @torch.no_grad()
-def test_a_visitor_sees_and_replaces_every_layer(pair: ModelPair) -> None:
+def test_a_visitor_gets_and_replaces_every_layer(pair: ModelPair) -> None:
     adapter = pair.policy
     ids_T = torch.arange(7)
     seen: list[tuple[int, slice]] = []
@@ -150,7 +133,7 @@ def test_recomputing_changes_no_gradient(pair: ModelPair) -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_unknown_family_is_told_what_to_provide() -> None:
+def test_the_error_of_an_unknown_family_names_what_to_provide() -> None:
     model = builders.model()
     model.config.model_type = "other_vl"
     with pytest.raises(UnsupportedModelError, match=r"'other_vl' .*qwen2_5_vl.*split"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from builders import FAMILIES, IMAGE, SPECIAL, VIDEO, VISION_END, VISION_START
-from test_adapter import walk
+from replay_cases import walk
 from transformers import (
     GotOcr2ImageProcessor,
     InternVLProcessor,
@@ -30,16 +30,16 @@ from visreplay.replay_core import (
     ReplaySession,
     Segment,
     Threshold,
-    adapter_for,
     load_pair,
 )
+from visreplay.replay_core.families.registry import adapter_for
 
 PICTURE, CLIP = SPECIAL[IMAGE], SPECIAL[VIDEO]
 TEXT = f"a b {PICTURE} c {CLIP} d {PICTURE} e f"
 
 
 def processor(family: str) -> Any:
-    """The real class, with small pictures and a tokenizer of single letters."""
+    """The real class, with small images and a tokenizer of single letters."""
     tokenizer = builders.Processor().tokenizer
     if family == "internvl":
         tokenizer = builders.Processor(
@@ -79,15 +79,15 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def process(family: str, text: str = TEXT, **changes: Any) -> Any:
-    clip = {"total_num_frames": 4, "fps": 4.0, "frames_indices": [0, 1, 2, 3]}
-    pictures = {
+    metadata = {"total_num_frames": 4, "fps": 4.0, "frames_indices": [0, 1, 2, 3]}
+    visual = {
         "images": [noise(8, 12), noise(12, 8)],
         "videos": [noise(4, 8, 12)],
-        "video_metadata": [clip],
+        "video_metadata": [metadata],
         "do_sample_frames": False,
         **changes,
     }
-    return processor(family)(text=[text], return_tensors="pt", **pictures)
+    return processor(family)(text=[text], return_tensors="pt", **visual)
 
 
 def assert_equal_to_forward(family: Any, made: Any) -> Segment:
@@ -179,7 +179,7 @@ SPOILT: Any = [
 
 
 @pytest.mark.parametrize(("family", "spoil", "message"), SPOILT)
-def test_what_does_not_match_is_named(family: Any, spoil: Any, message: str) -> None:
+def test_the_error_names_what_does_not_match(family: Any, spoil: Any, message: str) -> None:
     made = process(family)
     spoil(made)
     with pytest.raises(ContextError, match=message):

@@ -1,0 +1,126 @@
+"""Chat templates: what follows the last turn of a conversation, as text.
+
+A chat template may render earlier turns differently once later ones exist (drop the thinking, add
+a default system prompt), and re-tokenising what a model wrote may give other ids. So a
+conversation is never rendered as a whole: only what comes *after* the last assistant turn is, and
+the ids that the policy generated stay as they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from visreplay.replay_core.errors import ContextError
+
+ChatMessage = Mapping[str, Any]
+"""A message: `role`, `content` (a list of parts, each with its `type` and maybe `text`), and the
+`token_ids` that the assistant generated."""
+
+_SENTINEL = "\u241eassistant turn\u241e"
+
+
+def render(processor: Any, messages: Sequence[ChatMessage], start: int = 0) -> str:
+    """Render the chat template's text of `messages[start:]`, whatever it does to earlier turns.
+
+    It ends with the opening of the assistant's turn; placeholders are not expanded. What the
+    assistant generated is not rendered: its ids are in the context already, and so is the end
+    of its turn if it generated that too.
+
+    Args:
+        processor: With `apply_chat_template` and `tokenizer`.
+        messages: The conversation.
+        start: 0, or the index that follows the last assistant message.
+
+    Raises:
+        ContextError: `start` does not follow an assistant turn, or the template drops it.
+    """
+    if start == 0:
+        return _fill_template(processor, messages)
+    last = messages[start - 1]
+    if last["role"] != "assistant":
+        raise ContextError(f"message {start - 1} is the {last['role']}'s, not the assistant's")
+    stand_in = {"role": "assistant", "content": [{"type": "text", "text": _SENTINEL}]}
+    conversation = [*messages[: start - 1], stand_in, *messages[start:]]
+    _, found, continuation = _fill_template(processor, conversation).rpartition(_SENTINEL)
+    if not found:
+        raise ContextError("the chat template does not render what the assistant wrote")
+    tokenizer = processor.tokenizer
+    if last.get("token_ids", [])[-1:] == [tokenizer.eos_token_id]:
+        continuation = continuation.removeprefix(tokenizer.eos_token)
+    return continuation
+
+
+def render_user_turn(processor: Any, text: str, images: int, context_ids: Sequence[int]) -> str:
+    """Render one user turn, to be appended to a context.
+
+    Args:
+        processor: As in `render`.
+        text: The text of the turn.
+        images: Number of images, which come before the text.
+        context_ids: The tokens of the context. If there are any, the last turn is taken to be the
+            assistant's, and is closed if the end of the turn is not there yet.
+
+    Raises:
+        ContextError: As `render`.
+    """
+    parts = [*[{"type": "image"}] * images, {"type": "text", "text": text}]
+    turn = {"role": "user", "content": parts}
+    if not context_ids:
+        return render(processor, [turn])
+    # What came before is in the context already; templates only need turns that alternate.
+    earlier = {"role": "user", "content": [{"type": "text", "text": ""}]}
+    last = {"role": "assistant", "content": [], "token_ids": list(context_ids[-1:])}
+    return render(processor, [earlier, last, turn], start=2)
+
+
+def without_special_tokens(text: str, tokenizer: Any) -> str:
+    """Break every special token that a text spells out by a space.
+
+    In a question, or an error that quotes the model, it would become that token: an image
+    that is not there, or the end of a turn.
+    """
+    for token in tokenizer.all_special_tokens:
+        text = text.replace(token, f"{token[:1]} {token[1:]}")
+    return text
+
+
+def load_image(image: Image.Image | str | Path) -> Image.Image:
+    """Load an image as RGB, turned upright as its EXIF data say.
+
+    Args:
+        image: An image of PIL, or the path of an image file.
+
+    Raises:
+        ContextError: there is no such file, or no image is in it.
+    """
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    try:
+        with Image.open(Path(image).expanduser()) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except OSError as error:
+        raise ContextError(
+            f"no image can be read from {str(image)!r} ({error}): give an image of PIL, or the "
+            "path of a file that PIL opens"
+        ) from error
+
+
+def _fill_template(processor: Any, messages: Sequence[ChatMessage]) -> str:
+    """Render the chat template's text of messages and of the assistant's opening.
+
+    Templates render bare `image` and `video` placeholders, not references.
+    """
+
+    def plain(part: Mapping[str, Any]) -> dict[str, str]:
+        if part["type"] != "text":
+            return {"type": part["type"]}
+        return {"type": "text", "text": without_special_tokens(part["text"], processor.tokenizer)}
+
+    conversation = [
+        {"role": message["role"], "content": [plain(part) for part in message["content"]]}
+        for message in messages
+    ]
+    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    return str(text)

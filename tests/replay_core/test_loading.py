@@ -1,0 +1,146 @@
+"""Loading by name: pairs that ship, paths that are not there, hubs that do not answer."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from visreplay.replay_core import (
+    EMBEDDED,
+    CheckpointError,
+    ConfigError,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    ReplayError,
+    embedded_config,
+    load_pair,
+)
+from visreplay.replay_core.loading import load_for
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make any use of a network an error."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_the_embedded_pair_by_name() -> None:
+    named = load_pair("embedded", device="cpu")
+    placed = load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
+    for ours, theirs in ((named.policy, placed.policy), (named.base, placed.base)):
+        assert ours is not None and theirs is not None
+        weights = dict(theirs.model.named_parameters())
+        assert all(torch.equal(w, weights[n]) for n, w in ours.model.named_parameters())
+    assert named.names == ("embedded policy", "embedded base")
+    assert placed.names == (str(EMBEDDED / "policy"), str(EMBEDDED / "base"))
+
+
+def test_only_what_a_method_needs() -> None:
+    plain = load_pair("embedded", replay="none", device="cpu")
+    assert plain.base is None and plain.names == ("embedded policy", None)
+    state = load_for("state", "embedded", None, device="cpu")
+    assert state.base is not None and state.base.depth == 2
+    swapped = ReplayConfig("token", replay_layers=2, swap_roles=True)  # type: ignore[arg-type]
+    whole = load_for(swapped, "embedded", None, device="cpu")
+    assert whole.base is not None and whole.base.depth == whole.policy.depth
+
+
+def test_one_checkpoint_of_the_embedded_pair_with_another() -> None:
+    pair = load_pair(str(EMBEDDED / "policy"), "embedded", device="cpu")
+    assert pair.names == (str(EMBEDDED / "policy"), "embedded base")
+    assert pair.tuned == {}  # the settings are those of the policy that ships
+    pair = load_pair("embedded", str(EMBEDDED / "base"), device="cpu")
+    assert pair.names == ("embedded policy", str(EMBEDDED / "base"))
+
+
+def test_settings_of_a_pair(embedded_pair: ModelPair) -> None:
+    tuned = embedded_pair.replay_config()
+    assert (tuned.method, tuned.replay_layers, tuned.tau) == (Method.TOKEN, 2, 0.5)
+    assert embedded_pair.replay_config("state", steps=3) == embedded_config(Method.STATE, steps=3)
+    assert embedded_pair.replay_config("none") == ReplayConfig(Method.NONE)
+    own = ReplayConfig(replay_layers=1)
+    assert embedded_pair.replay_config(own) is not None
+    assert embedded_pair.replay_config(own) == own
+    other = ModelPair(embedded_pair.policy, None, embedded_pair.processor, True)
+    assert other.replay_config("token", steps=3) == ReplayConfig(steps=3)
+    with pytest.raises(ConfigError, match="method is 'both', but must be one of 'token', 'state'"):
+        embedded_pair.replay_config("both")
+
+
+def test_a_folder_called_embedded_is_given_as_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "embedded").symlink_to(EMBEDDED / "base")
+    monkeypatch.chdir(tmp_path)
+    pair = load_pair("./embedded", device="cpu")
+    assert pair.base is None and pair.names == ("./embedded", None) and pair.tuned == {}
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").symlink_to(EMBEDDED / "policy")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_pair("~/mine", device="cpu").base is None
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("name", ["./x", "../x", "/nowhere/x", "~/nowhere/x", "owner/x/"])
+def test_a_path_that_is_not_there_is_refused_at_once(name: str) -> None:
+    rule = f"there is no folder '{name}', and a checkpoint that is written as a path must be one"
+    for names in ((name,), ("embedded", name)):
+        with pytest.raises(CheckpointError, match=rule) as caught:
+            load_pair(*names)
+        assert isinstance(caught.value, ReplayError) and "Hugging Face id" in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("name", ["a b", "owner/name/more"])
+def test_a_name_that_cannot_be_a_hub_id(name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"cannot read the checkpoint '{name}'"):
+        load_pair(name)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="give the folder of a whole checkpoint") as caught:
+        load_pair(str(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+PROGRAM = """
+from visreplay.replay_core import CheckpointError, load_pair
+try:
+    load_pair({!r})
+except CheckpointError as error:
+    print(error)
+    assert error.__cause__ is not None
+"""
+
+
+@pytest.mark.parametrize(
+    "setting", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=str
+)
+def test_a_hub_that_does_not_answer_is_one_short_error(
+    tmp_path: Path, setting: dict[str, str]
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format("owner/no-such-model")],
+        env={**os.environ, "HF_HOME": str(tmp_path), **setting},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,  # transformers itself tries for minutes
+    )
+    (line,) = ended.stdout.splitlines()
+    assert line.startswith("cannot read the checkpoint 'owner/no-such-model' (")
+    assert "Check the name and the network" in line
+    assert "Retrying" not in ended.stderr

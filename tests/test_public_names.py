@@ -1,0 +1,111 @@
+"""The public names of every package: a change of these lists is a change for users."""
+
+from importlib import import_module
+
+import pytest
+
+PUBLIC = {
+    "visreplay": [
+        "ReplayChatModel",
+        "ReplayConfig",
+        "ReplaySession",
+        "VisualAgent",
+        "__version__",
+        "load_pair",
+    ],
+    "visreplay.agent": [
+        "EpisodeState",
+        "Limits",
+        "Loop",
+        "Message",
+        "MessageError",
+        "Observation",
+        "PROTOCOLS",
+        "ParsedTurn",
+        "Policy",
+        "PolicyTurn",
+        "ReplayChatModel",
+        "ReplayPolicy",
+        "Sampling",
+        "ScriptedPolicy",
+        "Step",
+        "StopReason",
+        "ToolCall",
+        "ToolProtocol",
+        "ToolUse",
+        "Trajectory",
+        "VisualAgent",
+        "build_graph",
+        "completed",
+        "get_protocol",
+        "guess_protocol",
+        "protocol_tools",
+        "question",
+    ],
+    "visreplay.replay_core": [
+        "Batch",
+        "BlockRecord",
+        "Calibration",
+        "CheckpointError",
+        "ConfigError",
+        "ContextError",
+        "Continuation",
+        "Decoding",
+        "EMBEDDED",
+        "Generation",
+        "LensComparison",
+        "Method",
+        "ModelAdapter",
+        "ModelPair",
+        "OptimisationError",
+        "PairMismatchError",
+        "ReplayConfig",
+        "ReplayError",
+        "ReplayReport",
+        "ReplaySession",
+        "Segment",
+        "SessionClosedError",
+        "Shift",
+        "Side",
+        "Teacher",
+        "Threshold",
+        "TokenLogprob",
+        "UnsupportedModelError",
+        "VisualBlock",
+        "calibrate",
+        "compare_models",
+        "embedded_config",
+        "load_pair",
+        "load_theta",
+    ],
+    "visreplay.tasks": [
+        "Run",
+        "Task",
+        "evaluate",
+    ],
+    "visreplay.tools": [
+        "Box",
+        "DecodedVideo",
+        "Frame",
+        "ImageStore",
+        "Media",
+        "Size",
+        "TokenGrid",
+        "ToolError",
+        "VideoInfo",
+        "crop",
+        "load_image",
+        "parse_box",
+        "probe",
+        "sample_frames",
+        "zoom",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_public_names(name: str) -> None:
+    package = import_module(name)
+    assert PUBLIC[name] == sorted(PUBLIC[name])
+    assert sorted(package.__all__) == PUBLIC[name]
+    assert all(hasattr(package, public) for public in PUBLIC[name])
