@@ -1,6 +1,7 @@
 from .chat.renderer import MessageError
 from .episode.graph import build_graph
-from .episode.loop import Limits, Loop, completed_steps
+from .episode.limits import Limits
+from .episode.loop import Loop, completed_steps
 from .episode.trajectory import StopReason, Trajectory
 from .episode.visual_agent import VisualAgent
 from .langchain.chat_model import ReplayChatModel
@@ -10,9 +11,9 @@ from .policy.replay_policy import (
     Policy,
     PolicyTurn,
     ReplayPolicy,
-    Sampling,
     ScriptedPolicy,
 )
+from .policy.sampling import Sampling
 from .protocols import (
     PROTOCOLS,
     ParsedTurn,

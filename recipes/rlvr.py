@@ -20,7 +20,8 @@ from rollouts import Rollout, collate, play
 from supervised import log, save_checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from visreplay.agent.episode.loop import Limits, Loop
+from visreplay.agent.episode.limits import Limits
+from visreplay.agent.episode.loop import Loop
 from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.agent.state import EpisodeState, observations

@@ -6,7 +6,7 @@ import torch
 from transformers.utils import logging
 
 from visreplay.agent.episode.visual_agent import EMBEDDED_SAMPLING, VisualAgent
-from visreplay.agent.policy.replay_policy import Sampling
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
 from visreplay.tools import ImageStore

@@ -6,7 +6,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
-from visreplay.agent.episode.loop import Limits, Loop, turn_seed
+from visreplay.agent.episode.limits import Limits
+from visreplay.agent.episode.loop import Loop, turn_seed
 from visreplay.agent.policy.replay_policy import Policy
 from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.state import EpisodeState

@@ -15,38 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from visreplay.agent.episode.limits import Limits
 from visreplay.agent.episode.trajectory import StopReason
 from visreplay.agent.messages import ImagePart, VideoPart, append_messages
 from visreplay.agent.policy.replay_policy import PolicyTurn
 from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.state import EpisodeState, Scene, Step, ToolCall, ToolUse, merge_steps
 from visreplay.tools import ToolError
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Where an episode is stopped, whatever the policy does.
-
-    Attributes:
-        max_steps: Largest number of policy turns; None takes the protocol's own limit.
-        max_images: Largest number of images and frames in the conversation, the question's
-            included.
-        max_repeats: How often one and the same call may be made.
-    """
-
-    max_steps: int | None = None
-    max_images: int = 64
-    max_repeats: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse limits below one."""
-        for name, value in (
-            ("max_steps", self.max_steps),
-            ("max_images", self.max_images),
-            ("max_repeats", self.max_repeats),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Checkpointer
 
 from visreplay.agent.episode.graph import build_graph
-from visreplay.agent.episode.loop import Limits, Loop
+from visreplay.agent.episode.limits import Limits
+from visreplay.agent.episode.loop import Loop
 from visreplay.agent.episode.rollouts import play_rollouts
 from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.policy.replay_policy import ReplayPolicy, Sampling
+from visreplay.agent.policy.replay_policy import ReplayPolicy
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import ToolProtocol, get_protocol, guess_protocol
 from visreplay.agent.state import EpisodeState
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, load_pair

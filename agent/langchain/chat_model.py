@@ -18,7 +18,8 @@ from visreplay.agent.chat.renderer import TOKEN_IDS, ChatRenderer, image_block
 from visreplay.agent.chat.reply_text import ReplyStream
 from visreplay.agent.chat.tool_choice import choice_of, offered
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampling
+from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
 from visreplay.agent.protocols import get_protocol
 from visreplay.agent.protocols.tool_schemas import Signature

@@ -33,7 +33,8 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
 from visreplay.agent.chat.renderer import TOKEN_IDS, MessageError
-from visreplay.agent.episode.loop import Limits, Loop, apply_update, turn_seed
+from visreplay.agent.episode.limits import Limits
+from visreplay.agent.episode.loop import Loop, apply_update, turn_seed
 from visreplay.agent.langchain.chat_model import ReplayChatModel
 from visreplay.agent.langchain.protocol_tools import content_blocks, last_question
 from visreplay.agent.policy.replay_policy import PolicyTurn

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from visreplay.agent.policy.replay_policy import Sampling
+from visreplay.agent.policy.sampling import Sampling
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Text = Annotated[str, StringConstraints(max_length=1_000_000)]

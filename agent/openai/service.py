@@ -18,7 +18,8 @@ from visreplay.agent.openai.messages import as_messages
 from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.policy.replay_policy import ReplayPolicy, Sampling
+from visreplay.agent.policy.replay_policy import ReplayPolicy
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.protocols import get_protocol
 from visreplay.agent.serving.engine import Engine, Event, Slot

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, Self
 
 from visreplay.agent.messages import Message
 from visreplay.agent.policy.encoder import ContextEncoder
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.policy.telemetry import replay_record, report
 from visreplay.replay_core import (
@@ -108,21 +109,6 @@ class Policy(Protocol):
             seed: Seed of the sampler, for this turn alone.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a turn is decoded.
-
-    Attributes:
-        temperature: Divides the logits; 0 decodes greedily.
-        top_p: Probability mass of nucleus sampling.
-        max_new_tokens: Largest number of tokens in one turn.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int = 2048
 
 
 class ReplayPolicy:

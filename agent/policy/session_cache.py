@@ -7,10 +7,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from visreplay.agent.messages import Message
-from visreplay.replay_core import ReplaySession
+
+if TYPE_CHECKING:
+    from visreplay.replay_core import ReplaySession
 
 Replay = dict[str, Any] | None
 """A result of `telemetry.replay_record`."""
@@ -34,7 +36,7 @@ class CachedSession:
     """
 
     messages: Keys
-    session: ReplaySession
+    session: "ReplaySession"
     replay: Replay
     memory: dict[int, int]
 
@@ -81,7 +83,7 @@ class SessionCache:
                     return self._known[messages]
         return None
 
-    def keep(self, messages: Keys, session: ReplaySession, replay: Replay) -> None:
+    def keep(self, messages: Keys, session: "ReplaySession", replay: Replay) -> None:
         """Add a session, which belongs to the cache from now on."""
         with self._lock:
             if messages in self._known:

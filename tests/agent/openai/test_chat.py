@@ -10,7 +10,7 @@ from visreplay.agent.chat.turn_memory import TurnMemory
 from visreplay.agent.openai.messages import as_messages
 from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
-from visreplay.agent.policy.replay_policy import Sampling
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.replay_core import ConfigError, ReplayConfig
 
 CALL = {"name": "zoom", "args": {"b": 1, "a": [0.5]}, "id": "1", "type": "tool_call"}

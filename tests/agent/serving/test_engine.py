@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from visreplay.agent.messages import Message, image, text, user
-from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy, Sampling
+from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.serving.admission import BusyError
 from visreplay.agent.serving.engine import EndEvent, Engine, Event, TokenEvent
 from visreplay.replay_core import Batch, ConfigError, Method, ModelPair, embedded_config

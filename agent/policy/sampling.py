@@ -1,0 +1,18 @@
+"""How a turn is decoded. Apart from the policy: a command line knows it without torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a turn is decoded.
+
+    Attributes:
+        temperature: Divisor of the logits; 0 decodes greedily.
+        top_p: Probability mass of nucleus sampling, in (0, 1].
+        max_new_tokens: Largest number of tokens of one turn.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 2048
