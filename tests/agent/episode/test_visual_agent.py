@@ -27,9 +27,9 @@ from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.state import Step
 from visreplay.replay_core import (
     EMBEDDED,
+    ConfigError,
     Method,
     ModelPair,
-    ReplayConfig,
     embedded_config,
 )
 from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
@@ -218,15 +218,15 @@ def test_its_settings_can_be_changed() -> None:
     assert agent.pair.base is None
     assert (agent.protocol.name, agent.names) == ("hermes", ("embedded policy", None))
     assert agent.sampling.max_new_tokens == 8
-    with pytest.raises(ValueError, match="'tokens' is not a valid Method"):
+    with pytest.raises(ConfigError, match="'tokens'"):
         VisualAgent.from_pretrained("embedded", replay="tokens")
-    with pytest.raises(ValueError, match="the embedded pair has its own: leave it out"):
-        VisualAgent.from_pretrained("embedded", "some/base")
 
 
 def test_the_name_of_a_method_is_enough(embedded_pair: ModelPair) -> None:
     protocol = get_protocol("embedded", token_grid(embedded_pair.processor), ImageStore())
-    assert VisualAgent(embedded_pair, protocol, "state").replay == ReplayConfig(Method.STATE)
+    agent = VisualAgent(embedded_pair, protocol, "state")
+    assert agent.replay == embedded_pair.replay_config("state")
+    assert agent.names == embedded_pair.names
 
 
 def test_the_conversation_must_end_with_something_to_answer(make_agent: MakeAgent) -> None:
