@@ -1,7 +1,10 @@
-"""What is installed: every folder of code, and nothing that is not there."""
+"""What is installed: every folder of code and no other, by versions that are pinned."""
 
+import re
 import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,3 +17,20 @@ def test_every_package_is_installed() -> None:
         for init in (ROOT / top).rglob("__init__.py")
     }
     assert set(settings["packages"]) == {"visreplay", *folders}
+
+
+def test_constraints_are_versions_alone_and_fit_the_requirements() -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in lines)
+    pins = {plain(name): pin for name, pin in (line.split("==") for line in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    groups = project["optional-dependencies"].values()
+    for line in [*project["dependencies"], *(line for group in groups for line in group)]:
+        requirement = Requirement(line)
+        if requirement.name != "visreplay":
+            assert requirement.specifier.contains(pins[plain(requirement.name)]), line
+
+
+def plain(name: str) -> str:
+    """The name of a package in lower case with dashes, as PyPI compares them."""
+    return re.sub(r"[-_.]+", "-", name).lower()

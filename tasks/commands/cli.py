@@ -12,20 +12,20 @@ from visreplay import __version__
 
 
 @dataclass(frozen=True)
-class Entry:
+class CommandInfo:
     """A line of `visreplay --help`.
 
     Attributes:
-        name: Name of the command.
-        panel: Heading that it stands below.
-        summary: What it does.
-        function: Module in this folder and function, as "module:function".
+        name: Name of the command, and of its module in this folder.
+        panel: Heading above the command.
+        summary: What the command does; the function's docstring says more.
+        function: Name of the function in the module; None takes the command's name.
     """
 
     name: str
     panel: str
     summary: str
-    function: str
+    function: str | None = None
 
 
 START = "First steps"
@@ -34,20 +34,20 @@ ANALYSIS = "Analysis"
 SERVERS = "Servers"
 SETUP = "Set-up"
 
-ENTRIES = (
-    Entry("run", START, "Ask a question about an image or a video.", "run:run"),
-    Entry("demo", START, "Show everything on the embedded pair, in some minutes.", "demo:demo"),
-    Entry("tasks", EVALUATION, "List the tasks for eval and analyze.", "tasks:tasks"),
-    Entry("eval", EVALUATION, "Evaluate an agent on a task.", "eval:evaluation"),
-    Entry("table", EVALUATION, "Print runs beside the paper's figures.", "table:table"),
-    Entry("compare", EVALUATION, "Compare two runs sample by sample.", "compare:compare"),
-    Entry("view", EVALUATION, "Show runs on one HTML page.", "view:view"),
-    Entry("export", EVALUATION, "Write a run for Inspect or VLMEvalKit.", "export:export"),
-    Entry("analyze", ANALYSIS, "Measure how training moved the visual tokens.", "analyze:analyze"),
-    Entry("calibrate", ANALYSIS, "Derive entropy limits for state replay.", "calibrate:calibrate"),
-    Entry("serve", SERVERS, "Serve chat completions to OpenAI's clients.", "serve:serve"),
-    Entry("mcp", SERVERS, "Serve the visual tools to MCP clients.", "mcp:mcp"),
-    Entry("doctor", SETUP, "Check this installation.", "doctor:doctor"),
+COMMANDS = (
+    CommandInfo("run", START, "Ask a question about an image or a video."),
+    CommandInfo("demo", START, "Try the embedded pair: two episodes, a table and a page."),
+    CommandInfo("tasks", EVALUATION, "List the tasks for eval and analyze."),
+    CommandInfo("eval", EVALUATION, "Evaluate an agent on a task.", "evaluation"),
+    CommandInfo("table", EVALUATION, "Print runs beside the paper's figures."),
+    CommandInfo("compare", EVALUATION, "Compare two runs sample by sample."),
+    CommandInfo("view", EVALUATION, "Show runs on one HTML page."),
+    CommandInfo("export", EVALUATION, "Write a run for Inspect or VLMEvalKit."),
+    CommandInfo("analyze", ANALYSIS, "Measure how training moved the visual tokens."),
+    CommandInfo("calibrate", ANALYSIS, "Derive entropy limits for state replay."),
+    CommandInfo("serve", SERVERS, "Serve chat completions to OpenAI's clients."),
+    CommandInfo("mcp", SERVERS, "Serve the visual tools to MCP clients."),
+    CommandInfo("doctor", SETUP, "Check this installation."),
 )
 
 
@@ -65,15 +65,14 @@ class Command(TyperCommand):
 class LazyCommand(TyperCommand):
     """A command that stands for one whose module is not imported yet."""
 
-    def __init__(self, entry: Entry) -> None:
-        super().__init__(entry.name, help=entry.summary, rich_help_panel=entry.panel)
-        self._function = entry.function
+    def __init__(self, info: CommandInfo) -> None:
+        super().__init__(info.name, help=info.summary, rich_help_panel=info.panel)
+        self._function = f"visreplay.tasks.commands.{info.name}:{info.function or info.name}"
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Import the command's module and go on with the command itself."""
         alone = typer.Typer(add_completion=False)
-        function = resolve_name(f"visreplay.tasks.commands.{self._function}")
-        alone.command(self.name, cls=Command)(function)
+        alone.command(self.name, cls=Command)(resolve_name(self._function))
         return get_command(alone).make_context(*args, **options)
 
 
@@ -82,7 +81,7 @@ class Group(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = {entry.name: LazyCommand(entry) for entry in ENTRIES}
+        self.commands = {info.name: LazyCommand(info) for info in COMMANDS}
 
 
 app = typer.Typer(cls=Group, add_completion=False, no_args_is_help=True)

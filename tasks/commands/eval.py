@@ -39,7 +39,12 @@ def evaluation(
     episode: EpisodeOptions,
     data: DataOption = None,
     rollouts: Annotated[
-        int, typer.Option(min=1, help="Rollouts of each sample.", rich_help_panel=TASK)
+        int,
+        typer.Option(
+            min=1,
+            help="Rollouts of each sample; several are sampled at temperature 1 by default.",
+            rich_help_panel=TASK,
+        ),
     ] = 1,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of samples at most.", rich_help_panel=TASK)

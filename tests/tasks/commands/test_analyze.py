@@ -114,7 +114,7 @@ def test_mistakes_are_explained(
     assert "Traceback" not in err
 
 
-def test_clips_and_the_plain_policy_alone(tmp_path: Path) -> None:
+def test_a_video_task_and_the_plain_policy_alone(tmp_path: Path) -> None:
     code, _, err = analyze(tmp_path, "--replay", "none", "--samples", "1", task="video-search")
     assert code == 0, err
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))

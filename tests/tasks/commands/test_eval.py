@@ -168,10 +168,10 @@ def test_an_interrupted_run_says_so_and_goes_on(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("stopper.py").write_text(
-        "asked = []\n"
+        "calls = []\n"
         "def check(sample, trajectory):\n"
-        "    asked.append(sample)\n"
-        "    if len(asked) == 2: raise KeyboardInterrupt\n"
+        "    calls.append(sample)\n"
+        "    if len(calls) == 2: raise KeyboardInterrupt\n"
         "    return True\n"
     )
     given = ("--limit", "3", "--cot-checker", "stopper:check")

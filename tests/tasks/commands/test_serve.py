@@ -1,4 +1,4 @@
-"""The command `visreplay serve` as a process: it answers, and stops when all is said."""
+"""The command `visreplay serve` as a process: it answers, and stops after the last answer."""
 
 import re
 import socket
