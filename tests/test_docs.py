@@ -159,3 +159,10 @@ def test_the_citation_is_of_this_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     assert f"\nversion: {project['version']}\n" in citation
     assert f"\nlicense: {project['license']}\n" in citation
+
+
+def test_examples_in_docstrings_are_a_section_of_the_reference() -> None:
+    """The reference renders "Examples:" as code, and "Example:" as running text."""
+    for folder in CODE:
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not re.search(r"^ *Example:$", path.read_text("utf-8"), re.MULTILINE), path
