@@ -6,8 +6,9 @@ from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
-_MOST_HELD = 8
-"""Tokens without text after which some of them are broken: a character has at most four bytes."""
+_MOST_HELD = 16
+"""Tokens without text that are waited for: more than a few are broken, as a character has at most
+four bytes."""
 
 _UNFINISHED = 3
 """Tokens at the end that may still become a character: it lacks one byte at least."""

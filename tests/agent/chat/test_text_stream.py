@@ -76,6 +76,8 @@ def test_any_tokens_are_decoded_as_the_whole(name: str, data: st.DataObject) -> 
 @settings(deadline=None, max_examples=80)
 def test_any_text_is_decoded_as_the_whole(name: str, text: str) -> None:
     tokenizer = TOKENIZERS[name]
+    if name == "sentencepiece":  # the sign itself, as bytes, cannot be told from broken ones
+        text = text.replace("\ufffd", "")
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert streamed(tokenizer, ids) == whole(tokenizer, ids)
     stream = TextStream(tokenizer)
@@ -121,4 +123,4 @@ def test_no_token_is_held_for_ever(name: str) -> None:
         stream = TextStream(tokenizer)
         for _ in range(20):
             stream.push(token)
-            assert len(stream._held) <= 8
+            assert len(stream._held) <= 16
