@@ -95,7 +95,7 @@ class Reading:
 class Reference:
     """A conversation that every method computes anew, from the beginning.
 
-    Example:
+    Examples:
         >>> reference = Reference(policy, base, ReplayConfig.paper())
         >>> next_logits_V = reference.turn(segment)     # base pass, 25 steps, prefill
     """

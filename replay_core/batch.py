@@ -111,7 +111,7 @@ class Batch:
 
     One thread at a time may use it. After an exception from `step` it cannot be used any more.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from visreplay.replay_core import Batch, ReplaySession, load_pair
         >>> pair = load_pair("embedded", device="cpu")

@@ -33,7 +33,7 @@ class _Storage:
 class GrowingTensor:
     """A tensor that grows along one axis, and whose past can be shared.
 
-    Example:
+    Examples:
         >>> import torch
         >>> rows = GrowingTensor(axis=0)
         >>> _ = rows.append(torch.zeros(3, 8))

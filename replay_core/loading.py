@@ -66,7 +66,7 @@ def load_pair(
         UnsupportedModelError: no adapter knows the models, weights are missing, or a LoRA cannot
             be taken apart from its base, or takes peft to load.
 
-    Example:
+    Examples:
         >>> pair = load_pair("embedded", device="cpu")
         >>> pair.names
         ('embedded policy', 'embedded base')

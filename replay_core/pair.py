@@ -46,7 +46,7 @@ class ModelPair:
         tuned: Settings of replay that were tuned for the pair, by method. See `replay_config`.
         lock: Held while the processor is called: not every processor is safe in two threads.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from visreplay.replay_core import load_pair
         >>> pair = load_pair("embedded", device="cpu")

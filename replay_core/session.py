@@ -33,7 +33,7 @@ class ReplaySession:
     Every method either does all of its work or, if it raises, leaves the session as it was. The
     models are never changed. Forks may run in different threads; one session may not.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from visreplay.replay_core import ReplaySession, load_pair
         >>> pair = load_pair("embedded", device="cpu")

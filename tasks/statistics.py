@@ -60,7 +60,7 @@ def wilson_interval(right: int, n: int, confidence: float = 0.95) -> tuple[float
 def pass_at_k(n: int, right: int, k: int) -> float:
     """Estimate without bias the chance that one of k rollouts is right (arXiv 2107.03374, eq. 1).
 
-    Example:
+    Examples:
         >>> pass_at_k(n=4, right=1, k=2)
         0.5
 

@@ -85,7 +85,7 @@ class VisualTools:
 
     Every method raises `ToolError` if something is wrong with its arguments.
 
-    Example:
+    Examples:
         >>> from visreplay.tools import ImageStore
         >>> store = ImageStore()
         >>> tools = VisualTools(Media(store))

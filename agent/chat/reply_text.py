@@ -25,7 +25,7 @@ class ReplyStream:
     Attributes:
         sent: How many characters of the reply `push` has returned.
 
-    Example:
+    Examples:
         >>> stream = ReplyStream(renderer, stops=["END"])
         >>> for token_id in token_ids:
         ...     print(stream.push(token_id), end="")

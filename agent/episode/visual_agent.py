@@ -32,7 +32,7 @@ Driver = Literal["graph", "rollouts"]
 class VisualAgent:
     """A pair, a protocol and an image store, ready to run episodes.
 
-    Example:
+    Examples:
         The pair that ships with the package reads characters on coloured markers:
 
         >>> from visreplay.tasks.registry import get_task

@@ -48,7 +48,7 @@ class ReplayChatModel(BaseChatModel):
     (`telemetry.replay_record`) is in `response_metadata["replay"]`, and in a run of LangGraph goes
     out on the `custom` stream before the first token (`telemetry.tell`).
 
-    Example:
+    Examples:
         >>> from visreplay.agent import ReplayChatModel
         >>> model = ReplayChatModel.from_pretrained("embedded", max_new_tokens=8)
         >>> reply = model.invoke("Hello")

@@ -39,7 +39,7 @@ class Engine:
     Attributes:
         admission: The queue of callers that wait for a slot.
 
-    Example:
+    Examples:
         >>> async with Engine() as engine, engine.slot() as slot:
         ...     reading = await slot.prefill(policy.read(messages))
         ...     async for event in slot.decode(policy, reading, [None], **policy.decoding()):

@@ -48,7 +48,7 @@ class ReplayModel(Model):
     In the messages that it returns, `content` is all that the policy wrote, calls included, and
     `raw` is a `ChatReply`, whose `turn.replay` says what replay did.
 
-    Example:
+    Examples:
         >>> from smolagents import ToolCallingAgent
         >>> from visreplay.agent.smolagents.model import ReplayModel
         >>> from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, keep_images

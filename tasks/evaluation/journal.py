@@ -16,7 +16,7 @@ class Journal(AbstractContextManager["Journal"]):
     If the process is killed, the file ends with a whole line, or with a part of one that the next
     process drops.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> with (

@@ -61,7 +61,7 @@ def option_letter(answer: str, options: Mapping[str, str]) -> str | None:
     counts, because the question requests a letter. A lower-case letter counts where it stands
     alone.
 
-    Example:
+    Examples:
         >>> option_letter("A is wrong, so the answer is (B).", {"A": "red", "B": "blue"})
         'B'
 

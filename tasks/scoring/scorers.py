@@ -39,7 +39,7 @@ def same_text(expected: str, answer: str | None) -> bool:
     the first sentence of that. If the text is one sentence with one claim ("The text on it is .."),
     it is also compared with the words after the verb.
 
-    Example:
+    Examples:
         >>> same_text("MIRA II", "The text on the lifebelt is **Mira II**.")
         True
     """
@@ -77,7 +77,7 @@ def same_number(expected: str, answer: str | None, tolerance: float = 1e-9) -> b
 
     Units and percent signs are ignored.
 
-    Example:
+    Examples:
         >>> same_number("0.75", r"The share is \frac{3}{4}.")
         True
     """
