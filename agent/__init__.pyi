@@ -11,7 +11,6 @@ from .policy.replay_policy import (
     Policy,
     PolicyTurn,
     ReplayPolicy,
-    ScriptedPolicy,
 )
 from .policy.sampling import Sampling
 from .protocols import (
@@ -38,7 +37,6 @@ __all__ = [
     "ReplayPolicy",
     "Sampling",
     "Scene",
-    "ScriptedPolicy",
     "Step",
     "StopReason",
     "ToolCall",

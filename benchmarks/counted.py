@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from visreplay.replay_core import (
-    EMBEDDED,
     Method,
     ModelPair,
     ReplayConfig,
@@ -80,7 +79,7 @@ class Sketched:
 @cache
 def sketched(samples: int = 100) -> Sketched:
     """Replay states on held-out pictures of the embedded pair, exactly and with a sketch."""
-    pair = load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
+    pair = load_pair("embedded", device="cpu")
     task = get_task("visual-search-medium")
 
     def segment(seed: int) -> Segment:

@@ -24,7 +24,6 @@ from visreplay.agent.policy.replay_policy import Reading
 from visreplay.agent.protocols import get_protocol
 from visreplay.agent.serving.decoding import TokenEvent
 from visreplay.replay_core import (
-    EMBEDDED,
     Method,
     ReplayConfig,
     ReplaySession,
@@ -64,7 +63,7 @@ class Stream:
 
 def measure(console: Console, repeats: int) -> Row:
     """Compare the cost of a token far into a reply with that near its beginning."""
-    pair = load_pair(str(EMBEDDED / "policy"), None, device="cpu")
+    pair = load_pair("embedded", replay="none", device="cpu")
     protocol = get_protocol("hermes", token_grid(pair.processor), ImageStore())
     renderer = ChatRenderer(protocol, pair.tokenizer)
     line = pair.tokenizer.encode(TEXT, add_special_tokens=False)

@@ -7,20 +7,10 @@ python examples/langchain_agent.py
 from langchain.agents import create_agent
 
 from visreplay.agent import ReplayChatModel, protocol_tools, question
-from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks import get_task
 
-# The tiny pair that ships. For a 7B pair:
-#     model = ReplayChatModel.from_pretrained(
-#         "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct", protocol="deepeyes"
-#     )
-model = ReplayChatModel.from_pretrained(
-    str(EMBEDDED / "policy"),
-    str(EMBEDDED / "base"),
-    replay=embedded_config(Method.TOKEN),
-    protocol="embedded",
-    max_new_tokens=128,
-)
+# The tiny pair that ships. A 7B pair: "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct".
+model = ReplayChatModel.from_pretrained("embedded")
 # The tools of the policy's training; they work on the pictures of the conversation.
 agent = create_agent(model, tools=protocol_tools(model))
 

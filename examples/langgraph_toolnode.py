@@ -12,21 +12,15 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from visreplay.agent import ReplayChatModel, protocol_tools, question
-from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks import get_task
 from visreplay.tools import ImageStore
 
 
 def load(folder: Path) -> tuple[ReplayChatModel, StateGraph]:
     """Load a model that keeps its images in a folder, and build a graph around it."""
-    # The tiny pair that ships. For a 7B pair: "ChenShawn/DeepEyes-7B",
-    # "Qwen/Qwen2.5-VL-7B-Instruct", protocol="deepeyes", without `replay` and `max_tokens`.
+    # The tiny pair that ships. A 7B pair: "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct".
     model = ReplayChatModel.from_pretrained(
-        str(EMBEDDED / "policy"),
-        str(EMBEDDED / "base"),
-        replay=embedded_config(Method.TOKEN),
-        protocol="embedded",
-        max_new_tokens=128,
+        "embedded",
         store=ImageStore(folder / "images"),  # messages refer to it: checkpoints hold no pixels
     )
     tools = protocol_tools(model)

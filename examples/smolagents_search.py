@@ -9,7 +9,6 @@ from smolagents import ToolCallingAgent, tool
 
 from visreplay.agent.smolagents.model import ReplayModel
 from visreplay.agent.smolagents.tools import PLAIN_PROMPTS, keep_images
-from visreplay.replay_core import EMBEDDED, Method, embedded_config
 from visreplay.tasks import get_task
 from visreplay.tools import TokenGrid, load_image, parse_box
 from visreplay.tools import zoom as enlarged
@@ -32,14 +31,9 @@ def zoom(label: str, bbox_2d: list[float]) -> Image.Image:
     return enlarged(picture, box, grid=TokenGrid().capped(168 * 168))
 
 
-# The pair that ships with the package. For 7B checkpoints: their names, their dialect
-# (protocol="deepeyes" for DeepEyes-7B, whose tool is image_zoom_in_tool), and no `replay`.
-model = ReplayModel.from_pretrained(
-    str(EMBEDDED / "policy"),
-    str(EMBEDDED / "base"),
-    replay=embedded_config(Method.TOKEN),
-    protocol="embedded",
-)
+# The tiny pair that ships. A 7B pair: "ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct";
+# the tool of DeepEyes-7B is called image_zoom_in_tool.
+model = ReplayModel.from_pretrained("embedded")
 agent = ToolCallingAgent(
     [zoom], model, prompt_templates=PLAIN_PROMPTS, step_callbacks=[keep_images], max_steps=4
 )

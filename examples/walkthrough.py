@@ -15,22 +15,15 @@ import re
 import torch
 from PIL import Image
 
-from visreplay.replay_core import (
-    EMBEDDED,
-    Method,
-    ReplaySession,
-    Segment,
-    embedded_config,
-    load_pair,
-)
+from visreplay.replay_core import ReplaySession, Segment, load_pair
 from visreplay.tasks import get_task
 
 torch.set_num_threads(1)  # the tiny pair gains nothing from more
 
 # For a 7B pair: load_pair("ChenShawn/DeepEyes-7B", "Qwen/Qwen2.5-VL-7B-Instruct",
-# replay_layers=16) and ReplayConfig(); calls, boxes and the reply's tags below are the tiny pair's.
-pair = load_pair(str(EMBEDDED / "policy"), str(EMBEDDED / "base"), device="cpu")
-config = embedded_config(Method.TOKEN)
+# replay="token"); calls, boxes and the reply's tags below are the tiny pair's.
+pair = load_pair("embedded", device="cpu")
+config = pair.replay_config("token")
 session = ReplaySession(pair, config)
 
 

@@ -123,13 +123,6 @@ def load_pair(
     return replace(pair, names=(policy_name, base_name), tuned=tuned)
 
 
-def load_for(
-    replay: ReplayConfig | str, policy: str, base: str | None, **options: Any
-) -> ModelPair:
-    """Load a pair for one way of replaying: `load_pair(policy, base, replay=replay, ...)`."""
-    return load_pair(policy, base, replay=replay, **options)
-
-
 def _default_device() -> str:
     """Return the name of a GPU, if there is one, or else of the CPU."""
     accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}

@@ -28,7 +28,6 @@ PUBLIC = {
         "ReplayPolicy",
         "Sampling",
         "Scene",
-        "ScriptedPolicy",
         "Step",
         "StopReason",
         "ToolCall",

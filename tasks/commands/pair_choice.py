@@ -40,7 +40,7 @@ class PairChoice:
             return cls(options.policy, options.base, False, options)
         console.print(
             "[dim]No --policy: using the embedded pair, a tiny model that knows only its "
-            "two generated tasks.[/]"
+            "two synthetic tasks.[/]"
         )
         base = options.base or str(EMBEDDED / "base")
         return cls(str(EMBEDDED / "policy"), base, True, options)

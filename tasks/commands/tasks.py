@@ -24,5 +24,5 @@ def tasks(
     table.add_column("scored by")
     table.add_column("--data")
     for entry in TASK_INFOS:
-        table.add_row(entry.name, entry.scorer, entry.files or "none: it is generated")
+        table.add_row(entry.name, entry.scorer, entry.files or "none: it is synthetic")
     Console(highlight=False).print(table)

@@ -20,7 +20,6 @@ from visreplay.replay_core import (
     embedded_config,
     load_pair,
 )
-from visreplay.replay_core.loading import load_for
 
 
 @pytest.fixture
@@ -48,10 +47,10 @@ def test_the_embedded_pair_by_name() -> None:
 def test_only_what_a_method_needs() -> None:
     plain = load_pair("embedded", replay="none", device="cpu")
     assert plain.base is None and plain.names == ("embedded policy", None)
-    state = load_for("state", "embedded", None, device="cpu")
+    state = load_pair("embedded", replay="state", device="cpu")
     assert state.base is not None and state.base.depth == 2
     swapped = ReplayConfig("token", replay_layers=2, swap_roles=True)  # type: ignore[arg-type]
-    whole = load_for(swapped, "embedded", None, device="cpu")
+    whole = load_pair("embedded", replay=swapped, device="cpu")
     assert whole.base is not None and whole.base.depth == whole.policy.depth
 
 

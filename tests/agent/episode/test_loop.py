@@ -2,12 +2,12 @@ import json
 
 import pytest
 from PIL import Image
+from scripted import ScriptedPolicy
 
 from visreplay.agent import (
     EpisodeState,
     Limits,
     Loop,
-    ScriptedPolicy,
     StopReason,
     build_graph,
     completed_steps,

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import pytest
 from PIL import Image
+from scripted import ScriptedPolicy
 
 from visreplay.agent import (
     EpisodeState,
     Limits,
     Loop,
     PolicyTurn,
-    ScriptedPolicy,
     StopReason,
     build_graph,
     completed_steps,

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scripted import ScriptedPolicy
 
 from visreplay.agent import (
     Loop,
-    ScriptedPolicy,
     StopReason,
     Trajectory,
     build_graph,

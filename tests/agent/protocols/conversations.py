@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scripted import ScriptedPolicy
 
 from visreplay.agent import (
     EpisodeState,
     Loop,
-    ScriptedPolicy,
     ToolProtocol,
     build_graph,
     get_protocol,

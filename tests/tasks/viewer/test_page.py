@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 from run_folders import write_run
+from scripted import ScriptedPolicy
 from shared import MakeAgent
 from typer.testing import CliRunner
 
 from visreplay.agent import (
     Loop,
-    ScriptedPolicy,
     Trajectory,
     VisualAgent,
     build_graph,
