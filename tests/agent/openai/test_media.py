@@ -46,7 +46,7 @@ def test_pictures_that_are_too_large(limited: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
-        ("", "one of: url"),
+        ("", "there is no image"),
         ("data:,", "no base64 data URI"),
         ("data:image/png;base64,AAAA", "not an image"),
         ("data:image/png;base64,*", "cannot be decoded"),
