@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from openai_served import asked
+from openai_served import prompt
 from pydantic import ValidationError
 
 from visreplay.agent.chat.renderer import TOKEN_IDS
@@ -86,7 +86,7 @@ def test_what_was_not_used_for_longest_is_forgotten_first() -> None:
 
 
 def request(**fields: object) -> ChatRequest:
-    return ChatRequest.model_validate({"model": "policy", "messages": asked(), **fields})
+    return ChatRequest.model_validate({"model": "policy", "messages": prompt(), **fields})
 
 
 def test_how_to_decode() -> None:
@@ -114,7 +114,7 @@ def test_what_clients_send_back_is_read() -> None:
     turn = {"role": "assistant", "content": None, "refusal": None, "audio": None}
     tool = {"role": "tool", "tool_call_id": "1", "content": "a"}
     _, read, _ = as_messages(
-        request(messages=[*asked(), {**turn, "tool_calls": calls}, tool]).messages
+        request(messages=[*prompt(), {**turn, "tool_calls": calls}, tool]).messages
     )
     assert isinstance(read, AIMessage) and read.content == ""
     assert [call["args"] for call in read.tool_calls] == [{"a": 1}]
