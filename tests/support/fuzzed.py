@@ -173,7 +173,7 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def bodies(draw: st.DrawFn) -> Body:
-    """The body of a request, with at most one setting that is no such thing."""
+    """The body of a request, with at most one setting of a wrong type."""
     body = draw(
         st.fixed_dictionaries(
             {
@@ -193,7 +193,7 @@ def bodies(draw: st.DrawFn) -> Body:
 
 
 def sent(body: Body) -> bytes:
-    """What goes over the wire: NaN, 1e400 and lone surrogates as JSON's texts have them."""
+    """The bytes of a body: NaN, 1e400 and lone surrogates as JSON has them."""
     return json.dumps(body).encode()
 
 

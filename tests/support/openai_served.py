@@ -1,4 +1,4 @@
-"""What the tests of the OpenAI-compatible server share: what is served, and what is asked."""
+"""What the tests of the OpenAI-compatible server share: its settings, requests and checks."""
 
 import base64
 import io
@@ -38,7 +38,7 @@ MODELS = ("policy", "policy+replay", "base")
 
 
 def service(pair: ModelPair, **changes: Any) -> ServiceConfig:
-    """The embedded pair in its own dialect; limits by their names, the rest is the service's."""
+    """The embedded pair in its own protocol; `changes` are limits or fields of `ServiceConfig`."""
     of_limits = {name: changes.pop(name) for name in [*changes] if hasattr(ServerLimits, name)}
     limits = ServerLimits(**{"new_tokens": 96, **of_limits})
     models = served_models(pair, embedded_config(Method.TOKEN))
@@ -62,7 +62,7 @@ def image_part(image: Image.Image | str) -> Json:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def asked(sample: Sample = SEARCH) -> list[Json]:
+def prompt(sample: Sample = SEARCH) -> list[Json]:
     """A question about a picture."""
     pictures = [image_part(load_image(image)) for image in sample.images]
     return [{"role": "user", "content": [*pictures, {"type": "text", "text": sample.question}]}]
@@ -70,11 +70,11 @@ def asked(sample: Sample = SEARCH) -> list[Json]:
 
 def number(which: int) -> list[Json]:
     """One of many questions."""
-    return asked(GAME.sample(Split.TUNING + which))
+    return prompt(GAME.sample(Split.TUNING + which))
 
 
-def looked(pair: ModelPair, arguments: str, sample: Sample = SEARCH) -> Json:
-    """What `zoom` gives, as the part of a message."""
+def zoomed(pair: ModelPair, arguments: str, sample: Sample = SEARCH) -> Json:
+    """The result of `zoom`, as the part of a message."""
     picture = load_image(sample.images[0])
     cells = (EmbeddedProtocol.CELLS, EmbeddedProtocol.CELLS)
     grid = token_grid(pair.processor).capped(EmbeddedProtocol.CROP_PIXELS)
@@ -83,12 +83,12 @@ def looked(pair: ModelPair, arguments: str, sample: Sample = SEARCH) -> Json:
 
 
 def answer_in(content: str | None) -> str:
-    """The answer that a turn gives between its tags."""
+    """The answer between the tags of a turn."""
     return (content or "").partition("<answer>")[2].partition("</answer>")[0]
 
 
 class Steps:
-    """Holds the steps of all batches, and counts them."""
+    """Holds up the decoding steps of all batches, and counts them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken = 0
@@ -112,17 +112,17 @@ class Steps:
 
 
 def until(address: str, **state: int) -> None:
-    """Wait until the server's health says this."""
+    """Wait until the server's health has these values."""
     for _ in range(1000):
-        told = httpx.get(f"{address}/health").json()
-        if all(told[name] == value for name, value in state.items()):
+        health = httpx.get(f"{address}/health").json()
+        if all(health[name] == value for name, value in state.items()):
             return
         time.sleep(0.02)
-    raise AssertionError(f"health is {told}, not {state}")
+    raise AssertionError(f"health is {health}, not {state}")
 
 
 def sent(address: str, body: Json | bytes, **headers: str) -> socket.socket:
-    """A connection on which a request was sent, and nothing is read."""
+    """A connection on which a request was sent, and no response is read."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     kind = "Content-Type: application/json"
     lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", kind]
@@ -145,17 +145,17 @@ def read_all(connection: socket.socket, end: bytes = b"\r\n0\r\n\r\n") -> str:
     return content.decode()
 
 
-def refused(response: httpx.Response, status: int, told: str) -> None:
-    """A refusal has OpenAI's form."""
+def is_error(response: httpx.Response, status: int, message: str) -> None:
+    """Check that a response is an error in OpenAI's form."""
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    assert told in error["message"], error
+    assert message in error["message"], error
     assert error["code"] == str(status) and len(error["message"]) <= 1000
 
 
 def post(url: str, body: Json | str | bytes, stream: bool = False) -> httpx.Response:
-    """Asks at a URL, of which a part behind # is not its own; an object is a request's fields."""
+    """Send a body, or the fields of one, to a URL; what follows # in it is left out."""
     if isinstance(body, dict):
         body = json.dumps({"model": "policy", "messages": [USER], "stream": stream, **body})
     headers = {"Content-Type": "application/json"}
@@ -163,7 +163,7 @@ def post(url: str, body: Json | str | bytes, stream: bool = False) -> httpx.Resp
 
 
 def shows(part: Json | str) -> Json:
-    """Fields that show a part, or an image by its URL."""
+    """The fields of a request with a part, or with an image by its URL."""
     part = image_part(part) if isinstance(part, str) else part
     return {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "What?"}]}]}
 

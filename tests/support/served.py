@@ -1,4 +1,4 @@
-"""What the tests of the servers share: one on a socket, and what MCP's clients see of theirs."""
+"""What the tests of the servers share: a server on a socket, and clients of MCP."""
 
 import base64
 import io
@@ -71,7 +71,7 @@ def with_session(url: str, scenario: Scenario, **headers: str) -> None:
 
 
 def call(url: str, tool: str, **arguments: object) -> CallToolResult:
-    """What one call gives."""
+    """The result of one tool call."""
     results = []
 
     async def scenario(session: ClientSession) -> None:

@@ -1,4 +1,4 @@
-"""A web server on this machine, good and bad, for what fetches."""
+"""A web server on this machine, good and bad, for tests of code that fetches."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def only_here(address: Address) -> bool:
-    """127.0.0.1, but not its neighbours, which stand for what is private."""
+    """127.0.0.1, but not its neighbours, which stand for private addresses."""
     return str(address) == "127.0.0.1"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers paths as it is told, and remembers what it was asked."""
+    """Answers each path in its own way, and keeps the requests."""
 
     daemon_threads = True
 

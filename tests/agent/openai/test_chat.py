@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 import pytest
-from openai_served import asked
+from openai_served import prompt
 from pydantic import ValidationError
 
 from visreplay.agent import Message, get_protocol
@@ -100,7 +100,7 @@ def renderer(embedded_pair: ModelPair) -> ChatRenderer:
 
 
 def request(**fields: object) -> ChatRequest:
-    return ChatRequest.model_validate({"model": "policy", "messages": asked(), **fields})
+    return ChatRequest.model_validate({"model": "policy", "messages": prompt(), **fields})
 
 
 def test_how_to_decode() -> None:
@@ -128,7 +128,7 @@ def test_turns_that_clients_send_back_are_converted(renderer: ChatRenderer) -> N
     answer = {"role": "assistant", "content": None, "refusal": None, "audio": None}
     tool = {"role": "tool", "tool_call_id": "1", "content": "a"}
     _, converted, result = from_openai(
-        request(messages=[*asked(), {**answer, "tool_calls": calls}, tool]).messages, renderer
+        request(messages=[*prompt(), {**answer, "tool_calls": calls}, tool]).messages, renderer
     )
     assert converted == {
         "role": "assistant",
@@ -140,7 +140,7 @@ def test_turns_that_clients_send_back_are_converted(renderer: ChatRenderer) -> N
 
 
 def test_images_and_instructions_are_converted(renderer: ChatRenderer) -> None:
-    (question,) = asked()
+    (question,) = prompt()
     instructions = [
         {"role": "developer", "content": "Be brief."},
         {"role": "system", "content": [{"type": "text", "text": "Be right."}]},

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.tools import BaseTool, tool
 from langchain_openai import ChatOpenAI
 from openai import OpenAI
-from openai_served import GAME, SEARCH, ZOOM, asked, looked
+from openai_served import GAME, SEARCH, ZOOM, prompt, zoomed
 from smolagents import OpenAIModel, Tool, ToolCallingAgent
 from smolagents.agents import EMPTY_PROMPT_TEMPLATES
 from smolagents.models import ChatMessage, MessageRole, agglomerate_stream_deltas
@@ -28,11 +28,11 @@ def chat(address: str, **options: Any) -> ChatOpenAI:
 
 
 def question(sample: Sample = SEARCH) -> HumanMessage:
-    return HumanMessage(asked(sample)[0]["content"])
+    return HumanMessage(prompt(sample)[0]["content"])
 
 
 def test_langchain_gets_the_answer_whole_and_in_pieces(openai_url: str, client: OpenAI) -> None:
-    expected = client.chat.completions.create(model=MODEL, messages=asked()).choices[0].message  # type: ignore[arg-type]
+    expected = client.chat.completions.create(model=MODEL, messages=prompt()).choices[0].message  # type: ignore[arg-type]
     model = chat(openai_url)
     assert model.invoke([question()]).content == expected.content
     full = AIMessageChunk("")
@@ -51,7 +51,7 @@ def zoom_of(sample: Sample, pair: ModelPair) -> BaseTool:
     @tool
     def zoom(label: str, bbox_2d: list[float]) -> list[dict[str, Any]]:
         """Look at a region of the picture, in cells of an 8 x 8 grid."""
-        return [looked(pair, json.dumps({"bbox_2d": bbox_2d}), sample)]
+        return [zoomed(pair, json.dumps({"bbox_2d": bbox_2d}), sample)]
 
     return zoom
 
@@ -99,7 +99,7 @@ class Zoom(Tool):
 
 
 def test_smolagents_gets_the_answer_whole_and_in_pieces(openai_url: str, client: OpenAI) -> None:
-    expected = client.chat.completions.create(model=MODEL, messages=asked()).choices[0].message  # type: ignore[arg-type]
+    expected = client.chat.completions.create(model=MODEL, messages=prompt()).choices[0].message  # type: ignore[arg-type]
     model = OpenAIModel(MODEL, api_base=f"{openai_url}/v1", api_key="-")
     content = [
         {"type": "image", "image": load_image(SEARCH.images[0])},

@@ -1,4 +1,4 @@
-"""What the server does not take: refused in OpenAI's form, and the next is answered."""
+"""Requests beyond the limits are refused in OpenAI's form, and the next is answered."""
 
 import json
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ import pytest
 from openai_served import (
     USER,
     Json,
-    asked,
     client_of,
     data_uri,
+    is_error,
     post,
+    prompt,
     read_all,
-    refused,
     sent,
     service,
     shows,
@@ -34,14 +34,14 @@ RED = data_uri(Image.new("RGB", (40, 30), "red"))
 
 def test_a_body_that_is_too_large(limited: str) -> None:
     too_large = b" " * 400_001
-    refused(post(limited, too_large), 413, "the body has more than 400,000 bytes")
+    is_error(post(limited, too_large), 413, "the body has more than 400,000 bytes")
 
     def pieces() -> Iterator[bytes]:
         yield from [b" " * 50_000] * 9
 
     response = httpx.post(limited.partition("#")[0], content=pieces())
     assert "content-length" not in response.request.headers
-    refused(response, 413, "the body has more than 400,000 bytes")
+    is_error(response, 413, "the body has more than 400,000 bytes")
 
 
 def test_a_body_that_does_not_come(limited: str) -> None:
@@ -76,7 +76,7 @@ BROKEN = {
 @pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
 def test_a_body_that_makes_no_sense(limited: str, body: str) -> None:
     response = post(limited, body.encode("latin-1"))
-    refused(response, 400 if "error parsing" in BROKEN[body] else 422, BROKEN[body])
+    is_error(response, 400 if "error parsing" in BROKEN[body] else 422, BROKEN[body])
 
 
 def test_a_body_must_be_json_by_its_type(limited: str) -> None:
@@ -86,7 +86,7 @@ def test_a_body_must_be_json_by_its_type(limited: str) -> None:
         response = httpx.post(
             limited.partition("#")[0], content=body, headers={"Content-Type": kind}
         )
-        refused(response, 422, "the body")
+        is_error(response, 422, "the body")
 
 
 WRONG: dict[str, Any] = {
@@ -117,7 +117,7 @@ WRONG: dict[str, Any] = {
 @pytest.mark.parametrize("field", WRONG)
 def test_values_that_make_no_sense(limited: str, field: str) -> None:
     for value in WRONG[field]:
-        refused(post(limited, {field: value}, stream=True), 422, "")
+        is_error(post(limited, {field: value}, stream=True), 422, "")
 
 
 CONTENT: list[Any] = [
@@ -141,12 +141,12 @@ def test_content_that_makes_no_sense(limited: str, content: Any) -> None:
     asks = {"role": "assistant", "tool_calls": [call]}
     for last in ({"role": "user"}, {"role": "tool", "tool_call_id": "1"}):
         messages = [USER, asks, {**last, "content": content}]
-        refused(post(limited, {"messages": messages}), 422, "messages.2.")
+        is_error(post(limited, {"messages": messages}), 422, "messages.2.")
 
 
 def test_an_error_says_what_was_meant(limited: str) -> None:
     response = post(limited, shows({"type": "image_url", "image_url": {}}))
-    refused(response, 422, "messages.0.user.content.0.image_url.image_url.url: Field required")
+    is_error(response, 422, "messages.0.user.content.0.image_url.image_url.url: Field required")
     assert response.json()["error"]["param"] == "messages.0.user.content.0.image_url.image_url.url"
 
 
@@ -175,12 +175,12 @@ def test_nested_json_where_anything_may_stand(limited: str, depth: int) -> None:
 
 
 def test_too_many_tokens(limited: str) -> None:
-    refused(post(limited, {"max_tokens": 9}), 422, "9 new tokens were asked for; at most 8 can be")
+    is_error(post(limited, {"max_tokens": 9}), 422, "9 new tokens were asked for; at most 8 can be")
     for words, told in (("one " * 1000, "room for 600"), ("one " * 50_000, "16 each")):
         messages = [{"role": "user", "content": words}]
-        refused(post(limited, {"messages": messages}), 422, told)
-        refused(post(limited, {"messages": messages}, stream=True), 422, told)
-    refused(post(limited, {"n": 3}), 422, "3 turns were requested, but 1 to 2 can run")
+        is_error(post(limited, {"messages": messages}), 422, told)
+        is_error(post(limited, {"messages": messages}, stream=True), 422, told)
+    is_error(post(limited, {"n": 3}), 422, "3 turns were requested, but 1 to 2 can run")
     response = post(limited, {"max_tokens": 8, "temperature": 1e-300, "top_p": 1e-300})
     assert response.json()["usage"]["completion_tokens"] <= 8
 
@@ -190,16 +190,16 @@ def test_too_many_tokens(limited: str) -> None:
 
 def test_paths_and_methods(limited: str) -> None:
     address = limited.partition("/v1")[0]
-    refused(httpx.get(f"{address}/v1/nothing"), 404, "Not Found")
+    is_error(httpx.get(f"{address}/v1/nothing"), 404, "Not Found")
     for method in ("GET", "PUT", "DELETE", "OPTIONS"):
         response = httpx.request(method, f"{address}/v1/chat/completions")
-        refused(response, 405, "Method Not Allowed")
+        is_error(response, 405, "Method Not Allowed")
         assert response.headers["allow"] == "POST"
     head = httpx.head(f"{address}/health")
     assert head.status_code == 405 and not head.content
-    refused(httpx.get(f"{address}/v1/models/gpt-5"), 404, "there is no model 'gpt-5'")
-    refused(post(limited, {"model": "gpt-5"}), 404, "there are policy, policy+replay, base")
-    refused(
+    is_error(httpx.get(f"{address}/v1/models/gpt-5"), 404, "there is no model 'gpt-5'")
+    is_error(post(limited, {"model": "gpt-5"}), 404, "there are policy, policy+replay, base")
+    is_error(
         post(limited, '{"model": "\\ud800", "messages": [{"role": "user", "content": "a"}]}'),
         404,
         "ud800",
@@ -211,11 +211,11 @@ def test_a_key(embedded_pair: ModelPair) -> None:
         for headers in ({}, {"Authorization": "Bearer Secret"}, {"Authorization": "Basic secret"}):
             for path in ("/v1/models", "/metrics", "/nothing"):
                 response = httpx.get(address + path, headers=headers)
-                refused(response, 401, "Authorization: Bearer <key> is missing or wrong")
+                is_error(response, 401, "Authorization: Bearer <key> is missing or wrong")
                 assert response.headers["www-authenticate"] == "Bearer"
         body = b" " * (21 * 2**20)  # is not read first
-        refused(httpx.post(f"{address}/v1/chat/completions", content=body), 401, "")
+        is_error(httpx.post(f"{address}/v1/chat/completions", content=body), 401, "")
         assert httpx.get(f"{address}/health").json()["status"] == "ok"
         with client_of(address, api_key="secret") as client:
             create: Any = client.chat.completions.create
-            assert create(model="base", messages=asked(), max_tokens=2).choices
+            assert create(model="base", messages=prompt(), max_tokens=2).choices

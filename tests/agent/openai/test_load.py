@@ -1,4 +1,4 @@
-"""Many clients of the server at once, and those who leave, do not read, or never say anything."""
+"""Many clients of the server at once, also clients that leave, or never read or send anything."""
 
 import json
 import random
@@ -16,11 +16,11 @@ from openai import OpenAI
 from openai_served import (
     Json,
     Steps,
-    asked,
     client_of,
+    is_error,
     number,
+    prompt,
     read_all,
-    refused,
     sent,
     service,
     until,
@@ -36,12 +36,12 @@ HELLO: Json = {
     "messages": [{"role": "user", "content": "Hello"}],
     "max_tokens": 3,
 }
-LONG: Json = {"model": "policy", "messages": asked(), "temperature": 2, "seed": 1, "stream": True}
+LONG: Json = {"model": "policy", "messages": prompt(), "temperature": 2, "seed": 1, "stream": True}
 
 
 @pytest.fixture
-def one_place(embedded_pair: ModelPair) -> Iterator[str]:
-    """A server with a place for one, and one who waits."""
+def one_slot(embedded_pair: ModelPair) -> Iterator[str]:
+    """A server that runs one turn, while one request may wait."""
     with served(openai_app(service(embedded_pair, running=1, waiting=1))) as address:
         yield address
 
@@ -54,13 +54,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
 
 
 def answered(address: str) -> None:
-    """The server answers, after whatever was before."""
+    """Check that the server still answers."""
     response = httpx.post(f"{address}/v1/chat/completions", json=HELLO)
     assert response.status_code == 200
     assert response.json()["usage"]["completion_tokens"] == 3
 
 
-def test_eight_clients_get_what_each_would_get_alone(client: OpenAI) -> None:
+def test_each_of_eight_clients_gets_the_reply_it_would_get_alone(client: OpenAI) -> None:
     models = ("policy", "policy+replay", "base")
     calls: list[Json] = [
         {"model": models[n % 3], "messages": number(n), "stream": False} for n in range(8)
@@ -96,56 +96,58 @@ def test_a_long_answer_holds_up_no_short_one(openai_url: str, steps: Steps) -> N
     until(openai_url, running=0)
 
 
-def test_when_there_are_too_many_they_are_told(one_place: str, steps: Steps) -> None:
-    first, second = sent(one_place, LONG), sent(one_place, LONG)
-    until(one_place, running=1, waiting=1)
+def test_a_request_that_finds_the_queue_full_is_refused(one_slot: str, steps: Steps) -> None:
+    first, second = sent(one_slot, LONG), sent(one_slot, LONG)
+    until(one_slot, running=1, waiting=1)
     for stream in (False, True):
         body = {**HELLO, "stream": stream}
-        response = httpx.post(f"{one_place}/v1/chat/completions", json=body)
-        refused(response, 429, "1 turns are running and 1 callers wait")
+        response = httpx.post(f"{one_slot}/v1/chat/completions", json=body)
+        is_error(response, 429, "1 turns are running and 1 callers wait")
         assert response.headers["retry-after"] == "1"
     steps.let_go()
     assert [read_all(connection).count("[DONE]") for connection in (first, second)] == [1, 1]
-    answered(one_place)
-    counted = httpx.get(f"{one_place}/metrics").text
+    answered(one_slot)
+    counted = httpx.get(f"{one_slot}/metrics").text
     assert 'visreplay_requests_total{model="policy",status="429"} 2.0' in counted
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_is_not_written_any_longer(one_place: str, steps: Steps, stream: bool) -> None:
-    connection = sent(one_place, {**LONG, "stream": stream})
-    until(one_place, running=1)
+def test_the_reply_of_a_client_that_leaves_is_not_decoded_further(
+    one_slot: str, steps: Steps, stream: bool
+) -> None:
+    connection = sent(one_slot, {**LONG, "stream": stream})
+    until(one_slot, running=1)
     steps.allow(3)
     if stream:
         while b'"content": "' not in connection.recv(2**16).replace(b'"content": ""', b""):
             pass
     connection.close()
-    until(one_place, running=0)
+    until(one_slot, running=0)
     steps.let_go()
-    answered(one_place)
+    answered(one_slot)
     # Three, one that had begun, and two of the answer's (its first token takes none).
     assert steps.taken <= 3 + 1 + 2
     if not stream:
-        counted = httpx.get(f"{one_place}/metrics").text
+        counted = httpx.get(f"{one_slot}/metrics").text
         assert 'visreplay_requests_total{model="policy",status="499"} 1.0' in counted
 
 
-def test_who_leaves_the_queue_does_not_hold_it_up(one_place: str, steps: Steps) -> None:
-    first, second = sent(one_place, LONG), sent(one_place, LONG)
-    until(one_place, running=1, waiting=1)
+def test_a_client_that_leaves_the_queue_does_not_hold_it_up(one_slot: str, steps: Steps) -> None:
+    first, second = sent(one_slot, LONG), sent(one_slot, LONG)
+    until(one_slot, running=1, waiting=1)
     second.close()
-    until(one_place, running=1, waiting=0)
-    third = sent(one_place, {**HELLO, "stream": True})
-    until(one_place, running=1, waiting=1)
+    until(one_slot, running=1, waiting=0)
+    third = sent(one_slot, {**HELLO, "stream": True})
+    until(one_slot, running=1, waiting=1)
     first.close()
-    until(one_place, running=1, waiting=0)
+    until(one_slot, running=1, waiting=0)
     steps.let_go()
     assert "[DONE]" in read_all(third)
-    until(one_place, running=0)
+    until(one_slot, running=0)
 
 
-def test_who_leaves_while_he_is_read_is_read_no_further(
-    one_place: str, monkeypatch: pytest.MonkeyPatch
+def test_the_prefill_of_a_client_that_leaves_ends(
+    one_slot: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, going_on = threading.Event(), threading.Event()
     encoding = ContextEncoder.encoding
@@ -156,16 +158,16 @@ def test_who_leaves_while_he_is_read_is_read_no_further(
         return (yield from encoding(self, *given))
 
     monkeypatch.setattr(ContextEncoder, "encoding", held)
-    connection = sent(one_place, LONG)
+    connection = sent(one_slot, LONG)
     assert begun.wait(60)
-    until(one_place, running=1)
+    until(one_slot, running=1)
     connection.close()
-    until(one_place, running=0)
+    until(one_slot, running=0)
     going_on.set()
-    answered(one_place)
+    answered(one_slot)
 
 
-def test_whenever_somebody_leaves_nothing_of_him_stays(embedded_pair: ModelPair) -> None:
+def test_nothing_stays_of_clients_that_leave_at_any_moment(embedded_pair: ModelPair) -> None:
     moments = random.Random(1)
     with served(openai_app(service(embedded_pair, running=2, waiting=30))) as address:
         for _ in range(3):
@@ -181,7 +183,9 @@ def test_whenever_somebody_leaves_nothing_of_him_stays(embedded_pair: ModelPair)
         answered(address)
 
 
-def test_who_does_not_read_holds_up_nobody(embedded_pair: ModelPair, steps: Steps) -> None:
+def test_a_client_that_does_not_read_holds_up_no_other(
+    embedded_pair: ModelPair, steps: Steps
+) -> None:
     """Buffers are as small as can be, and what is sent is larger."""
     application = openai_app(service(embedded_pair, running=2, waiting=0))
     body = {**LONG, "logprobs": True, "top_logprobs": 20}
@@ -196,28 +200,28 @@ def test_who_does_not_read_holds_up_nobody(embedded_pair: ModelPair, steps: Step
             assert read.count("[DONE]") == 1 and len(read) > 100_000
 
 
-def test_who_says_nothing_holds_up_nobody(one_place: str) -> None:
-    port = int(one_place.rpartition(":")[2])
+def test_a_client_that_sends_nothing_holds_up_no_other(one_slot: str) -> None:
+    port = int(one_slot.rpartition(":")[2])
     with ExitStack() as stack:
         for n in range(25):
             idle = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             if n % 2:
                 idle.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: ")
-            stack.enter_context(sent(one_place, b'{"model":', Content_Length="1000"))
-        answered(one_place)
-        with client_of(one_place) as client:
-            (choice,) = client.chat.completions.create(model="base", messages=asked()).choices  # type: ignore[arg-type]
+            stack.enter_context(sent(one_slot, b'{"model":', Content_Length="1000"))
+        answered(one_slot)
+        with client_of(one_slot) as client:
+            (choice,) = client.chat.completions.create(model="base", messages=prompt()).choices  # type: ignore[arg-type]
         assert choice.message.content
 
 
-def test_health_and_metrics_tell_of_what_is_done(one_place: str) -> None:
-    told = httpx.get(f"{one_place}/health").json()
+def test_health_and_metrics(one_slot: str) -> None:
+    told = httpx.get(f"{one_slot}/health").json()
     assert told == {"status": "ok", "running": 0, "waiting": 0}
-    body = {**HELLO, "model": "policy+replay", "messages": asked()}
-    usage = httpx.post(f"{one_place}/v1/chat/completions", json=body).json()["usage"]
+    body = {**HELLO, "model": "policy+replay", "messages": prompt()}
+    usage = httpx.post(f"{one_slot}/v1/chat/completions", json=body).json()["usage"]
     counted = dict(
         line.rsplit(" ", 1)
-        for line in httpx.get(f"{one_place}/metrics").text.splitlines()
+        for line in httpx.get(f"{one_slot}/metrics").text.splitlines()
         if not line.startswith("#")
     )
     label = '{model="policy+replay"}'

@@ -1,4 +1,4 @@
-"""Pictures and clips that the server does not take, and where it finds those that it takes."""
+"""Images and videos that the server refuses, and the places from which it reads others."""
 
 import base64
 import threading
@@ -11,8 +11,8 @@ from openai_served import (
     clip,
     data_uri,
     image_part,
+    is_error,
     post,
-    refused,
     sent,
     service,
     shows,
@@ -34,13 +34,13 @@ def test_pictures_that_are_too_large(limited: str) -> None:
     allowed, larger = Image.new("RGB", (200, 200)), Image.new("RGB", (201, 200))
     assert post(limited, shows(image_part(allowed))).status_code == 200
     told = "at most 40000 are allowed"
-    refused(post(limited, shows(image_part(larger))), 422, told)
-    refused(post(limited, shows(image_part(Image.new("1", (30_000, 10_000))))), 422, "too large")
-    refused(post(limited, shows(image_part(Image.new("L", (7_000, 7_000))))), 422, told)
+    is_error(post(limited, shows(image_part(larger))), 422, told)
+    is_error(post(limited, shows(image_part(Image.new("1", (30_000, 10_000))))), 422, "too large")
+    is_error(post(limited, shows(image_part(Image.new("L", (7_000, 7_000))))), 422, told)
     three = [image_part(Image.new("RGB", (200, 200), colour)) for colour in ("red", "blue")]
     messages = [{"role": "user", "content": three}]
-    refused(post(limited, {"messages": messages}), 422, "more than 40,000 pixels together")
-    refused(post(limited, shows(image_part(Image.new("RGB", (30_000, 1))))), 422, "one side")
+    is_error(post(limited, {"messages": messages}), 422, "more than 40,000 pixels together")
+    is_error(post(limited, shows(image_part(Image.new("RGB", (30_000, 1))))), 422, "one side")
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_pictures_that_are_too_large(limited: str) -> None:
 )
 def test_pictures_that_are_none(limited: str, uri: str, told: str) -> None:
     uri = uri.replace("{root}", limited.partition("#")[2])
-    refused(post(limited, shows(uri)), 422, told)
-    refused(post(limited, shows(clip(uri))), 422, "")
+    is_error(post(limited, shows(uri)), 422, told)
+    is_error(post(limited, shows(clip(uri))), 422, "")
 
 
 def test_files_below_a_root_are_read(limited: str) -> None:
@@ -86,18 +86,18 @@ def test_urls_only_where_they_are_allowed(
 ) -> None:
     server.answers["/red.png"] = sends(base64.b64decode(png("red")))
     name = f"{server.url}/red.png"
-    refused(post(limited, shows(name)), 422, "not all of its addresses")
+    is_error(post(limited, shows(name)), 422, "not all of its addresses")
     plain = service(embedded_pair)
     fetching = service(embedded_pair, fetch=Fetcher(allowed=only_here))
     with served(openai_app(plain)) as address:
         response = post(f"{address}/v1/chat/completions", shows(name))
-        refused(response, 422, "which is not fetched here")
-        refused(post(f"{address}/v1/chat/completions", shows("/etc/passwd")), 422, "no files")
+        is_error(response, 422, "which is not fetched here")
+        is_error(post(f"{address}/v1/chat/completions", shows("/etc/passwd")), 422, "no files")
     assert not server.asked
     with served(openai_app(fetching)) as address:
         assert post(f"{address}/v1/chat/completions", shows(name)).status_code == 200
         missing = shows(f"{server.url}/missing")
-        refused(post(f"{address}/v1/chat/completions", missing), 422, "answered 404")
+        is_error(post(f"{address}/v1/chat/completions", missing), 422, "answered 404")
 
 
 def test_clips(limited: str, tmp_path: Path) -> None:
@@ -109,13 +109,13 @@ def test_clips(limited: str, tmp_path: Path) -> None:
     assert short.status_code == long.status_code == 200
     # Two frames, and four, which Qwen's models see in pairs.
     assert long.json()["usage"]["prompt_tokens"] > short.json()["usage"]["prompt_tokens"]
-    refused(shown("longer.mp4", 500, 1), 422, "has 500.0 s; at most 400 s are allowed")
+    is_error(shown("longer.mp4", 500, 1), 422, "has 500.0 s; at most 400 s are allowed")
     broken = (tmp_path / "short.mp4").read_bytes()[:500]
-    refused(post(limited, shows(clip(data_uri(broken, "video/mp4")))), 422, "")
-    refused(post(limited, shows(clip(RED))), 422, "not a video that can be read")
+    is_error(post(limited, shows(clip(data_uri(broken, "video/mp4")))), 422, "")
+    is_error(post(limited, shows(clip(RED))), 422, "not a video that can be read")
 
 
-def test_who_leaves_while_pictures_are_fetched_has_no_more_fetched(
+def test_no_more_images_are_fetched_for_a_client_that_leaves(
     embedded_pair: ModelPair, server: Server
 ) -> None:
     begun, going_on = threading.Event(), threading.Event()

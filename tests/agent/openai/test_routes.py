@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from chat_tools import question
 from openai import AsyncOpenAI, NotFoundError, OpenAI, UnprocessableEntityError
-from openai_served import MODELS, SEARCH, USER, ZOOM, Json, asked
+from openai_served import MODELS, SEARCH, USER, ZOOM, Json, prompt
 
 from visreplay.agent import ReplayChatModel
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, embedded_config
@@ -31,10 +31,10 @@ def test_models_are_listed_and_found(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_answer_is_what_the_policy_alone_would_say(
+def test_a_reply_is_that_of_the_policy_alone(
     client: OpenAI, embedded_pair: ModelPair, name: str
 ) -> None:
-    completion = client.chat.completions.create(model=name, messages=asked(), tools=[ZOOM])
+    completion = client.chat.completions.create(model=name, messages=prompt(), tools=[ZOOM])
     (choice,) = completion.choices
     model = alone(embedded_pair, name)
     expected = model.invoke([question(model, SEARCH)])
@@ -52,7 +52,7 @@ def test_an_answer_is_what_the_policy_alone_would_say(
 
 
 async def test_the_async_client_gets_the_same(openai_url: str, client: OpenAI) -> None:
-    options: dict[str, Any] = {"model": "policy+replay", "messages": asked(), "tools": [ZOOM]}
+    options: dict[str, Any] = {"model": "policy+replay", "messages": prompt(), "tools": [ZOOM]}
     whole = client.chat.completions.create(**options).choices[0].message
     async with AsyncOpenAI(base_url=f"{openai_url}/v1", api_key="-") as other:
         found = await asyncio.gather(*(other.chat.completions.create(**options) for _ in range(3)))
@@ -63,7 +63,7 @@ async def test_the_async_client_gets_the_same(openai_url: str, client: OpenAI) -
 
 def test_without_tools_all_of_a_turn_is_words(client: OpenAI, embedded_pair: ModelPair) -> None:
     """Calls too, which a client that offers no tools would not know what to do with."""
-    options: Any = {"model": "policy+replay", "messages": asked()}
+    options: Any = {"model": "policy+replay", "messages": prompt()}
     (choice,) = client.chat.completions.create(**options).choices
     model = alone(embedded_pair)
     reply = model.invoke([question(model, SEARCH)])
@@ -76,7 +76,7 @@ def test_without_tools_all_of_a_turn_is_words(client: OpenAI, embedded_pair: Mod
 
 
 def test_choices_and_seeds(client: OpenAI) -> None:
-    options: Any = {"model": "policy", "messages": asked(), "temperature": 1.5}
+    options: Any = {"model": "policy", "messages": prompt(), "temperature": 1.5}
     three = client.chat.completions.create(**options, n=3, seed=5)
     assert [choice.index for choice in three.choices] == [0, 1, 2]
     texts = [choice.message.content for choice in three.choices]
@@ -92,7 +92,7 @@ def test_choices_and_seeds(client: OpenAI) -> None:
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_a_limit_of_tokens(client: OpenAI, field: str) -> None:
-    options: Any = {"model": "policy", "messages": asked(), field: 3}
+    options: Any = {"model": "policy", "messages": prompt(), field: 3}
     completion = client.chat.completions.create(**options)
     assert completion.usage and completion.usage.completion_tokens == 3
     assert completion.choices[0].finish_reason == "length"
@@ -102,7 +102,7 @@ def test_a_limit_of_tokens(client: OpenAI, field: str) -> None:
 
 @pytest.mark.parametrize("stop", ["</think>", ["no such text", "</think>"]])
 def test_a_stop_string_ends_a_turn_and_is_left_out(client: OpenAI, stop: Any) -> None:
-    options: Any = {"model": "policy", "messages": asked()}
+    options: Any = {"model": "policy", "messages": prompt()}
     whole = client.chat.completions.create(**options).choices[0].message.content
     assert whole is not None
     (choice,) = client.chat.completions.create(**options, stop=stop).choices
@@ -118,7 +118,7 @@ def test_a_stop_string_ends_a_turn_and_is_left_out(client: OpenAI, stop: Any) ->
 )
 def test_logprobs_are_of_the_content(client: OpenAI, offered: Any) -> None:
     """Token for token: neither the end of the turn is among them, nor a stop string, nor a call."""
-    options: Any = {"model": "policy+replay", "messages": asked(), "logprobs": True, **offered}
+    options: Any = {"model": "policy+replay", "messages": prompt(), "logprobs": True, **offered}
     completion = client.chat.completions.create(**options, top_logprobs=3)
     (choice,) = completion.choices
     assert choice.logprobs and choice.logprobs.content and completion.usage
@@ -147,7 +147,7 @@ def test_logprobs_are_of_the_content(client: OpenAI, offered: Any) -> None:
 
 @pytest.mark.parametrize("offered", [{}, {"tools": [ZOOM]}], ids=["words", "calls"])
 def test_a_stream_is_the_whole_in_pieces(client: OpenAI, offered: Any) -> None:
-    options: Any = {"model": "policy+replay", "messages": asked(), "temperature": 1.0, **offered}
+    options: Any = {"model": "policy+replay", "messages": prompt(), "temperature": 1.0, **offered}
     options |= {"n": 2, "seed": 3}
     whole = client.chat.completions.create(**options)
     usage = {"include_usage": True}
@@ -186,7 +186,7 @@ def test_several_answers_are_drawn_where_nothing_is_said(client: OpenAI) -> None
 
 
 def test_the_stream_helper_of_the_client_adds_it_up(client: OpenAI) -> None:
-    options: Any = {"model": "policy+replay", "messages": asked(), "tools": [ZOOM]}
+    options: Any = {"model": "policy+replay", "messages": prompt(), "tools": [ZOOM]}
     whole = client.chat.completions.create(**options).choices[0].message
     with client.chat.completions.stream(**options) as stream:
         final = stream.get_final_completion().choices[0].message
@@ -200,7 +200,7 @@ def test_replay_is_set_by_the_caller(client: OpenAI) -> None:
 
     def told(changes: Json, model: str = "policy+replay") -> Any:
         body = {"replay": changes}
-        new = [{"role": "system", "content": "A question that is asked here alone."}, *asked()]
+        new = [{"role": "system", "content": "A question that is asked here alone."}, *prompt()]
         return create(model=model, messages=new, extra_body=body).to_dict()["replay"]
 
     usual = told({})
@@ -233,22 +233,24 @@ def test_replay_is_set_by_the_caller(client: OpenAI) -> None:
 def test_errors_are_such_as_the_client_knows(client: OpenAI) -> None:
     create: Any = client.chat.completions.create
     with pytest.raises(NotFoundError, match="there is no model 'gpt-5'") as missing:
-        create(model="gpt-5", messages=asked())
+        create(model="gpt-5", messages=prompt())
     assert missing.value.type == "invalid_request_error" and missing.value.param == "model"
     with pytest.raises(NotFoundError):
         client.models.retrieve("gpt-5")
     with pytest.raises(UnprocessableEntityError, match="temperature") as wrong:
-        create(model="policy", messages=asked(), temperature=3)
+        create(model="policy", messages=prompt(), temperature=3)
     assert wrong.value.param == "temperature"
     with pytest.raises(UnprocessableEntityError):
-        create(model="policy", messages=asked(), stream=True, max_tokens=97)
+        create(model="policy", messages=prompt(), stream=True, max_tokens=97)
 
 
 def test_nearly_no_temperature_is_greedy(client: OpenAI) -> None:
     """Logits that are divided by it would overflow, and end what others write as well."""
     create: Any = client.chat.completions.create
     told = [
-        create(model="policy", messages=asked(), temperature=temperature).choices[0].message.content
+        create(model="policy", messages=prompt(), temperature=temperature)
+        .choices[0]
+        .message.content
         for temperature in (0, 1e-300, 1e-40, 1e-6)
     ]
     assert len(set(told)) == 1

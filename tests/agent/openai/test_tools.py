@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
-from openai_served import GAME, SEARCH, ZOOM, Json, answer_in, asked, data_uri, looked
+from openai_served import GAME, SEARCH, ZOOM, Json, answer_in, data_uri, prompt, zoomed
 from shared import write_clip
 
 from visreplay.agent.protocols.tool_schemas import signature
@@ -31,7 +31,7 @@ def turn(client: OpenAI, messages: list[Any], stream: bool = False, **options: A
 
 def played(client: OpenAI, pair: ModelPair, sample: Sample, stream: bool = False) -> list[Any]:
     """A whole game: a question, looks at the picture, and the answer."""
-    messages: list[Any] = asked(sample)
+    messages: list[Any] = prompt(sample)
     for _ in range(4):
         message = turn(client, messages, stream)
         messages.append(message)
@@ -39,7 +39,7 @@ def played(client: OpenAI, pair: ModelPair, sample: Sample, stream: bool = False
             return messages
         for call in message["tool_calls"]:
             assert call["type"] == "function" and call["function"]["name"] == "zoom"
-            shown = [looked(pair, call["function"]["arguments"], sample)]
+            shown = [zoomed(pair, call["function"]["arguments"], sample)]
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": shown})
         message.pop("parsed", None)
         known.append(message.pop("usage"))
@@ -84,23 +84,23 @@ def test_what_was_edited_is_read_again(client: OpenAI, embedded_pair: ModelPair)
 
 def test_calls_are_forced_or_forbidden(client: OpenAI) -> None:
     def call(choice: Any) -> Json:
-        message = turn(client, asked(), tool_choice=choice)
+        message = turn(client, prompt(), tool_choice=choice)
         (call,) = message["tool_calls"]
         return dict(call["function"])
 
     assert call("required")["name"] == "zoom"
     named = {"type": "function", "function": {"name": "zoom"}}
     assert isinstance(json.loads(call(named)["arguments"]), dict)
-    free = turn(client, asked(), tool_choice="auto")
+    free = turn(client, prompt(), tool_choice="auto")
     assert free["tool_calls"]
-    words = turn(client, asked(), tool_choice="none")
+    words = turn(client, prompt(), tool_choice="none")
     assert "tool_calls" not in words and "<tool_call>" in words["content"]
-    cut = turn(client, asked(), tool_choice=named, max_tokens=3)
+    cut = turn(client, prompt(), tool_choice=named, max_tokens=3)
     assert "tool_calls" not in cut and cut["content"].startswith('<tool_call>{"name": "zoom"')
 
 
 def test_one_call_a_turn_if_so_wanted(client: OpenAI) -> None:
-    messages = asked()
+    messages = prompt()
     several = turn(client, messages)
     one = turn(client, messages, parallel_tool_calls=False)
     function = one["tool_calls"][0]["function"]

@@ -15,7 +15,9 @@ MODELS = "/v1/models"
         {"Host": "127.0.0.1", "Origin": "http://localhost:3000"},
     ],
 )
-def test_who_names_this_machine_is_answered(openai_url: str, headers: dict[str, str]) -> None:
+def test_a_request_that_names_this_machine_is_answered(
+    openai_url: str, headers: dict[str, str]
+) -> None:
     assert httpx.get(openai_url + MODELS, headers=headers).status_code == 200
 
 
@@ -33,7 +35,9 @@ def test_who_names_this_machine_is_answered(openai_url: str, headers: dict[str, 
         {"Origin": "http://[evil"},
     ],
 )
-def test_who_names_another_is_refused(openai_url: str, headers: dict[str, str]) -> None:
+def test_a_request_that_names_another_machine_is_refused(
+    openai_url: str, headers: dict[str, str]
+) -> None:
     response = httpx.get(openai_url + MODELS, headers=headers)
     assert response.status_code == 403
     assert "must name this machine" in response.json()["error"]["message"]

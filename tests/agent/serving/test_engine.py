@@ -1,4 +1,4 @@
-"""Many callers at once: each gets what he would get alone, and nobody waits for another's end."""
+"""Many callers at once: each gets the turn it would get alone, and none waits for another."""
 
 import asyncio
 from collections.abc import Generator
@@ -24,7 +24,7 @@ STORE = ImageStore()
 SAMPLING = Sampling(max_new_tokens=60)
 
 
-def asked(number: int, pictures: int = 1) -> list[Message]:
+def prompt(number: int, pictures: int = 1) -> list[Message]:
     sample = get_task("visual-search-medium").sample(Split.TUNING + number)
     reference = STORE.put(sample.images[0])
     return [user(*[image(reference)] * pictures, text(sample.question))]
@@ -52,40 +52,40 @@ async def turns(
                     written[choice].append(token_id)
                 case EndEvent(choice, turn):
                     ended[choice] = turn
-    found = [ended[choice] for choice in range(len(seeds))]
-    assert [turn.message["token_ids"] for turn in found] == list(written.values())
-    return found
+    results = [ended[choice] for choice in range(len(seeds))]
+    assert [turn.message["token_ids"] for turn in results] == list(written.values())
+    return results
 
 
-async def test_everybody_gets_what_he_would_get_alone(embedded_pair: ModelPair) -> None:
-    """Also where policies with other replay, and their batch, are shared."""
+async def test_every_caller_gets_the_turn_it_would_get_alone(embedded_pair: ModelPair) -> None:
+    """Also callers that share a batch with policies of other replay."""
     policies = [policy_of(embedded_pair, method) for method in Method]
-    calls = [(policies[n % 3], asked(n // 2)) for n in range(12)]
+    calls = [(policies[n % 3], prompt(n // 2)) for n in range(12)]
     async with Engine(max_running=8) as engine:
-        found = await asyncio.gather(*(turns(engine, *call) for call in calls))
+        results = await asyncio.gather(*(turns(engine, *call) for call in calls))
         assert (engine.admission.running, engine.admission.waiting) == (0, 0)
-    for (policy, messages), (turn,) in zip(calls, found, strict=True):
+    for (policy, messages), (turn,) in zip(calls, results, strict=True):
         alone = policy_of(embedded_pair, policy.replay.method).act(messages)
         assert (turn.text, turn.finish_reason) == (alone.text, alone.finish_reason)
         assert turn.context_tokens == alone.context_tokens
-        # What was written is kept: the next turn costs what is new alone.
+        # The turn is in the cache: the next one costs its new tokens alone.
         going_on = policy.act([*messages, turn.message, user(text("And?"))])
         assert going_on.known_tokens == turn.context_tokens + len(turn.message["token_ids"])
 
 
 async def test_several_turns_of_one_caller(embedded_pair: ModelPair) -> None:
-    policy, messages = policy_of(embedded_pair), asked(3)
+    policy, messages = policy_of(embedded_pair), prompt(3)
     async with Engine() as engine:
-        found = await turns(engine, policy, messages, (1, 2, 3), temperature=1.5, logprobs=2)
+        results = await turns(engine, policy, messages, (1, 2, 3), temperature=1.5, logprobs=2)
     policy.sampling = Sampling(temperature=1.5, max_new_tokens=60)
     alone = policy.act_together(messages, [1, 2, 3])
-    assert [turn.text for turn in found] == [turn.text for turn in alone]
-    for turn in found:
+    assert [turn.text for turn in results] == [turn.text for turn in alone]
+    for turn in results:
         assert len(turn.logprobs) == len(turn.message["token_ids"])
         assert all(len(entry.top) == 2 for entry in turn.logprobs)
 
 
-async def test_who_leaves_is_not_written_any_longer(
+async def test_the_turn_of_a_caller_that_leaves_is_not_decoded_further(
     embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = policy_of(embedded_pair)
@@ -99,50 +99,52 @@ async def test_who_leaves_is_not_written_any_longer(
     monkeypatch.setattr(Batch, "step", counted)
     async with Engine() as engine:
         async with engine.slot() as slot:
-            reading = await slot.prefill(policy.read(asked(0)))
+            reading = await slot.prefill(policy.read(prompt(0)))
             stream = slot.decode(policy, reading, [0], **policy.decoding())
             async for _ in stream:
                 break
             await stream.aclose()  # type: ignore[attr-defined]
         before = len(steps)
-        await turns(engine, policy, asked(1))
+        await turns(engine, policy, prompt(1))
         assert max(steps[before + 1 :]) == 1  # the other is not in the batch any more
 
 
-async def test_who_has_much_to_read_lets_others_read_too(embedded_pair: ModelPair) -> None:
+async def test_a_long_prefill_lets_a_short_one_pass(embedded_pair: ModelPair) -> None:
     policy = policy_of(embedded_pair)
     order: list[str] = []
 
-    def told(name: str, pieces: Generator[None, None, Any]) -> Generator[None, None, Any]:
+    def recorded(name: str, pieces: Generator[None, None, Any]) -> Generator[None, None, Any]:
         read = yield from pieces
         order.append(name)
         return read
 
     async with Engine(prefillers=1) as engine, engine.slot() as first, engine.slot() as second:
-        long = asyncio.create_task(first.prefill(told("long", policy.read(asked(0, pictures=6)))))
+        long = asyncio.create_task(
+            first.prefill(recorded("long", policy.read(prompt(0, pictures=6))))
+        )
         await asyncio.sleep(0)
-        await second.prefill(told("short", policy.read(asked(1))))
+        await second.prefill(recorded("short", policy.read(prompt(1))))
         await long
     assert order == ["short", "long"]
 
 
-async def test_a_mistake_is_told_to_who_made_it(embedded_pair: ModelPair) -> None:
+async def test_a_mistake_ends_the_turn_of_its_caller_alone(embedded_pair: ModelPair) -> None:
     policy = policy_of(embedded_pair)
     async with Engine() as engine:
-        other = asyncio.create_task(turns(engine, policy, asked(0)))
+        other = asyncio.create_task(turns(engine, policy, prompt(0)))
         with pytest.raises(ConfigError, match="temperature is -1"):
-            await turns(engine, policy, asked(1), temperature=-1)
+            await turns(engine, policy, prompt(1), temperature=-1)
         with pytest.raises(ValueError, match="must end with a turn"):
             await turns(engine, policy, [])
         async with engine.slot() as slot:
-            reading = await slot.prefill(policy.read(asked(0)))
+            reading = await slot.prefill(policy.read(prompt(0)))
             with pytest.raises(ValueError, match="2 seeds, but the slot is for 1"):
                 await anext(aiter(slot.decode(policy, reading, [0, 1], **policy.decoding())))
         assert (await other)[0].text
         assert engine.admission.running == 0
 
 
-async def test_a_step_that_fails_is_told_and_forgotten(
+async def test_a_step_that_fails_ends_its_turns_and_no_later_ones(
     embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = policy_of(embedded_pair)
@@ -155,12 +157,12 @@ async def test_a_step_that_fails_is_told_and_forgotten(
     async with Engine() as engine:
         monkeypatch.setattr(Batch, "step", fails)
         with pytest.raises(MemoryError, match="no more of it"):
-            await turns(engine, policy, asked(0))
-        (turn,) = await turns(engine, policy, asked(0))
-    assert turn.text == policy_of(embedded_pair).act(asked(0)).text
+            await turns(engine, policy, prompt(0))
+        (turn,) = await turns(engine, policy, prompt(0))
+    assert turn.text == policy_of(embedded_pair).act(prompt(0)).text
 
 
-async def test_one_turn_that_fails_is_its_callers_alone(
+async def test_a_turn_that_fails_ends_no_turn_of_others(
     embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = policy_of(embedded_pair)
@@ -171,18 +173,18 @@ async def test_one_turn_that_fails_is_its_callers_alone(
 
     monkeypatch.setattr(Sampler, "__call__", ill)
     async with Engine() as engine:
-        well = asyncio.create_task(turns(engine, policy, asked(0), (None,)))
+        well = asyncio.create_task(turns(engine, policy, prompt(0), (None,)))
         with pytest.raises(RuntimeError, match="probability"):
-            await turns(engine, policy, asked(1), (1, 2), temperature=1.0)
+            await turns(engine, policy, prompt(1), (1, 2), temperature=1.0)
         assert (await well)[0].text
         assert engine.admission.running == 0
 
 
 class Panic(BaseException):
-    """What a thread of Rust's raises into Python."""
+    """Like a panic in Rust, which is no `Exception`."""
 
 
-async def test_what_is_no_exception_does_not_end_the_readers(embedded_pair: ModelPair) -> None:
+async def test_a_panic_does_not_end_the_prefill_threads(embedded_pair: ModelPair) -> None:
     def panics() -> Generator[None, None, None]:
         yield
         raise Panic
@@ -192,16 +194,18 @@ async def test_what_is_no_exception_does_not_end_the_readers(embedded_pair: Mode
             with pytest.raises(Panic):
                 await slot.prefill(panics())
         assert engine.works
-        (turn,) = await turns(engine, policy_of(embedded_pair), asked(0))
+        (turn,) = await turns(engine, policy_of(embedded_pair), prompt(0))
     assert turn.text
 
 
-async def test_closing_is_told_to_who_still_waits(embedded_pair: ModelPair) -> None:
+async def test_callers_that_wait_get_an_error_when_the_engine_closes(
+    embedded_pair: ModelPair,
+) -> None:
     policy = policy_of(embedded_pair)
 
     async def write(engine: Engine, seen: asyncio.Queue[Event]) -> None:
         async with engine.slot() as slot:
-            reading = await slot.prefill(policy.read(asked(0)))
+            reading = await slot.prefill(policy.read(prompt(0)))
             async for event in slot.decode(policy, reading, [0], **policy.decoding()):
                 seen.put_nowait(event)
 
@@ -221,6 +225,6 @@ async def test_closing_is_told_to_who_still_waits(embedded_pair: ModelPair) -> N
     assert not engine.works
 
 
-def test_prefillers_that_make_no_sense() -> None:
+def test_prefillers_out_of_range() -> None:
     with pytest.raises(ValueError, match="prefillers is 0"):
         Engine(prefillers=0)

@@ -1,4 +1,4 @@
-"""What is taken of a body, message by message, and what the application behind it is given."""
+"""How a body is received, message by message, and passed on; and who needs a key."""
 
 import asyncio
 from typing import Any
@@ -12,8 +12,8 @@ from visreplay.agent.serving.http import BodyLimit
 Messages = list[dict[str, Any]]
 
 
-async def asked(*pieces: Any, seconds: float = 5, kind: str = "http", **given: Any) -> Any:
-    """What the application is given of a body in pieces, and what is sent."""
+async def send_body(*pieces: Any, seconds: float = 5, kind: str = "http", **given: Any) -> Any:
+    """Send a body in pieces; returns the messages passed on, those sent back, and those left."""
     left: Messages = [
         piece
         if isinstance(piece, dict)
@@ -39,34 +39,34 @@ async def asked(*pieces: Any, seconds: float = 5, kind: str = "http", **given: A
     return given_on, sent, left
 
 
-async def test_a_body_in_pieces_is_given_on_as_one() -> None:
+async def test_a_body_in_pieces_is_passed_on_as_one() -> None:
     for pieces in ((b"0123456789",), (b"01234", b"", b"56789"), (b"",)):
-        (message,), sent, _ = await asked(*pieces)
+        (message,), sent, _ = await send_body(*pieces)
         assert message == {"type": "http.request", "body": b"".join(pieces), "more_body": False}
         assert sent == []
 
 
-async def test_no_more_is_read_than_is_taken() -> None:
-    given, sent, left = await asked(b"01234", b"567890", b"x" * 100)
+async def test_a_body_is_received_no_further_than_its_limit() -> None:
+    given, sent, left = await send_body(b"01234", b"567890", b"x" * 100)
     assert given == [] and sent[0]["status"] == 413
     assert [message["body"] for message in left] == [b"x" * 100]
 
 
-async def test_who_is_slow_or_gone_is_not_waited_for() -> None:
+async def test_a_client_that_is_slow_or_leaves_is_not_waited_for() -> None:
     waits = {"type": "http.request", "body": b"0", "more_body": True}
-    given, sent, _ = await asked(waits, seconds=0.01)
+    given, sent, _ = await send_body(waits, seconds=0.01)
     assert given == [] and sent[0]["status"] == 408
-    given, sent, _ = await asked(waits, {"type": "http.disconnect"})
+    given, sent, _ = await send_body(waits, {"type": "http.disconnect"})
     assert given == sent == []
 
 
-async def test_what_is_no_request_passes() -> None:
-    (message,), _, _ = await asked({"type": "lifespan.startup"}, kind="lifespan")
+async def test_other_messages_than_requests_pass() -> None:
+    (message,), _, _ = await send_body({"type": "lifespan.startup"}, kind="lifespan")
     assert message == {"type": "lifespan.startup"}
 
 
 @pytest.mark.parametrize("status", [401, 404, 408, 413, 422, 429, 500])
-def test_a_refusal_says_what_kind_it_is(status: int) -> None:
+def test_an_error_has_the_type_of_its_status(status: int) -> None:
     body = error_response(status, "because \ud800" + "x" * 10_000).body
     assert b'"because ?xxx' in body and len(body) < 1200
     kinds = {401: b"authentication_error", 429: b"rate_limit_error", 500: b"server_error"}
@@ -88,7 +88,7 @@ def test_a_refusal_says_what_kind_it_is(status: int) -> None:
         (None, 401),
     ],
 )
-async def test_who_has_the_key_comes_in(header: bytes | None, status: int) -> None:
+async def test_a_request_with_the_key_passes(header: bytes | None, status: int) -> None:
     statuses: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -99,7 +99,7 @@ async def test_who_has_the_key_comes_in(header: bytes | None, status: int) -> No
             statuses.append(message["status"])
 
     async def receive() -> Any:
-        raise AssertionError("nothing is read of who has no key")
+        raise AssertionError("nothing is received without the key")
 
     headers = [] if header is None else [(b"authorization", header)]
     guarded = KeyRequired(app, "secret", open_paths=("/health",))

@@ -31,7 +31,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: loc", REQUEST + b"GET / HT"])
-def test_who_does_not_go_on_is_sent_away(address: tuple[str, int], sent: bytes) -> None:
+def test_a_connection_that_stops_half_way_is_closed(address: tuple[str, int], sent: bytes) -> None:
     with socket.create_connection(address, timeout=20) as connection:
         connection.sendall(sent)
         received = b""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from openai_served import MODELS, asked, client_of, read_all, sent
+from openai_served import MODELS, client_of, prompt, read_all, sent
 from served import COMMAND, ENVIRONMENT
 from typer.testing import CliRunner
 
@@ -39,8 +39,8 @@ def test_it_serves_and_ends_what_was_begun(process: tuple[subprocess.Popen[str],
     with client_of(address, api_key="secret") as client:
         assert [model.id for model in client.models.list()] == [*MODELS]
         create: Any = client.chat.completions.create
-        assert create(model="base", messages=asked(), max_tokens=3).choices[0].message.content
-    body = {"model": "policy", "messages": asked(), "temperature": 2, "n": 8, "stream": True}
+        assert create(model="base", messages=prompt(), max_tokens=3).choices[0].message.content
+    body = {"model": "policy", "messages": prompt(), "temperature": 2, "n": 8, "stream": True}
     stream = sent(address, body, Authorization="Bearer secret")
     begun = stream.recv(1000)
     assert b"chat.completion.chunk" in begun or b"200 OK" in begun
