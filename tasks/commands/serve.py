@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from visreplay.agent.policy.replay_policy import Sampling
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.serving.limits import ServerLimits
 from visreplay.replay_core import Method, load_pair
 from visreplay.tasks.commands.options import (
