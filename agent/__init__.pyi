@@ -11,9 +11,9 @@ from .policy.replay_policy import (
     Policy,
     PolicyTurn,
     ReplayPolicy,
-    ScriptedPolicy,
 )
 from .policy.sampling import Sampling
+from .policy.scripted_policy import ScriptedPolicy
 from .protocols import (
     PROTOCOLS,
     ParsedTurn,

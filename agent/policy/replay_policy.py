@@ -1,7 +1,7 @@
-"""Policies, which write the turns of an episode: a model under replay, or a script."""
+"""The policy of an episode: a model under replay writes the turns."""
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -325,29 +325,6 @@ class ReplayPolicy:
         text = without_special_tokens(text, self.pair.tokenizer)
         ids: list[int] = self.pair.tokenizer.encode(text, add_special_tokens=False)
         return ids
-
-
-class ScriptedPolicy:
-    """A script of turns: for tests and demonstrations of everything but the model.
-
-    Args:
-        turns: The texts of the turns.
-
-    Raises:
-        IndexError: From `act`, when the script is over.
-    """
-
-    def __init__(self, turns: Iterable[str]) -> None:
-        self.turns = list(turns)
-
-    def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
-        """Write the turn whose number is that of assistant messages so far."""
-        number = sum(message["role"] == "assistant" for message in messages)
-        if number >= len(self.turns):
-            raise IndexError(f"there is no turn {number}: the script has {len(self.turns)}")
-        text = self.turns[number]
-        message: Message = {"role": "assistant", "content": [{"type": "text", "text": text}]}
-        return PolicyTurn(text, message, "stop", None, 0.0)
 
 
 def _wrote(message: Message) -> bool:
