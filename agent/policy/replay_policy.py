@@ -1,4 +1,4 @@
-"""Policies, which write the turns of an episode: a model under replay, or a script."""
+"""The policy of an episode: a model under replay writes the turns."""
 
 import time
 from collections.abc import Generator, Sequence
