@@ -13,7 +13,6 @@ from .policy.replay_policy import (
     ReplayPolicy,
 )
 from .policy.sampling import Sampling
-from .policy.scripted_policy import ScriptedPolicy
 from .protocols import (
     PROTOCOLS,
     ParsedTurn,

@@ -66,9 +66,9 @@ def calibrate(
     from visreplay.tasks.analysis.prompt import Prompt
 
     console = Console(highlight=False)
-    if pair.policy is not None and pair.base is None:
-        raise ValueError("the base is measured: name it with --base")
     choice = PairChoice.of(replace(pair, policy=pair.policy or pair.base), console)
+    if pair.policy is not None and choice.base is None:
+        raise ValueError("the base is measured: name it with --base")
     count = sum(1 if is_file(name) else samples for name in inputs)
     models = choice.load_base()
     layers = layers or choice.config({"method": Method.STATE}).state_layers

@@ -10,10 +10,10 @@ from rich.console import Console
 from visreplay import agent, replay_core
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import guess_protocol
-from visreplay.replay_core.config import Method, ReplayConfig, Threshold
-from visreplay.replay_core.embedded_pair import EMBEDDED, EMBEDDED_NAMES, embedded_config
+from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
+from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
-from visreplay.tasks.commands.options import EpisodeOptions, PairOptions, ProtocolName
+from visreplay.tasks.commands.options import EpisodeOptions, PairOptions
 from visreplay.tools import ImageStore
 
 
@@ -22,38 +22,40 @@ class PairChoice:
     """A pair that is not loaded yet.
 
     Attributes:
-        policy: Folder or hub id of the policy.
+        policy: Folder or hub id of the policy, or the name of an embedded pair.
         base: Folder or hub id of the base, if there is one.
-        embedded: Whether it is the pair that ships.
+        embedded: The embedded pair; None for any other.
         options: How to load it, and its protocol.
     """
 
     policy: str
     base: str | None
-    embedded: bool
+    embedded: EmbeddedPair | None
     options: PairOptions
 
     @classmethod
     def of(cls, options: PairOptions, console: Console) -> Self:
         """Choose the pair that was named, or else the embedded one, and print a note on that."""
-        if options.policy is not None:
-            return cls(options.policy, options.base, False, options)
-        console.print(
-            "[dim]No --policy: using the embedded pair, a tiny model that knows only its "
-            "two synthetic tasks.[/]"
-        )
-        base = options.base or str(EMBEDDED / "base")
-        return cls(str(EMBEDDED / "policy"), base, True, options)
+        if options.policy is None:
+            console.print(
+                "[dim]No --policy: using the embedded pair, a tiny model that knows only its "
+                "two synthetic tasks.[/]"
+            )
+        policy = options.policy or "embedded"
+        embedded = EMBEDDED_PAIRS.get(policy)
+        base = options.base or (str(embedded.base) if embedded else None)
+        return cls(policy, base, embedded, options)
 
     @property
     def names(self) -> tuple[str, str | None]:
         """What records call policy and base."""
-        return EMBEDDED_NAMES if self.embedded else (self.policy, self.base)
+        return self.embedded.names if self.embedded else (self.policy, self.base)
 
     @property
     def protocol(self) -> str:
         """The protocol's name: the one that was named, or the one that suits the policy's name."""
-        return choose_protocol(self.options.protocol, self.policy, self.embedded)
+        name = self.options.protocol
+        return guess_protocol(self.policy) if name == "auto" else str(name)
 
     def config(self, settings: Mapping[str, Any]) -> ReplayConfig:
         """Build the replay settings.
@@ -74,9 +76,8 @@ class PairChoice:
                     "leave out one of them"
                 )
             settings["theta"] = replay_core.load_theta(settings["theta"])
-        if self.embedded:
-            return embedded_config(settings.pop("method", Method.TOKEN), **settings)
-        return ReplayConfig(**settings)
+        tuned = self.embedded.settings if self.embedded else {}
+        return tuned_config(tuned, settings.pop("method", Method.TOKEN), **settings)
 
     def load(self, replay_layers: int | None = None) -> "replay_core.ModelPair":
         """Load both models.
@@ -147,10 +148,3 @@ class PairChoice:
             prepare_process()
         else:
             logging.set_verbosity_error()
-
-
-def choose_protocol(name: ProtocolName | str, policy: str, embedded: bool) -> str:
-    """Choose the protocol: the one that was named, or the one that suits the policy's name."""
-    if name != "auto":
-        return str(name)
-    return "embedded" if embedded else guess_protocol(policy)

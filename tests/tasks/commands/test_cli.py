@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from visreplay.replay_core import EMBEDDED
 from visreplay.tasks.commands.cli import app
-from visreplay.tasks.commands.pair_choice import choose_protocol
+from visreplay.tasks.commands.options import PairOptions, ProtocolName
+from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
@@ -98,25 +100,28 @@ def test_a_picture_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "embedded", "protocol"),
+    ("policy", "protocol"),
     [
-        ("x/policy", True, "embedded"),
-        ("ChenShawn/DeepEyes-7B", False, "deepeyes"),
-        ("Video-R1/Video-R1-7B", False, "video-r1"),
-        ("FanqingM/MM-Eureka-Qwen-7B", False, "boxed"),
-        ("TIGER-Lab/VL-Rethinker-7B", False, "boxed"),
-        ("MMR1/MMR1-Math-v0-7B", False, "boxed"),
-        ("TIGER-Lab/PixelReasoner-RL-v1", False, "pixel-reasoner"),
-        ("/checkpoints/pixel_reasoner", False, "pixel-reasoner"),
-        ("Mini-o3/Mini-o3-7B-v1", False, "mini-o3"),
-        ("Qwen/Qwen3-VL-8B-Instruct", False, "qwen3-vl"),
-        ("Qwen/Qwen2.5-VL-7B-Instruct", False, "hermes"),
-        ("someone/model", False, "hermes"),
+        (None, "embedded"),
+        ("embedded", "embedded"),
+        ("ChenShawn/DeepEyes-7B", "deepeyes"),
+        ("Video-R1/Video-R1-7B", "video-r1"),
+        ("FanqingM/MM-Eureka-Qwen-7B", "boxed"),
+        ("TIGER-Lab/VL-Rethinker-7B", "boxed"),
+        ("MMR1/MMR1-Math-v0-7B", "boxed"),
+        ("TIGER-Lab/PixelReasoner-RL-v1", "pixel-reasoner"),
+        ("/checkpoints/pixel_reasoner", "pixel-reasoner"),
+        ("Mini-o3/Mini-o3-7B-v1", "mini-o3"),
+        ("Qwen/Qwen3-VL-8B-Instruct", "qwen3-vl"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "hermes"),
+        ("someone/model", "hermes"),
     ],
 )
-def test_the_protocol_goes_by_the_policy_s_name(policy: str, embedded: bool, protocol: str) -> None:
-    assert choose_protocol("auto", policy, embedded) == protocol
-    assert choose_protocol("hermes", policy, embedded) == "hermes"
+def test_the_protocol_goes_by_the_policy_s_name(policy: str | None, protocol: str) -> None:
+    quiet = Console(quiet=True)
+    assert PairChoice.of(PairOptions(policy=policy), quiet).protocol == protocol
+    named = PairOptions(policy=policy, protocol=ProtocolName("hermes"))
+    assert PairChoice.of(named, quiet).protocol == "hermes"
 
 
 def test_large_pictures_are_fine(tmp_path: Path) -> None:
