@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from visreplay import replay_core
+import visreplay.replay_core as replay_core
 from visreplay.replay_core.config import Method
 from visreplay.tasks.commands.console import progress_bar
 from visreplay.tasks.commands.option_groups import with_options

@@ -1,14 +1,13 @@
 """The command `visreplay`. Each command's module is imported when that command runs."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
-
-from visreplay import __version__
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ app = typer.Typer(cls=Group, add_completion=False, no_args_is_help=True)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"visreplay {__version__}")
+        print(f"visreplay {version('visreplay')}")
         raise typer.Exit
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visreplay import agent as agents
+import visreplay.agent as agents
 from visreplay.tasks.commands.console import print_step, progress_bar
 from visreplay.tasks.evaluation.evaluate import evaluate
 from visreplay.tasks.evaluation.runs import Run, SampleRecord, record_of, rollout_of

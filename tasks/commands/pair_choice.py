@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from visreplay import agent, replay_core
+import visreplay.agent as agents
+import visreplay.replay_core as replay_core
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import guess_protocol
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
@@ -112,7 +113,7 @@ class PairChoice:
         episode: EpisodeOptions,
         sampling: Sampling,
         images: Path | None = None,
-    ) -> "agent.VisualAgent":
+    ) -> "agents.VisualAgent":
         """Load both models and make the agent.
 
         Args:
@@ -122,7 +123,7 @@ class PairChoice:
             images: Folder for the images; in memory when None.
         """
         self._prepare()
-        return agent.VisualAgent.from_pretrained(
+        return agents.VisualAgent.from_pretrained(
             self.policy,
             self.base,
             protocol=self.protocol,

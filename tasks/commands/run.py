@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from visreplay import agent
+import visreplay.agent as agents
 from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import print_step
@@ -56,7 +56,7 @@ def run(
         seed=episode.seed,
     )
     for event in visual_agent.stream(state):
-        for step in agent.completed_steps(event, state):
+        for step in agents.completed_steps(event, state):
             print_step(console, step)
         state = event
     trajectory = visual_agent.trajectory(state)
