@@ -55,7 +55,7 @@ Request = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client got, and how many tokens the server had read before."""
+    """The answer to a client, and the number of its tokens that were in the cache."""
 
     text: str | None
     calls: tuple[tuple[str, str], ...]
@@ -90,7 +90,7 @@ def server(*options: str) -> Iterator[Server]:
 
 
 def works(url: str) -> bool:
-    """Whether a server answers by now."""
+    """Tell whether a server answers by now."""
     try:
         return httpx.get(url).status_code == 200
     except httpx.TransportError:
@@ -146,7 +146,7 @@ async def answer(client: AsyncOpenAI, request: Request) -> Answer:
 
 
 async def answers(url: str, clients: int, requests: Iterable[Request]) -> list[Answer]:
-    """What clients get who share the requests, each asking one after the other."""
+    """Send the requests from several clients, each of which sends one after the other."""
     found: dict[int, Answer] = {}
     left = iter(enumerate(requests))
     async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600) as client:
@@ -203,7 +203,7 @@ def throughput(
 
 
 def memory(console: Console, clients: int, count: int) -> Row:
-    """Whether a server's memory grows with what it is asked."""
+    """Tell whether a server's memory grows with what it is asked."""
     found: list[float] = []
     every = max(count // 20, 1)
     with server("--cache", str(CACHE)) as served:

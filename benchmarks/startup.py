@@ -1,4 +1,4 @@
-"""What `visreplay --help` costs: the CPU seconds and the peak memory of a child process."""
+"""Measure `visreplay --help`: CPU seconds and peak memory of a child process."""
 
 import json
 import statistics

@@ -53,7 +53,7 @@ class Continuation:
 
     @property
     def finished(self) -> bool:
-        """Whether no other token follows."""
+        """Tell whether no other token follows."""
         return self.error is not None or self._writer.finished
 
     @property

@@ -49,7 +49,7 @@ class Side(StrEnum):
     ALL = "all"
     """Every position."""
     RANDOM = "random"
-    """As many positions of a block as are low, at random; the draw depends on the place alone."""
+    """A random choice of as many positions of a block as are low; it depends on the place alone."""
 
 
 class Teacher(StrEnum):

@@ -15,7 +15,7 @@ EMBEDDED = Path(__file__).parent / "weights"
 """The folder of the checkpoints `policy` and `base`."""
 
 EMBEDDED_NAMES = ("embedded policy", "embedded base")
-"""What records call them, wherever the package is installed."""
+"""Their names in records, wherever the package is installed."""
 
 
 @dataclass(frozen=True)

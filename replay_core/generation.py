@@ -1,4 +1,4 @@
-"""From logits to tokens: how to sample, and when to stop."""
+"""Turn logits into tokens: sampling, and when to stop."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -202,7 +202,7 @@ class TokenWriter:
 
     @property
     def finished(self) -> bool:
-        """Whether no other token follows."""
+        """Tell whether no other token follows."""
         return self._stopped or len(self.ids) >= self._limit
 
     def write(self, logits_V: Tensor) -> int:

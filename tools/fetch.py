@@ -31,7 +31,7 @@ _HEADERS = ((b"User-Agent", b"visreplay"), (b"Accept", b"*/*"), (b"Accept-Encodi
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet.
+    """Tell whether an address belongs to the public internet.
 
     In IPv6 only global unicast does: addresses that embed an IPv4 address (mapped, 6to4, NAT64) may
     lead anywhere.

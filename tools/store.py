@@ -94,7 +94,7 @@ class ImageStore:
         return self.root and self.root / f"{reference}.png"
 
     def __contains__(self, reference: str) -> bool:
-        """Whether `get` would find an image."""
+        """Tell whether `get` would find an image."""
         if not _REFERENCE.fullmatch(reference):
             return False
         path = self.path(reference)

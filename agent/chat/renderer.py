@@ -1,4 +1,4 @@
-"""From messages to the conversation that a policy reads in its protocol, and from its replies back.
+"""Render messages as the conversation that a policy reads in its protocol, and parse its replies.
 
 Messages are untrusted. Their images and videos come as base64, as data URIs, or as `visreplay:` and
 a reference into the image store; URLs and files are read only where the renderer's `Media` allows.
@@ -52,7 +52,7 @@ class ParsedReply:
         return message
 
     def matches(self, message: Message) -> bool:
-        """Whether a message has the same text and calls; the ids of calls may differ."""
+        """Tell whether a message has the same text and calls; the ids of calls may differ."""
         ours = self.message()
         return (
             self.content == text_of(message)
@@ -151,7 +151,7 @@ class ChatRenderer:
         return ParsedReply(reply)
 
     def first_call(self, reply: str) -> int:
-        """Where the calls begin in a reply that may still be unfinished; its length without any."""
+        """Find where the calls begin in a reply that may be unfinished; its length without any."""
         return first_call(reply) if self.protocol.named_calls else len(reply)
 
     def _assistant_turn(self, messages: Sequence[Message]) -> Message:
@@ -172,7 +172,7 @@ class ChatRenderer:
         return {"role": "assistant", "content": [text(spelled)]}
 
     def _can_be_generated(self, token_ids: Sequence[int]) -> bool:
-        """Whether tokens are some that the policy may generate: text, and the end of the turn."""
+        """Tell whether tokens are some that the policy may generate: text, and the end of the turn."""
         if not token_ids:
             return False
         special = set(self.tokenizer.all_special_ids)

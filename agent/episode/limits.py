@@ -1,4 +1,4 @@
-"""Where an episode is stopped. Apart from the loop: a command line knows it without torch."""
+"""The limits of an episode. Apart from the loop, so that a command line needs no torch."""
 
 from dataclasses import dataclass
 

@@ -26,7 +26,7 @@ from visreplay.tools import ToolError
 
 @dataclass(frozen=True)
 class Loop:
-    """What happens between a policy's turns, in one protocol and under some limits."""
+    """The step between a policy's turns, in one protocol and under some limits."""
 
     protocol: ToolProtocol
     limits: Limits = Limits()
@@ -134,13 +134,13 @@ class Loop:
         return {"messages": [self.protocol.show(step, scene)], "steps": [step]}
 
     def _repeats(self, state: EpisodeState, step: Step) -> bool:
-        """Whether one of the step's calls was made more often than it may be."""
+        """Tell whether one of the step's calls was made more often than it may be."""
         earlier = [use for past in state["steps"] for use in past["tool_calls"]]
         counts = Counter(map(_key, [*earlier, *step["tool_calls"]]))
         return any(counts[_key(use)] > self.limits.max_repeats for use in step["tool_calls"])
 
     def _fits(self, state: EpisodeState, images: int) -> bool:
-        """Whether so many more images fit into the limits."""
+        """Tell whether so many more images fit into the limits."""
         media = _media_parts(state)
         videos = [part for part in media if part["type"] == "video"]
         pictures = len(media) - len(videos) + images

@@ -26,7 +26,7 @@ from visreplay.tools import ImageStore, load_image
 from visreplay.tools.types import Picture
 
 Driver = Literal["graph", "rollouts"]
-"""What played an episode: the LangGraph graph, or the batches of `rollouts`."""
+"""The driver that played an episode: the LangGraph graph, or the batches of `rollouts`."""
 
 
 class VisualAgent:

@@ -255,7 +255,7 @@ class ChatRequest(_Strict):
 
     @property
     def kept_logprobs(self) -> int | None:
-        """How many of the most probable tokens to keep; None keeps no log-probabilities."""
+        """The number of most probable tokens to keep; None keeps no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property

@@ -88,7 +88,7 @@ class Choice(BaseModel):
 
 
 class PromptDetails(BaseModel):
-    """How many tokens of the prompt were in the cache."""
+    """The number of prompt tokens that were in the cache."""
 
     cached_tokens: int
 
@@ -121,7 +121,7 @@ class ToolCallDelta(ToolCall):
 
 
 class Delta(BaseModel):
-    """What a chunk adds to a reply."""
+    """The part of a reply that a chunk adds."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None

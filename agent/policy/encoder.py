@@ -1,4 +1,4 @@
-"""From messages to the tokens and pixels of a context, one new part at a time.
+"""Encode messages as the tokens and pixels of a context, one new part at a time.
 
 Only what comes after the last assistant turn is rendered: see `replay_core/chat_template.py`.
 """
@@ -112,7 +112,7 @@ class ContextEncoder:
         return segment
 
     def _tokens(self, size: Size) -> int:
-        """How many visual tokens a picture takes that fits the grid."""
+        """Count the visual tokens of an image that fits the grid."""
         return size[0] * size[1] // self.grid.factor**2
 
 

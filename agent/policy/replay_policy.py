@@ -264,7 +264,7 @@ class ReplayPolicy:
         return Reading(keys, session, replay, tokens, known, tuple(opened), began)
 
     def _room(self, tokens: int) -> int | None:
-        """How many more tokens a conversation of `tokens` may have."""
+        """Count the tokens that a conversation of `tokens` may still add."""
         return None if self.max_context is None else self.max_context - tokens
 
     def _check_text(self, messages: Sequence[Message]) -> None:
@@ -328,5 +328,5 @@ class ReplayPolicy:
 
 
 def _wrote(message: Message) -> bool:
-    """Whether the policy wrote a message."""
+    """Tell whether the policy wrote a message."""
     return message["role"] == "assistant"

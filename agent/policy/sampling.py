@@ -1,11 +1,11 @@
-"""How a turn is decoded. Apart from the policy: a command line knows it without torch."""
+"""The settings of decoding. Apart from the policy, so that a command line needs no torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a turn is decoded.
+    """The settings of decoding one turn.
 
     Attributes:
         temperature: Divisor of the logits; 0 decodes greedily.

@@ -120,13 +120,13 @@ class ToolProtocol(ABC):
     max_images: ClassVar[int | None] = None
     """Largest number of images in a conversation, if there is a limit; a video counts as one."""
     videos: ClassVar[bool] = True
-    """Whether a question may be about a video; if not, it must be about an image."""
+    """True if a question may be about a video; if not, it must be about an image."""
     overview_frames: ClassVar[int] = 16
     """Number of a video's frames that the conversation opens with."""
     separator: ClassVar[str] = ""
     """Text between the results of several calls."""
     named_calls: ClassVar[bool] = True
-    """Whether calls are JSON with the tool's name between <tool_call> tags. If so, the policy can
+    """True if calls are JSON with the tool's name between <tool_call> tags. If so, the policy can
     also call tools that are not the protocol's own."""
     call_break: ClassVar[str] = "\n"
     """Text between those tags and the JSON."""

@@ -49,7 +49,7 @@ def bodies(written: str, tag: str) -> list[str]:
 
 
 def ends_in_a_box(written: str) -> bool:
-    r"""Whether the last \boxed{...} is not closed."""
+    r"""Tell whether the last \boxed{...} is not closed."""
     _, opened, last = written.rpartition(r"\boxed{")
     return bool(opened) and boxed(opened + last) is None
 

@@ -183,7 +183,7 @@ class PixelReasonerProtocol(ToolProtocol):
 
 
 def _all_below_one(bbox: object) -> bool:
-    """Whether a box is relative. A value of exactly 1 means pixels, as in the training."""
+    """Tell whether a box is relative. A value of exactly 1 means pixels, as in the training."""
     return isinstance(bbox, list) and all(
         isinstance(value, int | float) and value < 1 for value in bbox
     )

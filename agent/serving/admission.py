@@ -36,7 +36,7 @@ class AdmissionQueue:
 
     @property
     def waiting(self) -> int:
-        """How many callers wait."""
+        """The number of callers that wait."""
         return len(self._queue)
 
     def open(self) -> None:

@@ -80,7 +80,7 @@ class DecodeJob:
         return id(session.pair.policy), max(_SHORT, longest.bit_length())
 
     def needs_step(self, last: Sequence[Event | BaseException]) -> bool:
-        """Whether another step is due, to decode or to leave the batch.
+        """Tell whether another step is due, to decode or to leave the batch.
 
         Args:
             last: Its events of the last step.

@@ -84,7 +84,7 @@ class Engine:
 
     @property
     def works(self) -> bool:
-        """Whether it is open and has not broken down."""
+        """Tell whether it is open and has not broken down."""
         return self.admission.is_open and not any(task.done() for task in self._tasks)
 
     @asynccontextmanager

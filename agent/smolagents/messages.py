@@ -1,4 +1,4 @@
-"""From the memory of an agent of smolagents to our messages.
+"""Convert the memory of a smolagents agent to our messages.
 
 smolagents writes a step as text for any model: the turn of the model, "Calling tools:" with the
 same calls again, images, "Observation:" or "Error:". Here the turn stands as it was generated, its
@@ -187,7 +187,7 @@ def _has_calls(turn: Message) -> bool:
 
 
 def _is_answer(turn: Message, calls: Sequence[ToolCall]) -> bool:
-    """Whether a turn without calls is the answer that smolagents lists as a call."""
+    """Tell whether a turn without calls is the answer that smolagents lists as a call."""
     answers = [str(c["arguments"].get("answer")) for c in calls if c["name"] == FINAL_ANSWER]
     return len(calls) == len(answers) == 1 and answers[0] in text_of(turn)
 

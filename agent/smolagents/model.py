@@ -115,7 +115,7 @@ class ReplayModel(Model):
 
     @property
     def supports_stop_parameter(self) -> bool:
-        """Whether stop sequences end a turn as it is written: they do."""
+        """True: stop sequences end a turn while it is decoded."""
         return True
 
     def generate(
@@ -206,7 +206,7 @@ class ReplayModel(Model):
         return message
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` needs to load the model again, on any device."""
+        """Return the settings from which `from_dict` loads the model again, on any device."""
         return {
             **self._checkpoints,
             "model_id": self.model_id,

@@ -92,7 +92,7 @@ class EpisodeOptions:
 
 @dataclass(frozen=True)
 class ListenOptions:
-    """Where a server listens, and to whom."""
+    """The address of a server, and the key of its clients."""
 
     host: Annotated[str, typer.Option(help="Address to listen at.", rich_help_panel=SERVER)] = (
         LOOPBACK[0]

@@ -49,7 +49,7 @@ class PairChoice:
 
     @property
     def names(self) -> tuple[str, str | None]:
-        """What records call policy and base."""
+        """The names of policy and base in records."""
         return self.embedded.names if self.embedded else (self.policy, self.base)
 
     @property

@@ -25,7 +25,7 @@ MILLION = 10**6
 
 @dataclass(frozen=True)
 class Knob:
-    """What the command line adds to a field of a settings class.
+    """The option of the command line for a field of a settings class.
 
     Attributes:
         help: The help text.
@@ -105,7 +105,7 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
         "cache_bytes": Knob("Memory for cached conversations, in MiB.", "cache", MIB, min=0),
     },
 }
-"""What the command line adds to each field of the settings classes."""
+"""The options of the command line for the fields of the settings classes."""
 
 PANELS: Mapping[type, str] = {
     ReplayConfig: "Replay (the embedded pair has some defaults of its own)",

@@ -73,9 +73,9 @@ def chat_model(agent: VisualAgent, seed: int) -> ReplayChatModel:
     return ReplayChatModel(
         pair=agent.pair,
         replay=agent.replay,
-        dialect=agent.protocol.name,
+        protocol=agent.protocol.name,
         temperature=agent.sampling.temperature,
-        max_tokens=agent.sampling.max_new_tokens,
+        max_new_tokens=agent.sampling.max_new_tokens,
         seed=seed,
     )
 

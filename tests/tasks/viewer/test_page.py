@@ -488,9 +488,9 @@ def scripted_record(
     folder: Path, protocol: str, turns: Sequence[str], picture: Image.Image, agent: VisualAgent
 ) -> SampleRecord:
     """Make the record of a scripted episode whose images are in the run's folder."""
-    dialect = get_protocol(protocol, agent.protocol.grid, ImageStore(folder / "images"))
-    start = Loop(dialect).start("?", images=[dialect.store.put(picture)])
-    state = build_graph(ScriptedPolicy(turns), dialect).invoke(start)
+    tool_protocol = get_protocol(protocol, agent.protocol.grid, ImageStore(folder / "images"))
+    start = Loop(tool_protocol).start("?", images=[tool_protocol.store.put(picture)])
+    state = build_graph(ScriptedPolicy(turns), tool_protocol).invoke(start)
     trajectory = Trajectory.of(state, policy="p", base=None, protocol=protocol, settings={})  # type: ignore[arg-type]
     return record_of(Sample("a", "?", "B"), [rollout_of(trajectory, right=False)])
 
