@@ -172,7 +172,7 @@ class ChatRenderer:
         return {"role": "assistant", "content": [text(spelled)]}
 
     def _can_be_generated(self, token_ids: Sequence[int]) -> bool:
-        """Tell whether tokens are some that the policy may generate: text, and the end of the turn."""
+        """Tell whether the policy may generate these tokens: text, and the end of a turn."""
         if not token_ids:
             return False
         special = set(self.tokenizer.all_special_ids)
