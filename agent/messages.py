@@ -54,10 +54,12 @@ class UnparsedCall(TypedDict):
     Attributes:
         text: All that the model wrote from the first call on.
         error: Why it cannot be read.
+        id: As in `ToolCall`.
     """
 
     text: str
     error: str
+    id: NotRequired[str]
 
 
 class Message(TypedDict):

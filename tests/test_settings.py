@@ -100,7 +100,7 @@ def test_values_arrive_in_the_field_s_unit() -> None:
     arguments = {"max_body": 0.5, "max_pixels": 2.5, "cache": 3.0, "max_new_tokens": 7}
     limits = overrides_of(ServerLimits, {**arguments, "max_context": None}).build()
     assert limits == ServerLimits(
-        body_bytes=2**19, pixels=2_500_000, cache_bytes=3 * 2**20, new_tokens=7
+        body_bytes=2**19, pixels=2_500_000, cache_bytes=3 * 2**20, max_new_tokens=7
     )
 
 

@@ -44,16 +44,6 @@ class Box:
         """Number of pixels."""
         return self.width * self.height
 
-    def padded(self, fraction: float, size: Size) -> "Box":
-        """Add a margin on each side, a fraction of the box's own side, within the image."""
-        x, y = round(self.width * fraction), round(self.height * fraction)
-        return Box(
-            max(self.left - x, 0),
-            max(self.top - y, 0),
-            min(self.right + x, size[0]),
-            min(self.bottom + y, size[1]),
-        )
-
     def as_tuple(self) -> tuple[int, int, int, int]:
         """Convert to (left, top, right, bottom)."""
         return self.left, self.top, self.right, self.bottom

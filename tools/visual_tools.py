@@ -152,9 +152,10 @@ class VisualTools:
                 scenes=scenes,
                 max_frames=self.max_frames,
                 max_side=FRAME_SIDE,
+                max_pixels=self.media.max_pixels,
             )
         )
 
     def video_info(self, video: VideoName) -> VideoInfo:
         """Describe a video: duration, frame rate, number and size of its frames."""
-        return videos.probe(self.media.file(video, "video"))
+        return videos.probe(self.media.file(video, "video"), max_pixels=self.media.max_pixels)

@@ -12,10 +12,9 @@ from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
-from visreplay.agent.protocols import ToolProtocol, get_protocol, guess_protocol
+from visreplay.agent.protocols import ToolProtocol, choose_protocol, get_protocol
 from visreplay.agent.protocols.tool_schemas import Signature
 from visreplay.replay_core import ModelPair, ReplayConfig
-from visreplay.replay_core.generation import run_to_end
 from visreplay.tools import ImageStore, Media
 
 STORE_BYTES = 2**30
@@ -87,7 +86,7 @@ class ChatPolicy:
     ) -> None:
         if store is None:
             store = ImageStore(memory_bytes=STORE_BYTES, forgetful=True)
-        name = guess_protocol(pair.names[0]) if protocol == "auto" else protocol
+        name = choose_protocol(protocol, pair.names[0])
         self.pair = pair
         self.store = store
         self.replay = pair.replay_config(replay)
@@ -131,12 +130,9 @@ class ChatPolicy:
             MessageError: A message cannot be shown, or there is nothing to answer.
             ContextError: The conversation is too long.
         """
-        conversation = self.renderer.conversation(messages, offer.tools)
-        writing = self.policy.stream(
-            conversation, seed=seed, sampling=sampling, stop_strings=stop, opening=offer.opening
-        )
-        turn = run_to_end(writing)
-        return ChatReply(ReplyStream(self.renderer, stop).finish(turn.text), turn)
+        *_, reply = self.stream(messages, offer, seed=seed, sampling=sampling, stop=stop)
+        assert isinstance(reply, ChatReply)
+        return reply
 
     def stream(
         self,
@@ -157,7 +153,7 @@ class ChatPolicy:
         writing = self.policy.stream(
             conversation, seed=seed, sampling=sampling, stop_strings=stop, opening=offer.opening
         )
-        text = ReplyStream(self.renderer, stop)
+        text = ReplyStream(self.renderer, stop, calls=offer.calls)
         while True:
             try:
                 piece = text.push(next(writing))

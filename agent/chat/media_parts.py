@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from visreplay.agent.messages import Part, VideoPart, image, text
-from visreplay.tools import Media, TokenGrid, ToolError
+from visreplay.tools import DecodedVideo, Media, TokenGrid, ToolError
 from visreplay.tools.types import preview
 
 T = TypeVar("T")
@@ -66,9 +66,13 @@ def image_reference(block: Mapping[str, Any], media: Media) -> str:
     return _read(media.reference, block, "an image")
 
 
-def _sampled_frames(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> VideoPart:
-    video = _read(partial(media.video, grid=grid), block, "a video")
+def sampled_video(video: DecodedVideo) -> VideoPart:
+    """Make the part of a decoded video, whose frames are in the store."""
     return {"type": "video", "frames": list(video.frames), "times": list(video.times)}
+
+
+def _sampled_frames(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> VideoPart:
+    return sampled_video(_read(partial(media.video, grid=grid), block, "a video"))
 
 
 def _listed_frames(frames: Sequence[Any], times: Sequence[Any], media: Media) -> VideoPart:

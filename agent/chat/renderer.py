@@ -84,15 +84,19 @@ class ChatRenderer:
         if self.media is not None and self.media.store is not self.protocol.store:
             raise ValueError("the media's store must be the protocol's: Media(protocol.store, ...)")
 
+    @property
+    def readable(self) -> Media:
+        """The media that a message may refer to."""
+        return self.media or Media(self.protocol.store, max_uri=MAX_URI)
+
     def parts(self, blocks: Iterable[Mapping[str, Any]]) -> list[Part]:
         """Read the untrusted blocks of a message (`media_parts`); images go into the store.
 
         Raises:
             MessageError: A block cannot be shown.
         """
-        media = self.media or Media(self.protocol.store, max_uri=MAX_URI)
         try:
-            return [read_part(block, media, self.protocol.frame_grid) for block in blocks]
+            return [read_part(block, self.readable, self.protocol.frame_grid) for block in blocks]
         except ToolError as error:
             raise MessageError(str(error)) from error
 
@@ -117,7 +121,11 @@ class ChatRenderer:
         for role, group in groupby(messages[len(leading) :], key=lambda message: message["role"]):
             if role == "assistant":
                 turns = list(group)
-                call_ids = [call.get("id") for turn in turns for call in turn.get("tool_calls", ())]
+                call_ids = [
+                    call.get("id")
+                    for turn in turns
+                    for call in (*turn.get("tool_calls", ()), *turn.get("unparsed_calls", ()))
+                ]
                 rendered.append(self._assistant_turn(turns))
             elif role == "tool":
                 rendered.append(self._tool_results(list(group), call_ids))
@@ -162,7 +170,7 @@ class ChatRenderer:
         if len(messages) == 1 and self._can_be_generated(messages[0].get("token_ids", ())):
             token_ids = messages[0]["token_ids"]
             reply = self.tokenizer.decode(token_ids, skip_special_tokens=True)
-            if self.parse_reply(reply).matches(messages[0]):
+            if self._says(messages[0], reply):
                 return {
                     "role": "assistant",
                     "content": [text(reply)],
@@ -170,6 +178,12 @@ class ChatRenderer:
                 }
         spelled = "\n".join(self._spelled(message) for message in messages)
         return {"role": "assistant", "content": [text(spelled)]}
+
+    def _says(self, message: Message, reply: str) -> bool:
+        """Tell whether a message is a reply: its calls parsed, or all of it as text."""
+        calls = message.get("tool_calls") or message.get("unparsed_calls")
+        whole = not calls and text_of(message) == reply
+        return whole or self.parse_reply(reply).matches(message)
 
     def _can_be_generated(self, token_ids: Sequence[int]) -> bool:
         """Tell whether the policy may generate these tokens: text, and the end of a turn."""

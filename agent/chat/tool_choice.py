@@ -18,10 +18,12 @@ class ToolOffer:
     Attributes:
         tools: The signatures that the policy reads.
         opening: The text that the turn has to begin with; "" leaves it to the policy.
+        calls: Whether calls are parsed. Where calls are forbidden, they are text.
     """
 
     tools: tuple[Signature, ...] = ()
     opening: str = ""
+    calls: bool = True
 
 
 def offer_tools(
@@ -43,7 +45,7 @@ def offer_tools(
         )
     forced = parse_choice(choice, tools)
     if forced == "none":
-        return ToolOffer()
+        return ToolOffer(calls=False)
     if forced == "auto":
         return ToolOffer(tuple(tools))
     names = _names(tools) if forced == "any" else [forced]
@@ -58,7 +60,8 @@ def parse_choice(choice: ToolChoice, tools: Sequence[Signature]) -> str:
     """
     names = _names(tools)
     if isinstance(choice, dict):
-        choice = choice.get("function", choice).get("name")
+        function = choice.get("function", choice)
+        choice = str(function.get("name")) if isinstance(function, dict) else str(function)
     if choice is None or choice is False or choice == "auto":
         return "auto"
     if choice == "none":

@@ -20,11 +20,12 @@ class TurnMemory:
     where they are used (`ChatRenderer`). It may be used from several threads.
 
     Args:
-        max_tokens: Limit of all turns together; the least recently used go first.
+        max_tokens: Limit of all turns together, each of which counts 64 tokens more than it has;
+            the least recently used go first.
     """
 
     def __init__(self, max_tokens: int = 1_000_000) -> None:
-        self._turns: LRUCache[bytes, array[int]] = LRUCache(max_tokens, getsizeof=len)
+        self._turns: LRUCache[bytes, array[int]] = LRUCache(max_tokens, getsizeof=_size)
         self._lock = threading.Lock()
 
     def keep(self, conversation: bytes, message: Message, token_ids: Sequence[int]) -> None:
@@ -35,7 +36,7 @@ class TurnMemory:
             message: The turn as an assistant message.
             token_ids: Its tokens.
         """
-        if len(token_ids) <= self._turns.maxsize:
+        if _size(token_ids) <= self._turns.maxsize:
             with self._lock:
                 self._turns[_extend(conversation, message)] = array("q", token_ids)
 
@@ -66,6 +67,11 @@ class TurnMemory:
         with self._lock:
             token_ids = self._turns.get(key)
         return None if token_ids is None else token_ids.tolist()
+
+
+def _size(token_ids: Sequence[int]) -> int:
+    """The size of a turn in the memory; short ones take memory for their keys alone."""
+    return len(token_ids) + 64
 
 
 def _extend(conversation: bytes, message: Message) -> bytes:

@@ -19,7 +19,7 @@ from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.protocols import ToolProtocol, get_protocol, guess_protocol
+from visreplay.agent.protocols import ToolProtocol, choose_protocol, get_protocol
 from visreplay.agent.state import EpisodeState
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image
@@ -132,7 +132,7 @@ class VisualAgent:
             **(load_options or {}),
         )
         tool_protocol = get_protocol(
-            guess_protocol(pair.names[0]) if protocol == "auto" else protocol,
+            choose_protocol(protocol, pair.names[0]),
             token_grid(pair.processor),
             ImageStore() if store is None else store,
             **(protocol_options or {}),

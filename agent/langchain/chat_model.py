@@ -17,21 +17,12 @@ from pydantic import AliasChoices, ConfigDict, Field, InstanceOf, PrivateAttr
 from visreplay.agent.chat.chat_policy import STORE_BYTES, ChatPolicy
 from visreplay.agent.chat.renderer import ChatRenderer
 from visreplay.agent.langchain.messages import from_langchain, image_block, reply_fields
-from visreplay.agent.policy.sampling import Sampling
+from visreplay.agent.policy.sampling import SAMPLING_FIELDS, Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
 from visreplay.replay_core import ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image
 
-_OPTIONS = {
-    "tools",
-    "tool_choice",
-    "temperature",
-    "top_p",
-    "max_new_tokens",
-    "max_tokens",
-    "seed",
-    "stream",
-}
+_OPTIONS = {*SAMPLING_FIELDS, "max_tokens", "seed", "stream", "tools", "tool_choice"}
 """The options that one call may have."""
 
 
@@ -46,7 +37,7 @@ class ReplayChatModel(BaseChatModel):
     A message that it returns has the generated tokens in `additional_kwargs["token_ids"]`, which
     go back into the context as they are if the message still says the same. What replay did
     (`telemetry.replay_record`) is in `response_metadata["replay"]`, and in a run of LangGraph goes
-    out on the `custom` stream before the first token (`telemetry.tell`).
+    out on the `custom` stream before the first token (`telemetry.report`).
 
     Examples:
         >>> from visreplay.agent import ReplayChatModel
@@ -73,7 +64,7 @@ class ReplayChatModel(BaseChatModel):
         cache_bytes: Limit of the memory of what was read; the least recently used goes first.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     pair: InstanceOf[ModelPair] = Field(exclude=True, repr=False)
     replay: InstanceOf[ReplayConfig] | str = "token"
@@ -240,9 +231,7 @@ class ReplayChatModel(BaseChatModel):
         }
 
     def _sampling(self, options: dict[str, Any]) -> Sampling:
-        limit = options.get("max_tokens", self.max_new_tokens)
-        return Sampling(
-            temperature=options.get("temperature", self.temperature),
-            top_p=options.get("top_p", self.top_p),
-            max_new_tokens=options.get("max_new_tokens", limit),
-        )
+        own = {name: getattr(self, name) for name in SAMPLING_FIELDS}
+        call = {"max_new_tokens": options.get("max_tokens"), **options}
+        set_here = {name: call[name] for name in own if call.get(name) is not None}
+        return Sampling(**{**own, **set_here})

@@ -15,7 +15,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired
@@ -43,7 +43,6 @@ from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.protocols.base import positions
 from visreplay.agent.state import EpisodeState, Scene
 from visreplay.replay_core import Method
-from visreplay.replay_core.generation import StopRule, eos_ids
 from visreplay.tools import ImageStore
 
 _loading = threading.Lock()
@@ -80,17 +79,12 @@ def chat_graph(
         ValueError: Messages cannot hold the protocol's calls.
     """
     protocol = model.renderer.protocol
-    if not protocol.named_calls:
+    if not protocol.named_calls and protocol.max_steps > 1:
         raise ValueError(
             f"the {protocol.name} protocol calls no tools by name, so that messages cannot hold "
             "its calls: use VisualAgent"
         )
     loop = Loop(protocol, limits)
-    ends = StopRule(
-        model.pair.tokenizer,
-        eos_ids(model.pair.policy.model, model.pair.tokenizer),
-        (*protocol.stop_strings, *(model.stop or ())),
-    )
 
     def policy(state: ChatState) -> dict[str, Any]:
         messages = state["messages"]
@@ -99,7 +93,7 @@ def chat_graph(
             episode = _start(model, loop, messages)
         if episode is None or episode["stop_reason"]:
             raise MessageError("there is no question: send a human's message")
-        reply, turn = _write_turn(model, episode, messages, ends)
+        reply, turn = _write_turn(model, episode, messages)
         return {
             "messages": [reply],
             "episode": apply_update(episode, loop.after_turn(episode, turn)),
@@ -138,7 +132,6 @@ def _write_turn(
     model: ReplayChatModel,
     episode: EpisodeState,
     messages: Sequence[BaseMessage],
-    ends: Callable[[Sequence[int]], bool],
 ) -> tuple[AIMessage, PolicyTurn]:
     """Let the chat model answer the episode's messages, so that clients can stream its tokens."""
     began = time.perf_counter()
@@ -147,17 +140,18 @@ def _write_turn(
     conversation: list[BaseMessage] = []
     for message in episode["messages"]:
         if message["role"] == "assistant":
-            conversation.append(next(replies))
+            if (earlier := next(replies, None)) is None:
+                raise MessageError("a turn of the policy is missing: ask the question again")
+            conversation.append(earlier)
         else:
             kind = SystemMessage if message["role"] == "system" else HumanMessage
             conversation.append(kind(content_blocks(message["content"])))
     seed = turn_seed(episode["seed"], len(episode["steps"]))
     reply = model.invoke(conversation, seed=seed)
-    ids = reply.additional_kwargs[TOKEN_IDS]
     turn = PolicyTurn.from_tokens(
-        ids,
+        reply.additional_kwargs[TOKEN_IDS],
         model.pair.tokenizer,
-        "stop" if ids and ends(ids) else "length",
+        reply.response_metadata["turn_finish_reason"],
         replay=reply.response_metadata["replay"],
         seconds=time.perf_counter() - began,
     )

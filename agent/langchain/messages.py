@@ -80,6 +80,7 @@ def reply_fields(reply: ChatReply, model_name: str) -> dict[str, Any]:
         "response_metadata": {
             "model_name": model_name,
             "finish_reason": reply.finish_reason,
+            "turn_finish_reason": turn.finish_reason,  # "stop" or "length", with calls too
             "replay": turn.replay,
         },
         "usage_metadata": {

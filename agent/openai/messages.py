@@ -3,9 +3,11 @@
 import json
 from collections.abc import Sequence
 
-from visreplay.agent.chat.renderer import ChatRenderer
-from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, text
+from visreplay.agent.chat.media_parts import sampled_video
+from visreplay.agent.chat.renderer import ChatRenderer, MessageError
+from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, image, text
 from visreplay.agent.openai import request_schema as wire
+from visreplay.tools import ToolError
 
 
 def from_openai(messages: Sequence[wire.RequestMessage], renderer: ChatRenderer) -> list[Message]:
@@ -38,7 +40,9 @@ def _convert(message: wire.RequestMessage, renderer: ChatRenderer) -> Message:
                 ],
                 "unparsed_calls": [
                     UnparsedCall(
-                        text=call.function.arguments, error="the arguments are no JSON object"
+                        text=_spelled(call, renderer),
+                        error="the arguments are no JSON object",
+                        id=call.id,
                     )
                     for call, arguments in calls
                     if arguments is None
@@ -51,7 +55,29 @@ def _parts(content: str | Sequence[wire.ContentPart] | None, renderer: ChatRende
         return []
     if isinstance(content, str):
         return [text(content)]
-    return renderer.parts(part.model_dump(exclude_none=True) for part in content)
+    try:
+        return [_part(part, renderer) for part in content]
+    except ToolError as error:
+        raise MessageError(str(error)) from error
+
+
+def _part(part: wire.ContentPart, renderer: ChatRenderer) -> Part:
+    match part:
+        case wire.TextPart():
+            return text(part.text)
+        case wire.ImagePart():
+            return image(renderer.readable.reference(part.image_url.url))
+        case wire.VideoPart():
+            grid = renderer.protocol.frame_grid
+            return sampled_video(renderer.readable.video(part.video_url.url, grid=grid))
+
+
+def _spelled(call: wire.Call, renderer: ChatRenderer) -> str:
+    """The text of a call as the policy writes it, with arguments that are no JSON object."""
+    line_break = renderer.protocol.call_break
+    name, arguments = json.dumps(call.function.name), call.function.arguments
+    body = f'{{"name": {name}, "arguments": {arguments}}}'
+    return f"<tool_call>{line_break}{body}{line_break}</tool_call>"
 
 
 def _arguments(call: wire.Call) -> dict[str, object] | None:

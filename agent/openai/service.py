@@ -114,10 +114,10 @@ class ChatService:
         """
         began = time.perf_counter()
         replay, limits = self._replay(request), self.service.limits
-        if (request.new_tokens or 0) > limits.new_tokens:
+        if (request.new_tokens or 0) > limits.max_new_tokens:
             raise ConfigError(
-                f"{request.new_tokens} new tokens were asked for; at most {limits.new_tokens} can "
-                "be"
+                f"max_completion_tokens is {request.new_tokens}; at most "
+                f"{limits.max_new_tokens} are allowed"
             )
         budget = Budget(limits.pixels, limits.media, limits.media_seconds)
         chat = self._chat_policy(replay, budget)
@@ -137,7 +137,7 @@ class ChatService:
         reading = await slot.prefill(chat.policy.read(conversation, offer.opening))
         self.metrics.prefilled(request.model, reading, time.perf_counter() - began)
         stops = [*request.stops]
-        if request.parallel_tool_calls is False and chat.protocol.named_calls:
+        if offer.tools and request.parallel_tool_calls is False:
             stops.append(CALL_END)
         completion = CompletionBuilder(
             f"chatcmpl-{uuid4().hex}",
@@ -159,7 +159,7 @@ class ChatService:
         return completion, self.metrics.counted(request.model, began, events)
 
     def _replay(self, request: ChatRequest) -> ReplayConfig:
-        """How to replay for a request."""
+        """Return the replay settings of a request."""
         config = self.service.models[request.model]
         if not request.replay:
             return config
@@ -168,12 +168,12 @@ class ChatService:
         return replay_config(config, request.replay)
 
     def _default(self, answers: int) -> Sampling:
-        """How to decode unless a request says otherwise: several answers are sampled, one not."""
+        """Return the decoding of a request that sets none: several answers are sampled, one not."""
         sampling = self.service.sampling
         return replace(
             sampling,
             temperature=sampling.temperature or float(answers > 1),
-            max_new_tokens=min(sampling.max_new_tokens, self.service.limits.new_tokens),
+            max_new_tokens=min(sampling.max_new_tokens, self.service.limits.max_new_tokens),
         )
 
     def _chat_policy(self, replay: ReplayConfig, budget: Budget) -> ChatPolicy:

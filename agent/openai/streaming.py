@@ -45,7 +45,7 @@ async def sent_events(
         if not mistake:
             logger.exception("a stream broke off")
         message = str(error) if mistake else "something went wrong here"
-        yield line(error_body(message, "server_error"))
+        yield line(error_body(message, "invalid_request_error" if mistake else "server_error"))
         return
     if usage:
         yield line(as_json(completion.usage_chunk()))

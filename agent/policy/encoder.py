@@ -63,7 +63,7 @@ class ContextEncoder:
     def encoding(
         self, messages: Sequence[Message], start: int = 0, room: int | None = None
     ) -> Generator[None, None, Segment]:
-        """Encode as `encode` does, and pause after each picture and clip.
+        """Encode as `encode` does, and pause after each image and video.
 
         Args:
             messages: See there.
@@ -77,7 +77,7 @@ class ContextEncoder:
             ContextError: There are more tokens.
         """
         visual_tokens = 0
-        images, clips, metadata = [], [], []
+        images, videos, metadata = [], [], []
         for message in messages[start:]:
             for part in message["content"]:
                 if part["type"] == "image":
@@ -87,9 +87,9 @@ class ContextEncoder:
                     frames = [
                         zoom(self.store.get(frame), grid=self.grid) for frame in part["frames"]
                     ]
-                    clips.append(np.stack([np.asarray(frame) for frame in frames]))
+                    videos.append(np.stack([np.asarray(frame) for frame in frames]))
                     metadata.append(_metadata(part["times"]))
-                    visual_tokens += len(frames) // 2 * self._tokens(frames[0].size)
+                    visual_tokens += -(-len(frames) // 2) * self._tokens(frames[0].size)
                 else:
                     continue
                 _check_room(visual_tokens, room)
@@ -97,8 +97,8 @@ class ContextEncoder:
         visual: dict[str, Any] = {}
         if images:
             visual["images"] = images
-        if clips:
-            visual |= {"videos": clips, "video_metadata": metadata, "do_sample_frames": False}
+        if videos:
+            visual |= {"videos": videos, "video_metadata": metadata, "do_sample_frames": False}
         text = render(self.processor, messages, start)
         with self._lock:
             batch = self.processor(
@@ -144,7 +144,7 @@ def token_grid(processor: Any) -> TokenGrid:
 
 
 def _metadata(times: Sequence[float]) -> dict[str, Any]:
-    """Frame times as the video processor wants them: all frames of a clip of constant rate."""
+    """Frame times as the video processor wants them: all frames of a video of constant rate."""
     spacing = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
     rate = 1.0 / spacing if spacing > 0 else 1.0
     return {

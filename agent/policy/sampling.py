@@ -1,6 +1,6 @@
 """The settings of decoding. Apart from the policy, so that a command line needs no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +16,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     max_new_tokens: int = 2048
+
+
+SAMPLING_FIELDS = tuple(field.name for field in fields(Sampling))
+"""The names of the settings, for doors that take each of them as an option."""

@@ -35,6 +35,7 @@ __all__ = [
     "Qwen3VLProtocol",
     "ToolProtocol",
     "VideoR1Protocol",
+    "choose_protocol",
     "get_protocol",
     "guess_protocol",
 ]
@@ -74,6 +75,11 @@ def get_protocol(name: str, grid: TokenGrid, store: ImageStore, **options: Any) 
     if unknown:
         raise ValueError(f"the {name} protocol has no option {unknown[0]!r}")
     return PROTOCOLS[name](grid, store, **options)
+
+
+def choose_protocol(name: str, policy: str) -> str:
+    """Return the name of a protocol; for "auto" the one that suits the policy's name."""
+    return guess_protocol(policy) if name == "auto" else name
 
 
 def guess_protocol(policy: str) -> str:

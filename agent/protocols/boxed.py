@@ -18,6 +18,7 @@ class BoxedProtocol(ToolProtocol):
 
     name: ClassVar[str] = "boxed"
     checkpoints: ClassVar[tuple[str, ...]] = ("mmeureka", "vlrethinker", "mmr1")
+    named_calls: ClassVar[bool] = False
     max_steps: ClassVar[int] = 1
 
     default_user_suffix: ClassVar[str] = (

@@ -18,7 +18,7 @@ class ServerLimits:
         frames: Frames of a video that the policy sees.
         video_seconds: Length of a video.
         context: Tokens of a conversation.
-        new_tokens: Tokens of a reply; also the default of requests that give no number.
+        max_new_tokens: Tokens of a reply; also the default of requests that give no number.
         running: Turns that are prefilled or decoded at once; each holds a context in memory.
         waiting: Requests that may wait for admission.
         cache_bytes: Bytes of the cache of conversations.
@@ -32,7 +32,7 @@ class ServerLimits:
     frames: int = 64
     video_seconds: float = 600
     context: int = 32_768
-    new_tokens: int = 2048
+    max_new_tokens: int = 2048
     running: int = 16
     waiting: int = 64
     cache_bytes: int = CACHE_BYTES

@@ -28,13 +28,13 @@ from smolagents.models import (
 )
 
 from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply
+from visreplay.agent.policy.sampling import SAMPLING_FIELDS
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
 from visreplay.agent.smolagents.messages import FINAL_ANSWER, MemoryReader
 from visreplay.replay_core import ReplayConfig, load_pair
 from visreplay.tools import ImageStore
 
-_SAMPLING = ("temperature", "top_p", "max_new_tokens")
-_OPTIONS = {*_SAMPLING, "max_tokens", "seed", "stop", "tool_choice"}
+_OPTIONS = {*SAMPLING_FIELDS, "max_tokens", "seed", "stop", "tool_choice"}
 
 
 class ReplayModel(Model):
@@ -265,7 +265,9 @@ class ReplayModel(Model):
         """The arguments of `ChatPolicy.reply` for a call."""
         signatures = [get_tool_json_schema(tool) for tool in tools or ()]
         choice = options.get("tool_choice") if signatures else None
-        sampling = {name: options[name] for name in _SAMPLING if name in options}
+        sampling = {
+            name: options[name] for name in SAMPLING_FIELDS if options.get(name) is not None
+        }
         return {
             "messages": self._reader.conversation(messages),
             "offer": self.chat.offer(signatures, choice),

@@ -23,7 +23,7 @@ from visreplay.tasks.commands.options import (
 )
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.settings import Overrides
-from visreplay.tasks.evaluation.evaluate import Checker, evaluate
+from visreplay.tasks.evaluation.evaluate import DRIVER, Checker, evaluate
 from visreplay.tasks.evaluation.journal import Journal, Line
 from visreplay.tasks.evaluation.runs import IMAGES, LINES, Run, SampleRecord
 from visreplay.tasks.evaluation.summary import right_count
@@ -121,6 +121,7 @@ def evaluation(
         "seed": episode.seed,
         "shuffle": shuffle,
         "cot_checker": cot_checker,
+        "driver": DRIVER,
         "versions": versions(),
     }
     with Journal(out / LINES, settings) as journal:
@@ -138,6 +139,7 @@ def evaluation(
     for grid in details(run):
         grid.show(console)
     console.print(f"run   {out}", markup=False, soft_wrap=True)
+    console.print(f"driver   {DRIVER}", markup=False)
     for line in error_lines(run):
         console.print(line, style="red", markup=False, soft_wrap=True)
     if run.errors:

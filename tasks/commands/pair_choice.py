@@ -10,7 +10,7 @@ from rich.console import Console
 import visreplay.agent as agents
 import visreplay.replay_core as replay_core
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.protocols import guess_protocol
+from visreplay.agent.protocols import choose_protocol
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
@@ -55,8 +55,7 @@ class PairChoice:
     @property
     def protocol(self) -> str:
         """The protocol's name: the one that was named, or the one that suits the policy's name."""
-        name = self.options.protocol
-        return guess_protocol(self.policy) if name == "auto" else str(name)
+        return choose_protocol(str(self.options.protocol), self.policy)
 
     def config(self, settings: Mapping[str, Any]) -> ReplayConfig:
         """Build the replay settings.

@@ -82,7 +82,7 @@ def serve(
         models,
         served_models(models, config),
         choice.protocol,
-        sampling.build(max_new_tokens=bounds.new_tokens),
+        sampling.build(max_new_tokens=bounds.max_new_tokens),
         bounds,
         tuple(media_root or ()),
         Fetcher() if allow_urls else None,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Checker = Callable[[Sample, "Trajectory"], bool]
 """A function that tells whether the reasoning behind a right answer is right too."""
 
+DRIVER = "rollouts"
+"""The driver of the loop that plays samples: `VisualAgent.rollouts`."""
+
 
 def evaluate(
     agent: "VisualAgent",

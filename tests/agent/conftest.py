@@ -35,7 +35,7 @@ def limited_url(
         frames=4,
         video_seconds=400,
         context=600,
-        new_tokens=8,
+        max_new_tokens=8,
         running=2,
         roots=(root,),
         fetch=Fetcher(),

@@ -40,7 +40,7 @@ MODELS = ("policy", "policy+replay", "base")
 def service(pair: ModelPair, **changes: Any) -> ServiceConfig:
     """The embedded pair in its own protocol; `changes` are limits or fields of `ServiceConfig`."""
     of_limits = {name: changes.pop(name) for name in [*changes] if hasattr(ServerLimits, name)}
-    limits = ServerLimits(**{"new_tokens": 96, **of_limits})
+    limits = ServerLimits(**{"max_new_tokens": 96, **of_limits})
     models = served_models(pair, embedded_config(Method.TOKEN))
     return ServiceConfig(pair, models, protocol="embedded", limits=limits, **changes)
 

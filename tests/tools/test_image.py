@@ -177,10 +177,6 @@ def test_the_grid_is_the_one_of_qwen(width: int, height: int, factor: int) -> No
     assert grid.fit((width, height)) == expected[::-1]
 
 
-def test_padding_stays_inside_the_image() -> None:
-    assert Box(10, 10, 30, 50).padded(0.1, (31, 100)) == Box(8, 6, 31, 54)
-
-
 def test_crop_is_pixel_for_pixel() -> None:
     image = Image.linear_gradient("L").convert("RGB")
     assert crop(image, Box(0, 100, 10, 120)).getpixel((5, 3)) == image.getpixel((5, 103))

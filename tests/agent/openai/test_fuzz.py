@@ -27,7 +27,7 @@ FUZZING = settings(
     suppress_health_check=list(HealthCheck),
 )
 SMALL = ServerLimits(
-    body_bytes=2**20, pixels=1_000_000, frames=4, video_seconds=10, context=1024, new_tokens=8
+    body_bytes=2**20, pixels=1_000_000, frames=4, video_seconds=10, context=1024, max_new_tokens=8
 )
 JSON = {"Content-Type": "application/json"}
 MISTAKES = (400, 404, 413, 422)

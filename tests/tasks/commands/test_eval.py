@@ -46,6 +46,7 @@ def test_rollouts_are_shared_recorded_and_summed_up(tmp_path: Path) -> None:
     assert run.system == "embedded policy + token replay"
     assert run.settings["rollouts"] == 3
     assert run.settings["seed"] == 4
+    assert run.settings["driver"] == "rollouts"
     assert run.settings["sampling"]["temperature"] == 1
     assert {"python", "torch", "visreplay"} <= run.settings["versions"].keys()
     for record in run.records.values():
