@@ -9,6 +9,7 @@ the ids that the policy generated stay as they are.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from PIL import Image, ImageOps
 
@@ -18,7 +19,8 @@ ChatMessage = Mapping[str, Any]
 """A message: `role`, `content` (a list of parts, each with its `type` and maybe `text`), and the
 `token_ids` that the assistant generated."""
 
-_SENTINEL = "\u241eassistant turn\u241e"
+_SENTINEL = f"\u241e{uuid4().hex}\u241e"
+"""The stand-in for an assistant's turn: each process draws its own, so no message holds it."""
 
 
 def render(processor: Any, messages: Sequence[ChatMessage], start: int = 0) -> str:
@@ -100,7 +102,7 @@ def load_image(image: Image.Image | str | Path) -> Image.Image:
     try:
         with Image.open(Path(image).expanduser()) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ContextError(
             f"no image can be read from {str(image)!r} ({error}): give an image of PIL, or the "
             "path of a file that PIL opens"

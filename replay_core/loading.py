@@ -21,7 +21,7 @@ from visreplay.replay_core import lora
 from visreplay.replay_core.compatibility import architecture, check_alike, image_processing
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher, tuned_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
-from visreplay.replay_core.errors import CheckpointError, UnsupportedModelError
+from visreplay.replay_core.errors import CheckpointError, ConfigError, UnsupportedModelError
 from visreplay.replay_core.pair import ModelPair
 
 
@@ -62,6 +62,7 @@ def load_pair(
 
     Raises:
         CheckpointError: a path that is not there, or a hub that does not give a checkpoint.
+        ConfigError: `replay` needs a base and none is named, or there is no such device.
         PairMismatchError: architecture, vocabulary or image processing differ.
         UnsupportedModelError: no adapter knows the models, weights are missing, or a LoRA cannot
             be taken apart from its base, or takes peft to load.
@@ -85,6 +86,11 @@ def load_pair(
             replay_layers = config.depth
         plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
         base = None if plain and not adapted else base
+        if not plain and not adapted and base is None:
+            raise ConfigError(
+                f"replay with the method {str(config.method)!r} needs a base model, but none is "
+                "named: give `base`, or replay='none' for the plain policy"
+            )
     if adapted:
         base = base or lora.base_of(policy_at)
     if processor is not None:
@@ -96,8 +102,8 @@ def load_pair(
         weights = base_at
         if not lora.has_processor(policy_at):
             processor = processor or base_at
-    chosen = _read(AutoProcessor, processor or policy_at)
     policy_config = _read(AutoConfig, weights)
+    chosen = _read(AutoProcessor, processor or policy_at)
     base_config = None
     if base_at is not None:
         base_config = _read(AutoConfig, base_at)
@@ -107,6 +113,10 @@ def load_pair(
         if processor is None:
             check_alike(image_processing(chosen), image_processing(base_processor))
     device = _default_device() if device == "auto" else device
+    if "device_map" not in model_kwargs:
+        _check_device(device)
+    if base_device is not None:
+        _check_device(base_device)
     kwargs = {"dtype": dtype, **model_kwargs}
     policy_model = _load(weights, policy_config, device, kwargs)
     if adapted:
@@ -127,6 +137,22 @@ def _default_device() -> str:
     """Return the name of a GPU, if there is one, or else of the CPU."""
     accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
     return next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is not there, before any weights are read.
+
+    Raises:
+        ConfigError: torch cannot put a tensor there.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"device is {device!r}, which cannot be used ({reason}): use 'auto', 'cpu', or a GPU "
+            "that is there, such as 'cuda:0'"
+        ) from error
 
 
 def _locate(name: str, role: int) -> tuple[str, str]:
@@ -178,11 +204,15 @@ def _read(auto_class: Any, name: str) -> Any:
 
     Raises:
         CheckpointError: it cannot be read.
+        UnsupportedModelError: transformers does not know such a model.
     """
     try:
         return auto_class.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise _refusal(name, error) from error
+        if isinstance(error, OSError) or auto_class is not AutoConfig:
+            raise _refusal(name, error) from error
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModelError(f"transformers cannot read {name!r}: {reason}") from error
 
 
 def _refusal(name: str, error: Exception) -> CheckpointError:

@@ -1,5 +1,6 @@
 """A knob has one name at every door; one that is added appears at all doors, or is named here."""
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -7,25 +8,19 @@ import pytest
 from typer.main import get_command
 
 from visreplay.agent.episode.limits import Limits
+from visreplay.agent.langchain import graph_server
 from visreplay.agent.langchain.chat_model import ReplayChatModel
+from visreplay.agent.openai.replay_options import KEPT_FROM_CALLERS
 from visreplay.agent.openai.replay_options import SETTINGS as REQUEST_REPLAY
 from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.serving.limits import ServerLimits
+from visreplay.agent.smolagents import model as smolagents_model
 from visreplay.replay_core import ReplayConfig
 from visreplay.tasks.commands.cli import app
 from visreplay.tasks.commands.settings import KNOBS, overrides_of
 
 EPISODE_COMMANDS = ("run", "eval", "mcp")
-
-NOT_IN_REQUESTS = {
-    "theta": "a table for the server's own models",
-    "swap_roles": "another model would answer",
-    "recompute_activations": "memory is the server's",
-    "memory_bytes": "memory is the server's",
-    "query_chunk": "memory is the server's",
-}
-"""Fields of `ReplayConfig` that a request may not set, and why."""
 
 OPENAI_NAMES = {"max_new_tokens": "max_completion_tokens"}
 """Fields of `Sampling` that have another name in a request, which OpenAI's clients send."""
@@ -76,10 +71,11 @@ def test_the_server_has_every_knob_of_replay_sampling_and_its_limits() -> None:
 
 def test_the_command_line_shows_the_defaults_of_the_settings() -> None:
     offered = options("serve")
-    assert offered["max_body"].show_default == "20"
-    assert offered["max_pixels"].show_default == "64"
-    assert offered["max_new_tokens"].show_default == str(ServerLimits().new_tokens)
-    assert options("run")["tau"].show_default == str(ReplayConfig().tau)
+    assert offered["max_body"].help.endswith("Default: 20.")
+    assert offered["max_pixels"].help.endswith("Default: 64.")
+    limit = ServerLimits().max_new_tokens
+    assert offered["max_new_tokens"].help.endswith(f"Default: {limit}.")
+    assert options("run")["tau"].help.endswith(f"Default: {ReplayConfig().tau}.")
     assert all(option.default is None for name, option in options("run").items() if name == "tau")
 
 
@@ -87,13 +83,33 @@ def test_a_request_has_every_knob_of_sampling_and_of_replay() -> None:
     assert {OPENAI_NAMES.get(name, name) for name in names(Sampling)} <= set(
         ChatRequest.model_fields
     )
-    assert names(ReplayConfig) == {*REQUEST_REPLAY, *NOT_IN_REQUESTS}
-    assert not set(REQUEST_REPLAY) & set(NOT_IN_REQUESTS)
+    assert names(ReplayConfig) == {*REQUEST_REPLAY, *KEPT_FROM_CALLERS}
+    assert not set(REQUEST_REPLAY) & set(KEPT_FROM_CALLERS)
     assert {"replay", "protocol"} & set(ChatRequest.model_fields) == {"replay"}
 
 
 def test_the_langchain_model_has_every_knob_of_sampling() -> None:
     assert names(Sampling) | {"replay", "protocol"} <= set(ReplayChatModel.model_fields)
+
+
+def test_the_smolagents_model_has_every_knob_of_sampling() -> None:
+    assert names(Sampling) <= smolagents_model._OPTIONS
+
+
+NOT_IN_THE_ENVIRONMENT = {
+    Sampling: "the chat model's defaults: a client of LangGraph's server sends messages alone",
+    Limits: "the protocol's limits, as its checkpoint was trained",
+}
+"""Settings that `langgraph dev` takes no variable for, and why; of replay it takes the method."""
+
+
+def test_the_graph_server_s_variables_are_the_options_of_run() -> None:
+    documented = set(re.findall(r"VISREPLAY_([A-Z]+) ", graph_server.__doc__ or ""))
+    names_of_options = {name.lower() for name in documented} - {"images"}
+    assert names_of_options == {"policy", "base", "protocol", "replay", "device"}
+    assert names_of_options <= options("run").keys()
+    kept = {name for settings in NOT_IN_THE_ENVIRONMENT for name in names(settings)}
+    assert not kept & names_of_options
 
 
 def test_values_arrive_in_the_field_s_unit() -> None:

@@ -26,11 +26,14 @@ class ReplyStream:
         sent: How many characters of the reply `push` has returned.
 
     Examples:
-        >>> stream = ReplyStream(renderer, stops=["END"])
-        >>> for token_id in token_ids:
-        ...     print(stream.push(token_id), end="")
-        >>> reply = stream.finish(text)
-        >>> print(reply.content[stream.sent :])
+        >>> from visreplay import ReplayChatModel
+        >>> renderer = ReplayChatModel.from_pretrained("embedded").renderer
+        >>> stream = ReplyStream(renderer, stops=["4"])
+        >>> token_ids = renderer.tokenizer.encode("red54")
+        >>> "".join(map(stream.push, token_ids))
+        'red5'
+        >>> stream.finish("red54").content
+        'red5'
     """
 
     def __init__(

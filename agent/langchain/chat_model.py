@@ -64,7 +64,7 @@ class ReplayChatModel(BaseChatModel):
         cache_bytes: Limit of the memory of what was read; the least recently used goes first.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     pair: InstanceOf[ModelPair] = Field(exclude=True, repr=False)
     replay: InstanceOf[ReplayConfig] | str = "token"
@@ -117,7 +117,16 @@ class ReplayChatModel(BaseChatModel):
             replay: How to replay; see the attribute.
             load_options: Options of `load_pair`: `device`, `dtype`, `attn_implementation`, ...
             **options: The other attributes.
+
+        Raises:
+            ValueError: There is no such option.
         """
+        known = {*cls.model_fields, "max_tokens"}
+        if unknown := sorted(set(options) - known):
+            raise ValueError(
+                f"the model has no option {unknown[0]!r}; there are {', '.join(sorted(known))}, "
+                "and options of load_pair go into load_options"
+            )
         pair = load_pair(policy, base, replay=replay, **(load_options or {}))
         return cls(pair=pair, replay=replay, **{"model_name": pair.names[0], **options})
 

@@ -155,6 +155,7 @@ class ReplayPolicy:
         self.max_context = max_context
         self._store = store
         self._maps = maps
+        ReplaySession(pair, replay).close()  # settings that do not fit the pair raise here
         # Sessions of other models, or with other settings of replay, are not interchangeable.
         self._own = f"{id(pair)} {replay}"
 

@@ -74,6 +74,8 @@ def errors_in_one_line() -> Iterator[None]:
     """Print an error that the user can mend in one line, without a traceback; exit with code 2."""
     try:
         yield
+    except BrokenPipeError:  # `visreplay tasks | head`
+        raise
     except (ToolError, ReplayError, OSError, ValueError, ImportError) as error:
         line = " ".join(str(error).split())
         console = Console(stderr=True, highlight=False)

@@ -12,6 +12,8 @@ from rich.markup import escape
 
 GIB = 2**30
 TASK = "visual-search-easy"
+FOR_DEVELOPMENT = ("dev", "docs")
+"""Extras that users do not need."""
 
 
 def doctor() -> None:
@@ -80,6 +82,8 @@ def _print_extras(console: Console) -> None:
     """Print which extras are there, and how to install the others."""
     console.print("\n[bold]Extras[/]")
     for extra in metadata("visreplay").get_all("Provides-Extra") or ():
+        if extra in FOR_DEVELOPMENT:
+            continue
         missing = [wrong for each in requirements(extra) if (wrong := problem(each))]
         state = "installed"
         if missing:

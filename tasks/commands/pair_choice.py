@@ -1,5 +1,6 @@
 """The pair that a command works on: the one that the user named, or the embedded pair."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +45,18 @@ class PairChoice:
             )
         policy = options.policy or "embedded"
         embedded = EMBEDDED_PAIRS.get(policy)
-        base = options.base or (str(embedded.base) if embedded else None)
+        base = options.base
+        if embedded and base in (None, policy):
+            base = str(embedded.base)
         return cls(policy, base, embedded, options)
 
     @property
     def names(self) -> tuple[str, str | None]:
         """The names of policy and base in records."""
-        return self.embedded.names if self.embedded else (self.policy, self.base)
+        if self.embedded is None:
+            return self.policy, self.base
+        name, base_name = self.embedded.names
+        return name, base_name if self.base == str(self.embedded.base) else self.base
 
     @property
     def protocol(self) -> str:
@@ -139,7 +145,7 @@ class PairChoice:
         )
 
     def _prepare(self) -> None:
-        """Silence transformers; the embedded pair is so small that it runs on one thread."""
+        """Keep transformers from printing; the small embedded pair runs on one thread."""
         from transformers.utils import logging
 
         from visreplay.agent.episode.embedded_agent import prepare_process
@@ -148,3 +154,5 @@ class PairChoice:
             prepare_process()
         else:
             logging.set_verbosity_error()
+            if not sys.stderr.isatty():
+                logging.disable_progress_bar()

@@ -154,10 +154,10 @@ def options_of(kind: type) -> Iterator[Parameter]:
         knob = _knob(kind, field)
         hint = knob.type or (float if knob.unit != 1 else hints[field.name])
         option = typer.Option(
-            help=knob.help,
+            help=(knob.help or "") + _default_note(field.default, knob.unit),
             min=knob.min,
             max=knob.max,
-            show_default=_shown(field.default, knob.unit),
+            show_default=False,
             rich_help_panel=PANELS[kind],
         )
         yield Parameter(
@@ -188,8 +188,8 @@ def _knob(kind: type, field: Field[Any]) -> Knob:
     return KNOBS[kind].get(field.name, Knob())
 
 
-def _shown(default: Any, unit: int) -> str | bool:
-    """Write a default for the help page; False where there is none to show."""
+def _default_note(default: Any, unit: int) -> str:
+    """Write a default for the help page; nothing where the help text tells it."""
     if default is None or isinstance(default, bool):
-        return False
-    return f"{default / unit:g}" if unit != 1 else str(default)
+        return ""
+    return f" Default: {default / unit:g}." if unit != 1 else f" Default: {default}."

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 Line = dict[str, Any]
 
 
@@ -47,9 +49,17 @@ class Journal(AbstractContextManager["Journal"]):
         self.path = path
         self._settings = json.loads(json.dumps(settings))  # as they are read back
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The system frees the lock when the process ends, in whatever way.
+        self._lock = FileLock(f"{path}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"{path} is being written by another process: wait until it has ended, or choose "
+                "another --out"
+            ) from error
         self._file = path.open("ab")
         try:
-            _lock(self._file.fileno(), path)
             before, self.results, length = read_journal(path)
             if self.results:
                 self._check(before or {})
@@ -75,6 +85,7 @@ class Journal(AbstractContextManager["Journal"]):
     def close(self) -> None:
         """Close the file, so that another process can write it."""
         self._file.close()
+        self._lock.release()
 
     def __exit__(self, *error: object) -> None:
         """Close the file."""
@@ -151,19 +162,6 @@ def _parse(path: Path, number: int, line: bytes) -> Line:
             "start anew, or choose another --out"
         )
     return dict(value)
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    """Lock the file until it is closed or the process ends, in whatever way."""
-    import fcntl  # exists on POSIX only; the commands without a journal run elsewhere too
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(
-            f"{path} is being written by another process: wait until it has ended, or choose "
-            "another --out"
-        ) from error
 
 
 def _flatten(settings: Line, prefix: str = "") -> Line:

@@ -1,5 +1,6 @@
 """Loading by name: pairs that ship, paths that are not there, hubs that do not answer."""
 
+import json
 import os
 import socket
 import subprocess
@@ -17,9 +18,11 @@ from visreplay.replay_core import (
     ModelPair,
     ReplayConfig,
     ReplayError,
+    UnsupportedModelError,
     embedded_config,
     load_pair,
 )
+from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 
 
 @pytest.fixture
@@ -143,3 +146,26 @@ def test_a_hub_that_does_not_answer_is_one_short_error(
     assert line.startswith("cannot read the checkpoint 'owner/no-such-model' (")
     assert "Check the name and the network" in line
     assert "Retrying" not in ended.stderr
+
+
+def test_a_base_that_replay_needs_is_asked_for_before_anything_is_read() -> None:
+    policy = str(EMBEDDED_PAIRS["embedded"].policy)
+    with pytest.raises(ConfigError, match="'token' needs a base model, but none is named"):
+        load_pair(policy, replay="token")
+    assert load_pair(policy, replay="none", device="cpu").base is None
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_refused_before_weights_are_read(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{device}', which cannot be used"):
+        load_pair("embedded", device=device)
+
+
+def test_a_model_that_transformers_does_not_know_is_unsupported(tmp_path: Path) -> None:
+    whole = EMBEDDED_PAIRS["embedded"].policy
+    for file in whole.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "nobody"}), "utf-8")
+    with pytest.raises(UnsupportedModelError, match="transformers cannot read"):
+        load_pair(str(tmp_path), replay="none")

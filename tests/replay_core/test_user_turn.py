@@ -137,3 +137,22 @@ def test_turns_that_are_refused(embedded_pair: ModelPair, tmp_path: Path) -> Non
         assert session.length == 0
     with pytest.raises(ConfigError, match="method is 'both'"):
         embedded_pair.generate("What is here?", replay="both")
+
+
+def test_a_text_that_holds_an_old_stand_in_is_appended_whole(embedded_pair: ModelPair) -> None:
+    with ReplaySession(embedded_pair, "none") as session:
+        session.append("What is here?")
+        session.generate(max_new_tokens=2)
+        session.append("again \u241eassistant turn\u241e end")
+        text = embedded_pair.tokenizer.decode(session.token_ids)
+    assert text.count("<|im_start|>user") == 2
+
+
+def test_a_damaged_image_is_an_error_of_the_context(
+    embedded_pair: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.png"
+    noise(1).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a bomb by PIL's measure
+    with pytest.raises(ContextError, match="no image can be read"):
+        embedded_pair.user_turn("?", [path])

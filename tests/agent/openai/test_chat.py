@@ -83,13 +83,13 @@ def test_a_longer_conversation_is_known() -> None:
 
 
 def test_the_least_recently_used_turns_are_forgotten_first() -> None:
-    memory = TurnMemory(max_tokens=6)
+    memory = TurnMemory(max_tokens=3 * (2 + 64))  # each turn counts 64 tokens more
     for number in range(3):
         keep(memory, turn(str(number)), [number, number])
     assert recalled(memory, turn("0")) == [0, 0]
     keep(memory, turn("3"), [3])
     assert [recalled(memory, turn(str(n))) for n in range(4)] == [[0, 0], None, [2, 2], [3]]
-    keep(memory, turn("long"), [0] * 7)
+    keep(memory, turn("long"), [0] * 135)
     assert [recalled(memory, turn(words)) for words in ("long", "3")] == [None, [3]]
 
 
@@ -134,7 +134,13 @@ def test_turns_that_clients_send_back_are_converted(renderer: ChatRenderer) -> N
         "role": "assistant",
         "content": [],
         "tool_calls": [{"name": "zoom", "arguments": {"a": 1}, "id": "1"}],
-        "unparsed_calls": [{"text": "[1]", "error": "the arguments are no JSON object"}],
+        "unparsed_calls": [
+            {
+                "text": '<tool_call>\n{"name": "zoom", "arguments": [1]}\n</tool_call>',
+                "error": "the arguments are no JSON object",
+                "id": "2",
+            }
+        ],
     }
     assert result == {"role": "tool", "content": [text("a")], "tool_call_id": "1"}
 

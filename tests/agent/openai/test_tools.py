@@ -99,6 +99,17 @@ def test_calls_are_forced_or_forbidden(client: OpenAI) -> None:
     assert "tool_calls" not in cut and cut["content"].startswith('<tool_call>{"name": "zoom"')
 
 
+def test_a_call_that_was_not_offered_is_text_and_its_tokens_are_found_again(client: OpenAI) -> None:
+    messages: list[Any] = prompt(GAME.sample(Split.TUNING + 60))
+    first = client.chat.completions.create(model="policy+replay", messages=messages)
+    reply = first.choices[0].message
+    assert "<tool_call>" in (reply.content or "") and not reply.tool_calls
+    messages += [reply.to_dict(), {"role": "user", "content": "And?"}]
+    second = client.chat.completions.create(model="policy+replay", messages=messages)
+    assert first.usage and second.usage and second.usage.prompt_tokens_details
+    assert second.usage.prompt_tokens_details.cached_tokens == first.usage.total_tokens
+
+
 def test_one_call_a_turn_if_so_wanted(client: OpenAI) -> None:
     messages = prompt()
     several = turn(client, messages)

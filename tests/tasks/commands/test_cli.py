@@ -129,3 +129,29 @@ def test_large_pictures_are_fine(tmp_path: Path) -> None:
     Image.effect_noise((4000, 3000), 60).convert("RGB").save(path)
     code, _, err = visreplay("run", str(path), "?", "--max-new-tokens", "8", "--device", "cpu")
     assert code == 0, err
+
+
+def test_records_name_the_base_that_was_loaded() -> None:
+    quiet = Console(quiet=True)
+    assert PairChoice.of(PairOptions(), quiet).names == ("embedded policy", "embedded base")
+    other = PairOptions(base="other/base")
+    assert PairChoice.of(other, quiet).names == ("embedded policy", "other/base")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--top-p", "3"], "top_p is 3.0, but must lie in (0, 1]"),
+        (["--replay-layers", "9"], "choose replay_layers=4 or less"),
+        (["--policy", str(EMBEDDED / "policy")], "needs a base model, but none is named"),
+        (["--device", "cuda:99"], "device is 'cuda:99', which cannot be used"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_once(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    out = tmp_path / "run"
+    code, _, err = visreplay("eval", "visual-search-easy", "--out", str(out), *options)
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert not (out / "run.jsonl").read_bytes() if (out / "run.jsonl").exists() else True
