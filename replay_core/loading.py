@@ -209,7 +209,8 @@ def _read(auto_class: Any, name: str) -> Any:
     try:
         return auto_class.from_pretrained(name)
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) or auto_class is not AutoConfig:
+        empty = os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json"))
+        if isinstance(error, OSError) or auto_class is not AutoConfig or empty:
             raise _refusal(name, error) from error
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModelError(f"transformers cannot read {name!r}: {reason}") from error
