@@ -54,7 +54,7 @@ def speed_table(rows: Rows) -> str:
         if row["low"] == row["high"]:
             spread = "counted" if row["runs"] is None else "one run"
         lines.append((row["name"], f"{row['ratio']:.3g}", spread, target, row["note"]))
-    return markdown(("what", "ratio", "spread", "target", "medians"), lines)
+    return markdown(("what", "figure", "spread", "target", "medians"), lines)
 
 
 def systems_table(rows: Rows) -> str:

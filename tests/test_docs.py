@@ -70,8 +70,9 @@ def options(name: str) -> set[str]:
     return known
 
 
-def test_readme_is_short() -> None:
+def test_readme_is_short_and_has_no_gap() -> None:
     assert len(README.read_bytes()) <= 9_000
+    assert not re.findall(r"(?:TIME|PACKAGES)_[A-Z]+", README.read_text("utf-8"))
 
 
 @on_every_page
