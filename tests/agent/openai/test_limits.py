@@ -175,7 +175,9 @@ def test_nested_json_where_anything_may_stand(limited: str, depth: int) -> None:
 
 
 def test_too_many_tokens(limited: str) -> None:
-    is_error(post(limited, {"max_tokens": 9}), 422, "max_completion_tokens is 9; at most 8 are allowed")
+    is_error(
+        post(limited, {"max_tokens": 9}), 422, "max_completion_tokens is 9; at most 8 are allowed"
+    )
     for words, told in (("one " * 1000, "room for 600"), ("one " * 50_000, "16 each")):
         messages = [{"role": "user", "content": words}]
         is_error(post(limited, {"messages": messages}), 422, told)
