@@ -1,4 +1,4 @@
-"""Who may know whom (docs, "How the house is built"): layers, doors of frameworks, no circles."""
+"""The rules of imports (docs/architecture.md): layers, doors of frameworks, no circles."""
 
 import ast
 from graphlib import TopologicalSorter
