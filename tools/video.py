@@ -278,3 +278,8 @@ def _whole(name: str, value: object, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise ToolError(f"{name} is {preview(value)}; a whole number from 1 to {most} is allowed")
     return value
+
+
+def frames_line(times: Sequence[float]) -> str:
+    """Describe frames in a line, by their times in seconds."""
+    return "frames at " + ", ".join(f"{time:.2f} s" for time in times)

@@ -71,7 +71,7 @@ class FramesView:
     @property
     def text(self) -> str:
         """One line about the frames."""
-        return "frames at " + ", ".join(f"{frame.time:.2f} s" for frame in self.frames)
+        return videos.frames_line([frame.time for frame in self.frames])
 
     @property
     def images(self) -> list[Image.Image]:

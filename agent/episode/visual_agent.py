@@ -21,7 +21,7 @@ from visreplay.agent.policy.replay_policy import ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import ToolProtocol, choose_protocol, get_protocol
 from visreplay.agent.state import EpisodeState
-from visreplay.replay_core import Method, ModelPair, ReplayConfig, load_pair
+from visreplay.replay_core import Method, ModelPair, ReplayConfig, ReplaySession, load_pair
 from visreplay.tools import ImageStore, load_image
 from visreplay.tools.types import Picture
 
@@ -74,6 +74,7 @@ class VisualAgent:
         self.pair = pair
         self.protocol = protocol
         self.replay = pair.replay_config(replay)
+        ReplaySession(pair, self.replay).close()  # settings that do not fit the pair raise here
         self.sampling = sampling
         self.limits = limits
         self.store = protocol.store

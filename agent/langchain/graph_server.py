@@ -32,6 +32,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
+from visreplay.agent.chat.chat_policy import STORE_BYTES
 from visreplay.agent.chat.renderer import MessageError
 from visreplay.agent.episode.limits import Limits
 from visreplay.agent.episode.loop import Loop, apply_update, turn_seed
@@ -201,7 +202,9 @@ def load_model(environment: Mapping[str, str]) -> ReplayChatModel:
         replay=replay,
         load_options={"device": settings["DEVICE"] or "auto"},
         protocol=settings["PROTOCOL"] or "auto",
-        store=ImageStore(Path(images) if images else None, memory_bytes=2**30, forgetful=True),
+        store=ImageStore(
+            Path(images) if images else None, memory_bytes=STORE_BYTES, forgetful=True
+        ),
     )
 
 

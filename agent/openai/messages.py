@@ -74,10 +74,8 @@ def _part(part: wire.ContentPart, renderer: ChatRenderer) -> Part:
 
 def _spelled(call: wire.Call, renderer: ChatRenderer) -> str:
     """The text of a call as the policy writes it, with arguments that are no JSON object."""
-    line_break = renderer.protocol.call_break
     name, arguments = json.dumps(call.function.name), call.function.arguments
-    body = f'{{"name": {name}, "arguments": {arguments}}}'
-    return f"<tool_call>{line_break}{body}{line_break}</tool_call>"
+    return renderer.protocol.tagged_call(f'{{"name": {name}, "arguments": {arguments}}}')
 
 
 def _arguments(call: wire.Call) -> dict[str, object] | None:

@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, Self
 
-from visreplay.agent.messages import Message
+from visreplay.agent.messages import Message, text_of
 from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import Keys, Replay, SessionCache, keys_of
@@ -155,7 +155,6 @@ class ReplayPolicy:
         self.max_context = max_context
         self._store = store
         self._maps = maps
-        ReplaySession(pair, replay).close()  # settings that do not fit the pair raise here
         # Sessions of other models, or with other settings of replay, are not interchangeable.
         self._own = f"{id(pair)} {replay}"
 
@@ -322,8 +321,7 @@ class ReplayPolicy:
         """
         if "token_ids" in message:
             return message["token_ids"]
-        text = "".join(part["text"] for part in message["content"] if part["type"] == "text")
-        text = without_special_tokens(text, self.pair.tokenizer)
+        text = without_special_tokens(text_of(message), self.pair.tokenizer)
         ids: list[int] = self.pair.tokenizer.encode(text, add_special_tokens=False)
         return ids
 

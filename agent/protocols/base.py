@@ -25,6 +25,7 @@ from visreplay.agent.protocols.parsing import (
 from visreplay.agent.protocols.tool_schemas import Signature, describe_tools
 from visreplay.agent.state import Observation, Scene, Step, ToolCall
 from visreplay.tools import Frame, ImageStore, TokenGrid, ToolError, sample_frames, zoom
+from visreplay.tools.video import frames_line
 
 MAX_TURN_CHARACTERS = 100_000
 """Length from which on a turn is refused unparsed: no trained policy writes that much."""
@@ -233,7 +234,11 @@ class ToolProtocol(ABC):
 
     def written(self, call: ToolCall) -> str:
         """Write a call as the policy writes it."""
-        return f"<tool_call>{self.call_break}{json.dumps(call)}{self.call_break}</tool_call>"
+        return self.tagged_call(json.dumps(call))
+
+    def tagged_call(self, body: str) -> str:
+        """Write the body of a call, which need not be JSON, between its tags."""
+        return f"<tool_call>{self.call_break}{body}{self.call_break}</tool_call>"
 
     def show(self, step: Step, scene: Scene) -> Message:
         """Build the turn with a step's results: one for each of its calls, in their order.
@@ -307,7 +312,7 @@ class ToolProtocol(ABC):
         """Build the observation of frames, each an image of its own."""
         times = [frame.time for frame in frames]
         return {
-            "text": "frames at " + ", ".join(f"{time:.2f} s" for time in times),
+            "text": frames_line(times),
             "images": self._put(frames),
             "times": times,
         }

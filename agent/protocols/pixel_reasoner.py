@@ -17,6 +17,7 @@ from visreplay.agent.protocols.parsing import (
 from visreplay.agent.protocols.tool_schemas import Signature, box, describe_tools, signature
 from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import Box, TokenGrid, ToolError, parse_box, zoom
+from visreplay.tools.video import frames_line
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class PixelReasonerProtocol(ToolProtocol):
         indices = [numbered(target, "target_frames", "frames", 1, count) for target in targets]
         times = [video["times"][index] for index in indices]
         return {
-            "text": "frames at " + ", ".join(f"{time:.2f} s" for time in times),
+            "text": frames_line(times),
             "images": [video["frames"][index] for index in indices],
             "times": times,
         }
