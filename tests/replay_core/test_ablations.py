@@ -20,7 +20,7 @@ from visreplay.replay_core import (
 )
 from visreplay.replay_core.lens import Lens
 from visreplay.replay_core.model_run import visual_activations
-from visreplay.replay_core.teachers import jittered, window_mean
+from visreplay.replay_core.teachers import recoloured, window_mean
 
 IMAGE = segment(4, ("image", (1, 8, 8), 1), 3)
 CROP = segment(2, ("image", (1, 4, 8), 2), 4)
@@ -146,11 +146,11 @@ def test_a_window_stays_within_a_frame() -> None:
 def test_the_jitter_teacher_gets_other_colours(pair: ModelPair) -> None:
     policy = pair.policy
     (block,) = IMAGE.blocks
-    assert jittered(block).digest == jittered(block).digest != block.digest
+    assert recoloured(block).digest == recoloured(block).digest != block.digest
     alone = ModelPair.of(policy.model, None, pair.processor)
     settings = config(teacher="jitter")
     hidden = visual_activations(
-        policy, [IMAGE], lambda block: policy.features(jittered(block)), 3, settings
+        policy, [IMAGE], lambda block: policy.features(recoloured(block)), 3, settings
     )
     lens = Lens(policy.norm, policy.head, 2**20)
     for method in ("token", "state"):
