@@ -114,14 +114,13 @@ class ReplayConfig:
         top_k: Vocabulary entries of the base that the divergence is restricted to.
         steps: Gradient steps per visual block, at most; 0 leaves the embeddings exactly as they
             are.
-        plateau: The optimisation of a block ends early when a step lowered the divergence by less
-            than this share of it; 0 takes all steps.
+        plateau: The optimisation of a block ends early when two steps lowered the divergence by
+            less than this share of it; 0 takes all steps.
         learning_rate: Step size. For Adam it is in units of the root mean square of the
-            activations that the offset is added to. None takes 0.01 for Adam and 10 for plain
+            activations that the offset is added to. None takes 0.02 for Adam and 10 for plain
             gradient descent.
-        optimizer: "adam" gets further in fewer steps (`benchmarks/`), with a floor that spares
-            coordinates of small gradient; "sgd" is the paper's plain gradient descent, see
-            `ReplayConfig.paper`.
+        optimizer: "adam" gets further in fewer steps (`benchmarks/`); "sgd" is the paper's plain
+            gradient descent, see `ReplayConfig.paper`.
         recompute_activations: Forget each layer's inner activations in the optimisation and
             compute them again for the gradient: a third more time, and memory for one layer
             instead of `replay_layers`. Meant for images of thousands of tokens.
@@ -144,8 +143,8 @@ class ReplayConfig:
     swap_roles: bool = False
     entry_layer: int = 0
     top_k: int = 50
-    steps: int = 10
-    plateau: float = 0.0
+    steps: int = 6
+    plateau: float = 0.01
     learning_rate: float | None = None
     optimizer: Literal["sgd", "adam"] = "adam"
     recompute_activations: bool = False
@@ -281,7 +280,7 @@ class ReplayConfig:
     @property
     def rate(self) -> float:
         """The learning rate, with the optimiser's default filled in."""
-        default = 10.0 if self.optimizer == "sgd" else 0.01
+        default = 10.0 if self.optimizer == "sgd" else 0.02
         return default if self.learning_rate is None else self.learning_rate
 
     @property

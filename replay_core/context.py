@@ -193,9 +193,11 @@ class Context:
 
     def _append_with_token_replay(self, piece: Piece) -> BlockRecord | None:
         config = self._config
-        self._catch_up(self._base)
+        if config.teacher is not Teacher.LOCAL:  # which has none
+            self._catch_up(self._base)
+            if piece.block is None:
+                self._base.advance(piece.base, piece.positions_3T)
         if piece.block is None:
-            self._base.advance(piece.base, piece.positions_3T)
             self._prefill(piece.policy, piece.positions_3T)
             return None
         objective, entropy_LT = self._objective(piece, piece.block)

@@ -103,7 +103,8 @@ def token_replay(
                 recompute=config.recompute_activations,
             )
             mean = objective.means().detach().mean()
-            if path and config.plateau and mean > (1 - config.plateau) * path[-1]:
+            # Two steps: the first one, at Adam's full rate, may overshoot.
+            if config.plateau and len(path) > 1 and mean > (1 - config.plateau) * path[-2]:
                 break
             delta_TD.grad = None
             torch.autograd.backward(upscale * objective.loss(), inputs=[delta_TD])
@@ -130,13 +131,15 @@ def _optimizer(delta_TD: Tensor, scale: float, config: ReplayConfig) -> torch.op
     in units of the activations themselves (`scale`, their root mean square), which differ between
     models. And a coordinate whose gradient is small, compared with the root mean square of the
     first one, has to move little: without that floor the tokens outside the sets S are carried
-    away from the base.
+    away from the base. Its memory is short (`betas`), since there are a few steps in all.
     """
     if config.optimizer == "sgd":
         return torch.optim.SGD([delta_TD], lr=config.rate)
     assert delta_TD.grad is not None
     floor = float(delta_TD.grad.square().mean().sqrt())
-    return torch.optim.Adam([delta_TD], lr=config.rate * scale, eps=max(floor, 1e-30))
+    return torch.optim.Adam(
+        [delta_TD], lr=config.rate * scale, betas=(0.5, 0.9), eps=max(floor, 1e-30)
+    )
 
 
 @torch.no_grad()

@@ -147,7 +147,8 @@ class Oracle:
                 optimizer = torch.optim.SGD([delta], lr=self.config.rate)
             elif optimizer is None:
                 floor = float(delta.grad.square().mean().sqrt())
-                optimizer = torch.optim.Adam([delta], lr=self.config.rate * scale, eps=floor)
+                rate = self.config.rate * scale
+                optimizer = torch.optim.Adam([delta], lr=rate, betas=(0.5, 0.9), eps=floor)
             optimizer.step()
         return features + delta.detach()
 
