@@ -19,6 +19,7 @@ right within 0.001.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
 from typing import ClassVar
@@ -64,7 +65,7 @@ class ImageQA(FileTask):
     """A task in this layout."""
 
     suffixes: ClassVar = (".tsv",)
-    columns: ClassVar = ("index", "question", "answer")
+    columns: ClassVar[Sequence[str]] = ("index", "question", "answer")
 
     def __init__(self, name: str, data: Path) -> None:
         if OPEN_RULES[name] == "mathematics":

@@ -13,6 +13,7 @@ and of three steps are numbered apart. The published figures are strict scores o
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ from visreplay.tasks.types import Sample
 class WeMath(ImageQA):
     """We-Math."""
 
-    columns: ClassVar = ("index", "ID", "key", "question", "answer")
+    columns: ClassVar[Sequence[str]] = ("index", "ID", "key", "question", "answer")
 
     def read(self, row: Row) -> Sample:
         """Make the sample of a question; its category is the key, and its group the problem."""

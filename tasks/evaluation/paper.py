@@ -143,6 +143,7 @@ PAPER_REPLAY: Mapping[str, ReplayConfig] = {
 _UNPUBLISHED_LAYERS = ("MMR1-Math-v0-7B", "MM-Eureka-Qwen-32B")
 """The policies whose L is not published."""
 
+_UNKNOWN_LIMITS = "its entropy limits are not published"
 _HEADLINE = ReplayConfig.paper(Method.TOKEN, tau=0.2, learning_rate=40.0)
 """The settings behind MM-Eureka-Qwen-7B's figure on MathVerse, by the paper's Table 5."""
 
@@ -189,41 +190,51 @@ REMARKS = (
     "of their own rows. Tables here hold those figures.",
     "The paper's radar chart has 49.9 where Table 2 has 49.2: VL-Rethinker-7B with replay on "
     "MathVerse(VO).",
+    "Four figures of Qwen2.5-VL-7B-Instruct (VideoMMMU 47.4, MMVU 50.1, MMMU 58.6, MMMU-Pro 38.3) "
+    "are those of the model's own report (arXiv 2502.13923), where 50.1 is of all questions of "
+    "MMVU's validation set.",
     "The number of layers L is published for MM-Eureka-Qwen-7B (16) and VL-Rethinker-7B (24).",
 )
 """What is inconsistent or open in the published figures."""
 
 
 def _figures() -> list[PublishedFigure]:
-    def figure(
-        table: str, policy: str, protocol: str | None, *cell: Any, **facts: Any
-    ) -> PublishedFigure:
+    result: list[PublishedFigure] = []
+
+    def add(
+        table: str,
+        policy: str,
+        protocol: str | None,
+        benchmark: Benchmark,
+        percent: float,
+        replay: ReplayConfig,
+        obstacle: str | None = None,
+    ) -> None:
         base = BASE_32B if policy.endswith("32B") else BASE_7B
-        layers = {"replay_layers"} if policy in _UNPUBLISHED_LAYERS else ()
-        return PublishedFigure(
-            table, policy, base, protocol, *cell, unpublished=frozenset(layers), **facts
+        layers = frozenset({"replay_layers"} if policy in _UNPUBLISHED_LAYERS else ())
+        result.append(
+            PublishedFigure(
+                table, policy, base, protocol, benchmark, percent, replay, layers, obstacle
+            )
         )
 
-    result = []
+    by_label = {benchmark.label: benchmark for benchmark in BENCHMARKS}
+    mathverse = by_label["MathVerse(VO)"]
     for table, policy, protocol, columns, plain, replayed in _MAIN:
-        for column, percent in zip(columns, map(float, plain.split()), strict=True):
-            result.append(figure(table, policy, protocol, column, percent, NO_REPLAY))
-        for column, percent in zip(columns, map(float, replayed.split()), strict=False):
-            is_headline = (policy, column.label) == ("MM-Eureka-Qwen-7B", "MathVerse(VO)")
+        for benchmark, percent in zip(columns, plain.split(), strict=True):
+            add(table, policy, protocol, benchmark, float(percent), NO_REPLAY)
+        for benchmark, percent in zip(columns, replayed.split(), strict=False):
+            is_headline = policy == "MM-Eureka-Qwen-7B" and benchmark == mathverse
             replay = _HEADLINE if is_headline else PAPER_REPLAY[policy]
-            result.append(figure(table, policy, protocol, column, percent, replay))
-    by_label = {column.label: column for column in BENCHMARKS}
+            add(table, policy, protocol, benchmark, float(percent), replay)
     for policy, side, cells in _TABLE_1:
         replay = ReplayConfig.paper(Method.STATE, side=side)
-        obstacle = "its entropy limits are not published"
-        for label, percent in zip(("MathVerse(VO)", "MathVision", "WeMath"), cells, strict=True):
-            cell = (by_label[label], percent, replay)
-            result.append(figure("Table 1", policy, "boxed", *cell, obstacle=obstacle))
+        for label, figure in zip(("MathVerse(VO)", "MathVision", "WeMath"), cells, strict=True):
+            add("Table 1", policy, "boxed", by_label[label], figure, replay, _UNKNOWN_LIMITS)
     for policy, tau, cells in _TABLE_5:
-        for rate, percent in zip((10.0, 20.0, 40.0), cells, strict=True):
+        for rate, figure in zip((10.0, 20.0, 40.0), cells, strict=True):
             replay = ReplayConfig.paper(Method.TOKEN, tau=tau, learning_rate=rate)
-            cell = (by_label["MathVerse(VO)"], percent, replay)
-            result.append(figure("Table 5", policy, "boxed", *cell))
+            add("Table 5", policy, "boxed", mathverse, figure, replay)
     return result
 
 
