@@ -1,4 +1,4 @@
-"""The plots of `visreplay analyze`."""
+"""The plots of `visreplay analyze`. This is the only module that needs matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

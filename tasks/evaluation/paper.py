@@ -56,6 +56,7 @@ class PublishedFigure:
         benchmark: The column.
         percent: The figure.
         replay: The settings of the replay, with method "none" for the plain policy.
+        repetition_penalty: The penalty of decoding; None where the paper does not say.
         unpublished: Fields of `replay` that are not published, and so are not compared.
         obstacle: The reason why no run can be this one, if there is one.
     """
@@ -67,6 +68,7 @@ class PublishedFigure:
     benchmark: Benchmark
     percent: float
     replay: ReplayConfig
+    repetition_penalty: float | None = None
     unpublished: frozenset[str] = frozenset()
     obstacle: str | None = None
 
@@ -140,6 +142,9 @@ PAPER_REPLAY: Mapping[str, ReplayConfig] = {
 }
 """The replay of each policy's main row; L is 24 for VL-Rethinker-7B, 16 for MM-Eureka-Qwen-7B."""
 
+_PENALTIES = {"boxed": 1.0, "deepeyes": 1.05, "video-r1": 1.05}
+"""The repetition penalty by protocol: for agents and videos, the checkpoints' own."""
+
 _UNPUBLISHED_LAYERS = ("MMR1-Math-v0-7B", "MM-Eureka-Qwen-32B")
 """The policies whose L is not published."""
 
@@ -211,10 +216,13 @@ def _figures() -> list[PublishedFigure]:
         obstacle: str | None = None,
     ) -> None:
         base = BASE_32B if policy.endswith("32B") else BASE_7B
-        layers = frozenset({"replay_layers"} if policy in _UNPUBLISHED_LAYERS else ())
+        layers = {"replay_layers"} if policy in _UNPUBLISHED_LAYERS else ()
         result.append(
             PublishedFigure(
-                table, policy, base, protocol, benchmark, percent, replay, layers, obstacle
+                *(table, policy, base, protocol, benchmark, percent, replay),
+                repetition_penalty=_PENALTIES.get(protocol or ""),
+                unpublished=frozenset(layers),
+                obstacle=obstacle,
             )
         )
 

@@ -94,9 +94,7 @@ def differences(run: Run, figure: PublishedFigure) -> list[str]:
     if figure.protocol is not None:
         facts.append(("protocol", figure.protocol, settings.get("protocol")))
     facts.append(("rollouts", 1, settings["rollouts"]))
-    temperature = settings["sampling"]["temperature"]
-    is_greedy = temperature is not None and temperature <= GREEDY
-    facts.append(("temperature", 0, 0 if is_greedy else temperature))
+    facts += _decoding_facts(figure, settings)
     if benchmark.score == STRICT_SCORE:
         facts.append(("task", "we-math, for its strict score", _strict_task(settings)))
     part = published_part(list(run.records.values()), benchmark)
@@ -105,6 +103,20 @@ def differences(run: Run, figure: PublishedFigure) -> list[str]:
     facts.append(("errors", 0, sum(each["error"] is not None for each in part)))
     reasons += [f"{name} {theirs} (here {ours})" for name, theirs, ours in facts if theirs != ours]
     return reasons
+
+
+def _decoding_facts(figure: PublishedFigure, settings: Mapping[str, Any]) -> list[Fact]:
+    sampling = settings["sampling"]
+    temperature = sampling["temperature"]
+    is_greedy = sampling.get("top_k") == 1 or (temperature is not None and temperature <= GREEDY)
+    facts: list[Fact] = [("temperature", 0, 0 if is_greedy else temperature)]
+    penalty = sampling.get("repetition_penalty")
+    if penalty is not None and figure.repetition_penalty is not None:
+        facts.append(("repetition-penalty", figure.repetition_penalty, penalty))
+    one_turn = settings.get("limits", {}).get("max_steps") == 1
+    if figure.protocol == "deepeyes" and one_turn:
+        facts.append(("tools", "on", "off"))  # an episode of one turn sees no result of a call
+    return facts
 
 
 def _strict_task(settings: Mapping[str, Any]) -> str:

@@ -88,6 +88,14 @@ STATE = HR_BENCH["replay"]
         ({"rollouts": 8}, "rollouts 1 (here 8)"),
         ({"sampling": {"temperature": 1.0}}, "temperature 0 (here 1.0)"),
         ({"sampling": {"temperature": 1e-6}}, None),
+        ({"sampling": {"temperature": 1.0, "top_k": 1}}, None),
+        ({"sampling": {"temperature": None}}, "temperature 0 (here None)"),
+        (
+            {"sampling": {"temperature": 0.0, "repetition_penalty": 1.05}},
+            "repetition-penalty 1.0 (here 1.05)",
+        ),
+        ({"sampling": {"temperature": 0.0, "repetition_penalty": 1.0}}, None),
+        ({"limits": {"max_steps": 1}}, None),
     ],
 )
 def test_each_setting_of_token_replay_counts(changes: dict[str, Any], reason: str | None) -> None:
@@ -103,6 +111,8 @@ def test_each_setting_of_token_replay_counts(changes: dict[str, Any], reason: st
         ({"replay": {**STATE, "tau": 0.9}}, None),
         ({"replay": {**STATE, "theta": list(ReplayConfig().limits)}}, None),
         ({"replay": {**STATE, "steps": 3}}, None),
+        ({"limits": {"max_steps": 1}}, "tools on (here off)"),
+        ({"sampling": {"temperature": 0.0, "repetition_penalty": 1.05}}, None),
     ],
 )
 def test_each_setting_of_state_replay_counts(changes: dict[str, Any], reason: str | None) -> None:
