@@ -198,6 +198,7 @@ REMARKS = (
     "Four figures of Qwen2.5-VL-7B-Instruct (VideoMMMU 47.4, MMVU 50.1, MMMU 58.6, MMMU-Pro 38.3) "
     "are those of the model's own report (arXiv 2502.13923), where 50.1 is of all questions of "
     "MMVU's validation set.",
+    "Table 2 has figures of two closed models too, whose columns MMMU and MMMU-Pro look exchanged.",
     "The number of layers L is published for MM-Eureka-Qwen-7B (16) and VL-Rethinker-7B (24).",
 )
 """What is inconsistent or open in the published figures."""
