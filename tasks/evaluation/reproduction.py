@@ -95,8 +95,8 @@ def differences(run: Run, figure: PublishedFigure) -> list[str]:
         facts.append(("protocol", figure.protocol, settings.get("protocol")))
     facts.append(("rollouts", 1, settings["rollouts"]))
     facts += _decoding_facts(figure, settings)
-    if benchmark.score == STRICT_SCORE:
-        facts.append(("task", "we-math, for its strict score", _strict_task(settings)))
+    if benchmark.score == STRICT_SCORE and settings["task"] != "we-math":
+        facts.append(("task", "we-math with its strict score", settings["task"]))
     part = published_part(list(run.records.values()), benchmark)
     name = "samples" if benchmark.split is None else f"samples of the split {benchmark.split}"
     facts.append((name, benchmark.samples, len(part)))
@@ -119,19 +119,13 @@ def _decoding_facts(figure: PublishedFigure, settings: Mapping[str, Any]) -> lis
     return facts
 
 
-def _strict_task(settings: Mapping[str, Any]) -> str:
-    is_strict = settings["task"] == "we-math"
-    return "we-math, for its strict score" if is_strict else str(settings["task"])
-
-
-def _replay_facts(
-    figure: PublishedFigure, recorded: Mapping[str, Any]
-) -> list[tuple[str, Any, Any]]:
+def _replay_facts(figure: PublishedFigure, recorded: Mapping[str, Any]) -> list[Fact]:
     """Compare the settings of the replay.
 
     A setting that the run did not record, because it is older, is not compared.
     """
     ours = _effective({**OLD_JOURNALS, **recorded})
+    # All figures were made by the released code, whatever the paper's text says.
     theirs = _effective({**asdict(figure.replay), "alignment": "reference"})
     others = OF_STATE_REPLAY if figure.replay.method is Method.TOKEN else OF_TOKEN_REPLAY
     names = theirs.keys() & ours.keys() - WITHOUT_EFFECT - others - figure.unpublished

@@ -172,7 +172,7 @@ def test_we_math_needs_its_strict_score() -> None:
     boxed = {"protocol": "boxed", "policy": "MM-Eureka-Qwen-7B"}
     assert compared(run_with(1740, task="we-math", data="WeMath.tsv", **boxed)) == (36.8, [])
     run = run_with(1740, task="image-qa", data="WeMath.tsv", **boxed)
-    assert compared(run) == (36.8, ["task we-math, for its strict score (here image-qa)"])
+    assert compared(run) == (36.8, ["task we-math with its strict score (here image-qa)"])
 
 
 def test_the_cells_of_table_5_are_told_apart() -> None:
