@@ -45,6 +45,25 @@ class Benchmark:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """How a policy's answers were made, as the released code has it; None where it does not say.
+
+    Attributes:
+        repetition_penalty: The penalty of decoding; for agents and videos, the checkpoint's own.
+        max_new_tokens: The largest number of tokens of a turn.
+        turns: The largest number of turns of an episode, for agents.
+        image_pixels: The smallest and the largest number of pixels of a picture.
+        frame_pixels: The same of a frame of a video.
+    """
+
+    repetition_penalty: float
+    max_new_tokens: int
+    turns: int | None = None
+    image_pixels: tuple[int | None, int | None] | None = None
+    frame_pixels: tuple[int | None, int | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedFigure:
     """A cell of the paper's tables, and the settings of its run.
 
@@ -56,7 +75,7 @@ class PublishedFigure:
         benchmark: The column.
         percent: The figure.
         replay: The settings of the replay, with method "none" for the plain policy.
-        repetition_penalty: The penalty of decoding; None where the paper does not say.
+        conditions: How the answers were made; None where nothing is published.
         unpublished: Fields of `replay` that are not published, and so are not compared.
         obstacle: The reason why no run can be this one, if there is one.
     """
@@ -68,7 +87,7 @@ class PublishedFigure:
     benchmark: Benchmark
     percent: float
     replay: ReplayConfig
-    repetition_penalty: float | None = None
+    conditions: Conditions | None = None
     unpublished: frozenset[str] = frozenset()
     obstacle: str | None = None
 
@@ -142,8 +161,15 @@ PAPER_REPLAY: Mapping[str, ReplayConfig] = {
 }
 """The replay of each policy's main row; L is 24 for VL-Rethinker-7B, 16 for MM-Eureka-Qwen-7B."""
 
-_PENALTIES = {"boxed": 1.0, "deepeyes": 1.05, "video-r1": 1.05}
-"""The repetition penalty by protocol: for agents and videos, the checkpoints' own."""
+CONDITIONS: Mapping[str, Conditions] = {
+    "DeepEyes-7B": Conditions(1.05, 8192, turns=11),
+    "Video-R1-7B": Conditions(1.05, 2048, frame_pixels=(None, 200_704)),
+    "MM-Eureka-Qwen-7B": Conditions(1.0, 2048, image_pixels=(3_136, 501_760)),
+    "VL-Rethinker-7B": Conditions(1.0, 2048, image_pixels=(200_704, 1_003_520)),
+    "MMR1-Math-v0-7B": Conditions(1.0, 2048),
+    "MM-Eureka-Qwen-32B": Conditions(1.0, 2048),
+}
+"""The conditions of all figures of a policy."""
 
 _UNPUBLISHED_LAYERS = ("MMR1-Math-v0-7B", "MM-Eureka-Qwen-32B")
 """The policies whose L is not published."""
@@ -221,7 +247,7 @@ def _figures() -> list[PublishedFigure]:
         result.append(
             PublishedFigure(
                 *(table, policy, base, protocol, benchmark, percent, replay),
-                repetition_penalty=_PENALTIES.get(protocol or ""),
+                conditions=CONDITIONS.get(policy),
                 unpublished=frozenset(layers),
                 obstacle=obstacle,
             )

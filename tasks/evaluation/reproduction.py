@@ -11,6 +11,7 @@ from visreplay.tasks.evaluation.paper import (
     FIGURES,
     STATE,
     Benchmark,
+    Conditions,
     PublishedFigure,
     same_name,
     simplify,
@@ -94,7 +95,12 @@ def differences(run: Run, figure: PublishedFigure) -> list[str]:
     if figure.protocol is not None:
         facts.append(("protocol", figure.protocol, settings.get("protocol")))
     facts.append(("rollouts", 1, settings["rollouts"]))
-    facts += _decoding_facts(figure, settings)
+    sampling = settings["sampling"]
+    temperature = sampling["temperature"]
+    is_greedy = sampling.get("top_k") == 1 or (temperature is not None and temperature <= GREEDY)
+    facts.append(("temperature", 0, 0 if is_greedy else temperature))
+    if figure.conditions is not None:
+        facts += _condition_facts(figure.conditions, settings)
     if benchmark.score == STRICT_SCORE and settings["task"] != "we-math":
         facts.append(("task", "we-math with its strict score", settings["task"]))
     part = published_part(list(run.records.values()), benchmark)
@@ -105,17 +111,25 @@ def differences(run: Run, figure: PublishedFigure) -> list[str]:
     return reasons
 
 
-def _decoding_facts(figure: PublishedFigure, settings: Mapping[str, Any]) -> list[Fact]:
-    sampling = settings["sampling"]
-    temperature = sampling["temperature"]
-    is_greedy = sampling.get("top_k") == 1 or (temperature is not None and temperature <= GREEDY)
-    facts: list[Fact] = [("temperature", 0, 0 if is_greedy else temperature)]
-    penalty = sampling.get("repetition_penalty")
-    if penalty is not None and figure.repetition_penalty is not None:
-        facts.append(("repetition-penalty", figure.repetition_penalty, penalty))
-    one_turn = settings.get("limits", {}).get("max_steps") == 1
-    if figure.protocol == "deepeyes" and one_turn:
-        facts.append(("tools", "on", "off"))  # an episode of one turn sees no result of a call
+def _condition_facts(conditions: Conditions, settings: Mapping[str, Any]) -> list[Fact]:
+    """Compare how the answers were made; what the run did not record is not compared."""
+    sampling, recipe = settings["sampling"], settings.get("recipe", {})
+    facts: list[Fact] = [
+        (name.replace("_", "-"), getattr(conditions, name), sampling[name])
+        for name in ("repetition_penalty", "max_new_tokens")
+        if sampling.get(name) is not None
+    ]
+    limits = (settings.get("limits", {}), recipe.get("limits", {}))
+    turns = next((each["max_steps"] for each in limits if each.get("max_steps")), None)
+    if conditions.turns is not None and turns is not None:
+        facts.append(("turns", conditions.turns, turns))
+    for medium in ("image", "frame"):
+        published = getattr(conditions, f"{medium}_pixels")
+        budget = recipe.get("pixels", {}).get(medium)
+        if published is not None and budget is not None:
+            facts.append((f"{medium}-pixels", published, (budget["min"], budget["max"])))
+    if missing := recipe.get("expects"):
+        facts.append(("texts", "of the checkpoint's training", f"another {' and '.join(missing)}"))
     return facts
 
 

@@ -25,14 +25,19 @@ def replay_of(config: ReplayConfig, **changes: Any) -> dict[str, Any]:
     return {**asdict(config), "alignment": "reference", **changes}
 
 
+def greedy(tokens: int, **changes: Any) -> dict[str, Any]:
+    return {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": tokens, **changes}
+
+
 MATHVERSE = {
+    "sampling": greedy(2048),
     "task": "mathverse",
     "data": "MathVerse_MINI_Vision_Only.tsv",
     "policy": "TIGER-Lab/VL-Rethinker-7B",
     "protocol": "boxed",
     "replay": replay_of(ReplayConfig.paper(replay_layers=24)),
 }
-HR_BENCH = {"replay": replay_of(ReplayConfig.paper(Method.STATE))}
+HR_BENCH = {"sampling": greedy(8192), "replay": replay_of(ReplayConfig.paper(Method.STATE))}
 
 
 def run_with(samples: int, *, category: str | None = None, **settings: Any) -> Run:
@@ -65,6 +70,7 @@ def test_the_paper_s_own_runs() -> None:
     assert mathverse(policy="Qwen/Qwen2.5-VL-7B-Instruct", replay={"method": "none"})[0] == 41.1
 
 
+BOXED = {"protocol": "boxed", "sampling": greedy(2048)}
 TOKEN = MATHVERSE["replay"]
 STATE = HR_BENCH["replay"]
 
@@ -86,15 +92,25 @@ STATE = HR_BENCH["replay"]
         ({"base": "runs/other-base"}, "base Qwen2.5-VL-7B-Instruct (here other-base)"),
         ({"protocol": "hermes"}, "protocol boxed (here hermes)"),
         ({"rollouts": 8}, "rollouts 1 (here 8)"),
-        ({"sampling": {"temperature": 1.0}}, "temperature 0 (here 1.0)"),
-        ({"sampling": {"temperature": 1e-6}}, None),
-        ({"sampling": {"temperature": 1.0, "top_k": 1}}, None),
-        ({"sampling": {"temperature": None}}, "temperature 0 (here None)"),
+        ({"sampling": greedy(2048, temperature=1.0)}, "temperature 0 (here 1.0)"),
+        ({"sampling": greedy(2048, temperature=1e-6)}, None),
+        ({"sampling": greedy(2048, temperature=1.0, top_k=1)}, None),
+        ({"sampling": greedy(2048, temperature=None)}, "temperature 0 (here None)"),
+        ({"sampling": greedy(64)}, "max-new-tokens 2048 (here 64)"),
         (
-            {"sampling": {"temperature": 0.0, "repetition_penalty": 1.05}},
+            {"sampling": greedy(2048, repetition_penalty=1.05)},
             "repetition-penalty 1.0 (here 1.05)",
         ),
-        ({"sampling": {"temperature": 0.0, "repetition_penalty": 1.0}}, None),
+        ({"sampling": greedy(2048, repetition_penalty=1.0)}, None),
+        (
+            {"recipe": {"pixels": {"image": {"min": None, "max": None}}}},
+            "image-pixels (200704, 1003520) (here (None, None))",
+        ),
+        ({"recipe": {"pixels": {"image": {"min": 200_704, "max": 1_003_520}}}}, None),
+        (
+            {"recipe": {"expects": ["suffix"]}},
+            "texts of the checkpoint's training (here another suffix)",
+        ),
         ({"limits": {"max_steps": 1}}, None),
     ],
 )
@@ -111,8 +127,10 @@ def test_each_setting_of_token_replay_counts(changes: dict[str, Any], reason: st
         ({"replay": {**STATE, "tau": 0.9}}, None),
         ({"replay": {**STATE, "theta": list(ReplayConfig().limits)}}, None),
         ({"replay": {**STATE, "steps": 3}}, None),
-        ({"limits": {"max_steps": 1}}, "tools on (here off)"),
-        ({"sampling": {"temperature": 0.0, "repetition_penalty": 1.05}}, None),
+        ({"limits": {"max_steps": 1}}, "turns 11 (here 1)"),
+        ({"limits": {"max_steps": None}, "recipe": {"limits": {"max_steps": 11}}}, None),
+        ({"recipe": {"limits": {"max_steps": 6}}}, "turns 11 (here 6)"),
+        ({"sampling": greedy(8192, repetition_penalty=1.05)}, None),
     ],
 )
 def test_each_setting_of_state_replay_counts(changes: dict[str, Any], reason: str | None) -> None:
@@ -147,9 +165,7 @@ def test_a_part_of_a_benchmark_is_another_run() -> None:
 
 
 def test_only_the_published_split_of_mmmu_counts() -> None:
-    run = run_with(
-        1050, task="mmmu", data="MMMU_DEV_VAL.tsv", policy="MMR1-Math-v0-7B", protocol="boxed"
-    )
+    run = run_with(1050, task="mmmu", data="MMMU_DEV_VAL.tsv", policy="MMR1-Math-v0-7B", **BOXED)
     for number, each in enumerate(run.records.values()):
         each["split"] = "dev" if number < 150 else "validation"
     assert compared(run) == (56.7, [])
@@ -161,7 +177,7 @@ def test_some_figures_are_of_no_run_at_all() -> None:
     probe = run_with(268, task="visual-probe-medium", data="VisualProbe_Medium.json", **HR_BENCH)
     percent, (reason,) = compared(probe)
     assert percent == 84.7 and "first capital letter" in reason
-    boxed = {"protocol": "boxed", "policy": "MM-Eureka-Qwen-7B"}
+    boxed = {**BOXED, "policy": "MM-Eureka-Qwen-7B"}
     for file in ("MMMU_Pro_10c", "MMMU_Pro_V"):
         pro = run_with(1730, task="image-qa", data=f"data/{file}.tsv", **boxed)
         percent, (reason,) = compared(pro)
@@ -169,7 +185,7 @@ def test_some_figures_are_of_no_run_at_all() -> None:
 
 
 def test_we_math_needs_its_strict_score() -> None:
-    boxed = {"protocol": "boxed", "policy": "MM-Eureka-Qwen-7B"}
+    boxed = {**BOXED, "policy": "MM-Eureka-Qwen-7B"}
     assert compared(run_with(1740, task="we-math", data="WeMath.tsv", **boxed)) == (36.8, [])
     run = run_with(1740, task="image-qa", data="WeMath.tsv", **boxed)
     assert compared(run) == (36.8, ["task we-math with its strict score (here image-qa)"])

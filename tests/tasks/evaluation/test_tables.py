@@ -21,7 +21,10 @@ def hr_bench(folder: Path, right: int, *, errors: int = 0, **settings: Any) -> R
         record("single-0", True, category="FSP"),
     ]
     by_id = {each["sample_id"]: each for each in records}
-    return Run(folder, {**SETTINGS, **settings}, cast(dict[str, SampleRecord], by_id))
+    sampling = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 8192}
+    return Run(
+        folder, {**SETTINGS, "sampling": sampling, **settings}, cast(dict[str, SampleRecord], by_id)
+    )
 
 
 def test_a_figure_of_the_paper_stands_beside_the_run_that_it_is_of(tmp_path: Path) -> None:
@@ -131,7 +134,8 @@ def test_markdown_and_a_run_of_errors(tmp_path: Path) -> None:
 
 
 def test_notes_stand_below_the_table(tmp_path: Path) -> None:
-    run = run_of(tmp_path / "x", record("1", True, category="FCP"))
+    sampling = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 8192}
+    run = run_of(tmp_path / "x", record("1", True, category="FCP"), sampling=sampling)
     for more in ([], ["--markdown"]):
         result = CliRunner().invoke(app, ["table", str(run.folder), *more])
         assert "[1] not the run of the paper's 53.7: samples 400 (here 1)\n" in result.stdout
