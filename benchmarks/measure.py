@@ -141,13 +141,13 @@ def summary(result: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
             np.array([pass_at_k(ROLLOUTS, count, k) for count in each["right"]])
             for each in (result, against)
         )
-        row[f"pass@{k}"] = _estimate(ours)
-        row[f"pass@{k} difference"] = _estimate(ours - theirs)
+        row[f"pass@{k}"] = _estimate(ours, (0.0, 1.0))
+        row[f"pass@{k} difference"] = _estimate(ours - theirs, (-1.0, 1.0))
     return row
 
 
-def _estimate(values: Any) -> dict[str, Any]:
-    low, high = bootstrap_interval(values)
+def _estimate(values: Any, bounds: tuple[float, float]) -> dict[str, Any]:
+    low, high = bootstrap_interval(values, bounds=bounds)
     return {"value": float(values.mean()), "interval": [float(low), float(high)]}
 
 

@@ -45,9 +45,14 @@ _DATASETS: dict[str, tuple[TaskInfo, ...]] = {
         TaskInfo("mathvista", _OPEN_TEXT, _TSV),
         TaskInfo("mathverse", _OPEN_MATHEMATICS, _TSV),
         TaskInfo("mathvision", _OPEN_MATHEMATICS, _TSV),
+        TaskInfo("dynamath", f"{_LETTER}; open questions: number to 0.001, or text", _TSV),
         TaskInfo("logicvista", f"{_LETTER}; open questions: all of the letters", _TSV),
         TaskInfo("mmmu", _OPEN_TEXT, _TSV),
+        TaskInfo("mmmu-pro", _OPEN_TEXT, _TSV),
         TaskInfo("image-qa", _OPEN_TEXT, _TSV),
+    ),
+    "we_math.WeMath": (
+        TaskInfo("we-math", f"{_LETTER}; strict score of whole problems", f"{_TSV}; ID, key"),
     ),
     "mmvu.MMVU": (
         TaskInfo(

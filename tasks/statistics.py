@@ -78,18 +78,29 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def bootstrap_interval(
-    values: Floats, draws: int = 10_000, groups: Sequence[str] | None = None
+    values: Floats,
+    draws: int = 10_000,
+    groups: Sequence[str] | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> tuple[Floats, Floats]:
     """Compute 95 % percentile intervals of means over samples, drawn with replacement.
+
+    A bootstrap knows only the values that occurred: where all samples are right, it has no width.
+    With `bounds`, an interval is at least as wide as what may have been missed: of n samples, a
+    value that none of them has may still have a share of up to `1 - 0.025 ** (1 / n)`, and may be
+    as low or as high as the bounds. This is Clopper and Pearson's limit for no event among n
+    (Biometrika 26, 1934; Hanley and Lippman-Hand, JAMA 249, 1983).
 
     Args:
         values: A row per sample, `(samples, ...)`.
         draws: Number of sets of samples to draw.
         groups: The group of each sample, where samples of one group are not independent. Whole
-            groups are drawn then (the cluster bootstrap).
+            groups are drawn then (the cluster bootstrap), and n counts groups.
+        bounds: The lowest and the highest value that a sample can have, if there are such.
 
     Returns:
-        Lower and upper ends, each of the shape of a row.
+        Lower and upper ends, each of the shape of a row. Without bounds, a single sample or group
+        says nothing about the spread: the ends are infinite.
     """
     rows = values.reshape(len(values), -1)
     names = range(len(rows)) if groups is None else groups
@@ -105,14 +116,30 @@ def bootstrap_interval(
         draw = rng.integers(samples, size=size)
         times_drawn = np.apply_along_axis(np.bincount, 1, draw, minlength=samples)
         means.append(times_drawn @ sums / (times_drawn @ counts)[:, None])
-    ends = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
-    low, high = ends.reshape(2, *values.shape[1:])
-    return low, high
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
+    if bounds is not None:
+        missed = 1 - 0.025 ** (1 / samples)
+        mean = rows.mean(axis=0)
+        low = np.minimum(low, mean - missed * (mean - bounds[0]))
+        high = np.maximum(high, mean + missed * (bounds[1] - mean))
+    elif samples == 1:
+        low, high = np.full_like(low, -np.inf), np.full_like(high, np.inf)
+    return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
 
 
-def estimates(values: Floats, groups: Sequence[str] | None = None) -> list[Estimate]:
-    """Estimate the mean of every column, with its bootstrap interval over rows (samples)."""
-    low, high = bootstrap_interval(values, groups=groups)
+def estimates(
+    values: Floats,
+    groups: Sequence[str] | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> list[Estimate]:
+    """Estimate the mean of every column, with its bootstrap interval over rows (samples).
+
+    Args:
+        values: A row per sample and a column per mean, `(samples, columns)`.
+        groups: As in `bootstrap_interval`.
+        bounds: As in `bootstrap_interval`; differences of shares lie in (-1, 1).
+    """
+    low, high = bootstrap_interval(values, groups=groups, bounds=bounds)
     return [
         Estimate(*map(float, each)) for each in zip(values.mean(axis=0), low, high, strict=True)
     ]

@@ -38,6 +38,8 @@ class Sample:
         category: The part of the task that the sample belongs to; tables have a row for each.
         group: The name of a set of samples that depend on each other, such as the cycles of one
             question: intervals resample whole groups. None for an independent sample.
+        split: The split of the data set that the sample is in, such as "dev" or "validation", where
+            one file holds several and figures are published for one of them.
         facts: Whatever else the generator or the data set knows, for scoring and analysis. No
             model is shown it.
     """
@@ -49,6 +51,7 @@ class Sample:
     video: Path | None = None
     category: str | None = None
     group: str | None = None
+    split: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
 

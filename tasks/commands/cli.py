@@ -39,6 +39,7 @@ COMMANDS = (
     CommandInfo("tasks", EVALUATION, "List the tasks for eval and analyze."),
     CommandInfo("eval", EVALUATION, "Evaluate an agent on a task.", "evaluation"),
     CommandInfo("table", EVALUATION, "Print runs beside the paper's figures."),
+    CommandInfo("paper", EVALUATION, "Print the paper's own figures."),
     CommandInfo("compare", EVALUATION, "Compare two runs sample by sample."),
     CommandInfo("view", EVALUATION, "Show runs on one HTML page."),
     CommandInfo("export", EVALUATION, "Write a run for Inspect or VLMEvalKit."),

@@ -24,12 +24,13 @@ def compare(
     comparison = compare_runs(first, second)
     grid = TextTable(
         f"{len(comparison.paired)} samples of {first.settings['task']} in both, in %; "
-        "the difference with its 95 % interval (bootstrap over pairs)",
+        "the difference with its 95 % interval",
         ["metric", first.name, second.name, f"{second.name} - {first.name}"],
         [
             [metric, f"{100 * a:.1f}", f"{100 * b:.1f}", difference.percent]
             for metric, (a, b, difference) in comparison.metrics.items()
-        ],
+        ]
+        + [["errors", *map(str, comparison.errors), ""]],
     )
     grid.show(console, markdown=markdown)
     for line in summary_lines(comparison, first.name, second.name):

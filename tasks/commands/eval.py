@@ -91,7 +91,6 @@ def evaluation(
     from visreplay.agent.episode.visual_agent import versions
 
     console = Console(highlight=False)
-    out = out or Path("runs/eval") / f"{task}-{replay['method']}"
     sampling = episode.sampling.build(temperature=1.0 if rollouts > 1 else 0.0)
     if rollouts > 1 and not sampling.temperature:
         raise ValueError(
@@ -104,6 +103,7 @@ def evaluation(
     ids = select(source.sample_ids(), limit=limit, sample_ids=chosen, shuffle=shuffle)
     choice = PairChoice.of(pair, console)
     config = choice.config(replay.values)
+    out = out or Path("runs/eval") / f"{task}-{config.method}"
     settings = {
         "task": source.name,
         "data": data and str(data),

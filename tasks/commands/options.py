@@ -11,6 +11,7 @@ from visreplay.agent.episode.limits import Limits
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import PROTOCOLS
 from visreplay.agent.serving.auth import LOOPBACK, check_access
+from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.settings import PANELS, Overrides
 
 MODEL = "Model"
@@ -63,6 +64,14 @@ class PairOptions:
         str | None,
         _model("Processor for both models: a folder or a hub id. Default: the policy's."),
     ] = None
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="Replay as the paper does with this policy; other options change single settings.",
+            rich_help_panel=PANELS[ReplayConfig],
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
 from visreplay.tasks.commands.options import EpisodeOptions, PairOptions
+from visreplay.tasks.evaluation.paper import paper_replay
 from visreplay.tools import ImageStore
 
 
@@ -72,6 +73,7 @@ class PairChoice:
 
         Raises:
             ConfigError: The settings do not go together.
+            ValueError: `--paper`, but the paper has no row of the policy.
         """
         settings = dict(settings)
         if "theta" in settings:
@@ -83,7 +85,12 @@ class PairChoice:
                 )
             settings["theta"] = replay_core.load_theta(settings["theta"])
         tuned = self.embedded.settings if self.embedded else {}
-        return tuned_config(tuned, settings.pop("method", Method.TOKEN), **settings)
+        method = Method.TOKEN
+        if self.options.paper:
+            row = paper_replay(self.policy)
+            tuned = {each: ReplayConfig.paper(each) for each in (Method.TOKEN, Method.STATE)}
+            tuned[row.method], method = row, row.method
+        return tuned_config(tuned, settings.pop("method", method), **settings)
 
     def load(self, replay_layers: int | None = None) -> "replay_core.ModelPair":
         """Load both models.

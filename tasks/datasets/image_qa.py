@@ -1,6 +1,6 @@
 """The table of images, questions and answers in which VLMEvalKit keeps its data sets.
 
-MathVista, MathVerse, MathVision, LogicVista, MMMU and others as TSV files:
+MathVista, MathVerse, MathVision, DynaMath, LogicVista, MMMU, MMMU-Pro and others as TSV files:
 
     index  image      question                       A        B       answer  category
     0      iVBORw0..  Which pipe drains the tank?    The red  Both    A       Physics
@@ -12,9 +12,14 @@ MathVista, MathVerse, MathVision, LogicVista, MMMU and others as TSV files:
 column, `image_path` is a path. Options are columns, or a list in `choices`, or lines in the
 question. An answer without options is compared by the rule of the task, or as a number where
 `answer_type` is integer or float. LogicVista's answers are one letter or several: "A, C".
+
+`split` is the split of a sample, where a file holds several: MMMU_DEV_VAL.tsv has "dev" and
+"validation". DynaMath has ten variants of each question, which share their `qid`; its numbers are
+right within 0.001.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
 from typing import ClassVar
@@ -41,11 +46,17 @@ OPEN_RULES = {
     "mathvista": "text",
     "mathverse": "mathematics",
     "mathvision": "mathematics",
+    "dynamath": "text",
     "logicvista": "letters",
     "mmmu": "text",
+    "mmmu-pro": "text",
+    "we-math": "text",
     "image-qa": "text",
 }
 """The rule by which each task compares open answers."""
+
+DYNAMATH_TOLERANCE = 0.001
+"""The tolerance of DynaMath's own evaluation (arXiv 2411.00836)."""
 
 _OPEN_TYPES = {"free_form", "free-form", "open", "open-ended"}
 
@@ -54,7 +65,7 @@ class ImageQA(FileTask):
     """A task in this layout."""
 
     suffixes: ClassVar = (".tsv",)
-    columns: ClassVar = ("index", "question", "answer")
+    columns: ClassVar[Sequence[str]] = ("index", "question", "answer")
 
     def __init__(self, name: str, data: Path) -> None:
         if OPEN_RULES[name] == "mathematics":
@@ -85,6 +96,8 @@ class ImageQA(FileTask):
             answer=answer_letter(row, field, options) if options else row.text("answer"),
             images=images,
             category=category,
+            group=row.optional("qid") if self.name == "dynamath" else None,
+            split=row.optional("split"),
             facts={"options": options, "rule": rule, "tolerance": tolerance},
         )
 
@@ -103,12 +116,16 @@ class ImageQA(FileTask):
     def _open_rule(self, row: Row) -> tuple[str, float]:
         """Choose the rule and, for numbers, the tolerance: half a unit of the last decimal."""
         kind = row.optional("answer_type")
+        if kind == "multiple choice":  # its options stand in the picture, or within a line
+            return "letters", 0.0
         if kind not in ("integer", "float"):
             return OPEN_RULES[self.name], 0.0
         if stated_number(row.text("answer")) is None:
             raise row.error("answer", f"{row.text('answer')!r} is not a number, but {kind}")
         if kind == "integer":
             return "number", 1e-6
+        if self.name == "dynamath":
+            return "number", DYNAMATH_TOLERANCE + 1e-9
         precision = row.optional("precision") or "1"
         if not re.fullmatch(r"\d{1,2}(\.0)?", precision):
             raise row.error("precision", f"{precision!r} is not a number of decimals")

@@ -74,7 +74,7 @@ def compare(run_a: Run, run_b: Run) -> RunComparison:
     first = "accuracy" if min(counts) == 1 else "avg@k = pass@1"
     metrics = {}
     for (k, (rates_a, rates_b)), difference in zip(
-        rates.items(), estimates(changes, groups), strict=True
+        rates.items(), estimates(changes, groups, bounds=(-1.0, 1.0)), strict=True
     ):
         name = first if k == 1 else f"pass@{k}"
         metrics[name] = (float(rates_a.mean()), float(rates_b.mean()), difference)

@@ -108,9 +108,12 @@ def inspect_log(run: Run) -> "EvalLog":
     sampling = settings["sampling"]
     metrics: dict[str, EvalMetric] = {}
     if run.scored:
-        summary = summarise(run.scored.values(), with_cot=bool(settings.get("cot_checker")))
+        with_cot = bool(settings.get("cot_checker"))
+        summary = summarise(run.scored.values(), with_cot=with_cot, task=settings["task"])
         values = {"accuracy": summary.accuracy, **summary.metrics}
         metrics = {name: EvalMetric(name=name, value=each.value) for name, each in values.items()}
+        # Viewers show metrics side by side: samples with an error are in none of the others.
+        metrics["errors"] = EvalMetric(name="errors", value=len(run.errors))
     rollouts = int(settings["rollouts"])
     # Rollouts of one sample share pictures, but few samples do: a small cache is enough.
     picture = lru_cache(maxsize=256)(lambda reference: data_uri(run.store.get(reference)))

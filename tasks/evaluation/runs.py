@@ -48,6 +48,7 @@ class SampleRecord(TypedDict):
         expected: The right answer.
         category: The part of the task that the sample belongs to.
         group: The name of a set of samples that depend on each other (`Sample.group`).
+        split: The split of the data set that the sample is in (`Sample.split`).
         error: Type and message of the exception that ended the sample.
         rollouts: Empty after an error.
         seconds: Wall time of playing and scoring, without loading.
@@ -60,6 +61,7 @@ class SampleRecord(TypedDict):
     error: str | None
     rollouts: list[ScoredRollout]
     group: NotRequired[str | None]
+    split: NotRequired[str | None]
     seconds: NotRequired[float]
 
 
@@ -85,6 +87,7 @@ def record_of(sample: Sample, rollouts: Sequence[ScoredRollout]) -> SampleRecord
         "expected": sample.answer,
         "category": sample.category,
         "group": sample.group,
+        "split": sample.split,
         "error": None,
         "rollouts": list(rollouts),
     }

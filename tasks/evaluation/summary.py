@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from visreplay.tasks.evaluation.problem_scores import strict_scores
 from visreplay.tasks.evaluation.runs import SampleRecord
 from visreplay.tasks.statistics import Estimate, Floats, estimates, pass_at_k, wilson_interval
 
@@ -21,7 +22,8 @@ class Summary:
         rollouts: Episodes per sample.
         metrics: Shares with their 95 % intervals, by name. With one rollout, "accuracy"; with K
             rollouts, "avg@K" and "pass@1" to "pass@K"; with a checker of the reasoning, also
-            "CoT-pass@1" to "CoT-pass@K".
+            "CoT-pass@1" to "CoT-pass@K"; for We-Math also "strict score", over the problems of
+            which all questions are scored.
         mean_steps: Mean number of policy turns in an episode.
         seconds: Mean wall time of a sample, in seconds.
     """
@@ -44,12 +46,19 @@ class Summary:
         return self.metrics[self.first]
 
 
-def summarise(records: Iterable[SampleRecord], *, with_cot: bool = False) -> Summary:
+STRICT_SCORE = "strict score"
+"""The name of We-Math's score (`problem_scores`)."""
+
+
+def summarise(
+    records: Iterable[SampleRecord], *, with_cot: bool = False, task: str | None = None
+) -> Summary:
     """Summarise the records of a run, or of a part of it.
 
     Args:
         records: Records with the same number of rollouts each.
         with_cot: Whether a checker looked at the reasoning of right answers.
+        task: The name of the task, for a score of its own.
 
     Raises:
         ValueError: No record has a rollout, or their numbers of rollouts differ.
@@ -64,11 +73,14 @@ def summarise(records: Iterable[SampleRecord], *, with_cot: bool = False) -> Sum
         )
     episodes = [rollout["trajectory"] for record in scored for rollout in record["rollouts"]]
     (rollouts,) = counts
+    metrics = _metrics(scored, rollouts, with_cot)
+    if task == "we-math" and len(problems := strict_scores(scored)):
+        (metrics[STRICT_SCORE],) = estimates(problems[:, None])
     return Summary(
         n=len(scored),
         errors=len(everything) - len(scored),
         rollouts=rollouts,
-        metrics=_metrics(scored, rollouts, with_cot),
+        metrics=metrics,
         mean_steps=fmean(len(episode["steps"]) for episode in episodes),
         seconds=fmean(record.get("seconds", 0.0) for record in scored),
     )

@@ -1,15 +1,21 @@
-"""Tables of runs: the layout of the paper, and all metrics of each run."""
+"""Tables of runs: the layout of the paper, all metrics of each run, and the paper's own figures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visreplay.tasks.evaluation.paper import Benchmark, benchmark_of, reported_accuracy
-from visreplay.tasks.evaluation.runs import Run, SampleRecord
+from visreplay.tasks.evaluation.paper import FIGURES, REMARKS, PublishedFigure
+from visreplay.tasks.evaluation.reproduction import (
+    benchmark_of,
+    closest_figure,
+    differences,
+    published_part,
+)
+from visreplay.tasks.evaluation.runs import Run
 from visreplay.tasks.evaluation.summary import by_category, summarise
 
 
@@ -21,11 +27,13 @@ class TextTable:
         title: The line above the table.
         headings: The headings of the columns.
         rows: The cells, as many in each row as there are headings.
+        notes: Lines below the table.
     """
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
     def show(self, console: Console, *, markdown: bool = False) -> None:
         """Print the table, as text or as Markdown."""
@@ -35,7 +43,7 @@ class TextTable:
                 [cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines
             ]
             print(f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in cells), sep="\n")
-            print()
+            print(*(f"\n{note}" for note in self.notes), sep="\n")
             return
         # Rich would fold a table's own title to the width of the table.
         console.print(self.title, style="italic", markup=False, soft_wrap=True)
@@ -45,6 +53,10 @@ class TextTable:
         for row in self.rows:
             table.add_row(*map(escape, row))
         console.print(table)
+        for note in self.notes:
+            console.print(f" {note}", markup=False, soft_wrap=True)
+        if self.notes:
+            console.print()
 
 
 def tables(runs: Sequence[Run]) -> list[TextTable]:
@@ -53,11 +65,20 @@ def tables(runs: Sequence[Run]) -> list[TextTable]:
 
 
 def layout(runs: Sequence[Run]) -> TextTable:
-    """Make a row for each system and a column for each benchmark, beside the paper's accuracies."""
+    """Make a row for each system and a column for each benchmark.
+
+    The paper's figure stands beside a run if the run is the one that the figure is of; otherwise a
+    note says what is different.
+    """
     columns: list[str] = []
     rows: dict[str, dict[str, str]] = {}
+    notes: list[str] = []
     for run in runs:
-        column, cell = _cell(run)
+        column, cell, note = _cell(run)
+        if note is not None:
+            if note not in notes:
+                notes.append(note)
+            cell += f" [{notes.index(note) + 1}]"
         if column not in columns:
             columns.append(column)
         # Several runs of one system on one benchmark are distinguished by their folders.
@@ -70,34 +91,60 @@ def layout(runs: Sequence[Run]) -> TextTable:
             [system, *(cells.get(column, "-") for column in columns)]
             for system, cells in rows.items()
         ],
+        [f"[{number}] {note}" for number, note in enumerate(notes, 1)],
     )
 
 
-def _cell(run: Run) -> tuple[str, str]:
-    """Make the heading and the cell of a run: its accuracy, and the paper's."""
+def _cell(run: Run) -> tuple[str, str, str | None]:
+    """Make heading and cell of a run, and the note on a figure of the paper that is not its own."""
+    task = str(run.settings["task"])
+    records, column = list(run.records.values()), task
     benchmark = benchmark_of(run.settings)
-    records = list(run.records.values())
-    column = str(run.settings["task"])
-    if benchmark and (part := _part(records, benchmark)):
+    if benchmark and (part := published_part(records, benchmark)):
         records, column = part, benchmark.label
-    if not any(record["error"] is None for record in records):
-        return column, f"{len(records)} errors"
-    summary = summarise(records)
-    cell = summary.accuracy.percent
-    if summary.errors:
-        cell += f", {summary.errors} errors"
-    if benchmark and column == benchmark.label:
-        replayed = run.settings["replay"]["method"] != "none"
-        reported = reported_accuracy(str(run.settings["policy"]), benchmark, replayed=replayed)
-        cell += "" if reported is None else f"; paper {reported}"
-    return column, cell
+    errors = sum(record["error"] is not None for record in records)
+    if errors == len(records):
+        return column, f"{errors} errors", None
+    summary = summarise(records, task=task)
+    metric = summary.accuracy
+    if benchmark and benchmark.score in summary.metrics:
+        metric = summary.metrics[benchmark.score]
+        if metric is not summary.accuracy:
+            column += f", {benchmark.score}"
+    cell = metric.percent + (f", {errors} errors" if errors else "")
+    figure = closest_figure(run, benchmark) if benchmark else None
+    if figure is None:
+        return column, cell, None
+    if reasons := differences(run, figure):
+        return column, cell, f"not the run of the paper's {figure.percent}: {'; '.join(reasons)}"
+    return column, f"{cell}; paper {figure.percent}", None
 
 
-def _part(records: list[SampleRecord], benchmark: Benchmark) -> list[SampleRecord]:
-    """Choose the records that the paper's accuracy is about."""
-    if benchmark.category is None:
-        return records
-    return [each for each in records if benchmark.covers(each["category"] or "")]
+def paper_tables() -> list[TextTable]:
+    """Make the paper's tables, with remarks on what is inconsistent or open in them."""
+    tables: dict[str, list[PublishedFigure]] = {}
+    for figure in FIGURES:
+        tables.setdefault(figure.table, []).append(figure)
+    result = []
+    for title, figures in tables.items():
+        columns = list(dict.fromkeys(figure.benchmark.label for figure in figures))
+        rows: dict[str, dict[str, str]] = {}
+        for figure in figures:
+            rows.setdefault(figure.system, {})[figure.benchmark.label] = str(figure.percent)
+        lines = [[system, *(cells[each] for each in columns)] for system, cells in rows.items()]
+        obstacles: dict[str, dict[str, None]] = {}
+        for figure in figures:
+            if figure.benchmark.obstacle:
+                obstacles.setdefault(figure.benchmark.obstacle, {})[figure.benchmark.label] = None
+            if figure.obstacle:
+                obstacles.setdefault(figure.obstacle, {})[title] = None
+        notes = [
+            f"Not comparable with any run, {' and '.join(names)}: {why}."
+            for why, names in obstacles.items()
+        ]
+        result.append(TextTable(f"{title}, in %", ["system", *columns], lines, notes))
+    result[-1] = replace(result[-1], notes=REMARKS)
+    return result
 
 
 def details(run: Run) -> list[TextTable]:
@@ -113,7 +160,7 @@ def details(run: Run) -> list[TextTable]:
     if len(records) == errors:
         return [TextTable(title, ("", "all"), rows)]
     with_cot = bool(run.settings.get("cot_checker"))
-    everything = summarise(records, with_cot=with_cot)
+    everything = summarise(records, with_cot=with_cot, task=run.settings["task"])
     rows += [(name, metric.percent) for name, metric in everything.metrics.items()]
     rows += [
         ("turns an episode", f"{everything.mean_steps:.2f}"),

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -43,6 +44,81 @@ def test_bootstrap_intervals_of_normal_samples_are_as_wide_as_theory_says() -> N
     assert (low.shape, high.shape) == ((), ())
 
 
+def test_one_sample_says_nothing_about_a_mean_without_bounds() -> None:
+    low, high = bootstrap_interval(np.array([[0.5, 2.0]]))
+    assert low.tolist() == [-math.inf] * 2 and high.tolist() == [math.inf] * 2
+    one_group = bootstrap_interval(np.array([0.5, 2.0]), groups=["a", "a"])
+    assert [float(end) for end in one_group] == [-math.inf, math.inf]
+    (share,) = estimates(np.array([[1.0]]))
+    assert (share.low, share.high) == (pytest.approx(0.025), 1)
+
+
+SHARES = (0.9, 0.99, 0.997, 1.0)
+
+
+@pytest.mark.parametrize("n", [20, 100, 300])
+def test_intervals_of_shares_cover_them_near_the_ends(n: int) -> None:
+    # All runs there can be, as columns: in column k, k of n samples are right.
+    right = np.arange(n + 1)
+    values = (np.arange(n)[:, None] < right).astype(float)
+    low, high = bootstrap_interval(values, draws=2000, bounds=(0, 1))
+    blind_low, blind_high = bootstrap_interval(values, draws=2000)
+    for share in SHARES:
+        chance = np.array([math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in right])
+        assert chance.sum() == pytest.approx(1)
+        covered = (low <= share + 1e-12) & (share - 1e-12 <= high)
+        assert chance[covered].sum() >= 0.93, share
+    blind = (blind_low <= 0.997) & (blind_high >= 0.997)
+    chance = np.array([math.comb(n, k) * 0.997**k * 0.003 ** (n - k) for k in right])
+    assert chance[blind].sum() < 0.7  # what the bounds are for
+
+
+@pytest.mark.parametrize("n", [20, 100, 300])
+@pytest.mark.parametrize(
+    ("gain", "loss"), [(0.003, 0.003), (0.01, 0.0), (0.01, 0.003), (0.05, 0.02), (0.2, 0.1)]
+)
+def test_intervals_of_paired_differences_cover_them(n: int, gain: float, loss: float) -> None:
+    def most(rate: float) -> int:  # beyond this, counts have next to no chance
+        return min(n, math.ceil(n * rate + 6 * math.sqrt(n * rate + 1))) if rate else 0
+
+    counts = [
+        (won, lost)
+        for won in range(most(gain) + 1)
+        for lost in range(most(loss) + 1)
+        if won + lost <= n
+    ]
+    chance = np.array(
+        [
+            math.comb(n, won) * math.comb(n - won, lost)
+            * gain**won * loss**lost * (1 - gain - loss) ** (n - won - lost)
+            for won, lost in counts
+        ]
+    )  # fmt: skip
+    assert chance.sum() == pytest.approx(1, abs=1e-3)
+    won, lost = np.array(counts).T
+    sample = np.arange(n)[:, None]
+    values = (sample < won).astype(float) - ((sample >= won) & (sample < won + lost))
+    low, high = bootstrap_interval(values, draws=1000, bounds=(-1, 1))
+    covered = (low <= gain - loss + 1e-12) & (gain - loss - 1e-12 <= high)
+    assert chance[covered].sum() >= 0.93
+    assert (high - low).min() > 0
+
+
+def test_bounds_do_not_widen_intervals_that_are_wide_enough() -> None:
+    values = np.random.default_rng(0).uniform(0, 1, (300, 3))
+    np.testing.assert_array_equal(
+        bootstrap_interval(values, bounds=(0, 1)), bootstrap_interval(values)
+    )
+
+
+def test_groups_count_for_what_may_have_been_missed() -> None:
+    groups = [str(n // 4) for n in range(80)]
+    single = bootstrap_interval(np.ones(20), bounds=(0, 1))
+    fourfold = bootstrap_interval(np.ones(80), groups=groups, bounds=(0, 1))
+    np.testing.assert_allclose(fourfold, single)
+    assert float(single[0]) == pytest.approx(0.025 ** (1 / 20))
+
+
 def test_samples_of_one_group_count_as_one() -> None:
     values = np.random.default_rng(1).integers(0, 2, 100).astype(float)
     groups = [str(n) for n in range(100)]
@@ -57,7 +133,7 @@ def test_estimates_are_of_columns() -> None:
     one, other = estimates(np.array([[0.0, 1.0], [1.0, 1.0]]))
     assert (one.value, one.low, one.high) == (0.5, 0, 1)
     assert one.percent == "50.0 (0.0 to 100.0)"
-    assert (other.value, other.low, other.high) == (1, 1, 1)
+    assert (other.value, other.low, other.high) == (1, pytest.approx(0.025**0.5), 1)
 
 
 @pytest.mark.parametrize(

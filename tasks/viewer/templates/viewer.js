@@ -249,8 +249,10 @@ function setUp() {
   at("totals").append(...index.runs.map((run, r) => {
     const rollouts = index.samples.flatMap((sample) => sample.runs[r]?.rollouts ?? []);
     const right = rollouts.filter((rollout) => rollout.right).length;
+    const errors = index.samples.filter((sample) => sample.runs[r]?.error).length;
     return el("span", { class: "total" }, letters && el("b", {}, letters[r]), run.name,
-      el("em", { title: `${right} of ${rollouts.length} trajectories are right` }, rollouts.length ? `${(100 * right / rollouts.length).toFixed(1)} %` : "–"));
+      el("em", { title: `${right} of ${rollouts.length} trajectories are right` }, rollouts.length ? `${(100 * right / rollouts.length).toFixed(1)} %` : "–"),
+      errors ? el("em", { class: "warn", title: "samples that ended in an error are not counted" }, `${errors} errors`) : "");
   }));
   for (const name of Object.keys(isVerdict)) {
     if (name === "flipped" && index.runs.length < 2) continue;

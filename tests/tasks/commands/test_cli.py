@@ -8,6 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from visreplay.replay_core import EMBEDDED
+from visreplay.replay_core.config import Method, ReplayConfig
 from visreplay.tasks.commands.cli import app
 from visreplay.tasks.commands.options import PairOptions, ProtocolName
 from visreplay.tasks.commands.pair_choice import PairChoice
@@ -28,6 +29,22 @@ def scene(tmp_path: Path) -> str:
 def visreplay(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, list(arguments))
     return result.exit_code, result.stdout, result.stderr
+
+
+def paper_pair(policy: str) -> PairChoice:
+    options = PairOptions(policy=policy, base="Qwen/Qwen2.5-VL-7B-Instruct", paper=True)
+    return PairChoice.of(options, Console(quiet=True))
+
+
+def test_paper_takes_the_settings_of_the_policy_s_row() -> None:
+    agents, rethinker = paper_pair("ChenShawn/DeepEyes-7B"), paper_pair("TIGER-Lab/VL-Rethinker-7B")
+    assert agents.config({}) == ReplayConfig.paper(Method.STATE)
+    assert rethinker.config({}) == ReplayConfig.paper(Method.TOKEN, replay_layers=24)
+    assert rethinker.config({"tau": 0.2}) == ReplayConfig.paper(replay_layers=24, tau=0.2)
+    assert agents.config({"method": Method.TOKEN}) == ReplayConfig.paper(Method.TOKEN)
+    assert agents.config({"method": Method.NONE}).method is Method.NONE
+    with pytest.raises(ValueError, match="the paper has no row of 'runs/mine'"):
+        paper_pair("runs/mine").config({})
 
 
 def test_json_is_one_object_on_standard_output(scene: str) -> None:

@@ -130,7 +130,23 @@ def test_malformed_rows_are_refused(tmp_path: Path, fields: dict[str, object], e
         opened(tmp_path, "mathvista", **fields)
 
 
-@pytest.mark.parametrize("name", OPEN_RULES)
+def test_variants_of_a_question_of_dynamath_are_a_group(tmp_path: Path) -> None:
+    task, sample = opened(tmp_path, "dynamath", qid="7", answer_type="float", answer="2.236")
+    assert sample.group == "7"
+    assert task.is_right(sample, "\\boxed{2.2361}")
+    assert not task.is_right(sample, "2.24")
+    fields = {"answer_type": "multiple choice", "answer": "B"}
+    task, sample = opened(tmp_path, "dynamath", qid="8", **fields)
+    assert task.is_right(sample, "The answer is (B).")
+    assert not task.is_right(sample, "C")
+
+
+def test_a_split_is_kept(tmp_path: Path) -> None:
+    _, sample = opened(tmp_path, "mmmu", answer="x", split="validation", category="Art")
+    assert (sample.split, sample.category) == ("validation", "Art")
+
+
+@pytest.mark.parametrize("name", OPEN_RULES.keys() - {"we-math"})
 def test_every_task_of_the_layout_opens(tmp_path: Path, name: str) -> None:
     task, sample = opened(tmp_path, name, answer="B")
     assert task.is_right(sample, "The answer is B.")

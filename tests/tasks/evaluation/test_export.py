@@ -68,6 +68,7 @@ def test_inspect_ai_opens_an_export(run: Run, tmp_path: Path, suffix: str) -> No
     assert metrics["accuracy"].value == 0.75
     assert metrics["pass@2"].value == 1
     assert metrics["CoT-pass@2"].value == 0.5
+    assert metrics["errors"].value == 1
 
     assert log.samples is not None
     samples = {(each.id, each.epoch): each for each in log.samples}

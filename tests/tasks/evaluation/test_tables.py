@@ -1,44 +1,71 @@
-import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
-from records import record, run_of
+from records import SETTINGS, record, run_of
 from typer.testing import CliRunner
 
+from visreplay.replay_core.config import Method, ReplayConfig
 from visreplay.tasks.commands.cli import app
 from visreplay.tasks.evaluation.comparison import compare
-from visreplay.tasks.evaluation.paper import BENCHMARKS, benchmark_of, reported_accuracy
-from visreplay.tasks.evaluation.runs import Run
+from visreplay.tasks.evaluation.runs import Run, SampleRecord
 from visreplay.tasks.evaluation.summary import summarise
 from visreplay.tasks.evaluation.tables import details, layout
-from visreplay.tasks.registry import TASK_INFOS
 
 
-def hr_bench(folder: Path, method: str, right: int) -> Run:
-    """10 questions across instances, of which so many are right, and one about a single one."""
-    return run_of(
-        folder,
-        *(record(f"cross-{n}", n < right, category="FCP") for n in range(10)),
+def hr_bench(folder: Path, right: int, *, errors: int = 0, **settings: Any) -> Run:
+    """400 questions across instances, of which so many are right, and one about a single one."""
+    records = [
+        *(record(f"cross-{n}", n < right, category="FCP") for n in range(400 - errors)),
+        *(record(f"away-{n}", error="OSError: away", category="FCP") for n in range(errors)),
         record("single-0", True, category="FSP"),
-        replay={"method": method},
+    ]
+    by_id = {each["sample_id"]: each for each in records}
+    sampling = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 8192}
+    return Run(
+        folder, {**SETTINGS, "sampling": sampling, **settings}, cast(dict[str, SampleRecord], by_id)
     )
 
 
-def test_accuracies_stand_beside_those_of_the_paper(tmp_path: Path) -> None:
+def test_a_figure_of_the_paper_stands_beside_the_run_that_it_is_of(tmp_path: Path) -> None:
     other = run_of(tmp_path / "v", record("1", True), task="vstar", data="vstar.jsonl")
-    runs = [hr_bench(tmp_path / "a", "none", 5), hr_bench(tmp_path / "b", "token", 6), other]
+    state = {**asdict(ReplayConfig.paper(Method.STATE)), "alignment": "reference"}
+    runs = [hr_bench(tmp_path / "a", 200), hr_bench(tmp_path / "b", 240, replay=state), other]
     grid = layout(runs)
     assert grid.headings == ["system", "HR-Bench 4K FCP", "vstar"]
+    assert grid.notes == []
     plain, replay = grid.rows
     assert plain[0] == "DeepEyes-7B"
-    assert plain[1] == "50.0 (23.7 to 76.3); paper 53.7"
+    assert plain[1] == "50.0 (45.1 to 54.9); paper 53.7"
     assert plain[2].startswith("100.0")
-    assert replay[0] == "DeepEyes-7B + token replay"
-    assert replay[1] == "60.0 (31.3 to 83.2); paper 56.3"
+    assert replay[0] == "DeepEyes-7B + state replay"
+    assert replay[1] == "60.0 (55.1 to 64.7); paper 56.3"
     assert replay[2] == "-"
 
 
+def test_another_run_has_a_note_in_the_figure_s_place(tmp_path: Path) -> None:
+    token = {"replay": asdict(ReplayConfig()), "rollouts": 1}
+    runs = [hr_bench(tmp_path / name, 200, **token) for name in "ab"]
+    grid = layout([*runs, hr_bench(tmp_path / "c", 200, errors=3)])
+    assert [row[1] for row in grid.rows] == [
+        "50.0 (45.1 to 54.9) [1]", "50.0 (45.1 to 54.9) [1]", "50.4 (45.5 to 55.3), 3 errors [2]"
+    ]  # fmt: skip
+    assert grid.notes == [
+        "[1] not the run of the paper's 56.3: replay state (here token)",
+        "[2] not the run of the paper's 53.7: errors 0 (here 3)",
+    ]
+
+
+def test_a_sample_that_could_not_be_loaded_counts_in_every_column(tmp_path: Path) -> None:
+    run = hr_bench(tmp_path, 200)
+    run.records["lost"] = cast(
+        SampleRecord, {**record("lost", error="OSError: lost"), "question": None}
+    )
+    assert layout([run]).rows[0][1].startswith("50.0 (45.1 to 54.9), 1 errors")
+
+
 def test_two_runs_of_one_system_are_two_rows(tmp_path: Path) -> None:
-    runs = [hr_bench(tmp_path / name, "token", 5) for name in ("a", "b")]
+    runs = [hr_bench(tmp_path / name, 5, replay={"method": "token"}) for name in ("a", "b")]
     systems = [row[0] for row in layout(runs).rows]
     assert systems == ["DeepEyes-7B + token replay", "DeepEyes-7B + token replay (b)"]
 
@@ -92,7 +119,11 @@ def test_all_metrics_of_a_run_and_of_its_categories(tmp_path: Path) -> None:
 
 def test_markdown_and_a_run_of_errors(tmp_path: Path) -> None:
     run = run_of(tmp_path / "x", record("1", error="OSError: a|way"), record("2", error="x"))
-    result = CliRunner().invoke(app, ["table", str(run.folder), "--markdown"])
+    arguments = ["table", str(run.folder), "--markdown"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "2 of 2 samples of x ended in an error" in " ".join(result.stderr.split())
+    result = CliRunner().invoke(app, [*arguments, "--allow-errors"])
     assert result.exit_code == 0
     assert "| DeepEyes-7B | 2 errors |" in result.stdout
     assert "| errors | 2 |" in result.stdout
@@ -102,29 +133,25 @@ def test_markdown_and_a_run_of_errors(tmp_path: Path) -> None:
     assert "not the folder of a run" in " ".join(result.stderr.split())
 
 
-def test_accuracies_of_the_paper_are_found_by_task_or_file() -> None:
-    mathverse = benchmark_of({"task": "image-qa", "data": "data/MathVerse_MINI_Vision_Only.tsv"})
-    assert mathverse is not None and mathverse.label == "MathVerse(VO)"
-    assert reported_accuracy("FanqingM/MM-Eureka-Qwen-7B", mathverse, replayed=True) == 47.7
-    assert reported_accuracy("some/other", mathverse, replayed=True) is None
-    assert benchmark_of({"task": "visual-search-easy", "data": None}) is None
-    labels = [each.label for each in BENCHMARKS]
-    mmmu, pro = (BENCHMARKS[labels.index(name)] for name in ("MMMU", "MMMU-Pro"))
-    assert reported_accuracy("MMR1-Math-v0-7B", mmmu, replayed=False) == 56.7
-    assert reported_accuracy("MMR1-Math-v0-7B", pro, replayed=True) == 41.3
-    assert benchmark_of({"task": "video-mmmu", "data": "videommmu.json"}) not in (mmmu, pro)
+def test_notes_stand_below_the_table(tmp_path: Path) -> None:
+    sampling = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 8192}
+    run = run_of(tmp_path / "x", record("1", True, category="FCP"), sampling=sampling)
+    for more in ([], ["--markdown"]):
+        result = CliRunner().invoke(app, ["table", str(run.folder), *more])
+        assert "[1] not the run of the paper's 53.7: samples 400 (here 1)\n" in result.stdout
 
 
-def test_categories_of_the_paper_match_those_of_the_data_sets() -> None:
-    parts = {each.label: each for each in BENCHMARKS if each.category}
-    assert parts["HR-Bench 4K FCP"].covers("FCP") and not parts["HR-Bench 4K FCP"].covers("FSP")
-    assert parts["MMVU(mc)"].covers("multiple-choice")
-    assert not parts["MMVU(mc)"].covers("open-ended")
-
-
-def test_the_benchmarks_of_the_paper_are_tasks() -> None:
-    tasks = {re.sub("[^a-z0-9]", "", entry.name) for entry in TASK_INFOS}
-    # Of these the common table is read, by the name of its file.
-    by_file = {"DynaMath", "WeMath", "MMMU-Pro", "MathVerse(VO)"}
-    for benchmark in BENCHMARKS:
-        assert bool(benchmark.names & tasks) or benchmark.label in by_file, benchmark.label
+def test_the_command_prints_the_paper_s_tables() -> None:
+    result = CliRunner().invoke(app, ["paper", "--markdown"])
+    assert result.exit_code == 0
+    for line in (
+        "| Qwen2.5-VL-7B-Instruct | 52.2 | 51.8 | 72.0 | 67.9 |",
+        "| DeepEyes-7B + state replay | 56.3 | 53.8 | 84.7 | 75.9 |",
+        "| MM-Eureka-Qwen-32B | 50.5 | 35.2 | 72.1 | 62.1 | 36.9 | 52.8 | 59.3 | 49.6 |",
+        "| MM-Eureka-Qwen-32B + token replay "
+        "| 52.4 | 35.5 | 74.0 | 61.8 | 37.6 | 54.6 | 63.2 | 51.0 |",
+        "| VL-Rethinker-7B + state replay, high entropy | 44.4 | 29.7 | 34.3 |",
+        "| MM-Eureka-Qwen-7B + token replay, tau 0.4, rate 10 | 47.1 |",
+        "VisualProbe Medium and VisualProbe Hard: the released script compares the first capital",
+    ):
+        assert line in result.stdout
