@@ -88,7 +88,7 @@ def analyze(
     for method in replay or (Method.TOKEN, Method.STATE):
         if method is not Method.NONE:
             configs[f"{PLAIN}+{method}"] = choice.config({**settings.values, "method": method})
-    objective = choice.config(_objective_settings(settings.values))
+    objective = choice.config(objective_settings(settings.values))
     out = out or Path("runs/analyze") / task
     # Neither the device nor the number of samples: a run may be moved, and lengthened.
     run_settings = {
@@ -142,7 +142,7 @@ def analyze(
         console.print(str(path), markup=False, soft_wrap=True)
 
 
-def _objective_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+def objective_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Select the settings that count for the released objective, which has no fixed limits."""
     names = ("replay_layers", "threshold", "tau", "top_k", "memory_bytes", "query_chunk")
     chosen = {name: values[name] for name in names if name in values}

@@ -41,5 +41,5 @@ def test_samples_without_a_low_entropy_token_are_left_out() -> None:
     report = summarise_noise(results, THREE)
     assert (report["n"], report["without_low_entropy"]) == (1, 1)
     assert report["conditions"][0]["right"] == {"mean": 1, "low": None, "high": None}
-    with pytest.raises(ValueError, match="none of the 1 samples .* choose a higher --tau"):
+    with pytest.raises(ValueError, match="choose a higher --tau"):
         summarise_noise(results[1:], THREE)

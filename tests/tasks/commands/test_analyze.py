@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from visreplay.replay_core import EMBEDDED, Method, ModelPair, ReplayConfig, embedded_config
+from visreplay.replay_core import (
+    EMBEDDED,
+    Method,
+    ModelPair,
+    ReplayConfig,
+    Threshold,
+    embedded_config,
+)
 from visreplay.tasks.analysis.prompt import Prompt
 from visreplay.tasks.analysis.shifts import (
     GROUPS,
@@ -19,6 +26,7 @@ from visreplay.tasks.analysis.shifts import (
     summarise_shifts,
     verdict,
 )
+from visreplay.tasks.commands.analyze import objective_settings
 from visreplay.tasks.commands.cli import app
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
@@ -170,7 +178,8 @@ def test_a_video_task_and_the_plain_policy_alone(tmp_path: Path) -> None:
     code, _, err = analyze(tmp_path, "--replay", "none", "--samples", "1", task="video-search")
     assert code == 0, err
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
-    assert list(report["systems"]) == [PLAIN]
+    assert list(report["visual"]["systems"]) == [PLAIN]
+    assert report["objective"]["share_loss"]["mean"] > 0.5
     assert (tmp_path / "overlay.png").stat().st_size > 10_000
 
 
@@ -205,17 +214,10 @@ def test_the_plain_policy_alone_has_the_same_numbers(done: Path, embedded_pair: 
     assert alone["words"]["visual"][PLAIN] == first["words"]["visual"][PLAIN]
 
 
-def test_limits_of_state_replay_are_not_for_the_objective(tmp_path: Path) -> None:
-    theta = tmp_path / "theta.json"
-    theta.write_text('{"theta": [3.0, 3.0]}')
-    out = tmp_path / "out"
-    code, _, err = analyze(
-        out, "--samples", "1", "--replay", "state", "--threshold", "absolute", "--theta", str(theta)
-    )
-    assert code == 0, err
-    settings = json.loads((out / "report.json").read_text("utf-8"))["settings"]
-    assert settings["replay"]["policy+state"]["threshold"] == "absolute"
-    assert settings["objective"]["threshold"] == "quantile"
+def test_limits_of_state_replay_are_not_for_the_objective() -> None:
+    limits = {"threshold": Threshold.ABSOLUTE, "theta": "theta.json", "side": "high", "tau": 0.3}
+    assert objective_settings(limits) == {"method": Method.TOKEN, "tau": 0.3}
+    assert objective_settings({"threshold": Threshold.QUANTILE})["threshold"] == "quantile"
 
 
 def result(lowest: float, highest: float) -> dict[str, Any]:
