@@ -15,7 +15,7 @@ from PIL import Image
 
 from visreplay.tasks.analysis.estimates import cell
 from visreplay.tasks.analysis.shifts import KINDS, PLAIN
-from visreplay.tasks.analysis.tables import sizes
+from visreplay.tasks.analysis.tables import samples, sizes
 
 Report = Mapping[str, Any]
 Pixels = NDArray[np.uint8]
@@ -208,7 +208,7 @@ def entropies(report: Report) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("visual tokens in %")
     draw_legend(figure)
-    figure.suptitle(f"Entropy of the logit lens at visual tokens\n{_caption(report)}")
+    figure.suptitle(f"Entropy of the logit lens at visual tokens\n{_task(report)}")
     return figure
 
 
@@ -328,3 +328,7 @@ def error_bars(estimate: Mapping[str, Any], scale: float) -> NDArray[np.float64]
 def _caption(report: Report) -> str:
     tokens = ", ".join(f"{report[kind]['tokens']} {kind}" for kind in ("visual", "text"))
     return f"{report['settings']['task']}, {sizes(report)}; {tokens} tokens"
+
+
+def _task(report: Report) -> str:
+    return f"{report['settings']['task']}, {samples(report)}, {report['visual']['tokens']} tokens"

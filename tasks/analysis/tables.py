@@ -34,15 +34,17 @@ def analysis_tables(report: Report) -> list[TextTable]:
     ]
 
 
-def sizes(report: Report) -> str:
-    """Say how many samples there are, and whether there are intervals."""
+def samples(report: Report) -> str:
+    """Say how many samples there are."""
     n, independent = report["n"], report["independent"]
-    samples = f"n = {n} sample{'s' if n > 1 else ''}"
-    if independent < n:
-        samples += f" in {independent} independent groups"
-    if independent < ENOUGH:
-        return f"{samples}, no intervals below {ENOUGH}"
-    return f"{samples}, 95 % intervals"
+    text = f"n = {n} sample{'s' if n > 1 else ''}"
+    return text if independent == n else f"{text} in {independent} independent groups"
+
+
+def sizes(report: Report) -> str:
+    """Say how many samples there are, and whether they have intervals."""
+    few = report["independent"] < ENOUGH
+    return f"{samples(report)}, {f'no intervals below {ENOUGH}' if few else '95 % intervals'}"
 
 
 def shift_table(report: Report, kind: str, systems: Sequence[str]) -> TextTable:
@@ -113,10 +115,9 @@ def words_table(report: Report, kind: str) -> TextTable:
                 if changes:
                     changed += f": {', '.join(changes)}"
                 rows.append(("", name, _words(system["words"], total), changed))
-    samples = f"{report['n']} sample{'s' if report['n'] > 1 else ''}"
     return TextTable(
-        f"The lens' most frequent top words at {KINDS[kind]} of {samples}, by base entropy\n"
-        "lowest and highest: quarters; words with their share of the tokens in %\n"
+        f"The lens' most frequent top words at {KINDS[kind]}, {samples(report)}\n"
+        "lowest and highest: quarters by base entropy; words with their share of the tokens in %\n"
         "changed: tokens with another word than the base's, and the most frequent changes",
         ("layer", "system", "top words", "changed"),
         rows,
