@@ -38,7 +38,7 @@ class WrongAnswers:
     """A source of wrong answers to a task's samples.
 
     They are the other options of a sample with options, and else the right answers of the samples
-    behind it in the task's file (from the last one on to the first).
+    that follow in the task's order, where the first sample follows the last.
 
     Attributes:
         task: The task.

@@ -1,5 +1,6 @@
 """Means over samples with intervals, or without where the samples are too few for one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,7 @@ def _divide(parts: Floats, wholes: Floats) -> Floats:
 def cell(value: Value, *index: int, form: str = ".5f", scale: float = 1.0) -> str:
     """Write an estimate, or one entry of it, with its interval if it has one; "-" for NaN."""
     mean = scale * float(_entry(value["mean"], index))
-    if mean != mean:
+    if math.isnan(mean):
         return "-"
     if value["low"] is None:
         return f"{mean:{form}}"

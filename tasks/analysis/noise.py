@@ -53,17 +53,17 @@ def measure_noise(
     Returns:
         For each of `MEASURES`, a value for each condition.
     """
-    found = perturb(pair, segment, candidates.tokens, perturbations, config, seed=seed)
-    rows = [_measures(each, candidates.shared) for each in found]
+    measured = perturb(pair, segment, candidates.tokens, perturbations, config, seed=seed)
+    rows = [_measures(each, candidates.shared) for each in measured]
     return {name: [row[name] for row in rows] for name in MEASURES}
 
 
-def _measures(found: PerturbedAnswers, shared: int) -> dict[str, float]:
-    counted = [log_probs[shared:] for log_probs in found.log_probs]
+def _measures(answers: PerturbedAnswers, shared: int) -> dict[str, float]:
+    counted = [log_probs[shared:] for log_probs in answers.log_probs]
     right, *wrong = (-float(each.mean()) for each in counted)
     totals = [float(each.sum()) for each in counted]
     return {
-        "kl": found.kl,
+        "kl": answers.kl,
         "right": right,
         "wrong": float(np.mean(wrong)),
         "right_first": float(totals[0] > max(totals[1:])),

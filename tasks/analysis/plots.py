@@ -128,9 +128,9 @@ def changed_share(report: Report) -> Figure:
                 yerr=error_bars(system["changed_of_all"], 100),
                 color=COLOURS[number % 4],
                 marker=MARKERS[number % 4],
-                markersize=5,
+                markersize=4,
                 linewidth=1,
-                capsize=3,
+                capsize=2,
                 label=_label(name),
             )
         axes.set(title=words)

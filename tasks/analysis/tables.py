@@ -104,10 +104,10 @@ def words_table(report: Report, kind: str) -> TextTable:
     """Lay out the lens' most frequent words of the base and of every system, and the changes."""
     rows = []
     for layer, ends in report["words"][kind].items():
-        for end, found in ends.items():
-            total = found["tokens"]
-            rows.append((f"{layer} {end}", "base", _words(found["base"], total), ""))
-            for name, system in found["systems"].items():
+        for end, counts in ends.items():
+            total = counts["tokens"]
+            rows.append((f"{layer} {end}", "base", _words(counts["base"], total), ""))
+            for name, system in counts["systems"].items():
                 changes = [
                     f'"{base}" -> "{top}" {n}' for base, top, n, _ in system["changed"][:WORDS]
                 ]

@@ -67,7 +67,7 @@ def summarise_words(
     for layer, ends in samples[0][systems[0]].items():
         summary[layer] = {}
         for end in ends:
-            found: dict[str, Any] = {}
+            counted: dict[str, Any] = {}
             for system in systems:
                 tokens: Counter[tuple[int, int]] = Counter()
                 spread: Counter[tuple[int, int]] = Counter()
@@ -76,7 +76,7 @@ def summarise_words(
                         tokens[base, top] += n
                         spread[base, top] += 1
                 changes = Counter({pair: n for pair, n in tokens.items() if pair[0] != pair[1]})
-                found[system] = {
+                counted[system] = {
                     "words": _most(_sums(tokens, 1), decode),
                     "changed_tokens": changes.total(),
                     "changed": [
@@ -87,7 +87,7 @@ def summarise_words(
             summary[layer][end] = {
                 "tokens": tokens.total(),
                 "base": _most(_sums(tokens, 0), decode),
-                "systems": found,
+                "systems": counted,
             }
     return summary
 
