@@ -1,4 +1,4 @@
-from .analysis import Shift, compare_models
+from .analysis import PromptComparison, Shift, compare_models
 from .batch import Batch, Continuation
 from .calibration import Calibration, calibrate, load_theta
 from .config import Alignment, Method, ReplayConfig, Side, Teacher, Threshold
@@ -18,6 +18,8 @@ from .generation import Decoding, Generation, TokenLogprob
 from .lens import LensComparison
 from .loading import load_pair
 from .pair import ModelPair
+from .perturbation import Perturbation, PerturbedAnswers, perturb
+from .released_objective import ObjectiveTerms, objective_terms
 from .reports import BlockRecord, ReplayReport
 from .segment import Segment, VisualBlock
 from .session import ReplaySession
@@ -38,8 +40,12 @@ __all__ = [
     "Method",
     "ModelAdapter",
     "ModelPair",
+    "ObjectiveTerms",
     "OptimisationError",
     "PairMismatchError",
+    "Perturbation",
+    "PerturbedAnswers",
+    "PromptComparison",
     "ReplayConfig",
     "ReplayError",
     "ReplayReport",
@@ -58,4 +64,6 @@ __all__ = [
     "embedded_config",
     "load_pair",
     "load_theta",
+    "objective_terms",
+    "perturb",
 ]

@@ -185,7 +185,8 @@ class Lens:
                     kl=(p_NV * (log_p_NV - log_q_NV)).sum(-1).cpu(),
                     base_entropy=torch.special.entr(p_NV).sum(-1).cpu(),
                     entropy=torch.special.entr(log_q_NV.exp()).sum(-1).cpu(),
-                    changed=(log_p_NV.argmax(-1) != log_q_NV.argmax(-1)).cpu(),
+                    base_top=log_p_NV.argmax(-1).cpu(),
+                    top=log_q_NV.argmax(-1).cpu(),
                 )
             )
         return LensComparison.join(parts)
@@ -204,13 +205,20 @@ class LensComparison:
         kl: KL(base || model) over the whole vocabulary, in nats.
         base_entropy: The base's entropy in nats.
         entropy: The model's entropy in nats.
-        changed: Whether the model's most probable entry differs from the base's.
+        base_top: The base's most probable entry.
+        top: The model's most probable entry.
     """
 
     kl: Tensor
     base_entropy: Tensor
     entropy: Tensor
-    changed: Tensor
+    base_top: Tensor
+    top: Tensor
+
+    @property
+    def changed(self) -> Tensor:
+        """Whether the model's most probable entry differs from the base's."""
+        return self.top != self.base_top
 
     @classmethod
     def join(

@@ -37,7 +37,11 @@ DOORS = {
     "httpx": ("tools/fetch.py",),
     "inspect_ai": ("tasks/evaluation/export.py",),
     "peft": ("replay_core/lora.py", "replay_core/pair.py"),
-    "matplotlib": ("tasks/analysis/plots.py", "tasks/analysis/pass_curves.py"),
+    "matplotlib": (
+        "tasks/analysis/plots.py",
+        "tasks/analysis/noise_plots.py",
+        "tasks/analysis/pass_curves.py",
+    ),
     "math_verify": ("tasks/scoring/mathematics.py",),
     "typer": ("tasks/commands/",),
 }

@@ -1,4 +1,4 @@
-"""The plots of `visreplay analyze`. This is the only module that needs matplotlib."""
+"""The plots of `visreplay analyze`, and the style of all plots of the analysis."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from visreplay.tasks.analysis.shifts import PLAIN
+from visreplay.tasks.analysis.estimates import cell
+from visreplay.tasks.analysis.shifts import KINDS, PLAIN
+from visreplay.tasks.analysis.tables import samples, sizes
 
 Report = Mapping[str, Any]
 Pixels = NDArray[np.uint8]
@@ -62,6 +64,7 @@ def draw_plots(report: Report, maps: Sequence[Map], layer: int, out: Path) -> li
             "kl": divergence(report),
             "changed": changed_share(report),
             "entropy": entropies(report),
+            "objective": objectives(report),
             "overlay": overlay(report, maps, layer),
         }
         paths = []
@@ -72,70 +75,105 @@ def draw_plots(report: Report, maps: Sequence[Map], layer: int, out: Path) -> li
 
 
 def divergence(report: Report) -> Figure:
-    """Plot KL(base || policy) by layer: a panel per system, a line per quarter by base entropy."""
-    systems = report["systems"]
-    figure = Figure(figsize=(WIDTH, 3.4))
-    panels = figure.subplots(1, len(systems), sharey=True, squeeze=False)[0]
+    """Plot KL(base || policy) by layer: a column for each system, a line per quarter by entropy."""
+    names = list(report["visual"]["systems"])
+    figure = Figure(figsize=(WIDTH, 1.4 + 2.0 * len(KINDS)))
+    rows = figure.subplots(len(KINDS), len(names), sharex=True, sharey=True, squeeze=False)
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.8, len(report["groups"])))
-    for axes, (name, system) in zip(panels, systems.items(), strict=True):
-        _mark_replayed(axes, report, name)
-        for group, label in enumerate(report["groups"]):
-            estimate = {key: np.array(rows)[:, group] for key, rows in system["kl"].items()}
-            layers = np.arange(report["layers"])
-            axes.plot(
-                layers,
-                estimate["mean"],
-                color=shades[group],
-                marker=MARKERS[group % 4],
-                markersize=4,
-                label=label,
-            )
-            axes.fill_between(
-                layers, estimate["low"], estimate["high"], color=shades[group], alpha=0.2, lw=0
-            )
+    layers = np.arange(report["layers"])
+    for panels, (kind, words) in zip(rows, KINDS.items(), strict=True):
+        for axes, name in zip(panels, names, strict=True):
+            _mark_replayed(axes, report, name, kind)
+            estimate = report[kind]["systems"][name]["kl"]
+            for group, label in enumerate(report["groups"]):
+                axes.plot(
+                    layers,
+                    np.array(estimate["mean"])[:, group],
+                    color=shades[group],
+                    marker=MARKERS[group % 4],
+                    markersize=4,
+                    label=label,
+                )
+                if estimate["low"] is not None:
+                    low, high = (np.array(estimate[end])[:, group] for end in ("low", "high"))
+                    axes.fill_between(layers, low, high, color=shades[group], alpha=0.2, lw=0)
+            _layer_axis(axes, report)
+            axes.set_xlabel("decoder layer" if panels is rows[-1] else "")
+        # Long names would collide with those of the rows above and below.
+        panels[0].set_ylabel(words.replace(" tokens together", "") + "\nKL in nats")
+    for axes, name in zip(rows[0], names, strict=True):
         axes.set(title=_label(name))
-        _layer_axis(axes, report)
-    if np.max(systems[PLAIN]["kl"]["mean"]) > 0:  # it is 0 if both are one model
-        panels[0].set(yscale="log")
-        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panels[0].yaxis.set_major_formatter("{x:g}")
-        panels[0].yaxis.set_minor_locator(NullLocator())
-    panels[0].set_ylabel("KL(base || policy) in nats")
-    _legend(figure, "tokens by base entropy")
-    figure.suptitle(
-        f"KL(base || policy) of the logit lens at visual tokens\n{_sizes(report)}; bands: 95 % "
-        "intervals over samples"
-    )
+    first = rows[0, 0]
+    if np.max(report["visual"]["systems"][PLAIN]["kl"]["mean"]) > 0:  # 0 if both are one model
+        first.set(yscale="log")
+        first.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        first.yaxis.set_major_formatter("{x:g}")
+        first.yaxis.set_minor_locator(NullLocator())
+    draw_legend(figure, "tokens by base entropy")
+    figure.suptitle(f"KL(base || policy) of the logit lens\n{_caption(report)}")
     return figure
 
 
 def changed_share(report: Report) -> Figure:
     """Plot by layer the share of tokens whose top entry of the lens is not the base's."""
     figure = Figure(figsize=(WIDTH, 3.2))
+    panels = figure.subplots(1, len(KINDS), sharey=True)
+    for axes, (kind, words) in zip(panels, KINDS.items(), strict=True):
+        systems = report[kind]["systems"]
+        for number, (name, system) in enumerate(systems.items()):
+            axes.errorbar(
+                # Side by side, so that no interval hides another.
+                np.arange(report["layers"]) + 0.12 * (number - (len(systems) - 1) / 2),
+                100 * np.array(system["changed_of_all"]["mean"]),
+                yerr=error_bars(system["changed_of_all"], 100),
+                color=COLOURS[number % 4],
+                marker=MARKERS[number % 4],
+                markersize=4,
+                linewidth=1,
+                capsize=2,
+                label=_label(name),
+            )
+        axes.set(title=words)
+        _layer_axis(axes, report)
+    panels[0].set(ylabel="tokens in %", ylim=(0, None))
+    draw_legend(figure)
+    figure.suptitle(
+        f"Tokens at which the most probable entry of the lens is not the base's\n{_caption(report)}"
+    )
+    return figure
+
+
+def objectives(report: Report) -> Figure:
+    """Plot the terms of token replay's objective by layer: as released, and at one depth."""
+    terms = report["objective"]
+    depth = len(terms["released"]["mean"])
+    figure = Figure(figsize=(WIDTH, 3.4))
     axes = figure.subplots()
-    for number, (name, system) in enumerate(report["systems"].items()):
-        mean, low, high = (
-            100 * np.array(system["changed_of_all"][key]) for key in ("mean", "low", "high")
-        )
+    labels = {
+        "released": "released code",
+        "released_base": "released code, base in the policy's place",
+        "same_depth": "same depth",
+    }
+    for number, (name, label) in enumerate(labels.items()):
         axes.errorbar(
-            # Side by side, so that no interval hides another.
-            np.arange(report["layers"]) + 0.12 * (number - (len(report["systems"]) - 1) / 2),
-            mean,
-            # The bootstrap interval of a skewed mean can, rarely, exclude the mean itself.
-            yerr=np.maximum([mean - low, high - mean], 0),
-            color=COLOURS[number % 4],
-            marker=MARKERS[number % 4],
-            markersize=5,
+            np.arange(depth) + 0.1 * (number - 1),
+            terms[name]["mean"],
+            yerr=error_bars(terms[name], 1),
+            color=COLOURS[number],
+            marker=MARKERS[number],
             linewidth=1,
             capsize=3,
-            label=_label(name),
+            label=label,
         )
-    axes.set(ylabel="visual tokens in %", ylim=(0, None))
-    _layer_axis(axes, report)
-    _legend(figure)
+    axes.set(xlabel="decoder layer", ylabel="KL on the low-entropy set in nats")
+    if np.max(terms["released"]["mean"]) > 0:
+        axes.set(yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    draw_legend(figure)
+    share = cell(terms["share_loss"], form=".1f", scale=100)
     figure.suptitle(
-        "Visual tokens at which the most probable entry of the lens is not the base's\n"
-        f"{_sizes(report)}; bars: 95 % intervals over samples"
+        "Token replay's objective before its first step, by layer\n"
+        f"share of the released one that is there without RLVR in %: {share}\n{_caption(report)}"
     )
     return figure
 
@@ -149,9 +187,9 @@ def entropies(report: Report) -> Figure:
     panels = figure.subplots(rows, -(-count // rows), sharex=True, squeeze=False)
     edges = report["bin_edges"]
     for axes, layer in zip(panels.flat, layers, strict=False):
-        base = 100 * np.array(report["base"]["histogram"][layer])
+        base = 100 * np.array(report["visual"]["base"]["histogram"][layer])
         axes.stairs(base, edges, fill=True, color="0.8", label="base")
-        for number, (name, system) in enumerate(report["systems"].items()):
+        for number, (name, system) in enumerate(report["visual"]["systems"].items()):
             axes.stairs(
                 100 * np.array(system["histogram"][layer]),
                 edges,
@@ -162,15 +200,15 @@ def entropies(report: Report) -> Figure:
             )
         axes.set(title=f"layer {layer}")
     # Few entropies lie near 0: show only the part of the axis that has any.
-    shares = [report["base"], *report["systems"].values()]
+    shares = [report["visual"]["base"], *report["visual"]["systems"].values()]
     filled = np.flatnonzero(np.sum([each["histogram"] for each in shares], axis=(0, 1)))
     panels[0, 0].set_xlim(edges[filled[0]], edges[filled[-1] + 1])
     for axes in panels[-1]:
         axes.set_xlabel("entropy in nats")
     for axes in panels[:, 0]:
         axes.set_ylabel("visual tokens in %")
-    _legend(figure)
-    figure.suptitle(f"Entropy of the logit lens at visual tokens\n{_sizes(report)}")
+    draw_legend(figure)
+    figure.suptitle(f"Entropy of the logit lens at visual tokens\n{_task(report)}")
     return figure
 
 
@@ -254,7 +292,7 @@ def _label(name: str) -> str:
     return f"{model} + {method} replay" if method else model
 
 
-def _legend(figure: Figure, title: str | None = None) -> None:
+def draw_legend(figure: Figure, title: str | None = None) -> None:
     """Draw one legend for all panels, below them."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
@@ -267,17 +305,30 @@ def _layer_axis(axes: Axes, report: Report) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _mark_replayed(axes: Axes, report: Report, name: str) -> None:
-    """Shade the layers that a system replays."""
+def _mark_replayed(axes: Axes, report: Report, name: str, kind: str) -> None:
+    """Shade the layers that a system replays; token replay leaves text alone."""
     settings = report["settings"]["replay"][name]
-    if name == PLAIN:
+    if name == PLAIN or (kind == "text" and settings["method"] == "token"):
         return
     depth = settings["replay_layers" if settings["method"] == "token" else "state_layers"]
     axes.axvspan(-0.5, depth - 0.5, color="0.93", zorder=0)
     axes.text(-0.4, 0.98, "replayed", transform=axes.get_xaxis_transform(), fontsize=8, va="top")
 
 
-def _sizes(report: Report) -> str:
-    return (
-        f"{report['settings']['task']}, n = {report['n']} samples, {report['visual_tokens']} tokens"
-    )
+def error_bars(estimate: Mapping[str, Any], scale: float) -> NDArray[np.float64] | None:
+    """Compute the lengths of error bars `(2, N)`; None without intervals."""
+    if estimate["low"] is None:
+        return None
+    mean, low, high = (scale * np.array(estimate[key]) for key in ("mean", "low", "high"))
+    # The bootstrap interval of a skewed mean can, rarely, exclude the mean itself.
+    lengths: NDArray[np.float64] = np.maximum([mean - low, high - mean], 0)
+    return lengths
+
+
+def _caption(report: Report) -> str:
+    tokens = ", ".join(f"{report[kind]['tokens']} {kind}" for kind in ("visual", "text"))
+    return f"{report['settings']['task']}, {sizes(report)}; {tokens} tokens"
+
+
+def _task(report: Report) -> str:
+    return f"{report['settings']['task']}, {samples(report)}, {report['visual']['tokens']} tokens"

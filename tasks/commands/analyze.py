@@ -1,4 +1,4 @@
-"""The command `visreplay analyze`: what training did to the visual tokens, before and after replay.
+"""The command `visreplay analyze`: what training did inside of the models, before and after replay.
 
 Each sample's result is a line of `records.jsonl`; `report.json` and the figures are made from it.
 """
@@ -11,18 +11,17 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from visreplay.replay_core.config import Method, ReplayConfig
+from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 from visreplay.tasks.commands.console import progress_bar
 from visreplay.tasks.commands.option_groups import with_options
-from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, PairOptions
+from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, MarkdownOption, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.settings import PANELS, Overrides
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
+from visreplay.tasks.types import Sample
 
 MAPS = 3
 """Number of samples, from the first, that are drawn as figures."""
@@ -58,15 +57,26 @@ def analyze(
             help="Folder of the results. Default: runs/analyze/TASK.", rich_help_panel=OUTPUT
         ),
     ] = None,
+    markdown: MarkdownOption = False,
 ) -> None:
     """Measure KL(base || policy) by layer and base entropy, before and after replay.
 
-    The measurements are taken at the visual tokens of the first turn's context. The same command
-    again resumes a run that was stopped.
+    The measurements are taken at the visual and text tokens of the first turn's context, with the
+    words that the logit lens predicts there. Beside them stands the objective of the released code,
+    and the share of it that is there without RLVR. The same command again resumes a run that was
+    stopped.
     """
     from visreplay.agent.episode.visual_agent import versions
+    from visreplay.tasks.analysis.estimates import group_of
     from visreplay.tasks.analysis.prompt import Prompt
-    from visreplay.tasks.analysis.shifts import PLAIN, measure_shifts, summarise_shifts, verdict
+    from visreplay.tasks.analysis.shifts import (
+        KINDS,
+        PLAIN,
+        measure_shifts,
+        summarise_shifts,
+        verdict,
+    )
+    from visreplay.tasks.analysis.tables import analysis_tables
 
     console = Console(highlight=False)
     plots = _plots()
@@ -78,6 +88,7 @@ def analyze(
     for method in replay or (Method.TOKEN, Method.STATE):
         if method is not Method.NONE:
             configs[f"{PLAIN}+{method}"] = choice.config({**settings.values, "method": method})
+    objective = choice.config(objective_settings(settings.values))
     out = out or Path("runs/analyze") / task
     # Neither the device nor the number of samples: a run may be moved, and lengthened.
     run_settings = {
@@ -89,6 +100,7 @@ def analyze(
         "protocol": pair.protocol.value,
         "dtype": pair.dtype,
         "replay": {name: asdict(config) for name, config in configs.items()},
+        "objective": asdict(objective),
         "versions": versions(),
     }
     with Journal(out / "records.jsonl", run_settings) as journal:
@@ -99,28 +111,44 @@ def analyze(
         if not 0 <= layer < depth:
             raise ValueError(f"--layer is {layer}, but the pair has layers 0 to {depth - 1}")
 
-        def prompt(sample_id: str) -> Prompt:
-            return Prompt.of(source.load(sample_id), choice.protocol, models)
+        def prompt(sample: Sample) -> Prompt:
+            return Prompt.of(sample, choice.protocol, models)
 
         ids = source.sample_ids()[:samples]
         with progress_bar(console) as progress:
             for number, sample_id in enumerate(progress.track(ids, description=task)):
-                if sample_id not in journal.results:
-                    result = measure_shifts(models, prompt(sample_id), configs, maps=number < MAPS)
-                    journal.add(sample_id, result)
+                if sample_id in journal.results:
+                    continue
+                sample = source.load(sample_id)
+                result = measure_shifts(
+                    models, prompt(sample), configs, objective, maps=number < MAPS
+                )
+                journal.add(sample_id, {"group": group_of(sample), **result})
         results = [journal.results[sample_id] for sample_id in ids]
         vocabulary = models.policy.head.out_features
-        report = {"settings": run_settings, **summarise_shifts(results, vocabulary)}
+        summary = summarise_shifts(results, vocabulary, models.tokenizer)
+        report = {"settings": run_settings, **summary}
         (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
         maps = [
-            (prompt(sample_id).pictures[0], result["maps"][0])
+            (prompt(source.load(sample_id)).pictures[0], result["maps"][0])
             for sample_id, result in zip(ids[:MAPS], results, strict=False)
         ]
         files = plots.draw_plots(report, maps, layer, out)
-    console.print(_table(report))
-    console.print(verdict(report))
+    for table in analysis_tables(report):
+        table.show(console, markdown=markdown)
+    for kind in KINDS:
+        console.print(verdict(report, kind), soft_wrap=True)
     for path in (out / "report.json", *files):
         console.print(str(path), markup=False, soft_wrap=True)
+
+
+def objective_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the settings that count for the released objective, which has no fixed limits."""
+    names = ("replay_layers", "threshold", "tau", "top_k", "memory_bytes", "query_chunk")
+    chosen = {name: values[name] for name in names if name in values}
+    if chosen.get("threshold") is Threshold.ABSOLUTE:
+        del chosen["threshold"]
+    return {**chosen, "method": Method.TOKEN}
 
 
 def _plots() -> ModuleType:
@@ -136,32 +164,3 @@ def _plots() -> ModuleType:
             f"the plots need matplotlib ({error}): pip install 'visreplay[analysis]'"
         ) from error
     return plots
-
-
-def _table(report: Mapping[str, Any]) -> Table:
-    """Lay out the divergences by system and layer."""
-    table = Table(
-        title=f"KL(base || policy) in nats at {report['visual_tokens']} visual tokens of "
-        f"{report['n']} samples (95 % intervals)\nlowest and highest: quarters by base entropy; "
-        "changed: another top entry than the base's",
-        box=box.SIMPLE,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("system", "layer", "lowest", "highest", "lowest - highest", "changed"):
-        table.add_column(heading)
-    for name, system in report["systems"].items():
-        difference = system["kl_lowest_minus_highest"]
-        for layer in range(report["layers"]):
-            lowest, *_, highest = system["kl"]["mean"][layer]
-            mean, low, high = (difference[key][layer] for key in ("mean", "low", "high"))
-            table.add_row(
-                name,
-                str(layer),
-                f"{lowest:.5f}",
-                f"{highest:.5f}",
-                f"{mean:.5f} ({low:.5f}, {high:.5f})",
-                f"{100 * system['changed_of_all']['mean'][layer]:.1f} %",
-            )
-        table.add_section()
-    return table

@@ -11,6 +11,7 @@ from visreplay.replay_core import (
     ConfigError,
     ContextError,
     ModelPair,
+    PromptComparison,
     ReplayConfig,
     ReplaySession,
     Segment,
@@ -63,10 +64,13 @@ def test_the_plain_policy_against_full_softmaxes(whole: ModelPair) -> None:
     )
     # Chunks of one row of logits, and of three positions.
     config = ReplayConfig("none", memory_bytes=1, query_chunk=3)
-    (blocks,) = compare_models(whole, SEGMENT, [config])
-    assert [found.kl.shape for found in blocks] == [(4, 16), (4, 8)]
-    for block, found in zip(SEGMENT.blocks, blocks, strict=True):
-        rows = slice(block.start, block.stop)
+    (compared,) = compare_models(whole, SEGMENT, [config])
+    assert [found.kl.shape for found in compared.blocks] == [(4, 16), (4, 8)]
+    visual = [torch.arange(block.start, block.stop) for block in SEGMENT.blocks]
+    text = torch.tensor([i for i in range(len(SEGMENT)) if i not in torch.cat(visual)])
+    assert compared.text is not None
+    parts = zip((*visual, text, torch.cat([*visual, text])), parts_of(compared), strict=True)
+    for rows, found in parts:
         for layer in range(4):
             q, p = policy[layer][rows], base[layer][rows]
             expected = {
@@ -77,12 +81,19 @@ def test_the_plain_policy_against_full_softmaxes(whole: ModelPair) -> None:
             for name, value in expected.items():
                 got = getattr(found, name)[layer]
                 torch.testing.assert_close(got, value.float(), atol=2e-5, rtol=1e-4)
+            assert (found.base_top[layer] == p.argmax(-1)).all()
+            assert (found.top[layer] == q.argmax(-1)).all()
             assert (found.changed[layer] == (p.argmax(-1) != q.argmax(-1))).all()
+
+
+def parts_of(compared: PromptComparison) -> list[LensComparison]:
+    assert compared.text is not None
+    return [*compared.blocks, compared.text, compared.everything]
 
 
 def test_token_replay_lowers_the_divergence_on_its_layers(whole: ModelPair) -> None:
     plain, token = compare_models(whole, SEGMENT, [PLAIN, TOKEN])
-    for before, after in zip(plain, token, strict=True):
+    for before, after in zip(plain.blocks, token.blocks, strict=True):
         assert torch.equal(before.base_entropy, after.base_entropy)
         assert after.kl[:2].mean() < 0.8 * before.kl[:2].mean()
 
@@ -93,7 +104,7 @@ def test_replaced_activations_equal_the_bases() -> None:
     policy.lm_head, policy.model.language_model.norm = base.lm_head, base.model.language_model.norm
     pair = ModelPair.of(policy, base, builders.Processor())
     plain, state = compare_models(pair, SEGMENT, [PLAIN, STATE])
-    for before, after in zip(plain, state, strict=True):
+    for before, after in zip(plain.blocks, state.blocks, strict=True):
         entropy_LT = before.base_entropy[:2]
         taken = (entropy_LT < before.entropy[:2]) & (entropy_LT < entropy_LT.amax(1, keepdim=True))
         assert taken.any() and not taken.all()
@@ -105,13 +116,13 @@ def test_each_system_is_measured_on_its_own(whole: ModelPair) -> None:
     together = compare_models(whole, SEGMENT, [PLAIN, TOKEN, STATE])
     for config, found in zip((PLAIN, TOKEN, STATE), together, strict=True):
         (alone,) = compare_models(whole, SEGMENT, [config])
-        for one, other in zip(alone, found, strict=True):
+        for one, other in zip(parts_of(alone), parts_of(found), strict=True):
             torch.testing.assert_close(one.kl, other.kl)
 
 
 def test_a_base_that_was_cut_limits_the_layers(pair: ModelPair) -> None:
-    ((first, _),) = compare_models(pair, SEGMENT, [PLAIN])
-    assert first.kl.shape == (3, 16)
+    (compared,) = compare_models(pair, SEGMENT, [PLAIN])
+    assert compared.blocks[0].kl.shape == (3, 16)
 
 
 def test_comparisons_that_are_refused() -> None:
@@ -148,7 +159,8 @@ def comparison(entropy_LT: Tensor) -> LensComparison:
         kl=10 * entropy_LT,
         base_entropy=entropy_LT,
         entropy=entropy_LT,
-        changed=entropy_LT > 2,
+        base_top=torch.zeros_like(entropy_LT),
+        top=(entropy_LT > 2).float(),
     )
 
 

@@ -133,7 +133,8 @@ def test_adam_spares_positions_that_are_not_chosen(pair: ModelPair) -> None:
     with ReplaySession(pair, settings) as session:
         session.append(image)
         chosen_LT = session.blocks[0].chosen_LT
-    (plain,), (replayed,) = compare_models(pair, image, [config(method="none"), settings])
+    found = compare_models(pair, image, [config(method="none"), settings])
+    (plain,), (replayed,) = (each.blocks for each in found)
     assert replayed.kl[chosen_LT].mean() < 0.5 * plain.kl[chosen_LT].mean()
     assert replayed.kl[~chosen_LT].mean() < 1.1 * plain.kl[~chosen_LT].mean()
 
