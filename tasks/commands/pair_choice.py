@@ -11,12 +11,12 @@ from rich.console import Console
 import visreplay.agent as agents
 import visreplay.replay_core as replay_core
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.protocols import choose_protocol
+from visreplay.agent.protocols import choose_protocol, get_protocol
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
 from visreplay.tasks.commands.options import EpisodeOptions, PairOptions
-from visreplay.tools import ImageStore
+from visreplay.tools import ImageStore, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,22 @@ class PairChoice:
             settings["theta"] = replay_core.load_theta(settings["theta"])
         tuned = self.embedded.settings if self.embedded else {}
         return tuned_config(tuned, settings.pop("method", Method.TOKEN), **settings)
+
+    def sampling(self, own: Sampling, episode: EpisodeOptions, config: ReplayConfig) -> Sampling:
+        """Fill in the settings of decoding as the agent will, before anything is loaded.
+
+        Args:
+            own: The settings that the user set.
+            episode: The checkpoint's own texts.
+            config: Whether policy and base change roles.
+        """
+        from visreplay.replay_core.loading import load_decoding
+
+        roles = (self.policy, self.base)
+        if config.swap_roles and self.base:
+            roles = (self.base, None)
+        protocol = get_protocol(self.protocol, TokenGrid(), ImageStore(), **episode.texts)
+        return own.resolved(protocol.sampling, Sampling(**load_decoding(*roles)))
 
     def load(self, replay_layers: int | None = None) -> "replay_core.ModelPair":
         """Load both models.
