@@ -143,44 +143,46 @@ def _sampled(scores_RV: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     probs_RV = scores_RV.div_(temperature_R1.float()).softmax(-1)
     vocabulary = probs_RV.shape[1]
     top_k = [min(each.top_k or vocabulary, vocabulary) for each in samplers]
-    if min(top_k) < vocabulary:
-        best_Rk = probs_RV.topk(max(k for k in top_k if k < vocabulary)).values
+    top_p = [each.top_p for each in samplers]
+    limited = [k for k in top_k if k < vocabulary]
+    if min(top_p) < 1:
+        limited.append(min(_NUCLEUS, max(top_k)))
+    if limited:
+        best_Rm = probs_RV.topk(max(limited)).values
         last_R1 = torch.tensor(top_k, device=device)[:, None] - 1
-        least_R1 = best_Rk.gather(-1, last_R1.clamp(max=best_Rk.shape[1] - 1))
+        least_R1 = best_Rm.gather(-1, last_R1.clamp(max=best_Rm.shape[1] - 1))
         least_R1[last_R1 == vocabulary - 1] = 0.0
         probs_RV.masked_fill_(probs_RV < least_R1, 0.0)
-    if min(each.top_p for each in samplers) < 1:
-        top_p_R1 = column(each.top_p for each in samplers)
-        least_R1 = _nucleus(probs_RV, top_p_R1, min(_NUCLEUS, max(top_k)))
-        probs_RV.masked_fill_(probs_RV < least_R1, 0.0)
+        if min(top_p) < 1:
+            best_Rm.masked_fill_(best_Rm < least_R1, 0.0)
+            probs_RV.masked_fill_(probs_RV < _nucleus(probs_RV, best_Rm, column(top_p)), 0.0)
     return _at_share(probs_RV, column(each.uniform() for each in samplers)[:, 0])
 
 
-def _nucleus(probs_RV: Tensor, top_p_R1: Tensor, count: int) -> Tensor:
-    """Find the smallest probability `(R, 1)` that top-p keeps: a token, and all before it.
+def _nucleus(probs_RV: Tensor, best_Rm: Tensor, top_p_R1: Tensor) -> Tensor:
+    """Find the smallest probability `(R, 1)` that top-p keeps.
 
     A token is kept as long as those before it do not reach top-p.
 
     Args:
         probs_RV: Probabilities, which need not add up to 1.
-        top_p_R1: The share to reach in each row; 1 keeps everything.
-        count: Number of most probable tokens to look at. Rows whose nucleus is larger are searched
+        best_Rm: The largest of them, in descending order. Rows whose nucleus is larger are searched
             again.
+        top_p_R1: The share to reach in each row; 1 keeps everything.
     """
-    vocabulary = probs_RV.shape[1]
-    if count < vocabulary:
-        best_Rm = probs_RV.topk(count).values
-    else:
-        best_Rm = probs_RV.sort(descending=True).values
+    vocabulary, count = probs_RV.shape[1], best_Rm.shape[1]
     share_Rm = best_Rm.double() / probs_RV.sum(-1, keepdim=True)
     inside_Rm = share_Rm.cumsum(-1) - share_Rm < top_p_R1
-    inside_Rm &= top_p_R1 < 1
     last_R1 = inside_Rm.sum(-1, keepdim=True).clamp(min=1) - 1
     least_R1 = best_Rm.gather(-1, last_R1).masked_fill_(top_p_R1 == 1, 0.0)
-    wide = inside_Rm[:, -1].nonzero()[:, 0]
+    wide = (inside_Rm[:, -1] & (best_Rm[:, -1] > 0) & (top_p_R1[:, 0] < 1)).nonzero()[:, 0]
     if count < vocabulary and len(wide):
-        more = min(_MORE * count, vocabulary)
-        least_R1[wide] = _nucleus(probs_RV[wide], top_p_R1[wide], more)
+        wide_WV = probs_RV[wide]
+        if _MORE * count < vocabulary:
+            best_Wm = wide_WV.topk(_MORE * count).values
+        else:
+            best_Wm = wide_WV.sort(descending=True).values
+        least_R1[wide] = _nucleus(wide_WV, best_Wm, top_p_R1[wide])
     return least_R1
 
 
