@@ -196,6 +196,7 @@ class ReplayChatModel(BaseChatModel):
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "visreplay"
         resolved = self._chat.policy.resolved(self._sampling(kwargs))
+        params["ls_temperature"] = resolved.temperature
         params["ls_max_tokens"] = resolved.max_new_tokens
         return params
 

@@ -206,7 +206,7 @@ class ChatRequest(_Strict):
     temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=2**31, strict=True)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10, strict=True)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, strict=True)] | None = None
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
     logprobs: StrictBool | None = None
