@@ -20,7 +20,7 @@ from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.agent.policy.replay_policy import PolicyTurn
 from visreplay.agent.state import EpisodeState
 from visreplay.replay_core import VisualBlock
-from visreplay.replay_core.generation import Sampler
+from visreplay.replay_core.sampling import Sampler, draw
 
 
 @dataclass
@@ -157,7 +157,7 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
             input_ids: (rows, tokens) so far; not used.
             scores: (rows, vocabulary) logits.
         """
-        drawn = [sample(logits_V) for sample, logits_V in zip(self.samplers, scores, strict=True)]
+        drawn = draw(scores, self.samplers)
         certain = torch.full_like(scores, -torch.inf)
         certain[torch.arange(len(drawn)), drawn] = 0.0
         return certain

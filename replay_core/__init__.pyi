@@ -2,6 +2,7 @@ from .analysis import PromptComparison, Shift, compare_models
 from .batch import Batch, Continuation
 from .calibration import Calibration, calibrate, load_theta
 from .config import Alignment, Method, ReplayConfig, Side, Teacher, Threshold
+from .decoding import Decoding
 from .embedded_pair import EMBEDDED, embedded_config
 from .errors import (
     CheckpointError,
@@ -14,7 +15,7 @@ from .errors import (
     UnsupportedModelError,
 )
 from .families.adapter import ModelAdapter
-from .generation import Decoding, Generation, TokenLogprob
+from .generation import Generation, TokenLogprob
 from .lens import LensComparison
 from .loading import load_pair
 from .pair import ModelPair

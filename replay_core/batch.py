@@ -9,7 +9,7 @@ from torch import Tensor
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.context import Context
 from visreplay.replay_core.errors import ContextError
-from visreplay.replay_core.generation import Generation, TokenLogprob, TokenWriter
+from visreplay.replay_core.generation import Generation, TokenLogprob, TokenWriter, write_tokens
 from visreplay.replay_core.model_run import ModelRun, without_autograd
 
 
@@ -21,6 +21,7 @@ class Continuation:
 
     Attributes:
         trunk: The context that is continued; it stays as it is.
+        writer: Has the tokens so far, and draws more.
         error: Why no token could be drawn, if that ended it (logits that are no numbers, say). The
             others in its batch go on.
     """
@@ -34,7 +35,7 @@ class Continuation:
         """
         self.trunk = trunk
         self.error: Exception | None = None
-        self._writer = writer
+        self.writer = writer
         # Outputs `(1, D)` of the policy's last layer at each token but the newest.
         self._outputs: list[Tensor] = []
         self._context: Context | None = None
@@ -44,17 +45,17 @@ class Continuation:
     @property
     def ids(self) -> Sequence[int]:
         """The tokens so far."""
-        return self._writer.ids
+        return self.writer.ids
 
     @property
     def logprobs(self) -> Sequence[TokenLogprob]:
         """The log-probabilities of the tokens so far, if they were requested."""
-        return self._writer.logprobs
+        return self.writer.logprobs
 
     @property
     def finished(self) -> bool:
         """Tell whether no other token follows."""
-        return self.error is not None or self._writer.finished
+        return self.error is not None or self.writer.finished
 
     @property
     def length(self) -> int:
@@ -80,20 +81,17 @@ class Continuation:
 
     def generation(self, tokenizer: Any) -> Generation:
         """Decode the tokens so far."""
-        return self._writer.generation(tokenizer)
+        return self.writer.generation(tokenizer)
 
-    def write(self, output_1D: Tensor, logits_V: Tensor) -> None:
-        """Add a token.
+    def add(self, output_1D: Tensor, error: Exception | None) -> None:
+        """Go on to the next token, which `writer` has drawn or has failed to draw.
 
         Args:
-            output_1D: Output of the policy's last layer at the newest token.
-            logits_V: Logits of the next token.
+            output_1D: Output of the policy's last layer at the token before it.
+            error: Why there is no next token.
         """
         self._outputs.append(output_1D)
-        try:
-            self._writer.write(logits_V)
-        except Exception as error:
-            self.error = error
+        self.error = error
 
     def end(self, batch: KVCache, row: int) -> None:
         """Take the keys and values of the new tokens out of a row of a batch."""
@@ -182,8 +180,9 @@ class Batch:
             torch.tensor([row.length + 1 for row in rows]),
         )
         logits_KV = run.lens.logits(output_KD)
-        for index, (row, logits_V) in enumerate(zip(rows, logits_KV, strict=True)):
-            row.write(output_KD[index : index + 1], logits_V)
+        errors = write_tokens([row.writer for row in rows], logits_KV)
+        for index, (row, error) in enumerate(zip(rows, errors, strict=True)):
+            row.add(output_KD[index : index + 1], error)
             if row.error is None and row.finished:
                 row.end(self._cache, index)
         unfinished = [row for row in rows if not row.finished]

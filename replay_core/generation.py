@@ -1,40 +1,23 @@
-"""Turn logits into tokens: sampling, and when to stop."""
+"""Turn logits into text: draw tokens, decide when to stop, and keep their log-probabilities."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypedDict, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
-import torch
 from torch import Tensor
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
+from visreplay.replay_core.decoding import Decoding, checkpoint_decoding, resolved
 from visreplay.replay_core.errors import ConfigError
+from visreplay.replay_core.sampling import Sampler, draw
 
 FinishReason = Literal["stop", "length"]
 
 T = TypeVar("T")
 
 
-class Decoding(TypedDict, total=False):
-    """The settings of decoding, which every method that lets the policy write takes.
-
-    Attributes:
-        stop_strings: Texts that end the generation as soon as they are complete; they are kept.
-        temperature: Divisor of the logits; 0, the default, takes the most probable token.
-        top_p: Share of the probability that the tokens to draw from reach together, in (0, 1];
-            1 by default. It matters for temperatures above 0 only.
-        seed: Seed of the sampler; None, the default, takes torch's global generator.
-    """
-
-    stop_strings: Sequence[str]
-    temperature: float
-    top_p: float
-    seed: int | None
-
-
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """The log-probability of a token under the policy, before temperature and top-p.
+    """The log-probability of a token under the policy, before penalty and temperature.
 
     Attributes:
         token_id: The token.
@@ -63,48 +46,6 @@ class Generation:
     text: str
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] = ()
-
-
-GREEDY_BELOW = 1e-5
-"""Temperatures below it take the most probable token: a division by less overflows."""
-
-
-class Sampler:
-    """Draws tokens: greedily at temperature 0, else by temperature and top-p."""
-
-    def __init__(
-        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
-    ) -> None:
-        """Prepare to draw.
-
-        Args:
-            temperature: As in `Decoding`.
-            top_p: As in `Decoding`.
-            seed: As in `Decoding`.
-
-        Raises:
-            ConfigError: a negative temperature, or top_p outside (0, 1].
-        """
-        if temperature < 0:
-            raise ConfigError(f"temperature is {temperature}, but must be 0 (greedy) or more")
-        if not 0 < top_p <= 1:
-            raise ConfigError(f"top_p is {top_p}, but must lie in (0, 1]")
-        self._warpers: list[Any] = []
-        if temperature >= GREEDY_BELOW:
-            self._warpers.append(TemperatureLogitsWarper(float(temperature)))
-            if top_p < 1:
-                self._warpers.append(TopPLogitsWarper(top_p))
-        # Draws are made on the CPU, so that a seed means the same on every device.
-        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
-
-    def __call__(self, logits_V: Tensor) -> int:
-        """Draw the next token."""
-        if not self._warpers:
-            return int(logits_V.argmax())
-        scores_1V = logits_V[None].float().cpu()
-        for warp in self._warpers:
-            scores_1V = warp(None, scores_1V)
-        return int(torch.multinomial(scores_1V.softmax(-1), 1, generator=self._generator))
 
 
 class StopRule:
@@ -145,19 +86,21 @@ class TokenWriter:
     Attributes:
         ids: Its tokens so far.
         logprobs: Their log-probabilities, if they were requested.
+        sampler: How its tokens are drawn.
+        top: How many of the most probable tokens to keep at each place; None keeps no
+            log-probabilities at all.
     """
 
     def __init__(
-        self, sample: Sampler, stops: StopRule, limit: int, logprobs: int | None = None
+        self, sampler: Sampler, stops: StopRule, limit: int, logprobs: int | None = None
     ) -> None:
         """Start with nothing.
 
         Args:
-            sample: Draws a token.
-            stops: Decides whether it is the last.
+            sampler: How tokens are drawn.
+            stops: Decides which token is the last.
             limit: Number of tokens to write at most.
-            logprobs: How many of the most probable tokens to keep at each place; None keeps no
-                log-probabilities at all.
+            logprobs: The attribute `top`.
 
         Raises:
             ConfigError: `logprobs` is negative.
@@ -166,7 +109,8 @@ class TokenWriter:
             raise ConfigError(f"logprobs is {logprobs}, but must be 0 or more")
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
-        self._sample, self._stops, self._limit, self._top = sample, stops, limit, logprobs
+        self.sampler, self.top = sampler, logprobs
+        self._stops, self._limit = stops, limit
         self._stopped = False
 
     @classmethod
@@ -174,31 +118,31 @@ class TokenWriter:
         cls,
         model: Any,
         tokenizer: Any,
+        context_ids: Sequence[int],
         limit: int,
         logprobs: int | None = None,
-        *,
-        stop_strings: Sequence[str] = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
+        **decoding: Unpack[Decoding],
     ) -> Self:
         """Start with nothing, by the settings of `Decoding`.
 
         Args:
-            model: The model whose end-of-turn tokens stop it.
+            model: The model that writes; its generation config has the settings that are not set
+                here, and the end-of-turn tokens.
             tokenizer: The tokenizer of the model.
+            context_ids: The tokens that are continued.
             limit: As in the constructor.
             logprobs: As in the constructor.
-            stop_strings: As in `Decoding`.
-            temperature: As in `Decoding`.
-            top_p: As in `Decoding`.
-            seed: As in `Decoding`.
+            **decoding: The settings.
 
         Raises:
             ConfigError: a setting is out of range.
         """
+        stop_strings = decoding.pop("stop_strings", ())
+        seed = decoding.pop("seed", None)
+        settings = resolved(decoding, checkpoint_decoding(model.generation_config))
+        sampler = Sampler(**settings, seed=seed, context_ids=context_ids)
         stops = StopRule(tokenizer, eos_ids(model, tokenizer), stop_strings)
-        return cls(Sampler(temperature, top_p, seed), stops, limit, logprobs)
+        return cls(sampler, stops, limit, logprobs)
 
     @property
     def finished(self) -> bool:
@@ -206,21 +150,70 @@ class TokenWriter:
         return self._stopped or len(self.ids) >= self._limit
 
     def write(self, logits_V: Tensor) -> int:
-        """Draw the next token."""
-        self.ids.append(self._sample(logits_V))
-        if self._top is not None:
-            logprob_V = logits_V.float().log_softmax(-1)
-            best, ids = logprob_V.topk(min(self._top, len(logprob_V)))
-            top = tuple(zip(ids.tolist(), best.tolist(), strict=True))
-            self.logprobs.append(TokenLogprob(self.ids[-1], float(logprob_V[self.ids[-1]]), top))
-        self._stopped = self._stops(self.ids)
+        """Draw the next token.
+
+        Raises:
+            RuntimeError: the logits are no numbers.
+        """
+        (error,) = write_tokens([self], logits_V[None])
+        if error is not None:
+            raise error
         return self.ids[-1]
+
+    def add(self, token_id: int, logprob: TokenLogprob | None) -> None:
+        """Add a token that was drawn."""
+        self.ids.append(token_id)
+        self.sampler.add(token_id)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        self._stopped = self._stops(self.ids)
 
     def generation(self, tokenizer: Any) -> Generation:
         """Decode the tokens so far."""
         text = tokenizer.decode(self.ids, skip_special_tokens=True)
         reason: FinishReason = "stop" if self._stopped else "length"
         return Generation(tuple(self.ids), text, reason, tuple(self.logprobs))
+
+
+def write_tokens(writers: Sequence[TokenWriter], logits_KV: Tensor) -> list[Exception | None]:
+    """Draw the next token of each continuation, all of them at once.
+
+    Args:
+        writers: The continuations.
+        logits_KV: Logits of their next tokens.
+
+    Returns:
+        What went wrong in each continuation, which has no new token then; None if nothing did.
+    """
+    drawn = draw(logits_KV, [writer.sampler for writer in writers])
+    logprobs = _logprobs(writers, logits_KV, [token_id or 0 for token_id in drawn])
+    errors: list[Exception | None] = []
+    for writer, token_id, logprob in zip(writers, drawn, logprobs, strict=True):
+        try:
+            if token_id is None:
+                raise RuntimeError(
+                    "the policy's logits are no numbers (NaN, or infinite), so that no token can "
+                    "be drawn: load it with another dtype, or replay with smaller steps"
+                )
+            writer.add(token_id, logprob)
+            errors.append(None)
+        except Exception as error:  # the continuation's own: the others go on
+            errors.append(error)
+    return errors
+
+
+def _logprobs(
+    writers: Sequence[TokenWriter], logits_KV: Tensor, token_ids: Sequence[int]
+) -> list[TokenLogprob | None]:
+    """Compute the log-probabilities of new tokens, for the continuations that keep them."""
+    logprobs: list[TokenLogprob | None] = [None] * len(writers)
+    for row, (writer, token_id) in enumerate(zip(writers, token_ids, strict=True)):
+        if writer.top is not None:
+            logprob_V = logits_KV[row].float().log_softmax(-1)
+            best, ids = logprob_V.topk(min(writer.top, len(logprob_V)))
+            top = tuple(zip(ids.tolist(), best.tolist(), strict=True))
+            logprobs[row] = TokenLogprob(token_id, float(logprob_V[token_id]), top)
+    return logprobs
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

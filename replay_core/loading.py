@@ -14,12 +14,14 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
     PreTrainedModel,
 )
 
 from visreplay.replay_core import lora
 from visreplay.replay_core.compatibility import architecture, check_alike, image_processing
 from visreplay.replay_core.config import Method, ReplayConfig, Teacher, tuned_config
+from visreplay.replay_core.decoding import checkpoint_decoding
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 from visreplay.replay_core.errors import CheckpointError, ConfigError, UnsupportedModelError
 from visreplay.replay_core.pair import ModelPair
@@ -131,6 +133,26 @@ def load_pair(
             base_model = _load(base_at, base_config, base_device or device, kwargs)
         pair = ModelPair.assemble(policy_model, base_model, chosen, replay_layers)
     return replace(pair, names=(policy_name, base_name), tuned=tuned)
+
+
+def load_decoding(policy: str, base: str | None = None) -> dict[str, Any]:
+    """Read how a checkpoint is to be decoded, without loading it (`checkpoint_decoding`).
+
+    Args:
+        policy: Folder or hub id of the model that answers, or of a LoRA adapter.
+        base: The base of an adapter, whose settings count; None takes the one that it names.
+
+    Raises:
+        CheckpointError: a path that is not there, or a hub that does not give the checkpoint.
+        UnsupportedModelError: an adapter names no base, or takes peft to load.
+    """
+    name, _ = _locate(policy, role=0)
+    if lora.is_adapter(name):
+        name, _ = _locate(base or lora.base_of(name), role=1)
+    try:
+        return checkpoint_decoding(GenerationConfig.from_pretrained(name))
+    except OSError:  # there is no such file, and the model is loaded without it
+        return {}
 
 
 def _default_device() -> str:

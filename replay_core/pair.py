@@ -17,10 +17,11 @@ from visreplay.replay_core import lora
 from visreplay.replay_core.chat_template import load_image, render_user_turn
 from visreplay.replay_core.compatibility import architecture, check_alike
 from visreplay.replay_core.config import Method, ReplayConfig, tuned_config
+from visreplay.replay_core.decoding import Decoding
 from visreplay.replay_core.errors import ConfigError, UnsupportedModelError
 from visreplay.replay_core.families.adapter import Features, ModelAdapter
 from visreplay.replay_core.families.registry import adapter_for
-from visreplay.replay_core.generation import Decoding, Generation
+from visreplay.replay_core.generation import Generation
 from visreplay.replay_core.lens import Lens
 from visreplay.replay_core.model_run import visual_activations
 from visreplay.replay_core.segment import Segment, VisualBlock
@@ -205,7 +206,7 @@ class ModelPair:
             images: Images of PIL, or paths of image files; they come before the text.
             replay: How to replay, as in `replay_config`.
             max_new_tokens: Number of tokens to write at most.
-            **decoding: `temperature`, `top_p`, `seed` and `stop_strings`, as in `Decoding`.
+            **decoding: As in `Decoding`.
 
         Raises:
             ConfigError: a setting is out of range, or does not fit the pair.

@@ -20,10 +20,11 @@ from visreplay.replay_core.config import Method, ReplayConfig, Side
 from visreplay.replay_core.errors import ConfigError, ContextError
 from visreplay.replay_core.lens import Targets
 from visreplay.replay_core.model_run import ModelRun, without_autograd
-from visreplay.replay_core.objectives import Divergence, LensReader, in_turn
+from visreplay.replay_core.objectives import Divergence
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.segment import Segment
 from visreplay.replay_core.selection import choose, entropy_limits
+from visreplay.replay_core.visitors import LensReader, in_turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from torch import Tensor
 from visreplay.replay_core.batch import Batch, Continuation
 from visreplay.replay_core.config import ReplayConfig, Teacher
 from visreplay.replay_core.context import Context
+from visreplay.replay_core.decoding import Decoding
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
 from visreplay.replay_core.families.adapter import Visitor
-from visreplay.replay_core.generation import Decoding, Generation, TokenWriter, run_to_end
+from visreplay.replay_core.generation import Generation, TokenWriter, run_to_end
 from visreplay.replay_core.model_run import without_autograd
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.reports import BlockRecord, ReplayReport
@@ -171,7 +172,7 @@ class ReplaySession:
 
         Args:
             max_new_tokens: Number of tokens to write at most.
-            **decoding: `temperature`, `top_p`, `seed` and `stop_strings`, as in `Decoding`.
+            **decoding: As in `Decoding`.
 
         Raises:
             ConfigError: a setting of decoding is out of range.
@@ -209,9 +210,7 @@ class ReplaySession:
         seeds: Sequence[int | None],
         *,
         max_new_tokens: int,
-        stop_strings: Sequence[str] = (),
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        **decoding: Unpack[Decoding],
     ) -> list[tuple[Self, Generation]]:
         """Sample several continuations as a batch: rollouts of one question.
 
@@ -221,26 +220,17 @@ class ReplaySession:
         Args:
             seeds: The seed of each continuation.
             max_new_tokens: As in `generate`.
-            stop_strings: As in `Decoding`.
-            temperature: As in `Decoding`.
-            top_p: As in `Decoding`.
+            **decoding: As in `Decoding`, without a seed; the temperature is 1 by default.
 
         Raises:
             ConfigError: As in `generate`.
             ContextError: As in `generate`.
         """
         batch = Batch()
-        continuations = [
-            self.join(
-                batch,
-                max_new_tokens=max_new_tokens,
-                stop_strings=stop_strings,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed,
-            )
-            for seed in seeds
-        ]
+        continuations = []
+        for seed in seeds:
+            settings: Decoding = {"temperature": 1.0, **decoding, "seed": seed}
+            continuations.append(self.join(batch, max_new_tokens=max_new_tokens, **settings))
         while batch.step():
             pass
         tokenizer = self.pair.tokenizer
@@ -344,4 +334,4 @@ class ReplaySession:
             raise ContextError("there is nothing to continue: append a segment first")
         limit = min(max_new_tokens, context.room)
         model, tokenizer = self.pair.policy.model, self.pair.tokenizer
-        return TokenWriter.of(model, tokenizer, limit, logprobs, **decoding)
+        return TokenWriter.of(model, tokenizer, context.ids, limit, logprobs, **decoding)

@@ -123,4 +123,4 @@ def test_values_arrive_in_the_field_s_unit() -> None:
 def test_values_that_the_user_set_come_before_a_command_s_own_defaults() -> None:
     sampling = overrides_of(Sampling, {"temperature": 0.0, "top_p": None})
     assert sampling.build(temperature=1.0, top_p=0.5) == Sampling(temperature=0.0, top_p=0.5)
-    assert sampling["top_p"] == 1.0 and sampling["temperature"] == 0.0
+    assert sampling["top_p"] is None and sampling["temperature"] == 0.0

@@ -98,6 +98,7 @@ class ChatPolicy:
             self.replay,
             store,
             sampling=sampling,
+            recipe=self.protocol.sampling,
             stop_strings=self.protocol.stop_strings,
             sessions=sessions,
             max_context=max_context,
@@ -114,7 +115,7 @@ class ChatPolicy:
         offer: ToolOffer = ToolOffer(),
         *,
         seed: int | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling = Sampling(),
         stop: Sequence[str] = (),
     ) -> ChatReply:
         """Write the next turn of a conversation.
@@ -123,7 +124,7 @@ class ChatPolicy:
             messages: The whole history.
             offer: The tools that the policy may call.
             seed: Seed of the sampler; None takes torch's global generator.
-            sampling: How to decode this turn.
+            sampling: How to decode this turn, where it differs from the others.
             stop: Texts that end the turn, and are left out of it.
 
         Raises:
@@ -140,7 +141,7 @@ class ChatPolicy:
         offer: ToolOffer = ToolOffer(),
         *,
         seed: int | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling = Sampling(),
         stop: Sequence[str] = (),
     ) -> Iterator[str | ChatReply]:
         """Write the next turn as `reply` does, and give its text as it is written.

@@ -54,7 +54,8 @@ class VisualAgent:
         protocol: How the policy calls tools and answers.
         replay: How to replay: a configuration, or the name of a method.
         names: What the record calls policy and base; None takes the pair's names.
-        sampling: How to decode.
+        sampling: How to decode; what is not set is the protocol's recipe's, then the checkpoint's
+            (`Sampling`). The attribute and the records have everything that is used.
         limits: Where to stop.
         checkpointer: Any of LangGraph's, to resume episodes.
     """
@@ -75,12 +76,17 @@ class VisualAgent:
         self.protocol = protocol
         self.replay = pair.replay_config(replay)
         ReplaySession(pair, self.replay).close()  # settings that do not fit the pair raise here
-        self.sampling = sampling
         self.limits = limits
         self.store = protocol.store
         self.policy = ReplayPolicy(
-            pair, self.replay, self.store, sampling=sampling, stop_strings=protocol.stop_strings
+            pair,
+            self.replay,
+            self.store,
+            sampling=sampling,
+            recipe=protocol.sampling,
+            stop_strings=protocol.stop_strings,
         )
+        self.sampling = self.policy.resolved()
         self.loop = Loop(protocol, limits)
         self.graph = build_graph(self.policy, protocol, limits, checkpointer)
 

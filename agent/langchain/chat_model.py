@@ -56,8 +56,11 @@ class ReplayChatModel(BaseChatModel):
         store: Where the images of messages are put, and found by `visreplay:` URLs; by default a
             gigabyte of memory, from which the least recently used ones go first.
         model_name: The model's name in `response_metadata`.
-        temperature: Temperature of the sampler; 0 decodes greedily.
+        temperature: Temperature of the sampler; 0 decodes greedily. Where it is None, as for the
+            next four, the protocol's recipe decides, then the checkpoint (`Sampling`).
         top_p: Probability mass of nucleus sampling.
+        top_k: Number of most probable tokens to draw from; 0 draws from all.
+        repetition_penalty: Penalty of every token that the history holds; 1 is none.
         max_new_tokens: Limit of one turn in tokens. `max_tokens` is another name for it.
         stop: Texts that end a turn, and are left out of it.
         seed: Seed of the sampler; None takes torch's global generator.
@@ -75,10 +78,12 @@ class ReplayChatModel(BaseChatModel):
         repr=False,
     )
     model_name: str = "policy"
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int = Field(
-        default=2048, validation_alias=AliasChoices("max_new_tokens", "max_tokens")
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: int | None = Field(
+        default=None, validation_alias=AliasChoices("max_new_tokens", "max_tokens")
     )
     stop: list[str] | None = None
     seed: int | None = None
@@ -181,16 +186,18 @@ class ReplayChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        names = ("model_name", "protocol", "temperature", "top_p", "max_new_tokens", "stop", "seed")
         return {
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in ("model_name", "protocol", "stop", "seed")},
+            **asdict(self._chat.policy.resolved(self._sampling({}))),
             "replay": asdict(self._chat.replay),
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "visreplay"
-        params["ls_max_tokens"] = self._sampling(kwargs).max_new_tokens
+        resolved = self._chat.policy.resolved(self._sampling(kwargs))
+        params["ls_temperature"] = resolved.temperature
+        params["ls_max_tokens"] = resolved.max_new_tokens
         return params
 
     def _generate(

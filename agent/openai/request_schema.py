@@ -4,7 +4,6 @@ A few fields of OpenAI's are accepted though they change nothing. An unknown fie
 for something that this server does not do, is refused rather than ignored.
 """
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -188,6 +187,9 @@ class ChatRequest(_Strict):
         max_completion_tokens: The limit of new tokens of each reply; `max_tokens` is its old name.
         temperature: The temperature of sampling; 0 is greedy.
         top_p: The probability mass of nucleus sampling.
+        top_k: The number of most probable tokens to draw from; 0 (or -1) draws from all. This
+            field and the next are vLLM's.
+        repetition_penalty: The penalty of tokens that the conversation holds; 1 is none.
         seed: The seed of the first reply; each further one has the next.
         stop: Texts that end a reply, and are left out of it.
         logprobs: Whether the completion has the log-probabilities of its tokens.
@@ -203,6 +205,8 @@ class ChatRequest(_Strict):
     max_completion_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31, strict=True)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, strict=True)] | None = None
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
     logprobs: StrictBool | None = None
@@ -270,15 +274,13 @@ class ChatRequest(_Strict):
         tools = self.tools or []
         return [tool.model_dump(exclude={"function": {"strict"}}) for tool in tools]
 
-    def sampling(self, default: Sampling) -> Sampling:
-        """Return how to decode.
-
-        Args:
-            default: The fields that the request does not set.
-        """
-        changes = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_new_tokens": self.new_tokens,
-        }
-        return replace(default, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
+    @property
+    def sampling(self) -> Sampling:
+        """The settings of decoding that the request sets."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=None if self.top_k is None else max(self.top_k, 0),
+            repetition_penalty=self.repetition_penalty,
+            max_new_tokens=self.new_tokens,
+        )

@@ -16,6 +16,7 @@ from visreplay.agent.openai.completion import CompletionBuilder
 from visreplay.agent.openai.messages import from_openai
 from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
+from visreplay.agent.policy.replay_policy import ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.serving.decoding import Event
@@ -39,7 +40,8 @@ class ServiceConfig:
         models: How each model that clients may name replays (`served_models`).
         protocol: How tools are called and their results shown (a key of `PROTOCOLS`); "auto" goes
             by the policy's name.
-        sampling: How to decode, unless a request says otherwise.
+        sampling: How to decode, unless a request says otherwise; what neither sets is the
+            protocol's recipe's, then the checkpoint's.
         limits: The limits of requests.
         roots: Folders whose files clients may name by `file:` URLs.
         fetch: Reads http and https URLs; None reads none.
@@ -152,7 +154,7 @@ class ChatService:
             chat.memory,
             digest,
         )
-        decoding = chat.policy.decoding(request.sampling(self._default(request.n)), stops)
+        decoding = chat.policy.decoding(self._sampling(request, chat.policy), stops)
         events = slot.decode(
             chat.policy, reading, request.seeds, **decoding, logprobs=request.kept_logprobs
         )
@@ -167,14 +169,13 @@ class ChatService:
             raise ConfigError(f"replay has settings, but model {request.model!r} has no replay")
         return replay_config(config, request.replay)
 
-    def _default(self, answers: int) -> Sampling:
-        """Return the decoding of a request that sets none: several answers are sampled, one not."""
-        sampling = self.service.sampling
-        return replace(
-            sampling,
-            temperature=sampling.temperature or float(answers > 1),
-            max_new_tokens=min(sampling.max_new_tokens, self.service.limits.max_new_tokens),
-        )
+    def _sampling(self, request: ChatRequest, policy: ReplayPolicy) -> Sampling:
+        """Return how a request is decoded: several answers are sampled unless it says otherwise."""
+        own = request.sampling.filled(self.service.sampling)
+        if request.n > 1 and request.temperature is None and policy.resolved(own).greedy:
+            own = replace(own, temperature=1.0)
+        limit = self.service.limits.max_new_tokens
+        return replace(own, max_new_tokens=min(policy.resolved(own).max_new_tokens or limit, limit))
 
     def _chat_policy(self, replay: ReplayConfig, budget: Budget) -> ChatPolicy:
         """The policy for one request, whose images no other request pushes out of the store."""

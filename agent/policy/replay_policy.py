@@ -19,6 +19,7 @@ from visreplay.replay_core import (
     TokenLogprob,
 )
 from visreplay.replay_core.chat_template import without_special_tokens
+from visreplay.replay_core.decoding import checkpoint_decoding
 from visreplay.replay_core.generation import run_to_end
 from visreplay.tools import ImageStore
 
@@ -129,6 +130,8 @@ class ReplayPolicy:
         replay: How to replay.
         store: Resolves image references.
         sampling: How to decode.
+        recipe: How to decode where `sampling` says nothing: the protocol's settings. The settings
+            of the checkpoint's `generation_config.json` come after them.
         stop_strings: Texts that end a turn (and stay in it), besides the model's own end tokens.
         sessions: The cache of sessions; policies may share one.
         max_context: Largest number of tokens in a conversation; None leaves it to the model.
@@ -142,6 +145,7 @@ class ReplayPolicy:
         store: ImageStore,
         *,
         sampling: Sampling = Sampling(),
+        recipe: Sampling = Sampling(),
         stop_strings: tuple[str, ...] = (),
         sessions: SessionCache | None = None,
         max_context: int | None = None,
@@ -153,6 +157,9 @@ class ReplayPolicy:
         self.stop_strings = stop_strings
         self.sessions = SessionCache() if sessions is None else sessions
         self.max_context = max_context
+        self._recipe = recipe
+        answers = pair.swapped().policy if replay.swap_roles else pair.policy
+        self._checkpoint = Sampling(**checkpoint_decoding(answers.model.generation_config))
         self._store = store
         self._maps = maps
         # Sessions of other models, or with other settings of replay, are not interchangeable.
@@ -167,7 +174,7 @@ class ReplayPolicy:
         messages: Sequence[Message],
         *,
         seed: int | None = 0,
-        sampling: Sampling | None = None,
+        sampling: Sampling = Sampling(),
         stop_strings: Sequence[str] = (),
         opening: str = "",
     ) -> Generator[int, None, PolicyTurn]:
@@ -176,7 +183,7 @@ class ReplayPolicy:
         Args:
             messages: As in `act`.
             seed: As in `act`; None takes torch's global generator.
-            sampling: How to decode this turn, if it differs from the others.
+            sampling: How to decode this turn, where it differs from the others.
             stop_strings: More texts that end the turn.
             opening: Text that the turn has to begin with.
 
@@ -277,8 +284,16 @@ class ReplayPolicy:
                 f"have {CHARACTERS_PER_TOKEN} each: send less text"
             )
 
+    def resolved(self, sampling: Sampling = Sampling()) -> Sampling:
+        """Fill in the settings of a turn: the policy's own, the recipe's, the checkpoint's.
+
+        Args:
+            sampling: As in `stream`.
+        """
+        return sampling.filled(self.sampling).resolved(self._recipe, self._checkpoint)
+
     def decoding(
-        self, sampling: Sampling | None = None, stop_strings: Sequence[str] = ()
+        self, sampling: Sampling = Sampling(), stop_strings: Sequence[str] = ()
     ) -> dict[str, Any]:
         """Build the options of `ReplaySession.generate` for a turn.
 
@@ -287,7 +302,7 @@ class ReplayPolicy:
             stop_strings: As in `stream`.
         """
         stops = (*self.stop_strings, *stop_strings)
-        return {**asdict(sampling or self.sampling), "stop_strings": stops}
+        return {**asdict(self.resolved(sampling)), "stop_strings": stops}
 
     def turn(self, reading: Reading, session: ReplaySession, generated: Generation) -> PolicyTurn:
         """Make the turn of a generation, and keep the session for the next one.

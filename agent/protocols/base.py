@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.messages import Message, Part, VideoPart, image, text, user
+from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols.crops import crop_region
 from visreplay.agent.protocols.parsing import (
     bodies,
@@ -106,12 +107,14 @@ class ToolProtocol(ABC):
         store: The store of the images that tools make.
         system_prompt: Replaces the protocol's own system prompt ("" for none).
         user_suffix: Replaces the text that the protocol appends to the question.
+        sampling: How the protocol's checkpoints are decoded, where a caller does not say.
     """
 
     grid: TokenGrid
     store: ImageStore
     system_prompt: str | None = None
     user_suffix: str | None = None
+    sampling: Sampling = Sampling()
 
     name: ClassVar[str]
     checkpoints: ClassVar[tuple[str, ...]] = ()

@@ -5,7 +5,7 @@ It needs `pip install 'visreplay[smolagents]'`.
 
 import json
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Self
 
 from pydantic import TypeAdapter
@@ -28,7 +28,7 @@ from smolagents.models import (
 )
 
 from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply
-from visreplay.agent.policy.sampling import SAMPLING_FIELDS
+from visreplay.agent.policy.sampling import SAMPLING_FIELDS, Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
 from visreplay.agent.smolagents.messages import FINAL_ANSWER, MemoryReader
 from visreplay.replay_core import ReplayConfig, load_pair
@@ -64,9 +64,9 @@ class ReplayModel(Model):
         chat: The policy, its protocol and its image store.
         model_id: The model's name.
         **options: Options of every call, which win over those of the call itself, as with the
-            other models of smolagents: `temperature`, `top_p`, `max_new_tokens` (or `max_tokens`),
-            `seed`, `stop` (texts that end a turn besides the agent's own), and `tool_choice`, which
-            is "auto" by default, as policies think before they call.
+            other models of smolagents: the fields of `Sampling` (`max_tokens` is another name of
+            `max_new_tokens`), `seed`, `stop` (texts that end a turn besides the agent's own), and
+            `tool_choice`, which is "auto" by default, as policies think before they call.
 
     Raises:
         ValueError: There is no such option.
@@ -272,7 +272,7 @@ class ReplayModel(Model):
             "messages": self._reader.conversation(messages),
             "offer": self.chat.offer(signatures, choice),
             "seed": options.get("seed"),
-            "sampling": replace(self.chat.policy.sampling, **sampling),
+            "sampling": Sampling(**sampling),
             "stop": options["stop"],
         }
 

@@ -42,7 +42,8 @@ def evaluation(
         int,
         typer.Option(
             min=1,
-            help="Rollouts of each sample; several are sampled at temperature 1 by default.",
+            help="Rollouts of each sample; several are sampled at temperature 1 if decoding would "
+            "be greedy by default.",
             rich_help_panel=TASK,
         ),
     ] = 1,
@@ -91,12 +92,6 @@ def evaluation(
     from visreplay.agent.episode.visual_agent import versions
 
     console = Console(highlight=False)
-    sampling = episode.sampling.build(temperature=1.0 if rollouts > 1 else 0.0)
-    if rollouts > 1 and not sampling.temperature:
-        raise ValueError(
-            f"--rollouts is {rollouts}, but at --temperature 0 all of them are the same: leave "
-            "one of them out"
-        )
     checker = load_checker(cot_checker) if cot_checker else None
     source = get_task(task, data)
     chosen = sample_ids.split(",") if sample_ids else None
@@ -104,6 +99,15 @@ def evaluation(
     choice = PairChoice.of(pair, console)
     config = choice.config(replay.values)
     out = out or Path("runs/eval") / f"{task}-{config.method}"
+    sampling = choice.sampling(episode.sampling.build(), episode, config)
+    if rollouts > 1 and sampling.greedy:
+        # A policy that is published as greedy is sampled plainly.
+        sampling = choice.sampling(episode.sampling.build(temperature=1.0), episode, config)
+    if rollouts > 1 and sampling.greedy:
+        raise ValueError(
+            f"--rollouts is {rollouts}, but at --temperature 0 or --top-k 1 all of them are the "
+            "same: leave one of them out"
+        )
     settings = {
         "task": source.name,
         "data": data and str(data),

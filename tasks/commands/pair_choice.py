@@ -11,13 +11,13 @@ from rich.console import Console
 import visreplay.agent as agents
 import visreplay.replay_core as replay_core
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.protocols import choose_protocol
+from visreplay.agent.protocols import choose_protocol, get_protocol
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
 from visreplay.tasks.commands.options import EpisodeOptions, PairOptions
 from visreplay.tasks.evaluation.paper import paper_replay
-from visreplay.tools import ImageStore
+from visreplay.tools import ImageStore, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,22 @@ class PairChoice:
             tuned = {each: ReplayConfig.paper(each) for each in (Method.TOKEN, Method.STATE)}
             tuned[row.method], method = row, row.method
         return tuned_config(tuned, settings.pop("method", method), **settings)
+
+    def sampling(self, own: Sampling, episode: EpisodeOptions, config: ReplayConfig) -> Sampling:
+        """Fill in the settings of decoding as the agent will, before anything is loaded.
+
+        Args:
+            own: The settings that the user set.
+            episode: The checkpoint's own texts.
+            config: Whether policy and base change roles.
+        """
+        from visreplay.replay_core.loading import load_decoding
+
+        roles = (self.policy, self.base)
+        if config.swap_roles and self.base:
+            roles = (self.base, None)
+        protocol = get_protocol(self.protocol, TokenGrid(), ImageStore(), **episode.texts)
+        return own.resolved(protocol.sampling, Sampling(**load_decoding(*roles)))
 
     def load(self, replay_layers: int | None = None) -> "replay_core.ModelPair":
         """Load both models.

@@ -62,7 +62,9 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
         ),
         "swap_roles": Knob("Let the base answer, with the policy's activations replayed on it."),
         "entry_layer": Knob("Token replay: layer that the offset enters; 0 is the embeddings."),
-        "top_k": Knob("Vocabulary entries of the base that the divergence is restricted to."),
+        "top_k": Knob(
+            "Vocabulary entries of the base that the divergence is restricted to.", "kl_top_k"
+        ),
         "steps": Knob("Token replay: optimisation steps for each visual block, at most."),
         "plateau": Knob(
             "Token replay: stop when two steps gained less than this share; 0 takes all steps."
@@ -78,7 +80,15 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
     Sampling: {
         "temperature": Knob("Sampling temperature; 0 decodes greedily.", min=0),
         "top_p": Knob("Probability mass of nucleus sampling, in (0, 1]."),
-        "max_new_tokens": Knob("Tokens that the policy writes in one turn, at most.", min=1),
+        "top_k": Knob("Draw from this many most probable tokens; 0 draws from all.", min=0),
+        "repetition_penalty": Knob(
+            "Penalty of every token that the context holds, as in transformers; 1 is none. "
+            "It counts for greedy decoding too."
+        ),
+        "max_new_tokens": Knob(
+            "Tokens that the policy writes in one turn, at most. Default: the recipe's, or 2048.",
+            min=1,
+        ),
     },
     Limits: {
         "max_steps": Knob("Policy turns at most. Default: the protocol's limit."),
@@ -113,7 +123,7 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
 
 PANELS: Mapping[type, str] = {
     ReplayConfig: "Replay (the embedded pair has some defaults of its own)",
-    Sampling: "Decoding",
+    Sampling: "Decoding (default: the protocol's recipe, then generation_config.json, then greedy)",
     Limits: "Episode limits",
     ServerLimits: "Limits for requests",
 }

@@ -132,6 +132,7 @@ def inspect_log(run: Run) -> "EvalLog":
             model_generate_config=GenerateConfig(
                 temperature=sampling["temperature"],
                 top_p=sampling["top_p"],
+                top_k=sampling.get("top_k") or None,
                 max_tokens=sampling["max_new_tokens"],
                 seed=settings["seed"],
             ),

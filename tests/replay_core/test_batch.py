@@ -7,6 +7,7 @@ import builders
 import pytest
 import torch
 from builders import segment
+from torch import Tensor
 
 from visreplay.replay_core import (
     Batch,
@@ -17,6 +18,17 @@ from visreplay.replay_core import (
     ReplayConfig,
     ReplaySession,
 )
+from visreplay.replay_core.lens import Lens
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"top_k": 3},
+    {"top_p": 0.7},
+    {"repetition_penalty": 1.3},
+    {"top_k": 5, "top_p": 0.9, "repetition_penalty": 0.8},
+]
+
+GREEDY = {"temperature": 0.0}
 
 SLIDING = {
     "use_sliding_window": True,
@@ -58,6 +70,7 @@ def check(pair: ModelPair, seed: int) -> None:
                 session, number = waiting.pop()
                 options = {"max_new_tokens": dice.randrange(1, 12), "seed": number}
                 options["temperature"] = float(number)
+                options.update(dice.choice(SETTINGS))
                 begun.append((session, options, session.join(batch, **options)))
         if dropped is None and len(batch) >= 3:
             many = len(batch)
@@ -133,17 +146,24 @@ def test_one_that_fails_ends_alone(pair: ModelPair, monkeypatch: pytest.MonkeyPa
     """Logits that are no numbers, say: the others go on."""
     batch = Batch()
     session = sessions(pair)[0]
-    well, ill = (session.join(batch, max_new_tokens=9, temperature=1.0, seed=1) for _ in range(2))
-    write = ill._writer.write
-    monkeypatch.setattr(ill._writer, "write", lambda logits_V: write(logits_V * torch.nan))
+    settings: dict[str, Any] = {"max_new_tokens": 9, "temperature": 1.0, "seed": 1}
+    alone = session.fork().generate(**settings)
+    well, *ill = (session.join(batch, **{**settings, **each}) for each in ({}, {}, GREEDY))
+    logits = Lens.logits
+
+    def broken(self: Lens, output_KD: Tensor) -> Tensor:
+        good_KV = logits(self, output_KD)
+        bad = [each in ill for each in batch._rows]
+        return good_KV.masked_fill(torch.tensor(bad)[:, None], torch.nan)
+
+    monkeypatch.setattr(Lens, "logits", broken)
     while batch.step():
         pass
-    assert isinstance(ill.error, RuntimeError) and ill.finished
-    with pytest.raises(RuntimeError, match="probability"):
-        session.continued(ill)
-    assert well.generation(pair.tokenizer) == session.fork().generate(
-        max_new_tokens=9, temperature=1.0, seed=1
-    )
+    for each in ill:
+        assert isinstance(each.error, RuntimeError) and each.finished and len(each.ids) == 1
+        with pytest.raises(RuntimeError, match="no numbers"):
+            session.continued(each)
+    assert well.generation(pair.tokenizer) == alone
 
 
 def test_continuations_that_cannot_be_together(pair: ModelPair) -> None:

@@ -158,6 +158,8 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "max_tokens": st.sampled_from([1, 2, 8]),
     "temperature": st.sampled_from([0, 1, 2, 1e-9, 1e-45, 5e-324]),
     "top_p": st.sampled_from([1, 0.5, 1e-9, 5e-324]),
+    "top_k": st.sampled_from([-1, 0, 1, 5, 2**31]),
+    "repetition_penalty": st.sampled_from([0.01, 1, 1.05, 100]),
     "seed": st.sampled_from([0, 2**63 - 1]),
     "stop": st.just("\x00") | WORDS | st.lists(WORDS, max_size=2),
     "logprobs": st.booleans(),

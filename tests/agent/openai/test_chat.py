@@ -104,12 +104,12 @@ def request(**fields: object) -> ChatRequest:
 
 
 def test_how_to_decode() -> None:
-    default = Sampling(0.5, 0.9, 100)
-    assert request().sampling(default) == default
-    some = request(temperature=0, top_p=1, max_tokens=5)
-    assert some.sampling(default) == Sampling(0, 1, 5)
+    assert request().sampling == Sampling()
+    some = request(temperature=0, top_p=1, top_k=3, repetition_penalty=1.1, max_tokens=5)
+    assert some.sampling == Sampling(0, 1, 3, 1.1, 5)
+    assert request(top_k=-1).sampling == request(top_k=0).sampling == Sampling(top_k=0)
     both = request(max_tokens=5, max_completion_tokens=6)
-    assert both.sampling(default).max_new_tokens == 6
+    assert both.sampling.max_new_tokens == 6
     assert request(n=2).seeds == [None, None]
     assert request(n=3, seed=2**63 - 2).seeds == [2**63 - 2, 2**63 - 1, 0]
     assert request(stop="a").stops == ["a"] and request().stops == []
@@ -179,10 +179,9 @@ def test_what_would_change_nothing_is_refused() -> None:
 
 def test_every_field_of_sampling_can_be_set_by_a_request() -> None:
     """A new field needs a field of the request."""
-    default = Sampling()
-    sampling = request(temperature=0.5, top_p=0.5, max_tokens=5).sampling(default)
+    some = request(temperature=0.5, top_p=0.5, top_k=5, repetition_penalty=1.5, max_tokens=5)
     for field in fields(Sampling):
-        assert getattr(sampling, field.name) != getattr(default, field.name), field.name
+        assert getattr(some.sampling, field.name) is not None, field.name
 
 
 def test_every_setting_of_replay_is_offered_or_kept_from_callers() -> None:

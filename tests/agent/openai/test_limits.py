@@ -97,6 +97,8 @@ WRONG: dict[str, Any] = {
     "max_completion_tokens": [0, 9, 10**30],
     "temperature": [-1, 2.1, "1", float("nan"), float("inf")],
     "top_p": [0, 1.1, float("nan")],
+    "top_k": [-2, 1.5, True, 2**40],
+    "repetition_penalty": [0, -1, 101, float("nan"), "1"],
     "seed": [-1, 2**63, "1"],
     "stop": ["", [""], ["a"] * 17, "a" * 257, 1],
     "logprobs": [1, "yes"],

@@ -1,7 +1,7 @@
 """Many callers at once: each gets the turn it would get alone, and none waits for another."""
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
@@ -14,8 +14,15 @@ from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.serving.admission import BusyError
 from visreplay.agent.serving.decoding import EndEvent, Event, TokenEvent
 from visreplay.agent.serving.engine import Engine
-from visreplay.replay_core import Batch, ConfigError, Method, ModelPair, embedded_config
-from visreplay.replay_core.generation import Sampler
+from visreplay.replay_core import (
+    Batch,
+    ConfigError,
+    Method,
+    ModelPair,
+    embedded_config,
+    generation,
+)
+from visreplay.replay_core.sampling import Sampler
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 from visreplay.tools import ImageStore
@@ -166,15 +173,16 @@ async def test_a_turn_that_fails_ends_no_turn_of_others(
     embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = policy_of(embedded_pair)
-    call = Sampler.__call__
+    draw = generation.draw
 
-    def ill(self: Sampler, logits_V: Tensor) -> int:
-        return call(self, logits_V * torch.nan if self._generator else logits_V)
+    def ill(logits_KV: Tensor, samplers: Sequence[Sampler]) -> list[int | None]:
+        bad = torch.tensor([not sampler.greedy for sampler in samplers])
+        return draw(logits_KV.masked_fill(bad[:, None], torch.nan), samplers)
 
-    monkeypatch.setattr(Sampler, "__call__", ill)
+    monkeypatch.setattr(generation, "draw", ill)
     async with Engine() as engine:
         well = asyncio.create_task(turns(engine, policy, prompt(0), (None,)))
-        with pytest.raises(RuntimeError, match="probability"):
+        with pytest.raises(RuntimeError, match="no numbers"):
             await turns(engine, policy, prompt(1), (1, 2), temperature=1.0)
         assert (await well)[0].text
         assert engine.admission.running == 0

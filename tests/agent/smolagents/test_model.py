@@ -310,7 +310,7 @@ def test_what_cannot_be_done_is_refused(embedded_pair: ModelPair) -> None:
     with pytest.raises(ValueError, match="not forced into a schema"):
         model.generate(task(), response_format={"type": "json_object"})
     with pytest.raises(
-        ValueError, match="no option 'timeout'; there are max_new_tokens, max_tokens, seed"
+        ValueError, match="no option 'timeout'; there are max_new_tokens, max_tokens, repetition"
     ):
         ReplayModel(chat, timeout=3)
     with pytest.raises(ValueError, match="no option 'flatten_messages_as_text'"):

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from visreplay.replay_core import EMBEDDED
 from visreplay.tasks.commands.cli import app
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.evaluation.runs import Run
@@ -66,6 +68,28 @@ def test_rollouts_are_shared_recorded_and_summed_up(tmp_path: Path) -> None:
     assert code == 0, err
     assert (out / "run.jsonl").read_bytes().startswith(before)
     assert len(Run.open(out).records) == 3
+
+
+def test_decoding_is_the_checkpoint_s_unless_options_say_otherwise(tmp_path: Path) -> None:
+    policy = tmp_path / "policy"
+    shutil.copytree(EMBEDDED / "policy", policy)
+    file = policy / "generation_config.json"
+    penalty = {"do_sample": True, "temperature": 0.1, "top_k": 1, "repetition_penalty": 1.05}
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), **penalty}), "utf-8")
+    models = ("--policy", str(policy), "--protocol", "embedded", "--limit", "1")
+    expected = {"temperature": 0.1, "top_p": 1.0, "top_k": 1, "repetition_penalty": 1.05}
+    code, _, err = evaluation(tmp_path / "plain", *models, "--max-new-tokens", "8")
+    assert code == 0, err
+    run = Run.open(tmp_path / "plain")
+    assert run.settings["sampling"] == {**expected, "max_new_tokens": 8}
+    # Rollouts of a policy that is greedy as published are sampled from all tokens.
+    more = ("--max-new-tokens", "8", "--rollouts", "2")
+    code, _, err = evaluation(tmp_path / "sampled", *models, *more)
+    assert code == 0, err
+    sampled = {**expected, "temperature": 1.0, "top_k": 0, "max_new_tokens": 8}
+    assert Run.open(tmp_path / "sampled").settings["sampling"] == sampled
+    code, _, err = evaluation(tmp_path / "same", *models, *more, "--top-k", "1")
+    assert code == 2 and "all of them are the same" in err
 
 
 def child(out: str, limit: int) -> None:
@@ -194,7 +218,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rollouts", "8", "--temperature", "0"], "at --temperature 0 all of them are the same"),
+        (["--rollouts", "8", "--temperature", "0"], "all of them are the same"),
         (["--sample-ids", "chess-1"], "the task has no sample 'chess-1'"),
         (["--data", "x.tsv"], "leave out --data"),
         (["--cot-checker", "json"], "must name a function"),
