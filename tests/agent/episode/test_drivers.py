@@ -25,7 +25,7 @@ from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split
 
 SEARCH = get_task("visual-search-medium").sample(Split.TUNING + 1)
-SEEDS = range(4)
+SEEDS = range(18, 22)
 RECIPES = Path(__file__).parents[3] / "recipes"
 
 Driver = Callable[[VisualAgent], list[EpisodeState | Trajectory]]
