@@ -14,6 +14,7 @@ from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import OptimisationError
 from visreplay.replay_core.families.adapter import Features, ModelAdapter, Visitor
+from visreplay.replay_core.memory import recomputes
 from visreplay.replay_core.visitors import Divergence, in_turn
 
 
@@ -86,6 +87,8 @@ def token_replay(
     if config.optimizer == "adam":
         scale = _scale_at_entry(policy, features, positions_3T, context, config.entry_layer)
     optimizer: torch.optim.Optimizer | None = None
+    layers = range(config.entry_layer, context.depth)
+    recompute = recomputes(config.recompute_activations, policy, len(features), layers)
     # A mean over thousands of tokens would vanish in a half-precision model on its way back.
     upscale = len(features) * int(divergence.chosen_LT.sum(dim=1).max())
     path: list[Tensor] = []
@@ -97,7 +100,7 @@ def token_replay(
                 positions_3T,
                 context,
                 visit=in_turn(offset.visitor, divergence),
-                recompute=config.recompute_activations,
+                recompute=recompute,
             )
             means = divergence.means()
             loss = means.sum() / len(features)
