@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from visreplay.replay_core.errors import MemoryExhaustedError
+from visreplay.replay_core.errors import MemoryExhaustedError, ReplayError
 from visreplay.replay_core.families.adapter import ModelAdapter
 
 SHARE = 0.5
@@ -101,7 +101,7 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_exhaustion(error):
+        if isinstance(error, ReplayError) or not _is_exhaustion(error):
             raise
         # The frames of the failed call hold its tensors, and would as long as the error is held.
         traceback.clear_frames(error.__traceback__)

@@ -100,6 +100,7 @@ class PairChoice:
             base_device=self.options.base_device,
             dtype=self.options.dtype,
             processor=self.options.processor,
+            **self.options.load_options,
         )
 
     def load_base(self) -> "replay_core.ModelPair":
@@ -110,6 +111,7 @@ class PairChoice:
             device=self.options.base_device or self.options.device,
             dtype=self.options.dtype,
             processor=self.options.processor or self.policy,
+            **self.options.load_options,
         )
 
     def agent(
@@ -137,6 +139,7 @@ class PairChoice:
             base_device=self.options.base_device,
             dtype=self.options.dtype,
             processor=self.options.processor,
+            load_options=self.options.load_options,
             store=ImageStore(images) if images else None,
             protocol_options=episode.texts,
             sampling=sampling,
