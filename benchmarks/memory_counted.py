@@ -8,6 +8,8 @@ weights and `kept_bytes`; `tests/benchmarks/test_memory_counted.py` compares tha
 The first table takes some minutes; `--estimate` prints the second alone.
 """
 
+import ctypes
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ from functools import cache
 from weakref import WeakSet
 
 import torch
+from memory import resident, sampled_peak
 from sizes import SEVEN_B, Sizes, meta_pair
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -29,6 +32,13 @@ from visreplay.replay_core.memory import kept_bytes
 from visreplay.replay_core.visitors import Divergence
 
 GIB = 2**30
+
+WAY_BACK = 1.25
+"""Memory of the gradients inside a layer, as a share of its inner activations.
+
+`way_back` measures 1.1.
+"""
+
 CONTEXT = 32
 """Text tokens before the image."""
 
@@ -126,6 +136,36 @@ def count(adapter: ModelAdapter, tokens: int, *, recompute: bool) -> Kept:
     return Kept(total - masks_bytes, masks_bytes)
 
 
+def way_back(adapter: ModelAdapter, tokens: int) -> float:
+    """Measure the memory that the way back through one layer takes above what was kept for it.
+
+    Args:
+        adapter: A model of one layer, on the CPU.
+        tokens: Number of visual tokens.
+
+    Returns:
+        The resident peak of the process, as a share of the layer's inner activations, and less
+        those, which are computed again.
+    """
+    embeds_TD = torch.randn(tokens, adapter.text_config.hidden_size, dtype=adapter.model.dtype)
+    features = Features(embeds_TD.requires_grad_())
+    positions_3T = adapter.text_positions(tokens, 0)
+    loss = adapter.run(features, positions_3T, KVCache(1).frozen(1), recompute=True).sum()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = resident()
+    with sampled_peak() as peak:
+        loss.backward()
+    return (peak[0] - before) * 1e9 / (tokens * inner_bytes(adapter)) - 1
+
+
+def inner_bytes(adapter: ModelAdapter) -> int:
+    """Compute the bytes of a layer's inner activations for one token."""
+    both = kept_bytes(adapter, recompute=False), kept_bytes(adapter, recompute=True)
+    layer_input = adapter.model.dtype.itemsize * adapter.text_config.hidden_size
+    return both[0] - both[1] + layer_input
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Bytes that token replay of one image takes in all, at its peak.
@@ -134,8 +174,8 @@ class Estimate:
         weights: Policy, and the layers of the base.
         caches: Keys and values of both, and the policy's last outputs, with their spare room.
         kept: What is kept for the gradient, with every position in every set S.
-        one_layer: The inner activations of the layer that the way back is in, and as much again
-            for their gradients.
+        one_layer: The layer that the way back is in: its gradients, and with recomputation its
+            inner activations.
         offset: The offset, its gradient, Adam's two moments, and the sum with the embeddings.
         others: Features, the base's targets, and two chunks of logits.
     """
@@ -154,20 +194,25 @@ class Estimate:
 
 
 @cache
+def model(sizes: Sizes) -> ModelAdapter:
+    """Make a model in bfloat16 that has no memory, on the meta device."""
+    return meta_pair(sizes).policy
+
+
 def weights(sizes: Sizes, layers: int, *, shared: bool) -> int:
-    """Count the bytes of a pair's weights in bfloat16, on the meta device.
+    """Count the bytes of the weights of a policy and its base.
 
     Args:
         sizes: The sizes of both models.
         layers: Number of the base's layers.
         shared: Whether embedding, head and vision tower of the policy are those of the base.
     """
-    pair = meta_pair(sizes)
-    assert pair.base is not None
-    pair.base.keep_layers(layers)
-    base = pair.base.language_model.layers if shared else pair.base.model
-    models = (pair.policy.model, base)
-    return sum(weight.nbytes for model in models for weight in model.parameters())
+    decoder_layers = model(sizes).language_model.layers
+    policy, all_layers, first_layers = (
+        sum(weight.nbytes for weight in part.parameters())
+        for part in (model(sizes).model, decoder_layers, decoder_layers[:layers])
+    )
+    return policy + first_layers + (0 if shared else policy - all_layers)
 
 
 def estimate(
@@ -190,16 +235,15 @@ def estimate(
         recompute: Whether activations are computed again.
         shared: As in `weights`.
     """
-    policy, layers = meta_pair(sizes).policy, config.replay_layers
+    policy, layers = model(sizes), config.replay_layers
     number, wide = policy.model.dtype.itemsize, sizes.hidden
     cached = 2 * number * sizes.kv_heads * wide // sizes.heads * (sizes.layers + layers)
-    inner = kept_bytes(policy, recompute=False) - number * wide
-    at_once = 1 if recompute else 0
+    inner = inner_bytes(policy)
     return Estimate(
         weights=weights(sizes, layers, shared=shared),
         caches=tokens * (cached + number * wide) * 9 // 8,
         kept=tokens * layers * kept_bytes(policy, recompute=recompute),
-        one_layer=tokens * inner * (1 + at_once),
+        one_layer=int(tokens * inner * (WAY_BACK + recompute)),
         offset=tokens * wide * 4 * 6,
         others=tokens * (2 * number * wide + 2 * layers * config.top_k * 8)
         + 2 * config.memory_bytes,
@@ -235,6 +279,8 @@ def main() -> None:
     """Print the tables."""
     if "--estimate" not in sys.argv:
         print(*counted_table(), sep="\n", end="\n\n")
+        shares = ", ".join(f"{way_back(decoder(1), tokens):.2f}" for tokens in (512, 1024))
+        print(f"The way back takes {shares} of a layer (512, 1,024 tokens).", end="\n\n")
     print(*estimated_table(), sep="\n")
 
 

@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-import memory_counted
 import pytest
-from memory_counted import GIB, count, decoder, estimate, estimated_table
+from memory_counted import GIB, count, decoder, estimate, estimated_table, model
 from sizes import SEVEN_B
 
 from visreplay.replay_core import ModelAdapter
@@ -27,9 +26,7 @@ def slope(adapter: ModelAdapter, *, recompute: bool) -> float:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_arithmetic_is_what_is_kept_at_7b_width(
-    seven_b: ModelAdapter, recompute: bool
-) -> None:
+def test_the_arithmetic_is_what_is_kept_at_7b_width(seven_b: ModelAdapter, recompute: bool) -> None:
     expected = kept_bytes(seven_b, recompute=recompute)
     assert slope(seven_b, recompute=recompute) == pytest.approx(expected, rel=0.01)
 
@@ -51,7 +48,7 @@ def test_recomputation_keeps_at_most_40_kib_and_no_mask(seven_b: ModelAdapter) -
 def test_the_largest_image_of_a_7b_pair_takes_less_than_45_gib() -> None:
     found = estimate(16_384)
     assert found.total < 45 * GIB
-    assert found.kept == 16_384 * 16 * kept_bytes(memory_counted.meta_pair(SEVEN_B).policy, recompute=True)
+    assert found.kept == 16_384 * 16 * kept_bytes(model(SEVEN_B), recompute=True)
     # Two models of 7B in bfloat16: the policy whole, of the base 16 of 28 layers.
     assert 25 < found.weights / GIB < 27
     assert estimate(16_384, recompute=False).total > 70 * GIB
