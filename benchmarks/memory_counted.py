@@ -5,7 +5,7 @@ of a 7B model with random weights, through the hooks of saved tensors: no estima
 every device. The second adds up a whole pair for images of several sizes, from the sizes of its
 weights and `kept_bytes`; `tests/benchmarks/test_memory_counted.py` compares that with the counts.
 
-The first table takes some minutes; `--estimate` prints the second alone.
+The first table takes some minutes; `estimate` behind it prints the second alone.
 """
 
 import ctypes
@@ -277,7 +277,7 @@ def estimated_table() -> Iterator[str]:
 
 def main() -> None:
     """Print the tables."""
-    if "--estimate" not in sys.argv:
+    if "estimate" not in sys.argv:
         print(*counted_table(), sep="\n", end="\n\n")
         shares = ", ".join(f"{way_back(decoder(1), tokens):.2f}" for tokens in (512, 1024))
         print(f"The way back takes {shares} of a layer (512, 1,024 tokens).", end="\n\n")

@@ -35,11 +35,10 @@ def kept_bytes(adapter: ModelAdapter, *, recompute: bool) -> int:
         adapter: The model.
         recompute: Whether activations are computed again.
     """
-    config, number = adapter.text_config, adapter.model.dtype.itemsize
-    hidden = config.hidden_size
-    heads = config.num_attention_heads
-    query = heads * (getattr(config, "head_dim", None) or hidden // heads)
-    inner = 2 * FLOAT32 * hidden + number * (4 * query + 3 * config.intermediate_size)
+    config, number = adapter.text_config, int(adapter.model.dtype.itemsize)
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    query = heads * int(getattr(config, "head_dim", None) or hidden // heads)
+    inner = 2 * FLOAT32 * hidden + number * (4 * query + 3 * int(config.intermediate_size))
     return (number * hidden if recompute else inner) + number * hidden
 
 

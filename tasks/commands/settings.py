@@ -4,7 +4,7 @@ What the command line adds to a field, its help text above all, stands in `KNOBS
 an entry becomes an option as well; `tests/test_settings.py` asks for its help text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
 from enum import StrEnum
 from inspect import Parameter
@@ -160,7 +160,7 @@ def options_of(kind: type) -> Iterator[Parameter]:
         knob = _knob(kind, field)
         hint = knob.type or (float if knob.unit != 1 else hints[field.name])
         if knob.choices:
-            hint = StrEnum(field.name, {word: word for word in knob.choices})
+            hint = _words(field.name, knob.choices)
         option = typer.Option(
             help=(knob.help or "") + _default_note(field.default, knob.unit),
             min=knob.min,
@@ -197,6 +197,11 @@ def overrides_of(kind: type[S], arguments: Mapping[str, Any]) -> Overrides[S]:
 
 def _knob(kind: type, field: Field[Any]) -> Knob:
     return KNOBS[kind].get(field.name, Knob())
+
+
+def _words(name: str, words: Iterable[str]) -> Any:
+    """Make the type of an option that takes some words only."""
+    return StrEnum(name, {word: word for word in words})
 
 
 def _default_note(default: Any, unit: int) -> str:
