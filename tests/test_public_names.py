@@ -54,6 +54,7 @@ PUBLIC = {
         "EMBEDDED",
         "Generation",
         "LensComparison",
+        "MemoryExhaustedError",
         "Method",
         "ModelAdapter",
         "ModelPair",
