@@ -37,7 +37,9 @@ from visreplay.replay_core import (
     embedded_config,
     load_pair,
 )
+from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.families import adapter as adapter_module
+from visreplay.replay_core.families.adapter import Features
 from visreplay.replay_core.families.attention import MASKS
 from visreplay.replay_core.model_run import ModelRun, without_autograd
 from visreplay.replay_core.replay import token_replay
@@ -59,28 +61,8 @@ class TiedSizes(Sizes):
         return config
 
 
-THREE_B = TiedSizes(
-    hidden=2048,
-    inner=11_008,
-    heads=16,
-    kv_heads=2,
-    layers=36,
-    vocabulary=151_936,
-    vision_layers=32,
-    side=32,
-)
-TINY = TiedSizes(
-    hidden=128,
-    inner=256,
-    heads=4,
-    kv_heads=2,
-    layers=3,
-    vocabulary=600,
-    vision_layers=1,
-    side=4,
-    replay_layers=2,
-    state_layers=2,
-)
+THREE_B = TiedSizes(2048, 11_008, 16, 2, 36, 151_936, vision_layers=32, side=32)
+TINY = TiedSizes(128, 256, 4, 2, 3, 600, vision_layers=1, side=4, replay_layers=2, state_layers=2)
 
 
 @dataclass(frozen=True)
@@ -148,7 +130,7 @@ def parts(scale: Scale) -> Iterator[Report]:
     # Everything but the layers that the pair took over may go.
     for name in ("base", "policy"):
         del models.__dict__[name]
-    yield attention(pair, models.segment(0), scale)
+    yield attention(pair, scale)
     yield from stages("random pair", pair, models.segment(0), config, scale)
     for side in scale.sides:
         for recompute in (True, False):
@@ -197,26 +179,40 @@ def chosen(pair: ModelPair, segment: Segment, method: Method) -> tuple[Tensor, f
     return mask_LT, block.kl_after or 0.0
 
 
-def attention(pair: ModelPair, segment: Segment, scale: Scale) -> Report:
-    """Find out which attention runs, and compare its result with that of a dense mask."""
+def attention(pair: ModelPair, scale: Scale) -> Report:
+    """Find out which attention runs over an image, and compare it with that over a dense mask."""
+    adapter, tokens = pair.policy, scale.sizes.side**2
+    context = KVCache(adapter.depth)
+    with torch.no_grad():
+        adapter.run(adapter.embed(torch.arange(16)), adapter.text_positions(16, 0), context)
+    embeds_TD = adapter.embed(torch.arange(tokens) % 500).embeds_TD
+
+    def there_and_back() -> tuple[Tensor, Tensor]:
+        leaf_TD = embeds_TD.detach().clone().requires_grad_()
+        positions_3T = adapter.text_positions(tokens, 16)
+        hidden_TD = adapter.run(Features(leaf_TD), positions_3T, context.frozen(adapter.depth))
+        (gradient_TD,) = torch.autograd.grad(hidden_TD.float().square().mean(), leaf_TD)
+        return hidden_TD.detach().float(), gradient_TD.float()
+
     activities = [ProfilerActivity.CPU]
     if scale.device == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    settings = ReplayConfig(steps=1, threshold="quantile", replay_layers=scale.sizes.replay_layers)  # type: ignore[arg-type]
-    with profile(activities=activities) as profiler, ReplaySession(pair, settings) as session:
-        session.append(segment)
-        found = session.next_logits
-    names = sorted({event.key for event in profiler.key_averages() if _attends(event.key)})
-    dense = patch.object(adapter_module, "attention_mask", _dense)
-    with dense, ReplaySession(pair, settings) as session:
-        session.append(segment)
-        expected = session.next_logits
+    with profile(activities=activities) as profiler:
+        found = there_and_back()
+    kernels = {event.key: event.count for event in profiler.key_averages() if _attends(event.key)}
+    with patch.object(adapter_module, "attention_mask", _dense):
+        expected = there_and_back()
+    differences = [
+        float((ours - theirs).norm() / theirs.norm())
+        for ours, theirs in zip(found, expected, strict=True)
+    ]
     return {
         "what": "attention",
-        "flash": any("flash" in name for name in names),
-        "kernels": names,
-        "largest difference from a dense mask": float((found - expected).abs().max()),
-        "largest logit": float(expected.abs().max()),
+        "layers": adapter.depth,
+        "flash": any("flash" in name for name in kernels),
+        "kernels": kernels,
+        "relative difference of the outputs from a dense mask": differences[0],
+        "of the gradients": differences[1],
     }
 
 

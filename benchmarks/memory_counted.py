@@ -162,7 +162,7 @@ def way_back(adapter: ModelAdapter, tokens: int) -> float:
 def inner_bytes(adapter: ModelAdapter) -> int:
     """Compute the bytes of a layer's inner activations for one token."""
     both = kept_bytes(adapter, recompute=False), kept_bytes(adapter, recompute=True)
-    layer_input = adapter.model.dtype.itemsize * adapter.text_config.hidden_size
+    layer_input = int(adapter.model.dtype.itemsize * adapter.text_config.hidden_size)
     return both[0] - both[1] + layer_input
 
 
@@ -212,7 +212,7 @@ def weights(sizes: Sizes, layers: int, *, shared: bool) -> int:
         sum(weight.nbytes for weight in part.parameters())
         for part in (model(sizes).model, decoder_layers, decoder_layers[:layers])
     )
-    return policy + first_layers + (0 if shared else policy - all_layers)
+    return int(policy + first_layers + (0 if shared else policy - all_layers))
 
 
 def estimate(

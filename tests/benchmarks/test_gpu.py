@@ -8,7 +8,8 @@ def test_every_part_of_the_report_is_made() -> None:
     attention = report["attention"]
     assert attention["flash"]
     # Without a GPU the mask is made within attention: the same numbers.
-    assert attention["largest difference from a dense mask"] == 0
+    assert attention["relative difference of the outputs from a dense mask"] == 0
+    assert attention["of the gradients"] == 0
     for method in ("token", "state"):
         alike = report[f"{method} replay as on the CPU"]
         same, total = alike["equal positions"].split(" of ")
@@ -20,4 +21,4 @@ def test_every_part_of_the_report_is_made() -> None:
         for recompute in (True, False):
             peak = report[f"peak of memory, {side**2} visual tokens, recomputation {recompute}"]
             assert peak["steps"] == 2 and peak["by arithmetic"] > 0
-    assert line(attention).startswith("- **attention**: flash True, ")
+    assert line(attention).startswith("- **attention**: layers 3, flash True, ")
