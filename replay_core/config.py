@@ -123,7 +123,8 @@ class ReplayConfig:
             gradient descent, see `ReplayConfig.paper`.
         recompute_activations: Forget each layer's inner activations in the optimisation and
             compute them again for the gradient: a third more time, and memory for one layer
-            instead of `replay_layers`. Meant for images of thousands of tokens.
+            instead of `replay_layers`. "auto" does so where they would take more than half of the
+            free memory. It changes no result.
         memory_bytes: Upper bound, in bytes, of one chunk of full-vocabulary logits together
             with what its entropy needs, and of one chunk of gathered head rows.
         query_chunk: Positions that one forward pass takes at once. It bounds the attention mask
@@ -147,7 +148,7 @@ class ReplayConfig:
     plateau: float = 0.01
     learning_rate: float | None = None
     optimizer: Literal["sgd", "adam"] = "adam"
-    recompute_activations: bool = False
+    recompute_activations: bool | Literal["auto"] = "auto"
     memory_bytes: int = 256 * 2**20
     query_chunk: int = 2048
 
@@ -181,6 +182,11 @@ class ReplayConfig:
             )
         if self.optimizer not in ("sgd", "adam"):
             raise ConfigError(f"optimizer is {self.optimizer!r}, but must be 'sgd' or 'adam'")
+        if self.recompute_activations not in (True, False, "auto"):
+            raise ConfigError(
+                f"recompute_activations is {self.recompute_activations!r}, but must be True, False "
+                "or 'auto'"
+            )
         if not 0 <= self.entry_layer < self.replay_layers:
             raise ConfigError(
                 f"entry_layer is {self.entry_layer}, but must lie in 0 to "

@@ -7,6 +7,7 @@ ReplayError
  ├── UnsupportedModelError  a model family (or a way of loading it) without an adapter
  ├── ContextError           tokens, images and positions that do not fit together
  ├── OptimisationError      token replay diverged
+ ├── MemoryExhaustedError   a device has too little memory
  └── SessionClosedError     a session was used after `close()`
 """
 
@@ -37,6 +38,10 @@ class ContextError(ReplayError, ValueError):
 
 class OptimisationError(ReplayError):
     """The steps of token replay led to infinite or undefined embeddings."""
+
+
+class MemoryExhaustedError(ReplayError, MemoryError):
+    """Memory ran out; the message names ways to need less. The session is as it was."""
 
 
 class SessionClosedError(ReplayError):

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 _COLUMNS = 8192
 """Entries of the vocabulary to take together: few enough for a processor's cache."""
 
+_GPU_COLUMNS = 32768
+"""The same on a GPU: few kernels, and rows enough in a chunk to use the head's weights well."""
+
 _CELL_BYTES = 12
 """Bytes per logit: the head's output, its float32 copy and the exponential live at once."""
 
@@ -137,7 +140,8 @@ class Lens:
     def _columns(self) -> int:
         """Number of vocabulary entries to take at once."""
         within = max(1, self.memory_bytes // _CELL_BYTES)
-        return min(self.head.out_features, _COLUMNS, within)
+        most = _GPU_COLUMNS if self.head.weight.device.type == "cuda" else _COLUMNS
+        return min(self.head.out_features, most, within)
 
     def restricted_kl(self, hidden_ND: Tensor, targets: "Targets") -> Tensor:
         """Compute KL(base || this model) on the base's top entries, renormalised on both sides.
@@ -149,9 +153,7 @@ class Lens:
         Returns:
             `(N,)` in nats (method.md, method A, step 4).
         """
-        device = self.head.weight.device
-        normed_ND = self.norm(hidden_ND).to(device)
-        kl_N: Tensor = _RestrictedKL.apply(normed_ND, targets.to(device), self)
+        kl_N: Tensor = _RestrictedKL.apply(hidden_ND, targets.to(self.head.weight.device), self)
         return kl_N
 
     def gram(self) -> Tensor:
@@ -265,23 +267,31 @@ class _RestrictedKL(torch.autograd.Function):
 
     The gathered rows (N x K x D) would be the largest tensor of the whole optimisation, and
     autograd would keep them for every layer at once. But a row's divergence depends on its own
-    activation alone, with the gradient `(q - p) @ rows`, so both are computed in one go, chunk by
-    chunk, and only the gradient is kept.
+    activation alone, with the gradient `(q - p) @ rows` behind the norm, so both are computed in
+    one go, chunk by chunk. Only the gradient is kept, in the activations' dtype: not what the
+    norm would keep for it.
     """
 
     @staticmethod
-    def forward(ctx: Any, normed_ND: Tensor, targets: Targets, lens: Lens) -> Tensor:
+    def forward(ctx: Any, hidden_ND: Tensor, targets: Targets, lens: Lens) -> Tensor:
+        hidden_ND = hidden_ND.detach().requires_grad_(ctx.needs_input_grad[0])
+        with torch.enable_grad():
+            traced_ND = lens.norm(hidden_ND).to(lens.head.weight.device)
+        normed_ND = traced_ND.detach()
         kl_N = normed_ND.new_empty(len(normed_ND), dtype=torch.float32)
         gradient_ND = torch.empty_like(normed_ND)
         for rows, logits_NK, rows_NKD in lens._gathered(normed_ND, targets.ids_NK):
             log_p_NK, log_q_NK = targets.log_probs_NK[rows], logits_NK.log_softmax(-1)
             p_NK, q_NK = log_p_NK.exp(), log_q_NK.exp()
             kl_N[rows] = (p_NK * (log_p_NK - log_q_NK)).sum(-1)
-            gradient_ND[rows] = ((q_NK - p_NK)[:, None] @ rows_NKD)[:, 0]
-        ctx.save_for_backward(gradient_ND)
+            if hidden_ND.requires_grad:
+                gradient_ND[rows] = ((q_NK - p_NK)[:, None] @ rows_NKD)[:, 0]
+        if hidden_ND.requires_grad:
+            ctx.save_for_backward(*torch.autograd.grad(traced_ND, hidden_ND, gradient_ND))
         return kl_N
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
         (gradient_ND,) = ctx.saved_tensors
-        return (outer[0][:, None] * gradient_ND).to(gradient_ND.dtype), None, None
+        outer_N1 = outer[0][:, None].to(gradient_ND.device)
+        return (outer_N1 * gradient_ND).to(gradient_ND.dtype), None, None

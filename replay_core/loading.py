@@ -60,7 +60,8 @@ def load_pair(
         processor: Folder or hub id of the processor to use for both. By default it is the
             policy's, and the base's must prepare images in the same way. An adapter without a
             processor takes the base's.
-        **model_kwargs: For `from_pretrained`: `device_map`, `attn_implementation`, ...
+        **model_kwargs: For `from_pretrained`: `device_map`, `attn_implementation` ("sdpa" by
+            default, which takes no mask for images; "flash_attention_2", "eager"), ...
 
     Raises:
         CheckpointError: a path that is not there, or a hub that does not give a checkpoint.

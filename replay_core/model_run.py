@@ -10,6 +10,7 @@ from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.families.adapter import Features, ModelAdapter, Visitor
 from visreplay.replay_core.lens import Lens
+from visreplay.replay_core.memory import memory_errors
 from visreplay.replay_core.segment import Segment, VisualBlock
 
 
@@ -110,6 +111,7 @@ class SingleModelRun(ModelRun):
         self._position = 0
 
     @torch.no_grad()
+    @memory_errors()
     def append(self, segment: Segment, visit: Visitor) -> None:
         """Run over new tokens, with a visitor at the visual ones."""
         for ids_T, block in segment.pieces():
@@ -147,10 +149,13 @@ def visual_activations(
 
 @contextmanager
 def without_autograd() -> Iterator[None]:
-    """Turn gradients off, and inference mode too.
+    """Turn gradients off, and inference mode too; tell of too little memory in one line.
 
     Tensors that are made inside a caller's inference mode could not be used for the gradients of
     token replay.
+
+    Raises:
+        MemoryExhaustedError: memory ran out.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with memory_errors(), torch.inference_mode(False), torch.no_grad():
         yield

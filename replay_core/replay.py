@@ -14,6 +14,7 @@ from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import OptimisationError
 from visreplay.replay_core.families.adapter import Features, ModelAdapter, Visitor
+from visreplay.replay_core.memory import recomputes
 from visreplay.replay_core.objectives import Objective
 from visreplay.replay_core.visitors import in_turn
 
@@ -89,6 +90,8 @@ def token_replay(
         scale = _scale_at_entry(policy, features, positions_3T, context, config.entry_layer)
     optimizer: torch.optim.Optimizer | None = None
     upscale = objective.upscale
+    layers = range(config.entry_layer, context.depth)
+    recompute = recomputes(config.recompute_activations, policy, len(features), layers)
     path: list[Tensor] = []
     with torch.enable_grad():
         for _ in range(config.steps):
@@ -100,7 +103,7 @@ def token_replay(
                 positions_3T,
                 context,
                 visit=in_turn(offset.visitor, objective),
-                recompute=config.recompute_activations,
+                recompute=recompute,
             )
             mean = objective.means().detach().mean()
             # Two steps: the first one, at Adam's full rate, may overshoot.

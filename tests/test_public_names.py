@@ -55,6 +55,7 @@ PUBLIC = {
         "EMBEDDED",
         "Generation",
         "LensComparison",
+        "MemoryExhaustedError",
         "Method",
         "ModelAdapter",
         "ModelPair",

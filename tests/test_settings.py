@@ -120,6 +120,14 @@ def test_values_arrive_in_the_field_s_unit() -> None:
     )
 
 
+@pytest.mark.parametrize(("word", "value"), [("auto", "auto"), ("on", True), ("off", False)])
+def test_words_stand_for_values(word: str, value: object) -> None:
+    replay = overrides_of(ReplayConfig, {"recompute": word, "memory": 64.0}).build()
+    assert replay.recompute_activations is value or replay.recompute_activations == value
+    assert replay.memory_bytes == 64 * 2**20
+    assert options("run")["recompute"].help.endswith("Default: auto.")
+
+
 def test_values_that_the_user_set_come_before_a_command_s_own_defaults() -> None:
     sampling = overrides_of(Sampling, {"temperature": 0.0, "top_p": None})
     assert sampling.build(temperature=1.0, top_p=0.5) == Sampling(temperature=0.0, top_p=0.5)

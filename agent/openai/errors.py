@@ -16,13 +16,18 @@ from visreplay.agent.openai.response_schema import (
     Json,
     as_json,
 )
-from visreplay.replay_core import ReplayError
+from visreplay.replay_core import MemoryExhaustedError, ReplayError
 from visreplay.tools import ToolError
 
 logger = logging.getLogger(__name__)
 
 CALLERS_MISTAKES = (ReplayError, MessageError, ToolError, ValueError, RecursionError)
 """Exceptions whose message is for the caller; any other is the server's own."""
+
+
+def is_callers_mistake(error: Exception) -> bool:
+    """Tell whether an error is for the caller. A server that has too little memory is not."""
+    return isinstance(error, CALLERS_MISTAKES) and not isinstance(error, MemoryExhaustedError)
 
 
 def error_body(

@@ -7,7 +7,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from visreplay.agent.openai.errors import CALLERS_MISTAKES, EXCEPTION_HANDLERS, error_response
+from visreplay.agent.openai.errors import (
+    CALLERS_MISTAKES,
+    EXCEPTION_HANDLERS,
+    error_response,
+    is_callers_mistake,
+)
 from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.openai.response_schema import (
     Completion,
@@ -125,6 +130,8 @@ async def _completion(service: ChatService, body: ChatRequest) -> Response:
     except BusyError as error:
         return error_response(429, str(error))
     except CALLERS_MISTAKES as error:
+        if not is_callers_mistake(error):
+            raise
         return error_response(422, str(error) or type(error).__name__)
     return JSONResponse(as_json(builder.completion()))
 

@@ -11,7 +11,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from visreplay.agent.openai.completion import CompletionBuilder
-from visreplay.agent.openai.errors import CALLERS_MISTAKES, error_body, logger
+from visreplay.agent.openai.errors import error_body, is_callers_mistake, logger
 from visreplay.agent.openai.response_schema import as_json
 from visreplay.agent.serving.decoding import Event
 
@@ -41,7 +41,7 @@ async def sent_events(
                 for chunk in completion.chunks(event):
                     yield line(as_json(chunk))
     except Exception as error:
-        mistake = isinstance(error, CALLERS_MISTAKES)
+        mistake = is_callers_mistake(error)
         if not mistake:
             logger.exception("a stream broke off")
         message = str(error) if mistake else "something went wrong here"

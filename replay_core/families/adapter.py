@@ -18,22 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.errors import UnsupportedModelError
+from visreplay.replay_core.families.attention import attention_mask
 from visreplay.replay_core.segment import BlockInputs, Kind, VisualBlock
 
 Visitor = Callable[[int, slice, Tensor], Tensor | None]
 """`visit(layer, rows, hidden_TD)` gets the output of each decoder layer for the positions `rows`
 of a run; a tensor that it returns takes the activation's place."""
-
-
-MASKS: dict[str, Callable[..., Any]] = {
-    "full_attention": create_causal_mask,
-    "sliding_attention": create_sliding_window_causal_mask,
-}
-"""The function that makes the attention mask of each kind of decoder layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +174,7 @@ class ModelAdapter(ABC):
         kinds = getattr(config, "layer_types", None) or ["full_attention"] * self.depth
         kinds = kinds[: cache.depth]
         masks = {
-            kind: MASKS[kind](
-                config=config, inputs_embeds=hidden_BTD, attention_mask=seen_BS, cache=cache
-            )
-            for kind in set(kinds)
+            kind: attention_mask(kind, config, hidden_BTD, cache, seen_BS) for kind in set(kinds)
         }
         positions_3BT = positions_3BT.to(hidden_BTD.device)
         positions = positions_3BT[0] if self.rotary_axes == 1 else positions_3BT

@@ -64,6 +64,13 @@ class PairOptions:
         str | None,
         _model("Processor for both models: a folder or a hub id. Default: the policy's."),
     ] = None
+    attention: Annotated[
+        str | None,
+        _model(
+            "Attention of transformers: sdpa, eager, flash_attention_2 or another that it knows. "
+            "Default: sdpa, which needs no mask."
+        ),
+    ] = None
     paper: Annotated[
         bool,
         typer.Option(
@@ -72,6 +79,11 @@ class PairOptions:
             rich_help_panel=PANELS[ReplayConfig],
         ),
     ] = False
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """More options of `load_pair`, for transformers."""
+        return {} if self.attention is None else {"attn_implementation": self.attention}
 
 
 @dataclass(frozen=True)

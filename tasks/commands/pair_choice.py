@@ -123,6 +123,7 @@ class PairChoice:
             base_device=self.options.base_device,
             dtype=self.options.dtype,
             processor=self.options.processor,
+            **self.options.load_options,
         )
 
     def load_base(self) -> "replay_core.ModelPair":
@@ -133,6 +134,7 @@ class PairChoice:
             device=self.options.base_device or self.options.device,
             dtype=self.options.dtype,
             processor=self.options.processor or self.policy,
+            **self.options.load_options,
         )
 
     def agent(
@@ -160,6 +162,7 @@ class PairChoice:
             base_device=self.options.base_device,
             dtype=self.options.dtype,
             processor=self.options.processor,
+            load_options=self.options.load_options,
             store=ImageStore(images) if images else None,
             protocol_options=episode.texts,
             sampling=sampling,

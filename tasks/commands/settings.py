@@ -4,8 +4,9 @@ What the command line adds to a field, its help text above all, stands in `KNOBS
 an entry becomes an option as well; `tests/test_settings.py` asks for its help text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
+from enum import StrEnum
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, get_type_hints
@@ -34,6 +35,7 @@ class Knob:
         min: The smallest value, in the option's unit.
         max: The largest value, in the option's unit.
         type: The type of the option; None takes the field's.
+        choices: The words that the option takes, each with the field's value; None for any value.
     """
 
     help: str | None = None
@@ -42,6 +44,7 @@ class Knob:
     min: float | None = None
     max: float | None = None
     type: Any = None
+    choices: Mapping[str, Any] | None = None
 
 
 KNOBS: Mapping[type, Mapping[str, Knob]] = {
@@ -72,9 +75,12 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
         "learning_rate": Knob("Token replay: step size. Default: 0.02 for adam, 10 for sgd."),
         "optimizer": Knob("Token replay: optimiser; sgd is the paper's."),
         "recompute_activations": Knob(
-            "Token replay: compute activations again for the gradient, to save memory."
+            "Token replay: compute activations again for the gradient, which takes less memory "
+            "and a third more time; auto does so where memory would not do.",
+            "recompute",
+            choices={"auto": "auto", "on": True, "off": False},
         ),
-        "memory_bytes": Knob("Bytes of one chunk of logits, at most."),
+        "memory_bytes": Knob("Memory of one chunk of logits, in MiB.", "memory", MIB, min=0.001),
         "query_chunk": Knob("Positions in one forward pass, at most."),
     },
     Sampling: {
@@ -169,6 +175,8 @@ def options_of(kind: type) -> Iterator[Parameter]:
     for field in fields(kind):
         knob = _knob(kind, field)
         hint = knob.type or (float if knob.unit != 1 else hints[field.name])
+        if knob.choices:
+            hint = _words(field.name, knob.choices)
         option = typer.Option(
             help=(knob.help or "") + _default_note(field.default, knob.unit),
             min=knob.min,
@@ -195,13 +203,21 @@ def overrides_of(kind: type[S], arguments: Mapping[str, Any]) -> Overrides[S]:
     for field in fields(kind):  # type: ignore[arg-type]
         knob = _knob(kind, field)
         value = arguments.get(knob.option or field.name)
-        if value is not None:
-            values[field.name] = value if knob.unit == 1 else int(value * knob.unit)
+        if value is None:
+            continue
+        if knob.choices:
+            value = knob.choices[value]
+        values[field.name] = value if knob.unit == 1 else int(value * knob.unit)
     return Overrides(kind, values)
 
 
 def _knob(kind: type, field: Field[Any]) -> Knob:
     return KNOBS[kind].get(field.name, Knob())
+
+
+def _words(name: str, words: Iterable[str]) -> Any:
+    """Make the type of an option that takes some words only."""
+    return StrEnum(name, {word: word for word in words})
 
 
 def _default_note(default: Any, unit: int) -> str:

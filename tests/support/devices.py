@@ -86,6 +86,8 @@ class Devices(TorchFunctionMode):
             return moved if same and moved is args[0] else put(moved.clone(), place)
         device = kwargs.pop("device", None)
         result = func(*args, **kwargs)
+        if func is torch.autograd.grad:  # a gradient lies where its tensor does
+            return tuple(map(put, result, map(place_of, tensors(args[1]))))
         place = _meeting_place(func, args, kwargs) if device is None else torch.device(device)
         if func == SETTER:
             put(args[0], place_of(args[1]))

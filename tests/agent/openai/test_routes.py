@@ -4,9 +4,16 @@ import asyncio
 from typing import Any
 
 import pytest
+import torch
 from chat_tools import question
-from openai import AsyncOpenAI, NotFoundError, OpenAI, UnprocessableEntityError
-from openai_served import MODELS, SEARCH, USER, ZOOM, Json, prompt
+from openai import (
+    AsyncOpenAI,
+    InternalServerError,
+    NotFoundError,
+    OpenAI,
+    UnprocessableEntityError,
+)
+from openai_served import MODELS, SEARCH, USER, ZOOM, Json, number, prompt
 
 from visreplay.agent import ReplayChatModel
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, embedded_config
@@ -59,6 +66,20 @@ async def test_the_async_client_gets_the_same(openai_url: str, client: OpenAI) -
         stream = await other.chat.completions.create(**options, stream=True)
         content = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     assert {each.choices[0].message.content for each in found} == {whole.content} == {content}
+
+
+def test_too_little_memory_is_the_servers_own_error(
+    client: OpenAI, embedded_pair: ModelPair
+) -> None:
+    layer = embedded_pair.policy.language_model.layers[-1]
+    hook = layer.register_forward_hook(lambda *_: torch.empty(2**60))
+    once = client.with_options(max_retries=0)
+    try:
+        with pytest.raises(InternalServerError, match="the server's log tells more"):
+            once.chat.completions.create(model="policy", messages=number(901))
+    finally:
+        hook.remove()
+    assert once.chat.completions.create(model="policy", messages=number(901)).choices
 
 
 def test_without_tools_all_of_a_turn_is_words(client: OpenAI, embedded_pair: ModelPair) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -80,3 +81,19 @@ def test_media_data_and_folders(scene: str, tmp_path: Path) -> None:
     assert "nowhere" in one_line("view", "nowhere")
     assert "nowhere" in one_line("export", "nowhere", "--to", "inspect", "--out", "x.eval")
     assert "max_steps is 0" in one_line("run", scene, "?", "--max-steps", "0")
+
+
+def test_too_little_memory_is_told_with_the_ways_out(scene: str) -> None:
+    def too_much(*_: Any) -> None:
+        torch.empty(2**60)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(too_much)
+    try:
+        line = one_line("run", scene, "?", "--device", "cpu")
+    finally:
+        hook.remove()
+    assert "memory ran out" in line and "--recompute on" in line
+
+
+def test_attention_that_transformers_does_not_know_is_refused(scene: str) -> None:
+    assert "nothing_else" in one_line("run", scene, "?", "--attention", "nothing_else")

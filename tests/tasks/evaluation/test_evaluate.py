@@ -1,7 +1,8 @@
 import pytest
+import torch
 from shared import MakeAgent
 
-from visreplay.replay_core import Method
+from visreplay.replay_core import Method, ModelPair
 from visreplay.tasks.evaluation.evaluate import evaluate, rollout_seed
 from visreplay.tasks.evaluation.summary import summarise
 from visreplay.tasks.registry import get_task
@@ -58,6 +59,21 @@ def test_after_an_error_the_other_samples_go_on(make_agent: MakeAgent) -> None:
     assert records[1]["error"] is None
     summary = summarise(records)
     assert (summary.n, summary.errors) == (1, 1)
+
+
+def test_a_sample_that_memory_does_not_suffice_for_is_an_error(
+    make_agent: MakeAgent, embedded_pair: ModelPair
+) -> None:
+    def too_much(*_: object) -> None:
+        hook.remove()
+        torch.empty(2**60)
+
+    hook = embedded_pair.policy.language_model.layers[-1].register_forward_hook(too_much)
+    records = list(evaluate(make_agent(Method.NONE), TASK, TASK.sample_ids()[:2]))
+    first = str(records[0]["error"])
+    assert first.startswith("MemoryExhaustedError: memory ran out") and "--recompute" in first
+    assert records[0]["rollouts"] == []
+    assert records[1]["error"] is None and records[1]["rollouts"]
 
 
 def test_no_records_cannot_be_summarised() -> None:

@@ -1,0 +1,349 @@
+"""Check and time both methods on a GPU: `python benchmarks/gpu.py [--out FILE]`, some minutes.
+
+On the embedded pair and on a pair with the shape of Qwen2.5-VL-3B and random weights, which is made
+on the device: no files are needed. Prints, as lines of Markdown,
+
+- which attention ran: with flash attention, and a result that is that of a dense mask;
+- whether the positions that both methods choose are those on the CPU;
+- seconds by stage: vision tower, the base with the lens, one step, prefill, decoding;
+- the peak of memory beside the arithmetic of `memory_counted.py`, with and without recomputation.
+
+`--small` runs all of it on the CPU with tiny sizes, as a test does.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from memory import resident, sampled_peak
+from memory_counted import GIB, estimate
+from sizes import Models, Sizes
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from visreplay.replay_core import (
+    Method,
+    ModelPair,
+    ReplayConfig,
+    ReplaySession,
+    Segment,
+    embedded_config,
+    load_pair,
+)
+from visreplay.replay_core.cache import KVCache
+from visreplay.replay_core.families import adapter as adapter_module
+from visreplay.replay_core.families.adapter import Features
+from visreplay.replay_core.families.attention import MASKS
+from visreplay.replay_core.model_run import ModelRun, without_autograd
+from visreplay.replay_core.replay import token_replay
+from visreplay.replay_core.visitors import Divergence, LensReader
+from visreplay.tasks.analysis.prompt import Prompt
+from visreplay.tasks.registry import get_task
+from visreplay.tasks.types import Split
+
+Report = dict[str, Any]
+
+
+class TiedSizes(Sizes):
+    """Sizes of a model whose LM head is its embedding."""
+
+    def config(self) -> Any:
+        """Make the transformers configuration."""
+        config = super().config()
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings = True
+        return config
+
+
+THREE_B = TiedSizes(2048, 11_008, 16, 2, 36, 151_936, vision_layers=32, side=32)
+TINY = TiedSizes(128, 256, 4, 2, 3, 600, vision_layers=1, side=4, replay_layers=2, state_layers=2)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much to run, and where.
+
+    Attributes:
+        device: The device.
+        dtype: Data type of the random pair.
+        sizes: Sizes of the random pair.
+        sides: Images of so many visual tokens a side, whose peak of memory is measured.
+        scenes: Pictures of the embedded pair.
+        tokens: Number of tokens to decode.
+        repeats: Runs of every stage, of which the median counts.
+    """
+
+    device: str
+    dtype: torch.dtype
+    sizes: Sizes
+    sides: tuple[int, ...]
+    scenes: int
+    tokens: int
+    repeats: int
+
+
+FULL = Scale("cuda", torch.bfloat16, THREE_B, (32, 64, 96, 128), 20, 64, 3)
+SMALL = Scale("cpu", torch.float32, TINY, (4, 8), 1, 3, 1)
+
+
+def main() -> None:
+    """Print the report, and write it as JSON if a file is named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--small", action="store_true", help="tiny sizes, on the CPU")
+    parser.add_argument("--out", type=Path, help="file for the report, as JSON")
+    arguments = parser.parse_args()
+    lines = []
+    for part in parts(SMALL if arguments.small else FULL):
+        print(line(part), flush=True)
+        lines.append(part)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(lines, indent=1), "utf-8")
+
+
+def line(part: Report) -> str:
+    """Write a part of the report as one line."""
+    rest = (f"{name} {_short(value)}" for name, value in part.items() if name != "what")
+    return f"- **{part['what']}**: " + ", ".join(rest)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def parts(scale: Scale) -> Iterator[Report]:
+    """Make the report, part by part."""
+    cuda = scale.device == "cuda"
+    name = torch.cuda.get_device_name() if cuda else "CPU"
+    yield {"what": "device", "name": name, "torch": torch.__version__}
+    embedded = load_pair("embedded", device=scale.device)
+    yield from alike(embedded, load_pair("embedded", device="cpu"), scale)
+    yield from stages("embedded pair", embedded, scene(embedded, 0), embedded_config, scale)
+    del embedded
+    models = random_models(scale)
+    pair, config = models.pair, models.config
+    # Everything but the layers that the pair took over may go.
+    for name in ("base", "policy"):
+        del models.__dict__[name]
+    yield attention(pair, scale)
+    yield from stages("random pair", pair, models.segment(0), config, scale)
+    for side in scale.sides:
+        for recompute in (True, False):
+            yield memory(pair, models.segment(0, side), config, recompute, scale)
+
+
+def random_models(scale: Scale) -> Models:
+    """Make the random pair on the device."""
+    models = Models(scale.sizes, scale.dtype)
+    with torch.device(scale.device):
+        models.pair  # noqa: B018 -- it is made at the first use
+    return models
+
+
+def scene(pair: ModelPair, number: int) -> Segment:
+    """Encode a held-out picture with its question."""
+    sample = get_task("visual-search-medium").sample(Split.HELD_OUT + number)
+    return Prompt.of(sample, "embedded", pair).segment
+
+
+def alike(pair: ModelPair, on_cpu: ModelPair, scale: Scale) -> Iterator[Report]:
+    """Compare the positions that the methods choose with those on the CPU, and the divergence."""
+    for method in (Method.TOKEN, Method.STATE):
+        same = total = 0
+        largest = 0.0
+        for number in range(scale.scenes):
+            found = [chosen(each, scene(on_cpu, number), method) for each in (pair, on_cpu)]
+            (masks, kl), (expected, expected_kl) = found
+            same += int((masks == expected).sum())
+            total += masks.numel()
+            largest = max(largest, abs(kl - expected_kl))
+        yield {
+            "what": f"{method} replay as on the CPU",
+            "pictures": scale.scenes,
+            "equal positions": f"{same} of {total}",
+            "largest difference of the KL": largest,
+        }
+
+
+def chosen(pair: ModelPair, segment: Segment, method: Method) -> tuple[Tensor, float]:
+    """Return the positions that a method works on, and the divergence after it."""
+    with ReplaySession(pair, embedded_config(method)) as session:
+        session.append(segment)
+        block = session.blocks[0]
+    mask_LT = block.chosen_LT if block.replaced_LT is None else block.replaced_LT
+    return mask_LT, block.kl_after or 0.0
+
+
+def attention(pair: ModelPair, scale: Scale) -> Report:
+    """Find out which attention runs over an image, and compare it with that over a dense mask."""
+    adapter, tokens = pair.policy, scale.sizes.side**2
+    context = KVCache(adapter.depth)
+    with torch.no_grad():
+        adapter.run(adapter.embed(torch.arange(16)), adapter.text_positions(16, 0), context)
+    embeds_TD = adapter.embed(torch.arange(tokens) % 500).embeds_TD
+
+    def there_and_back() -> tuple[Tensor, Tensor]:
+        leaf_TD = embeds_TD.detach().clone().requires_grad_()
+        positions_3T = adapter.text_positions(tokens, 16)
+        hidden_TD = adapter.run(Features(leaf_TD), positions_3T, context.frozen(adapter.depth))
+        (gradient_TD,) = torch.autograd.grad(hidden_TD.float().square().mean(), leaf_TD)
+        return hidden_TD.detach().float(), gradient_TD.float()
+
+    activities = [ProfilerActivity.CPU]
+    if scale.device == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        found = there_and_back()
+    kernels = {event.key: event.count for event in profiler.key_averages() if _attends(event.key)}
+    with patch.object(adapter_module, "attention_mask", _dense):
+        expected = there_and_back()
+    differences = [
+        float((ours - theirs).norm() / theirs.norm())
+        for ours, theirs in zip(found, expected, strict=True)
+    ]
+    return {
+        "what": "attention",
+        "layers": adapter.depth,
+        "flash": any("flash" in name for name in kernels),
+        "kernels": kernels,
+        "relative difference of the outputs from a dense mask": differences[0],
+        "of the gradients": differences[1],
+    }
+
+
+def _attends(name: str) -> bool:
+    return any(word in name for word in ("dot_product", "flash", "fmha", "efficient_attention"))
+
+
+def _dense(kind: str, config: Any, hidden_BTD: Tensor, cache: Any, seen_BS: Tensor | None) -> Any:
+    return MASKS[kind](config=config, inputs_embeds=hidden_BTD, attention_mask=seen_BS, cache=cache)
+
+
+@without_autograd()
+def stages(
+    name: str,
+    pair: ModelPair,
+    segment: Segment,
+    config_of: Callable[..., ReplayConfig],
+    scale: Scale,
+) -> list[Report]:
+    """Time what both methods do with one image, stage by stage."""
+    config, base = config_of(Method.TOKEN), pair.base
+    assert base is not None
+    (text_T, _), (_, block), *_ = segment.pieces()
+    assert block is not None
+    runs = [
+        ModelRun(pair.policy, pair.policy.depth, config),
+        ModelRun(base, config.depth, config),
+    ]
+    for run in runs:
+        run.advance(run.adapter.embed(text_T), run.adapter.text_positions(len(text_T), 0))
+    policy_run, base_run = runs
+    positions_3T = pair.policy.block_positions(block, len(text_T))
+    ours, theirs = pair.features(block)
+
+    def read() -> LensReader:
+        reader = LensReader(base_run.lens, config.depth, top_k=config.top_k)
+        base_run.prefix(len(text_T)).advance(theirs, positions_3T, reader)
+        return reader
+
+    reader = read()
+    everything_LT = torch.ones_like(reader.entropy_LT, dtype=torch.bool).cpu()
+    divergence = Divergence(policy_run.lens, reader.targets(everything_LT), everything_LT)
+
+    def optimise(steps: int) -> None:
+        settings = replace(config, steps=steps)
+        context = policy_run.cache
+        token_replay(pair.policy, divergence.fresh(), ours, positions_3T, context, settings)
+
+    def seconds(work: Callable[[], object]) -> float:
+        return timed(work, scale)
+
+    one, three = (seconds(lambda steps=steps: optimise(steps)) for steps in (1, 3))  # type: ignore[misc]
+    stage = {
+        "what": f"{name}, seconds",
+        "visual tokens": block.length,
+        "vision": seconds(lambda: pair.features(block)),
+        "base and lens": seconds(read),
+        "a step": (three - one) / 2,
+        "prefill": seconds(lambda: policy_run.prefix(len(text_T)).advance(ours, positions_3T)),
+    }
+    methods = (Method.NONE, Method.TOKEN, Method.STATE)
+    return [stage, *(whole(name, pair, segment, config_of(method), scale) for method in methods)]
+
+
+def whole(
+    name: str, pair: ModelPair, segment: Segment, config: ReplayConfig, scale: Scale
+) -> Report:
+    """Time a session: to append an image between texts, and to decode."""
+
+    def decode(session: ReplaySession) -> None:
+        for _ in range(scale.tokens):
+            session.extend_generated([int(session.next_logits.argmax())])
+
+    with ReplaySession(pair, config) as session:
+        append = timed(lambda: session.fork().append(segment), scale)
+        session.append(segment)
+        seconds = timed(lambda: decode(session.fork()), scale)
+    return {
+        "what": f"{name}, method {config.method}, seconds",
+        "append": append,
+        "tokens a second": scale.tokens / seconds,
+    }
+
+
+def timed(work: Callable[[], object], scale: Scale) -> float:
+    """Return the median seconds of some runs, after one that warms up."""
+    seconds = []
+    for _ in range(scale.repeats + 1):
+        start = time.perf_counter()
+        work()
+        if scale.device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def memory(
+    pair: ModelPair,
+    segment: Segment,
+    config_of: Callable[..., ReplayConfig],
+    recompute: bool,
+    scale: Scale,
+) -> Report:
+    """Measure the peak of memory of token replay on one image, beside the arithmetic."""
+    config = config_of(Method.TOKEN, steps=2, tau=1.0, recompute_activations=recompute)
+    tokens = segment.blocks[0].length
+    expected = estimate(tokens, sizes=scale.sizes, config=config, recompute=recompute, shared=True)
+    with ReplaySession(pair, config) as session:
+        above = peak_above(lambda: session.append(segment), scale)
+        steps = len(session.blocks[0].kl_path)
+    return {
+        "what": f"peak of memory, {tokens:,} visual tokens, recomputation {recompute}",
+        "GiB above the weights": above / GIB,
+        "by arithmetic": (expected.total - expected.weights) / GIB,
+        "steps": steps,
+    }
+
+
+def peak_above(work: Callable[[], object], scale: Scale) -> float:
+    """Run something, and return the bytes that it takes at its peak above what there was."""
+    if scale.device != "cuda":
+        before = resident()
+        with sampled_peak() as peak:
+            work()
+        return (peak[0] - before) * 1e9
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    already = torch.cuda.memory_allocated()
+    work()
+    return torch.cuda.max_memory_allocated() - already
+
+
+if __name__ == "__main__":
+    main()
