@@ -39,9 +39,9 @@ def random_pair() -> ModelPair:
     return builders.pair()
 
 
-def tiny(config: ReplayConfig, **kwargs: Any) -> Reference:
+def tiny(config: ReplayConfig) -> Reference:
     policy, base = builders.model(noise=0.02), builders.model()
-    return Reference(policy.requires_grad_(False), base.requires_grad_(False), config, **kwargs)
+    return Reference(policy.requires_grad_(False), base.requires_grad_(False), config)
 
 
 def embedded(config: ReplayConfig) -> Reference:
@@ -71,19 +71,17 @@ def close(ours: Any, theirs: Any) -> None:
 def assert_same(session: ReplaySession, reference: Reference, last_logits: Tensor) -> None:
     """Compare all values of a session's blocks, and the next token's logits."""
     base = reference.read(reference.base)
-    masks = reference.low_entropy(base)
     with torch.no_grad():
-        plain = reference.losses(base, reference.forward(reference.policy)[1]).tolist()
-        after = reference.losses(base, reference.prefill()[1]).tolist()
-    for index, block in enumerate(session.blocks):
-        columns, layers = reference.columns()[index], int(masks[index].any(dim=1).sum())
-        close(block.entropy_LT, base.entropy_LN[:, columns])
-        assert torch.equal(block.chosen_LT, masks[index])
+        plain, replayed = reference.forward(reference.policy)[1], reference.prefill()[1]
+    for block, image in zip(session.blocks, reference.images, strict=True):
+        mask_LT = reference.low_entropy(image, base)
+        close(block.entropy_LT, base.entropy_LT[:, image.rows])
+        assert torch.equal(block.chosen_LT, mask_LT)
         # The loss sums over layers and divides by the tokens; the record is a mean in nats.
-        scale = block.length / layers
-        close(block.kl_after, after[index] * scale)
-        path = torch.tensor(reference.images[index].losses or plain[index : index + 1]) * scale
-        close(block.kl_path or [block.kl_before], path)
+        scale = block.length / int(mask_LT.any(dim=1).sum())
+        close(block.kl_after, scale * reference.loss(image, base, replayed))
+        path = image.losses[: reference.config.steps] or [reference.loss(image, base, plain)]
+        close(block.kl_path or [block.kl_before], scale * torch.tensor(path))
     close(session.next_logits, last_logits)
 
 
@@ -141,16 +139,9 @@ def test_gradients(
     with ReplaySession(pair, config) as session:
         for part in parts:
             session.append(part)
-            for ids_T, block in part.pieces():
-                reference.extend(ids_T, block)
-                if block is not None:
-                    gradient_TD = reference.step(reference.read(reference.base))
-                    close(steps[-1], -config.rate * gradient_TD)
-
-
-def test_holding_all_logits_at_once_changes_nothing() -> None:
-    each, at_once = tiny(settings(Method.TOKEN)), tiny(settings(Method.TOKEN), at_once=True)
-    assert torch.equal(each.turn(CROP), at_once.turn(CROP))
+            for image in reference.extend(part):
+                gradient_TD = reference.step(image, reference.read(reference.base))
+                close(steps[-1], -config.rate * gradient_TD)
 
 
 def test_nothing_is_left_on_the_models() -> None:
