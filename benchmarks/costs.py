@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
+import divergence
 import torch
 from rows import Row
 from sizes import SEVEN_B, Sizes, meta_pair
@@ -26,7 +27,7 @@ from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.families.adapter import Features, ModelAdapter, Visitor
 from visreplay.replay_core.lens import Lens, Targets
 
-REFERENCE_STEPS = 25
+REFERENCE_STEPS = divergence.STEPS
 
 
 def count(work: Callable[[], Any]) -> float:
@@ -263,24 +264,32 @@ SHARES = (0.1, 0.4, 0.8)
 
 
 def rows() -> Iterator[Row]:
-    """Compare the FLOPs of a step and of an image, with the default number of steps of ours."""
-    yield from _rows("sizes of the timed rows", BENCH)
+    """Compare the FLOPs of a step, and of an image with the default number of steps of ours."""
+    yield from _rows("FLOPs at the timed sizes", BENCH, enough=divergence.steps_enough())
     for case in (SMALL_7B, LARGE_7B):
         for share in SHARES:
-            target = 8 if case is SMALL_7B and share == SMALL_7B.share else None
-            yield from _rows("7B", replace(case, share=share), target)
+            published = case is SMALL_7B and share == case.share
+            yield from _rows(
+                "FLOPs at 7B",
+                replace(case, share=share),
+                target=8 if published else None,
+                enough=divergence.steps_enough() if share == case.share else None,
+            )
 
 
-def _rows(sizes: str, case: Case, target: float | None = None) -> Iterator[Row]:
+def _rows(
+    name: str, case: Case, target: float | None = None, enough: int | None = None
+) -> Iterator[Row]:
     theirs, ours, steps = ReferenceCosts(case), OurCosts(case), ReplayConfig().steps
-    yield _row(f"FLOPs, {sizes}, {case}: a step", theirs.step, ours.step)
-    yield _row(
-        f"FLOPs, {sizes}, {case}: an image, authors' {REFERENCE_STEPS} steps / our default",
-        theirs.image(REFERENCE_STEPS),
-        ours.image(steps),
-        target,
-        f", at most {steps} steps",
-    )
+    name = f"{name}, {case}"
+    yield _row(f"{name}: a step", theirs.step, ours.step)
+    image = theirs.image(REFERENCE_STEPS)
+    what = f"{name}: an image, authors' {REFERENCE_STEPS} steps / our default"
+    yield _row(what, image, ours.image(steps), target, f", at most {steps} steps")
+    if enough is not None:
+        note = f", {enough} {'step' if enough == 1 else 'steps'}"
+        what = f"{name}: an image, until the authors' divergence"
+        yield _row(what, image, ours.image(enough), note=note)
 
 
 def _row(name: str, theirs: float, ours: float, target: float | None = None, note: str = "") -> Row:

@@ -85,6 +85,31 @@ def _short(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.12g}"
 
 
+class Kept:
+    """A file of the measurements of a run, so that a stopped run can go on."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        """Read the file, if it was written with the same settings; else begin anew.
+
+        Args:
+            path: The file.
+            settings: Whatever the measurements depend on, as JSON values.
+        """
+        self.path, self.settings = path, settings
+        content = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        same = content.get("settings") == settings
+        self.measured: dict[str, Any] = content["measured"] if same else {}
+
+    def get(self, name: str, measure: Callable[[], Any]) -> Any:
+        """Return a measurement by its name; measure and write it if it is not there yet."""
+        if name not in self.measured:
+            self.measured[name] = measure()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            content = {"settings": self.settings, "measured": self.measured}
+            self.path.write_text(json.dumps(content, indent=1), "utf-8")
+        return self.measured[name]
+
+
 def timed(work: Callable[[], Any]) -> float:
     """Measure the seconds of a function call."""
     gc.collect()
