@@ -1,7 +1,7 @@
 from .analysis import Shift, compare_models
 from .batch import Batch, Continuation
 from .calibration import Calibration, calibrate, load_theta
-from .config import Method, ReplayConfig, Side, Teacher, Threshold
+from .config import Alignment, Method, ReplayConfig, Side, Teacher, Threshold
 from .embedded_pair import EMBEDDED, embedded_config
 from .errors import (
     CheckpointError,
@@ -24,6 +24,7 @@ from .session import ReplaySession
 
 __all__ = [
     "EMBEDDED",
+    "Alignment",
     "Batch",
     "BlockRecord",
     "Calibration",

@@ -55,16 +55,37 @@ class Side(StrEnum):
 class Teacher(StrEnum):
     """The source of the activations that are replayed.
 
-    The last two are the paper's smoothing controls. They need no base model, and show whether
-    any smoothing of the policy's activations would do as well as the base's.
+    All but the first are smoothing controls. They need no base model, and show whether any
+    smoothing of the policy's activations would do as well as the base's. "local" and "global" are
+    the paper's, as its released code has them, and exist for token replay alone; the last two are
+    this project's.
     """
 
     BASE = "base"
     """The base model's: the method."""
+    LOCAL = "local"
+    """None: the offset makes the policy's own logits alike within windows of 3 x 3 tokens."""
+    GLOBAL = "global"
+    """The plain policy's own. The policy itself sees images whose colours are jittered, in another
+    way at every step, and answers from such an image too."""
     WINDOW = "window"
     """The plain policy's own, averaged over 3 x 3 neighbouring visual tokens of a frame."""
     JITTER = "jitter"
     """The plain policy's own, on images and videos with other colours."""
+
+
+class Alignment(StrEnum):
+    """The depth at which the policy meets the base (method.md, "Two alignments")."""
+
+    SAME = "same"
+    """The output of a layer meets the output of the same layer, as the paper's text defines it."""
+    REFERENCE = "reference"
+    """The base's output of a layer meets the policy's input of that layer, as in the authors'
+    released code."""
+
+
+PAPER_CONTROLS = (Teacher.LOCAL, Teacher.GLOBAL)
+"""The smoothing controls of the paper, which take all visual tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +104,23 @@ class ReplayConfig:
             table of the 7B pairs, which has 7 layers.
         side: The side of the limit that is replayed.
         teacher: The source of the replayed activations.
+        alignment: The depth at which the policy is compared with the base (token replay) or
+            edited (state replay). "reference" is what the authors' released code does; under it
+            state replay also edits generated tokens, as soon as something is appended to them.
         swap_roles: The base answers, and the policy's activations are replayed on it. It needs a
             pair whose base was kept whole.
         entry_layer: Where token replay's offset enters: 0 is the input embedding, l the output
             of decoder layer `l - 1`. Layers below it are not compared.
         top_k: Vocabulary entries of the base that the divergence is restricted to.
-        steps: Gradient steps per visual block; 0 leaves the embeddings exactly as they are.
+        steps: Gradient steps per visual block, at most; 0 leaves the embeddings exactly as they
+            are.
+        plateau: The optimisation of a block ends early when two steps lowered the divergence by
+            less than this share of it; 0 takes all steps.
         learning_rate: Step size. For Adam it is in units of the root mean square of the
-            activations that the offset is added to. None takes 0.01 for Adam and 10 for plain
+            activations that the offset is added to. None takes 0.02 for Adam and 10 for plain
             gradient descent.
-        optimizer: "adam" gets further in fewer steps (`benchmarks/`), with a floor that spares
-            coordinates of small gradient; "sgd" is the paper's plain gradient descent, see
-            `ReplayConfig.paper`.
+        optimizer: "adam" gets further in fewer steps (`benchmarks/`); "sgd" is the paper's plain
+            gradient descent, see `ReplayConfig.paper`.
         recompute_activations: Forget each layer's inner activations in the optimisation and
             compute them again for the gradient: a third more time, and memory for one layer
             instead of `replay_layers`. Meant for images of thousands of tokens.
@@ -113,10 +139,12 @@ class ReplayConfig:
     theta: tuple[float, ...] | None = None
     side: Side = Side.LOW
     teacher: Teacher = Teacher.BASE
+    alignment: Alignment = Alignment.SAME
     swap_roles: bool = False
     entry_layer: int = 0
     top_k: int = 50
-    steps: int = 10
+    steps: int = 6
+    plateau: float = 0.01
     learning_rate: float | None = None
     optimizer: Literal["sgd", "adam"] = "adam"
     recompute_activations: bool = False
@@ -133,12 +161,17 @@ class ReplayConfig:
         _coerce(self, "threshold", Threshold)
         _coerce(self, "side", Side)
         _coerce(self, "teacher", Teacher)
+        _coerce(self, "alignment", Alignment)
         at_least_one = ("replay_layers", "state_layers", "top_k", "memory_bytes", "query_chunk")
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.steps < 0:
             raise ConfigError(f"steps is {self.steps}, but must be 0 (no optimisation) or more")
+        if not 0 <= self.plateau < 1:
+            raise ConfigError(
+                f"plateau is {self.plateau}, but must lie in [0, 1), a share of the divergence"
+            )
         if not 0 < self.rate < math.inf:
             raise ConfigError(f"learning_rate is {self.rate}, but must be positive and finite")
         if not 0 < self.tau <= 1:
@@ -161,6 +194,17 @@ class ReplayConfig:
                 f"swap_roles needs the two models' activations, but the teacher is "
                 f"{str(self.teacher)!r}: use teacher='base'"
             )
+        if self.teacher in PAPER_CONTROLS:
+            if self.method is Method.STATE:
+                raise ConfigError(
+                    f"the smoothing control {str(self.teacher)!r} is one of token replay, but the "
+                    "method is 'state': use method='token'"
+                )
+            if self.side is not Side.ALL:
+                raise ConfigError(
+                    f"the smoothing control {str(self.teacher)!r} takes all visual tokens, but "
+                    f"side is {str(self.side)!r}: use side='all'"
+                )
         if self.theta is not None and self.threshold is not Threshold.ABSOLUTE:
             raise ConfigError(
                 f"theta holds limits for the absolute threshold, but the threshold is "
@@ -176,18 +220,30 @@ class ReplayConfig:
 
     @classmethod
     def paper(cls, method: Method = Method.TOKEN, **changes: Any) -> Self:
-        """Return the settings of the paper and its reference code for a method.
+        """Return the settings of the authors' released code for a method.
 
-        Token replay by 25 steps of plain gradient descent at rate 10; state replay with the
-        published limits in nats of the Qwen2.5-VL-7B pairs.
+        Both methods with its alignment. Token replay takes 25 steps of plain gradient descent at
+        rate 10; state replay takes the published limits in nats of the Qwen2.5-VL-7B pairs. The
+        smoothing control "local" enters at layer 15.
 
         Args:
             method: The method.
-            **changes: Fields to set otherwise.
+            **changes: Fields to set otherwise. With `teacher="local"` or "global" they complete
+                the settings of the control.
         """
-        published: dict[str, Any] = {"optimizer": "sgd", "steps": 25}
+        published: dict[str, Any] = {
+            "alignment": Alignment.REFERENCE,
+            "optimizer": "sgd",
+            "steps": 25,
+            "plateau": 0.0,
+        }
         if Method(method) is Method.STATE:
             published["threshold"] = Threshold.ABSOLUTE
+        teacher = Teacher(changes.get("teacher", Teacher.BASE))
+        if teacher in PAPER_CONTROLS:
+            published["side"] = Side.ALL
+        if teacher is Teacher.LOCAL:
+            published["entry_layer"] = 15
         return cls(method, **{**published, **changes})
 
     def check_depths(self, policy: int, base: int | None, sketch: int | None) -> None:
@@ -224,8 +280,13 @@ class ReplayConfig:
     @property
     def rate(self) -> float:
         """The learning rate, with the optimiser's default filled in."""
-        default = 10.0 if self.optimizer == "sgd" else 0.01
+        default = 10.0 if self.optimizer == "sgd" else 0.02
         return default if self.learning_rate is None else self.learning_rate
+
+    @property
+    def lag(self) -> int:
+        """How many layers the policy's activations lie below the base's that they meet: 0 or 1."""
+        return int(self.alignment is Alignment.REFERENCE)
 
     @property
     def depth(self) -> int:

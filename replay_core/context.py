@@ -6,46 +6,24 @@ every visual block. A fork is cheap, since caches share their past.
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from visreplay.replay_core.cache import GrowingTensor, KVCache
-from visreplay.replay_core.config import Method, ReplayConfig, Teacher, Threshold
+from visreplay.replay_core.config import Alignment, Method, ReplayConfig, Teacher, Threshold
 from visreplay.replay_core.errors import ContextError
 from visreplay.replay_core.families.adapter import Features, Visitor
 from visreplay.replay_core.model_run import ModelRun
+from visreplay.replay_core.objectives import Divergence, Objective, WindowVariance
 from visreplay.replay_core.pair import ModelPair
+from visreplay.replay_core.piece import Piece
 from visreplay.replay_core.replay import StateReplay, token_replay
 from visreplay.replay_core.reports import BlockRecord
 from visreplay.replay_core.segment import VisualBlock
 from visreplay.replay_core.selection import choose, choose_text, edits_text, entropy_limits
-from visreplay.replay_core.teachers import jittered, window_mean
-from visreplay.replay_core.visitors import (
-    ConfidenceGate,
-    Divergence,
-    LensReader,
-    in_turn,
-    read_only,
-)
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """New tokens, ready to run: a stretch of text or one visual block.
-
-    Attributes:
-        block: The visual block; None for text.
-        policy: Input features of the policy, before any replay.
-        base: Input features of the base.
-        positions_3T: The rotary positions of both.
-    """
-
-    block: VisualBlock | None
-    policy: Features
-    base: Features
-    positions_3T: Tensor
+from visreplay.replay_core.teachers import window_mean
+from visreplay.replay_core.visitors import ConfidenceGate, LensReader, in_turn, read_only
 
 
 class Context:
@@ -74,6 +52,8 @@ class Context:
         # Outputs of the policy's last layer, from which logits follow at any length.
         self._final = GrowingTensor(axis=0)
         self._watch: Visitor | None = None
+        # Tokens that were appended, with replay; those behind them were decoded without.
+        self._replayed = 0
 
     def prefix(self, length: int | None = None) -> "Context":
         """Fork the first `length` tokens (default: all) as a context of their own, without a copy.
@@ -97,6 +77,7 @@ class Context:
         other._base = self._base.prefix(length)
         other._plain = self._plain.prefix(length)
         other._final = self._final.prefix(min(length, len(self._final)))
+        other._replayed = min(length, self._replayed)
         return other
 
     @property
@@ -176,9 +157,10 @@ class Context:
         Returns:
             The record of the block; None for text.
         """
+        self._edit_generated()
         self._catch_up(self._policy)
         self._watch = watch
-        piece = self._embed(ids_T, block)
+        piece = Piece.embed(self._pair, self._config, ids_T, block, self.position())
         match self._config.method:
             case Method.NONE:
                 record = self._append_plainly(piece)
@@ -188,42 +170,75 @@ class Context:
                 record = self._append_with_state_replay(piece)
         self._watch = None
         self.ids.extend(ids_T.tolist())
+        self._replayed = len(self.ids)
         if record is not None:
             self.records.append(record)
         return record
 
-    def _append_plainly(self, piece: _Piece) -> BlockRecord | None:
+    def _edit_generated(self) -> None:
+        """Run generated tokens once more, with replay, where the reference's alignment says so."""
+        config, generated = self._config, self.ids[self._replayed :]
+        if config.method is not Method.STATE or config.alignment is not Alignment.REFERENCE:
+            return
+        if generated:
+            del self.ids[self._replayed :]
+            self._policy = self._policy.prefix(self._replayed)
+            self._final = self._final.prefix(self._replayed)
+            self.append(torch.tensor(generated))
+
+    def _append_plainly(self, piece: Piece) -> BlockRecord | None:
         self._prefill(piece.policy, piece.positions_3T)
         nothing_LT = torch.zeros(0, len(piece.policy))
         return self._record(piece.block, nothing_LT, nothing_LT.bool())
 
-    def _append_with_token_replay(self, piece: _Piece) -> BlockRecord | None:
+    def _append_with_token_replay(self, piece: Piece) -> BlockRecord | None:
         config = self._config
-        self._catch_up(self._base)
+        if config.teacher is not Teacher.LOCAL:  # which has none
+            self._catch_up(self._base)
+            if piece.block is None:
+                self._base.advance(piece.base, piece.positions_3T)
         if piece.block is None:
-            self._base.advance(piece.base, piece.positions_3T)
             self._prefill(piece.policy, piece.positions_3T)
             return None
+        objective, entropy_LT = self._objective(piece, piece.block)
+        offset, kl_path = token_replay(
+            self._policy.adapter,
+            objective,
+            piece.policy,
+            piece.positions_3T,
+            self._policy.cache,
+            config,
+            piece.redraw,
+        )
+        entering = offset.on(piece.policy)
+        objective.enter(entering)
+        self._prefill(entering, piece.positions_3T, in_turn(offset.visitor, objective))
+        kl_before = kl_path[0] if kl_path else objective.mean()
+        chosen_LT = objective.chosen_LT
+        return self._record(piece.block, entropy_LT, chosen_LT, objective, kl_before, kl_path)
+
+    def _objective(self, piece: Piece, block: VisualBlock) -> tuple[Objective, Tensor]:
+        """Make what token replay minimises on a block.
+
+        Returns:
+            The objective, and the teacher's entropies `(L, T)`, zero where none are read.
+        """
+        config, lens = self._config, self._policy.lens
+        if config.teacher is Teacher.LOCAL:
+            nothing_LT = torch.zeros(config.depth, len(piece.policy))
+            everything_LT = torch.ones_like(nothing_LT, dtype=torch.bool)
+            everything_LT[: config.entry_layer] = False
+            grid = self._pair.policy.token_grid(block)
+            return WindowVariance(lens, grid, everything_LT, config.lag), nothing_LT
         base = self._read_base(piece, top_k=config.top_k)
         limits_L = entropy_limits(base.entropy_LT, config)
         chosen_LT = choose(base.entropy_LT, limits_L, config, len(self.ids))
         # Layers below the offset's entry do not depend on it.
         chosen_LT[: config.entry_layer] = False
-        after = Divergence(self._policy.lens, base.targets(chosen_LT), chosen_LT)
-        offset, kl_path = token_replay(
-            self._policy.adapter,
-            after,
-            piece.policy,
-            piece.positions_3T,
-            self._policy.cache,
-            config,
-        )
-        visit = in_turn(offset.visitor, after)
-        self._prefill(offset.on(piece.policy), piece.positions_3T, visit)
-        kl_before = kl_path[0] if kl_path else after.mean()
-        return self._record(piece.block, base.entropy_LT, chosen_LT, after, kl_before, kl_path)
+        targets = base.targets(chosen_LT)
+        return Divergence(lens, targets, chosen_LT, config.lag), base.entropy_LT
 
-    def _append_with_state_replay(self, piece: _Piece) -> BlockRecord | None:
+    def _append_with_state_replay(self, piece: Piece) -> BlockRecord | None:
         config, lens = self._config, self._policy.lens
         self._catch_up(self._base)
         self._catch_up(self._plain)
@@ -244,19 +259,23 @@ class Context:
             chosen_LT = choose(base.entropy_LT, limits_L, config, len(self.ids))
         before = after = None
         if reports:
-            before = Divergence(lens, base.targets(chosen_LT), chosen_LT)
+            before = Divergence(lens, base.targets(chosen_LT), chosen_LT, config.lag)
+            before.enter(piece.policy)
             after = before.fresh()
         gate = ConfidenceGate(lens, base, chosen_LT, sketch)
         self._plain.advance(piece.policy, piece.positions_3T, in_turn(gate, before))
-        edit = StateReplay(base.hidden, gate.mask_LT)
-        self._prefill(piece.policy, piece.positions_3T, in_turn(edit, after))
+        edit = StateReplay(base.hidden, gate.mask_LT, config.lag)
+        entering = edit.enter(piece.policy, piece.base)
+        if after:
+            after.enter(entering)
+        self._prefill(entering, piece.positions_3T, in_turn(edit, after))
         kl_before = before.mean() if before else None
         return self._record(
             piece.block, base.entropy_LT, chosen_LT, after, kl_before, replaced_LT=gate.mask_LT
         )
 
     def _read_base(
-        self, piece: _Piece, *, top_k: int | None, keep_hidden: bool = False
+        self, piece: Piece, *, top_k: int | None, keep_hidden: bool = False
     ) -> LensReader:
         """Run the teacher over new positions, with the lens on its first layers."""
         config, view, sketch = self._config, None, None
@@ -280,26 +299,6 @@ class Context:
             by_highest=config.threshold is Threshold.RELATIVE,
         )
         return base
-
-    def _embed(self, ids_T: Tensor, block: VisualBlock | None) -> _Piece:
-        """Compute the input features of both models at new tokens."""
-        policy, start = self._pair.policy, self.position()
-        if block is not None:
-            return _Piece(block, *self._features(block), policy.block_positions(block, start))
-        texts = (policy.embed(ids_T), self._base.adapter.embed(ids_T))
-        return _Piece(None, *texts, policy.text_positions(len(ids_T), start))
-
-    def _features(self, block: VisualBlock) -> tuple[Features, Features]:
-        """Compute visual features for the policy and for the teacher."""
-        match self._config.teacher:
-            case Teacher.BASE:
-                return self._pair.features(block)
-            case Teacher.WINDOW:
-                features = self._pair.policy.features(block)
-                return features, features
-            case Teacher.JITTER:
-                policy = self._pair.policy
-                return policy.features(block), policy.features(jittered(block))
 
     def _catch_up(self, run: ModelRun) -> None:
         """Run over the tokens that were generated since the run was needed last."""

@@ -154,6 +154,14 @@ class Lens:
         kl_N: Tensor = _RestrictedKL.apply(normed_ND, targets.to(device), self)
         return kl_N
 
+    def gram(self) -> Tensor:
+        """Compute the inner products `(D, D)` of the LM head's columns, in float32."""
+        total_DD = self.head.weight.new_zeros((), dtype=torch.float32)
+        for rows in self.chunks(self.head.out_features, row_bytes=4 * self.head.in_features):
+            rows_VD = self.head.weight[rows].float()
+            total_DD = total_DD + rows_VD.T @ rows_VD
+        return total_DD
+
     def compare(self, hidden_ND: Tensor, base: "Lens", base_ND: Tensor) -> "LensComparison":
         """Compare this model's lens with the base's, over the whole vocabulary.
 

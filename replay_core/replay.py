@@ -1,10 +1,10 @@
 """Activation Replay: an offset on visual tokens, or the base's activations in the policy.
 
 Source: arXiv 2511.19972 and method.md. Axes: L the layers that are compared, T positions, D hidden
-size, 3 rotary axes. Layer `l` always means the *output* of decoder layer `l`, of both models.
+size, 3 rotary axes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,8 @@ from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import OptimisationError
 from visreplay.replay_core.families.adapter import Features, ModelAdapter, Visitor
-from visreplay.replay_core.visitors import Divergence, in_turn
+from visreplay.replay_core.objectives import Objective
+from visreplay.replay_core.visitors import in_turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +49,12 @@ class Offset:
 
 def token_replay(
     policy: ModelAdapter,
-    divergence: Divergence,
+    objective: Objective,
     features: Features,
     positions_3T: Tensor,
     context: KVCache,
     config: ReplayConfig,
+    redraw: Callable[[], Features] | None = None,
 ) -> tuple[Offset, list[float]]:
     """Optimise an offset on one visual block (method A, steps 3 to 5).
 
@@ -60,54 +62,57 @@ def token_replay(
 
     Args:
         policy: The policy.
-        divergence: The divergence from the base on its low-entropy sets, which is minimised.
+        objective: What is minimised: the divergence from the base on its low-entropy sets.
         features: The block's features for the policy.
         positions_3T: Its rotary positions.
         context: The policy's cache of everything before the block, earlier offsets included. It
             is not changed: earlier offsets are frozen.
         config: Steps, step size, optimiser, and where the offset enters.
+        redraw: Makes other features for every step; None takes `features` for all.
 
     Returns:
-        The offset, and the mean divergence in nats before every step. Without steps, or with
-        nothing to compare, the offset is zero and there is no path.
+        The offset, and the mean of the objective before every step (a divergence, in nats).
+        Without steps, or with nothing to compare, the offset is zero and there is no path.
 
     Raises:
         OptimisationError: the steps were too large, and the offset is not finite.
     """
     # In float32 whatever the model's dtype: in bfloat16 most small steps would round away.
     delta_TD = torch.zeros_like(features.embeds_TD, dtype=torch.float32)
-    nonempty = divergence.chosen_LT.any(dim=1).nonzero().flatten()
-    if config.steps == 0 or not len(nonempty):
+    if config.steps == 0 or objective.empty:
         return Offset(delta_TD, config.entry_layer), []
-    # Layers above the last nonempty set have no part in the loss.
-    context = context.frozen(int(nonempty[-1]) + 1)
+    # Layers above the last one that is compared have no part in the loss.
+    context = context.frozen(objective.depth)
     offset = Offset(delta_TD.requires_grad_(), config.entry_layer)
     scale = 1.0
     if config.optimizer == "adam":
         scale = _scale_at_entry(policy, features, positions_3T, context, config.entry_layer)
     optimizer: torch.optim.Optimizer | None = None
-    # A mean over thousands of tokens would vanish in a half-precision model on its way back.
-    upscale = len(features) * int(divergence.chosen_LT.sum(dim=1).max())
+    upscale = objective.upscale
     path: list[Tensor] = []
     with torch.enable_grad():
         for _ in range(config.steps):
-            divergence = divergence.fresh()
+            objective = objective.fresh()
+            seen = offset.on(redraw() if redraw else features)
+            objective.enter(seen)
             policy.run(
-                offset.on(features),
+                seen,
                 positions_3T,
                 context,
-                visit=in_turn(offset.visitor, divergence),
+                visit=in_turn(offset.visitor, objective),
                 recompute=config.recompute_activations,
             )
-            means = divergence.means()
-            loss = means.sum() / len(features)
+            mean = objective.means().detach().mean()
+            # Two steps: the first one, at Adam's full rate, may overshoot.
+            if config.plateau and len(path) > 1 and mean > (1 - config.plateau) * path[-2]:
+                break
             delta_TD.grad = None
-            torch.autograd.backward(upscale * loss, inputs=[delta_TD])
+            torch.autograd.backward(upscale * objective.loss(), inputs=[delta_TD])
             assert delta_TD.grad is not None
             delta_TD.grad /= upscale
             optimizer = optimizer or _optimizer(delta_TD, scale, config)
             optimizer.step()
-            path.append(means.detach().mean())
+            path.append(mean)
     delta_TD.requires_grad_(False)
     kl_path = torch.stack(path).tolist()
     if not delta_TD.isfinite().all():
@@ -126,13 +131,15 @@ def _optimizer(delta_TD: Tensor, scale: float, config: ReplayConfig) -> torch.op
     in units of the activations themselves (`scale`, their root mean square), which differ between
     models. And a coordinate whose gradient is small, compared with the root mean square of the
     first one, has to move little: without that floor the tokens outside the sets S are carried
-    away from the base.
+    away from the base. Its memory is short (`betas`), since there are a few steps in all.
     """
     if config.optimizer == "sgd":
         return torch.optim.SGD([delta_TD], lr=config.rate)
     assert delta_TD.grad is not None
     floor = float(delta_TD.grad.square().mean().sqrt())
-    return torch.optim.Adam([delta_TD], lr=config.rate * scale, eps=max(floor, 1e-30))
+    return torch.optim.Adam(
+        [delta_TD], lr=config.rate * scale, betas=(0.5, 0.9), eps=max(floor, 1e-30)
+    )
 
 
 @torch.no_grad()
@@ -159,21 +166,34 @@ def _add(activation_TD: Tensor, delta_TD: Tensor) -> Tensor:
 class StateReplay:
     """A visitor that replaces the policy's activations by the base's (method B).
 
-    The reference code decides on layer `l` by the entropy of its *output*, but then replaces its
-    *input*, the output of layer `l - 1`. The published limits were measured on outputs, so here
-    both the decision and the replacement concern the output of layer `l`.
+    Both alignments decide on layer `l` by the entropies of its outputs. The same alignment
+    replaces the output too, where the published limits were measured; the reference's replaces the
+    *input* of the layer.
 
     Attributes:
-        base_hidden: The base's activations `(T, D)`, layer by layer.
-        mask_LT: Where to replace.
+        base_hidden: The base's activations `(T, D)`: the outputs of its layers.
+        mask_LT: Where to replace, layer by layer.
+        lag: 0 to replace outputs, 1 to replace inputs.
     """
 
     base_hidden: Sequence[Tensor]
     mask_LT: Tensor
+    lag: int = 0
+
+    def enter(self, features: Features, base: Features) -> Features:
+        """Replace what enters the first layer, where inputs are replaced."""
+        if not self.lag:
+            return features
+        rows = slice(0, len(features))
+        embeds_TD = self._replace(0, rows, features.embeds_TD, base.embeds_TD)
+        return replace(features, embeds_TD=embeds_TD)
 
     def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> Tensor | None:
         """Replace one layer's activations for one chunk of positions."""
-        if layer >= len(self.mask_LT):
+        if layer + self.lag >= len(self.mask_LT):
             return None
+        return self._replace(layer + self.lag, rows, hidden_TD, self.base_hidden[layer][rows])
+
+    def _replace(self, layer: int, rows: slice, hidden_TD: Tensor, base_TD: Tensor) -> Tensor:
         mask_T1 = self.mask_LT[layer, rows, None].to(hidden_TD.device)
-        return torch.where(mask_T1, self.base_hidden[layer][rows].to(hidden_TD), hidden_TD)
+        return torch.where(mask_T1, base_TD.to(hidden_TD), hidden_TD)

@@ -1,10 +1,10 @@
-"""Visitors that apply the logit lens to a run: entropies, and divergences from the base.
+"""Visitors that read entropies by the logit lens, and ways to join visitors.
 
 A visitor gets the output of every decoder layer (`families.adapter.Visitor`); these return
 nothing, and so change nothing. Axes: L layers, T positions, D hidden size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -183,50 +183,6 @@ class ConfidenceGate:
         doubtful = places[gap_N.abs() <= float(sketch.gap_margin_L[layer])]
         self._base.reread(layer, doubtful)
         return doubtful
-
-
-class Divergence:
-    """A visitor that measures the divergence of a run from the base on the chosen positions."""
-
-    def __init__(self, lens: Lens, targets: Sequence[Targets], chosen_LT: Tensor) -> None:
-        """Prepare to measure.
-
-        Args:
-            lens: The lens of the model that runs.
-            targets: The base's most probable entries at the chosen positions, layer by layer.
-            chosen_LT: The sets S of every layer.
-        """
-        self.chosen_LT = chosen_LT
-        self._lens = lens
-        self._targets = [each.to(lens.head.weight.device) for each in targets]
-        self._sums: dict[int, Tensor] = {}
-
-    def fresh(self) -> "Divergence":
-        """Return the same measurement, not yet begun."""
-        return Divergence(self._lens, self._targets, self.chosen_LT)
-
-    def __call__(self, layer: int, rows: slice, hidden_TD: Tensor) -> None:
-        """Add the divergence of one layer for one chunk of positions."""
-        if layer >= len(self.chosen_LT):
-            return
-        chosen = self.chosen_LT[layer, rows].nonzero().flatten()
-        if not len(chosen):
-            return
-        before = int(self.chosen_LT[layer, : rows.start].sum())
-        targets = self._targets[layer].select(slice(before, before + len(chosen)))
-        kl_N = self._lens.restricted_kl(hidden_TD[chosen.to(hidden_TD.device)], targets)
-        self._sums[layer] = self._sums.get(layer, 0.0) + kl_N.sum()
-
-    def means(self) -> Tensor:
-        """Compute the mean over S of every layer with a nonempty S, in nats, with gradient."""
-        counts_L = self.chosen_LT.sum(dim=1)
-        means = [total / counts_L[layer].to(total.device) for layer, total in self._sums.items()]
-        return torch.stack(means) if means else torch.zeros(0)
-
-    def mean(self) -> float | None:
-        """Compute the mean over those layers, in nats; None if there are none."""
-        means = self.means()
-        return float(means.mean()) if len(means) else None
 
 
 def in_turn(*visitors: Visitor | None) -> Visitor:

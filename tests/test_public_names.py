@@ -43,6 +43,7 @@ PUBLIC = {
         "question",
     ],
     "visreplay.replay_core": [
+        "Alignment",
         "Batch",
         "BlockRecord",
         "Calibration",

@@ -57,11 +57,17 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
         ),
         "side": Knob("Which positions are replayed, by their entropy."),
         "teacher": Knob("Whose activations are replayed."),
+        "alignment": Knob(
+            "Compare and edit outputs of the same layer, or as the authors' released code."
+        ),
         "swap_roles": Knob("Let the base answer, with the policy's activations replayed on it."),
         "entry_layer": Knob("Token replay: layer that the offset enters; 0 is the embeddings."),
         "top_k": Knob("Vocabulary entries of the base that the divergence is restricted to."),
-        "steps": Knob("Token replay: optimisation steps for each visual block."),
-        "learning_rate": Knob("Token replay: step size. Default: 0.01 for adam, 10 for sgd."),
+        "steps": Knob("Token replay: optimisation steps for each visual block, at most."),
+        "plateau": Knob(
+            "Token replay: stop when two steps gained less than this share; 0 takes all steps."
+        ),
+        "learning_rate": Knob("Token replay: step size. Default: 0.02 for adam, 10 for sgd."),
         "optimizer": Knob("Token replay: optimiser; sgd is the paper's."),
         "recompute_activations": Knob(
             "Token replay: compute activations again for the gradient, to save memory."

@@ -1,5 +1,6 @@
 """The paper's ablations, each one option of `ReplayConfig`."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -7,8 +8,9 @@ import builders
 import pytest
 import torch
 from builders import segment
-from replay_cases import ABLATIONS
+from replay_cases import ABLATIONS, SMOOTHING
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from visreplay.replay_core import (
     ConfigError,
@@ -20,7 +22,7 @@ from visreplay.replay_core import (
 )
 from visreplay.replay_core.lens import Lens
 from visreplay.replay_core.model_run import visual_activations
-from visreplay.replay_core.teachers import jittered, window_mean
+from visreplay.replay_core.teachers import ColourJitter, recoloured, window_mean
 
 IMAGE = segment(4, ("image", (1, 8, 8), 1), 3)
 CROP = segment(2, ("image", (1, 4, 8), 2), 4)
@@ -146,11 +148,11 @@ def test_a_window_stays_within_a_frame() -> None:
 def test_the_jitter_teacher_gets_other_colours(pair: ModelPair) -> None:
     policy = pair.policy
     (block,) = IMAGE.blocks
-    assert jittered(block).digest == jittered(block).digest != block.digest
+    assert recoloured(block).digest == recoloured(block).digest != block.digest
     alone = ModelPair.of(policy.model, None, pair.processor)
     settings = config(teacher="jitter")
     hidden = visual_activations(
-        policy, [IMAGE], lambda block: policy.features(jittered(block)), 3, settings
+        policy, [IMAGE], lambda block: policy.features(recoloured(block)), 3, settings
     )
     lens = Lens(policy.norm, policy.head, 2**20)
     for method in ("token", "state"):
@@ -160,6 +162,67 @@ def test_the_jitter_teacher_gets_other_colours(pair: ModelPair) -> None:
         expected = torch.stack([lens.read(hidden_TD)[0] for hidden_TD in hidden])
         torch.testing.assert_close(record.entropy_LT, expected, atol=1e-4, rtol=0)
         assert report.kl_after < report.kl_before  # type: ignore[operator]
+
+
+def variance_by_windows(policy: Any, hidden_TD: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The variance of full logits within windows of 3 x 3, averaged over tokens and vocabulary."""
+    logits_HWV = policy.head(policy.norm(hidden_TD)).reshape(*grid, -1)
+    total = torch.zeros(())
+    for y in range(0, grid[0], 3):
+        for x in range(0, grid[1], 3):
+            window = logits_HWV[y : y + 3, x : x + 3].flatten(0, 1)
+            total = total + (window - window.mean(0)).square().sum(0).mean()
+    return total / len(hidden_TD)
+
+
+@pytest.mark.parametrize("chunk", [2048, 3])
+def test_the_local_control_evens_out_logits_within_windows(pair: ModelPair, chunk: int) -> None:
+    """What enters the layer is what is measured there; no base is needed."""
+    policy = pair.policy
+    alone = ModelPair.of(policy.model, None, pair.processor)
+    settings = config(**SMOOTHING[0], optimizer="sgd", learning_rate=10.0, query_chunk=chunk)
+    hidden = visual_activations(policy, [IMAGE], policy.features, 2, settings)
+    expected = variance_by_windows(policy, hidden[1], (4, 4))
+    with ReplaySession(alone, settings) as session:
+        report = session.append(IMAGE)
+        assert session.blocks[0].chosen_LT.sum(dim=1).tolist() == [0, 0, 16]
+    assert report.kl_before == pytest.approx(float(expected), rel=1e-4)
+    assert report.kl_after < report.kl_before  # type: ignore[operator]
+
+
+def test_the_global_control_answers_from_a_jittered_image(pair: ModelPair) -> None:
+    policy = pair.policy
+    alone = ModelPair.of(policy.model, None, pair.processor)
+    (block,) = IMAGE.blocks
+    jitter = ColourJitter.of(pair.processor)
+    first, second = jitter(block), jitter(block)
+    assert first.digest != second.digest != block.digest
+    answer = logits(alone, config(**SMOOTHING[1], steps=0))
+    plain = logits(alone, config("none"), Segment(IMAGE.token_ids, (first,)))
+    torch.testing.assert_close(answer, plain, atol=1e-5, rtol=0)
+    # The teacher is the policy that sees the image itself.
+    hidden = visual_activations(policy, [IMAGE], policy.features, 3, config())
+    lens = Lens(policy.norm, policy.head, 2**20)
+    with ReplaySession(alone, config(**SMOOTHING[1], steps=6)) as session:
+        report = session.append(IMAGE)
+        entropy_LT = session.blocks[0].entropy_LT
+    expected = torch.stack([lens.read(hidden_TD)[0] for hidden_TD in hidden])
+    torch.testing.assert_close(entropy_LT, expected, atol=1e-4, rtol=0)
+    assert report.kl_after < report.kl_before  # type: ignore[operator]
+
+
+def test_the_jitter_is_torchvision_s_on_the_whole_image() -> None:
+    """The rows of patches are jittered as the image that they were cut from."""
+    image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1))
+    block = replace(IMAGE.blocks[0], inputs={"pixel_values": image[None] - 0.5})
+    jitter = ColourJitter([0.5] * 3, [1.0] * 3)
+    changed = jitter(block).inputs["pixel_values"][0] + 0.5
+    draws = (2 * torch.rand(4, generator=torch.Generator().manual_seed(0)) - 1).tolist()
+    expected = functional.adjust_brightness(image, 1 + 0.15 * draws[0])
+    expected = functional.adjust_contrast(expected, 1 + 0.15 * draws[1])
+    expected = functional.adjust_saturation(expected, 1 + 0.15 * draws[2])
+    expected = functional.adjust_hue(expected, 0.03 * draws[3])
+    torch.testing.assert_close(changed, expected, atol=1e-5, rtol=0)
 
 
 def test_families_whose_tokens_form_no_grid_have_no_window() -> None:
@@ -174,7 +237,10 @@ def test_families_whose_tokens_form_no_grid_have_no_window() -> None:
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [*product(["token", "state"], ABLATIONS), ("token", {"entry_layer": 1})],
+    [
+        *product(["token", "state"], ABLATIONS),
+        *product(["token"], [*SMOOTHING, {"entry_layer": 1}]),
+    ],
     ids=str,
 )
 def test_history_does_not_matter(whole_pair: ModelPair, method: str, options: Any) -> None:

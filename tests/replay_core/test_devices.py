@@ -16,6 +16,7 @@ from replay_cases import (
     LORA_KINDS,
     METHODS,
     SAMPLES,
+    SMOOTHING,
     adapted,
     config,
     one_model,
@@ -123,7 +124,10 @@ def apart(replay_layers: int | None = 3) -> ModelPair:
 
 @pytest.mark.parametrize(
     ("method", "changes"),
-    [*product(METHODS[1:], ABLATIONS), ("token", {"entry_layer": 1})],
+    [
+        *product(METHODS[1:], ABLATIONS),
+        *product(["token"], [*SMOOTHING, {"entry_layer": 1}]),
+    ],
     ids=str,
 )
 def test_ablations_on_devices_of_their_own(method: str, changes: dict[str, Any]) -> None:

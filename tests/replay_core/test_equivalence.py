@@ -32,6 +32,13 @@ CONFIGS = {
     "state quantile": {"method": "state", "threshold": "quantile", "tau": 0.7},
     "state relative": {"method": "state", "threshold": "relative", "tau": 0.98},
     "state absolute": {"method": "state", "threshold": "absolute", "theta": (4.75, 4.74, 4.78)},
+    "token, reference's alignment": {"threshold": "quantile", "alignment": "reference"},
+    "state, reference's alignment": {
+        "method": "state",
+        "threshold": "quantile",
+        "tau": 0.7,
+        "alignment": "reference",
+    },
 }
 
 
@@ -44,7 +51,7 @@ def episode(pair: ModelPair) -> list[Segment]:
 
 
 def config(name: str, **changes: Any) -> ReplayConfig:
-    defaults = {"replay_layers": 3, "state_layers": 3, "steps": 4}
+    defaults = {"replay_layers": 3, "state_layers": 3, "steps": 4, "alignment": "same"}
     return ReplayConfig.paper(**{**defaults, "top_k": 20, **CONFIGS[name], **changes})
 
 

@@ -21,9 +21,10 @@ from visreplay.replay_core import (
 )
 from visreplay.replay_core.cache import KVCache
 from visreplay.replay_core.lens import Lens
+from visreplay.replay_core.objectives import Divergence
 from visreplay.replay_core.replay import token_replay
 from visreplay.replay_core.selection import choose, entropy_limits
-from visreplay.replay_core.visitors import Divergence, LensReader
+from visreplay.replay_core.visitors import LensReader
 
 
 def low_entropy(entropy_LT: Tensor, config: ReplayConfig) -> Tensor:
@@ -35,6 +36,7 @@ IMAGE = segment(4, ("image", (1, 4, 8), 1), 3)
 
 def config(**changes: Any) -> ReplayConfig:
     settings = {"replay_layers": 3, "state_layers": 3, "threshold": "quantile", "tau": 0.6}
+    settings["alignment"] = "same"
     return ReplayConfig.paper(**{**settings, **changes})
 
 

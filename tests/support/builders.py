@@ -1,6 +1,7 @@
 """Random tiny pairs from real configurations, and prompts for them."""
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import torch
@@ -163,6 +164,7 @@ class Processor:
             eos_token=letter(EOS),
             extra_special_tokens=special,
         )
+        self.image_processor = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
 def pair(

@@ -90,6 +90,7 @@ class Oracle:
     source: list[int | None] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     entropies: list[Tensor] = field(default_factory=list)
+    appended: int = 0
 
     @classmethod
     def of(cls, policy: Any, base: Any, config: ReplayConfig) -> "Oracle":
@@ -102,6 +103,11 @@ class Oracle:
             self.block(segment.token_ids[block.start : block.stop].tolist(), block)
             end = block.stop
         self.text(segment.token_ids[end:].tolist(), -1)
+        self.appended = len(self.ids)
+
+    @property
+    def reference(self) -> bool:
+        return self.config.alignment == "reference"
 
     @torch.no_grad()
     def text(self, ids: Sequence[int], source: int | None) -> None:
@@ -141,12 +147,16 @@ class Oracle:
                 optimizer = torch.optim.SGD([delta], lr=self.config.rate)
             elif optimizer is None:
                 floor = float(delta.grad.square().mean().sqrt())
-                optimizer = torch.optim.Adam([delta], lr=self.config.rate * scale, eps=floor)
+                rate = self.config.rate * scale
+                optimizer = torch.optim.Adam([delta], lr=rate, betas=(0.5, 0.9), eps=floor)
             optimizer.step()
         return features + delta.detach()
 
     def loss(self, rows: slice, base_logits: Tensor, mask: Tensor) -> Tensor:
-        hidden = self.activations(self.policy)[:, rows]
+        hidden = self.activations(self.policy)
+        if self.reference:
+            hidden = torch.cat([torch.cat(self.policy.embeds)[None], hidden[:-1]])
+        hidden = hidden[:, rows]
         loss = torch.zeros(())
         for layer, chosen in enumerate(mask):
             if chosen.any():
@@ -173,7 +183,12 @@ class Oracle:
         base_entropy = entropy(lens(self.base.model, base))
         plain_entropy = entropy(lens(self.policy.model, self.activations(self.policy)[:depth]))
         replace = (base_entropy < self.state_limits()) & (base_entropy < plain_entropy)
-        return self.activations(
+        embeds = self.policy.embeds
+        if self.reference:  # the input of a layer is the output of the one below
+            entering = torch.cat(self.base.embeds)
+            self.policy.embeds = [torch.where(replace[0, :, None], entering, torch.cat(embeds))]
+            replace = torch.cat([replace[1:], torch.zeros_like(replace[:1])])
+        edited = self.activations(
             self.policy,
             lambda layer, hidden: (
                 torch.where(replace[layer, :, None], base[layer], hidden)
@@ -181,6 +196,8 @@ class Oracle:
                 else hidden
             ),
         )
+        self.policy.embeds = embeds
+        return edited
 
     def state_limits(self) -> Tensor:
         """The limits `(L, T)` in nats; below every entropy where nothing is replaced."""
@@ -190,7 +207,8 @@ class Oracle:
                 last = limits(self.entropies[source], self.config)
             absolute = self.config.threshold == "absolute"
             current = limits(torch.zeros(self.config.depth, 1), self.config) if absolute else last
-            if source is None or current is None:
+            plain = source is None and not (self.reference and len(columns) < self.appended)
+            if plain or current is None:
                 current = torch.full((self.config.depth, 1), -1.0)
             columns.append(current)
         return torch.cat(columns, dim=1)

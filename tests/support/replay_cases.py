@@ -26,7 +26,14 @@ ABLATIONS = [
     {"swap_roles": True},
     {"teacher": "window"},
     {"teacher": "jitter"},
+    {"alignment": "reference"},
 ]
+
+SMOOTHING: list[dict[str, Any]] = [
+    {"teacher": "local", "side": "all", "entry_layer": 2, "alignment": "reference"},
+    {"teacher": "global", "side": "all"},
+]
+"""The paper's smoothing controls, which token replay alone has."""
 
 LANGUAGE = r".*language_model.*\.(q_proj|v_proj|up_proj|down_proj)"
 VISION = r".*visual.*\.(qkv|proj|down_proj|mlp\.[02])"
