@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText
 
 from visreplay.replay_core import (
     EMBEDDED,
+    Alignment,
     Method,
     ModelPair,
     ReplaySession,
@@ -80,10 +81,8 @@ def _measured(pair: ModelPair, policy: Any, base: Any, segment: Segment) -> Dive
     with ReplaySession(pair, config) as session:
         session.append(segment)
         block = session.blocks[0]
-    plain = replace(config, optimizer="sgd", steps=STEPS, learning_rate=RATE)
     same_depth, released = (
-        _after_authors_steps(Reference(policy, base, plain), segment, alignment)
-        for alignment in ("same", "reference")
+        _after_authors_steps(policy, base, segment, alignment) for alignment in Alignment
     )
     assert block.kl_before is not None
     assert block.kl_after is not None
@@ -92,13 +91,16 @@ def _measured(pair: ModelPair, policy: Any, base: Any, segment: Segment) -> Dive
 
 
 @torch.no_grad()
-def _after_authors_steps(reference: Reference, segment: Segment, alignment: str) -> float:
-    """Run all steps, and measure at the same depth."""
+def _after_authors_steps(policy: Any, base: Any, segment: Segment, alignment: Alignment) -> float:
+    """Run all of the authors' steps, and measure at the same depth."""
+    config = embedded_config(
+        Method.TOKEN, alignment=alignment, optimizer="sgd", steps=STEPS, learning_rate=RATE
+    )
+    reference = Reference(policy, base, config)
     (image,) = reference.extend(segment)
-    reading = reference.read(reference.base)
-    reference.alignment = alignment
+    reading = reference.read(base)
     reference.replay(image, reading)
-    reference.alignment = "same"
+    reference.config = replace(config, alignment=Alignment.SAME)
     loss = float(reference.loss(image, reading, reference.prefill()[1]))
     return loss * image.block.length / int(reference.low_entropy(image, reading).any(dim=1).sum())
 

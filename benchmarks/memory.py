@@ -35,9 +35,8 @@ def ours(models: Models, config: ReplayConfig, side: int | None = None) -> Work:
 
 def reference(models: Models, config: ReplayConfig) -> Work:
     """Prepare one turn of the reference, which needs the same memory at every step."""
-    plain = replace(config, steps=1, optimizer="sgd")
+    plain = replace(config, steps=1, optimizer="sgd", alignment="reference")
     opponent = Reference(models.policy, models.base, plain)
-    opponent.alignment = "reference"
     segment = models.segment(0)
     return lambda: opponent.turn(segment)
 
@@ -54,7 +53,7 @@ PROBES: dict[str, Callable[[Models, ReplayConfig], Work]] = {
     "large": lambda models, config: ours(models, recomputing(config), side=64),
 }
 STEPS = 2
-"""Steps of ours: all need the same memory."""
+"""Number of our steps, which all need the same memory."""
 
 
 def peaks(models: Models, kept: Kept, repeats: int, say: Callable[[str], None]) -> Iterator[Row]:

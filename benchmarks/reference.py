@@ -33,7 +33,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visreplay.replay_core import Method, ReplayConfig, Segment, Threshold, VisualBlock
+from visreplay.replay_core import (
+    Alignment,
+    Method,
+    ReplayConfig,
+    Segment,
+    Threshold,
+    VisualBlock,
+)
 
 Edit = Callable[[int, Tensor], Tensor]
 """`edit(depth, hidden_TD)` returns the replacement of an activation: at depth 0 of the input
@@ -108,11 +115,6 @@ class Reading:
 class Reference:
     """A conversation that every method computes anew, from the beginning.
 
-    Attributes:
-        alignment: Depth at which the policy is compared or edited. "same": the output of a layer
-            meets the base's output of that layer. "reference", as released: token replay compares
-            the policy's *input* of a layer with the base's output, state replay edits the input.
-
     Examples:
         >>> reference = Reference(policy, base, ReplayConfig.paper())
         >>> next_logits_V = reference.turn(segment)     # base pass, 25 steps, prefill
@@ -124,10 +126,10 @@ class Reference:
         Args:
             policy: The model that answers, complete.
             base: The model that it was trained from, complete.
-            config: Method, layers, threshold, steps, rate (of plain descent). Chunks mean nothing.
+            config: Method, layers, threshold, alignment, steps, rate (of plain descent). Chunks
+                and plateaus mean nothing.
         """
         self.policy, self.base, self.config = policy, base, config
-        self.alignment = str(getattr(config, "alignment", "same"))
         self.ids: list[int] = []
         self.images: list[Image] = []
 
@@ -236,8 +238,8 @@ class Reference:
 
     @property
     def first_depth(self) -> int:
-        """The depth of the policy that meets the base's first layer."""
-        return 0 if self.alignment == "reference" else 1
+        """The depth at which the policy meets the base's first layer."""
+        return 0 if self.config.alignment is Alignment.REFERENCE else 1
 
     def forward(
         self,

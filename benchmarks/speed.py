@@ -54,8 +54,8 @@ class Bench:
 
     def opponent(self, method: Method, turn: int) -> Reference:
         """Make the opponent as it is before a turn; its costs do not depend on its offsets."""
-        reference = Reference(self.models.policy, self.models.base, self.models.config(method))
-        reference.alignment = "reference"
+        config = self.models.config(method, alignment="reference", optimizer="sgd")
+        reference = Reference(self.models.policy, self.models.base, config)
         for seed in range(turn):
             reference.extend(self.models.segment(seed))
         return reference
@@ -66,7 +66,6 @@ class Bench:
         def measure() -> dict[str, float]:
             reference = self.opponent(Method.TOKEN, turn)
             (image,) = reference.extend(self.models.segment(turn))
-            reference.config = replace(reference.config, optimizer="sgd")
             readings = []
             return {
                 "preparation": timed(lambda: readings.append(reference.read(reference.base))),

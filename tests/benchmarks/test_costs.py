@@ -12,9 +12,9 @@ from sizes import Models, Sizes
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from visreplay.replay_core import Method, ReplayConfig, ReplaySession
+from visreplay.replay_core import Alignment, Method, ReplayConfig, ReplaySession
 
-ALIGNMENTS = ["same", "reference"]
+ALIGNMENTS = list(Alignment)
 VOCABULARIES = (1000, 3000)
 PART = segment(7, ("image", (1, 12, 8), 1), 6)
 LAYERS, DEPTH = 4, 3
@@ -22,15 +22,18 @@ WIDTH = config().text_config.hidden_size
 
 
 def opponent(
-    method: Method = Method.TOKEN, alignment: str = "same", vocabulary: int = VOCABULARIES[0]
+    alignment: Alignment = Alignment.REFERENCE, vocabulary: int = VOCABULARIES[0]
 ) -> Reference:
     """Make an opponent that has extended its context by `PART`."""
-    settings = ReplayConfig(
-        method, replay_layers=DEPTH, state_layers=DEPTH, threshold="quantile", tau=0.4
+    settings = ReplayConfig.paper(
+        alignment=alignment,
+        replay_layers=DEPTH,
+        state_layers=DEPTH,
+        threshold="quantile",
+        tau=0.4,
     )
     policy, base = (model(noise=noise, vocab_size=vocabulary) for noise in (0.02, 0.0))
     reference = Reference(policy.requires_grad_(False), base.requires_grad_(False), settings)
-    reference.alignment = alignment
     reference.extend(PART)
     return reference
 
@@ -76,7 +79,7 @@ def layer_flops(positions: int) -> float:
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 def test_the_opponent_multiplies_as_many_rows_with_the_lm_head_as_the_authors(
-    alignment: str,
+    alignment: Alignment,
 ) -> None:
     """The LM head's FLOPs are what grows with the vocabulary."""
     small, large = (opponent(alignment=alignment, vocabulary=each) for each in VOCABULARIES)
@@ -88,7 +91,7 @@ def test_the_opponent_multiplies_as_many_rows_with_the_lm_head_as_the_authors(
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
-def test_the_opponent_costs_what_the_authors_code_costs(alignment: str) -> None:
+def test_the_opponent_costs_what_the_authors_code_costs(alignment: Alignment) -> None:
     """The closed form, to within 5 %."""
     reference = opponent(alignment=alignment)
     positions, rows = len(reference.ids), head_rows(len(reference.ids), chosen(reference))
@@ -97,7 +100,7 @@ def test_the_opponent_costs_what_the_authors_code_costs(alignment: str) -> None:
     whole = tower + LAYERS * layer
     # Gradients of inputs alone cost as much as the way there, and twice as much in attention.
     back = layer + 4 * positions**2 * WIDTH
-    layers_back = DEPTH - 1 if alignment == "reference" else DEPTH
+    layers_back = DEPTH - 1 if alignment is Alignment.REFERENCE else DEPTH
     expected = {
         "preparation": whole + row * rows["preparation"],
         "step": whole + layers_back * back + row * rows["step"],
@@ -172,8 +175,8 @@ def close(counted: float, run: float) -> None:
 
 
 def test_the_counted_opponent_costs_what_it_costs_in_a_run(models: Models) -> None:
-    reference, costs = Reference(models.policy, models.base, models.config()), ReferenceCosts(CASE)
-    reference.alignment = "reference"
+    config = models.config(alignment="reference")
+    reference, costs = Reference(models.policy, models.base, config), ReferenceCosts(CASE)
     (image,) = reference.extend(models.segment(0))
     reading = reference.read(reference.base)
     in_sets = int(reference.low_entropy(image, reading).sum())
@@ -185,7 +188,7 @@ def test_the_counted_opponent_costs_what_it_costs_in_a_run(models: Models) -> No
 
 def test_our_counted_costs_are_those_of_a_session(models: Models) -> None:
     def run(steps: int) -> tuple[int, float]:
-        with ReplaySession(models.pair, models.config(steps=steps)) as session:
+        with ReplaySession(models.pair, models.config(steps=steps, plateau=0.0)) as session:
             total = count(lambda: session.append(models.segment(0)))
             return len(session.blocks[0].kl_path), total
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 from visreplay.replay_core import (
     EMBEDDED,
+    Alignment,
     Method,
     ModelPair,
     ReplayConfig,
@@ -24,6 +25,7 @@ from visreplay.replay_core import (
 from visreplay.replay_core.replay import token_replay
 
 METHODS = [Method.TOKEN, Method.STATE]
+ALIGNMENTS = list(Alignment)
 CROP = segment(3, ("image", (1, 4, 4), 2), 4)
 EPISODE = [segment(4, ("image", (1, 4, 8), 1), 3), segment(("image", (1, 8, 4), 3), 1), CROP]
 
@@ -85,10 +87,13 @@ def assert_same(session: ReplaySession, reference: Reference, last_logits: Tenso
     close(session.next_logits, last_logits)
 
 
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rule", [{}, {"threshold": "relative", "tau": 0.97}])
-def test_an_episode_on_a_random_pair(random_pair: ModelPair, method: Method, rule: Any) -> None:
-    config = settings(method, **rule)
+def test_an_episode_on_a_random_pair(
+    random_pair: ModelPair, method: Method, alignment: Alignment, rule: Any
+) -> None:
+    config = settings(method, alignment=alignment, **rule)
     reference = tiny(config)
     with ReplaySession(random_pair, config) as session:
         for part in EPISODE:
@@ -96,9 +101,13 @@ def test_an_episode_on_a_random_pair(random_pair: ModelPair, method: Method, rul
             assert_same(session, reference, reference.turn(part))
 
 
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("method", METHODS)
-def test_an_episode_on_the_embedded_pair(embedded_pair: ModelPair, method: Method) -> None:
-    config = embedded_config(method, optimizer="sgd", learning_rate=1.0, steps=3)
+def test_an_episode_on_the_embedded_pair(
+    embedded_pair: ModelPair, method: Method, alignment: Alignment
+) -> None:
+    plain: Any = {"optimizer": "sgd", "learning_rate": 1.0, "steps": 3, "plateau": 0.0}
+    config = embedded_config(method, alignment=alignment, **plain)
     reference = embedded(config)
     with ReplaySession(embedded_pair, config) as session:
         for part in photos(embedded_pair, (224, 224), (168, 112)):
@@ -114,12 +123,17 @@ def test_limits_in_nats(random_pair: ModelPair) -> None:
         close(session.next_logits, reference.turn(CROP))
 
 
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("size", ["tiny", "embedded"])
 def test_gradients(
-    size: str, random_pair: ModelPair, embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+    size: str,
+    alignment: Alignment,
+    random_pair: ModelPair,
+    embedded_pair: ModelPair,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One step of plain descent is the gradient."""
-    changes: Any = {"steps": 1, "learning_rate": 1.0}
+    changes: Any = {"steps": 1, "learning_rate": 1.0, "alignment": alignment}
     if size == "tiny":
         pair, config, parts = random_pair, settings(Method.TOKEN, **changes), EPISODE
         reference = tiny(config)
