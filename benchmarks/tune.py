@@ -22,7 +22,7 @@ from visreplay.tasks.types import Split, ids_of
 TOKEN: list[dict[str, Any]] = [
     {"replay_layers": layers, "tau": tau, "learning_rate": rate, "steps": steps}
     for layers, tau, (rate, steps) in product(
-        (1, 2, 3), (0.25, 0.5, 1.0), ((0.01, 10), (0.03, 10), (0.03, 25))
+        (1, 2, 3), (0.25, 0.5, 1.0), ((0.01, 6), (0.02, 6), (0.02, 25))
     )
 ]
 STATE: list[dict[str, Any]] = [

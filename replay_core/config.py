@@ -1,4 +1,4 @@
-"""The settings of replay, with the paper's values as defaults."""
+"""The settings of replay. `ReplayConfig.paper` has those of the authors' released code."""
 
 import math
 from collections.abc import Mapping

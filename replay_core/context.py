@@ -324,7 +324,7 @@ class Context:
         block: VisualBlock | None,
         entropy_LT: Tensor,
         chosen_LT: Tensor,
-        after: Divergence | None = None,
+        after: Objective | None = None,
         kl_before: float | None = None,
         kl_path: Sequence[float] = (),
         replaced_LT: Tensor | None = None,

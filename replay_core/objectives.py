@@ -181,7 +181,8 @@ class WindowVariance(Objective):
         means_WD = sums_WD.index_add(0, window_T, normed_TD) / counts_W[:, None]
         deviation_TD = normed_TD - means_WD[window_T]
         spread_T = torch.linalg.vecdot(deviation_TD @ self._gram_DD, deviation_TD)
-        return spread_T.sum() / self._lens.head.out_features
+        total: Tensor = spread_T.sum() / self._lens.head.out_features
+        return total
 
 
 def _windows(grid_thw: tuple[int, int, int]) -> Tensor:

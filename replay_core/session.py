@@ -28,7 +28,8 @@ class ReplaySession:
 
     Appended tokens pass the base once (its first layers only), are replayed, and pass the policy
     once; earlier positions are never touched again. What the policy generates is decoded without
-    replay and stays in the context. The result equals a recomputation from scratch.
+    replay and stays in the context as it is (but see `Alignment.REFERENCE`). The result equals a
+    recomputation from scratch.
 
     Every method either does all of its work or, if it raises, leaves the session as it was. The
     models are never changed. Forks may run in different threads; one session may not.

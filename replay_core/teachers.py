@@ -28,7 +28,9 @@ def recoloured(block: VisualBlock) -> VisualBlock:
 
     def change(pixels_3N: Tensor) -> Tensor:
         scale_31 = (1 + CONTRAST * contrast_3).to(pixels_3N)[:, None]
-        return pixels_3N * scale_31 + (BRIGHTNESS * brightness_3).to(pixels_3N)[:, None]
+        shift_31 = (BRIGHTNESS * brightness_3).to(pixels_3N)[:, None]
+        changed: Tensor = pixels_3N * scale_31 + shift_31
+        return changed
 
     return _with_colours(block, change)
 
@@ -73,7 +75,8 @@ class ColourJitter:
             image = functional.adjust_contrast(image, contrast)
             image = functional.adjust_saturation(image, saturation)
             image = functional.adjust_hue(image, hue)
-            return ((image[:, 0] - mean_31) / std_31).to(pixels_3N.dtype)
+            changed: Tensor = ((image[:, 0] - mean_31) / std_31).to(pixels_3N.dtype)
+            return changed
 
         return _with_colours(block, change)
 

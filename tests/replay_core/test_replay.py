@@ -85,6 +85,18 @@ def test_adam_lowers_it_too(pair: ModelPair) -> None:
     assert report.kl_after < report.kl_before / 2  # type: ignore[operator]
 
 
+def test_the_optimisation_ends_on_a_plateau(pair: ModelPair) -> None:
+    paths = []
+    for plateau in (0.0, 0.2, 0.999):
+        with ReplaySession(pair, config(optimizer="adam", steps=12, plateau=plateau)) as session:
+            session.append(IMAGE)
+            paths.append(session.blocks[0].kl_path)
+    whole, some, shortest = paths
+    assert len(whole) == 12 and len(shortest) == 2
+    stopped = next(n for n in range(2, 12) if whole[n] > 0.8 * whole[n - 2])
+    assert some == whole[:stopped]
+
+
 def test_adam_does_not_depend_on_the_size_of_the_loss(pair: ModelPair) -> None:
     """More visual tokens mean a smaller mean, and must not mean smaller steps."""
     offsets = []
