@@ -123,7 +123,9 @@ def rows() -> Iterator[Row]:
     for what, after in results.items():
         left = [high / low for high, low in zip(after, before, strict=True)]
         note = f"{fmean(before):.3g} -> {fmean(after):.3g} nats, n = {len(left)} pictures"
-        yield mean_row(f"same-depth divergence left, embedded pair: {what}", left, None, note)
+        yield mean_row(
+            f"share of the divergence that is left: {what}, embedded pair", left, None, note
+        )
     enough = [float(each.enough) for each in pictures]
-    name = "our steps to the lower of the authors' two divergences, embedded pair"
+    name = "our steps until the authors' divergence, embedded pair"
     yield mean_row(name, enough, None, f"n = {len(enough)} pictures")

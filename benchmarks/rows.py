@@ -120,7 +120,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 def table(rows: Sequence[Row]) -> Table:
     """Make the table to print."""
-    printed = Table("what", "ratio", "spread", "target", "", "medians")
+    printed = Table("what", "ratio", "spread", "target", "", "amounts")
     for row in rows:
         sign = "<=" if row.at_most else ">="
         target = "-" if row.target is None else f"{sign} {row.target:g}"
