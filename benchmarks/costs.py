@@ -8,6 +8,7 @@ the policy's input of layer l, so that gradients go back through one layer less 
 Axes: L replayed layers, N visual tokens, T context, n positions of a set, D hidden size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -15,7 +16,7 @@ from typing import Any
 
 import divergence
 import torch
-from rows import Row
+from rows import Row, short
 from sizes import SEVEN_B, Sizes, meta_pair
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -132,7 +133,7 @@ class Case:
         )
 
 
-class Costs:
+class Costs(ABC):
     """The FLOPs of one case; subclasses say of which side."""
 
     def __init__(self, case: Case) -> None:
@@ -140,19 +141,19 @@ class Costs:
         self.case, self.depth = case, case.sizes.replay_layers
 
     @property
+    @abstractmethod
     def preparation(self) -> float:
         """Everything before the first step."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def step(self) -> float:
         """One step of the optimisation."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def prefill(self) -> float:
         """Everything after the last step, up to the next token's logits."""
-        raise NotImplementedError
 
     def image(self, steps: int) -> float:
         """Everything for one image."""
@@ -294,5 +295,5 @@ def _rows(
 
 def _row(name: str, theirs: float, ours: float, target: float | None = None, note: str = "") -> Row:
     ratio = theirs / ours
-    amounts = f"{theirs / 1e12:.3g} / {ours / 1e12:.3g} TFLOP{note}"
+    amounts = f"{short(theirs / 1e12)} / {short(ours / 1e12)} TFLOP{note}"
     return Row(name, ratio, ratio, ratio, target, note=amounts)

@@ -57,7 +57,7 @@ class Row:
             max(above) / min(below),
             target,
             at_most,
-            f"{_short(upper)} {unit} / {_short(lower)} {unit}",
+            f"{short(upper)} {unit} / {short(lower)} {unit}",
             len(above),
         )
 
@@ -80,7 +80,7 @@ class Row:
         return {"name": self.name, **numbers, **rest}
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Write three digits, without an exponent."""
     return f"{float(f'{value:.3g}'):,.12g}"
 
