@@ -80,22 +80,16 @@ class Sketched:
 def sketched(samples: int = 100) -> Sketched:
     """Replay states on held-out pictures of the embedded pair, exactly and with a sketch."""
     pair = load_pair("embedded", device="cpu")
-    task = get_task("visual-search-medium")
-
-    def segment(seed: int) -> Segment:
-        whole = Prompt.of(task.sample(seed), "embedded", pair).segment
-        return Segment(whole.token_ids[: whole.blocks[0].stop], whole.blocks)
-
     config = embedded_config(Method.STATE, tau=TAU)
     fitted = pair.sketched(
-        [segment(Split.TUNING + i) for i in range(8)],
+        [picture(pair, Split.TUNING + i) for i in range(8)],
         layers=config.depth,
         rank=pair.policy.head.in_features // RANK_SHARE,
         config=config,
     )
     agreement, overlap, rows = [], [], Counter[str]()
     for seed in range(Split.HELD_OUT, Split.HELD_OUT + samples):
-        part = segment(seed)
+        part = picture(pair, seed)
         exact = replaced(pair, config, part)
         with rows_read(fitted, rows):
             ours = replaced(fitted, config, part)
@@ -107,6 +101,12 @@ def sketched(samples: int = 100) -> Sketched:
         base_again=rows["base"] / rows["base, cheaply"],
         policy_again=rows["policy"] / rows["policy, cheaply"],
     )
+
+
+def picture(pair: ModelPair, seed: int) -> Segment:
+    """Make the question of a medium scene, up to the end of its picture, for the embedded pair."""
+    whole = Prompt.of(get_task("visual-search-medium").sample(seed), "embedded", pair).segment
+    return Segment(whole.token_ids[: whole.blocks[0].stop], whole.blocks)
 
 
 def replaced(pair: ModelPair, config: ReplayConfig, segment: Segment) -> Tensor:
@@ -145,13 +145,14 @@ def agreement() -> Iterator[Row]:
         f"n = {len(result.agreement)} pictures; read exactly too: {result.base_again:.1%} of the "
         f"base's entropies, {result.policy_again:.1%} of the policy's"
     )
-    yield _mean_row(name, result.agreement, 0.99, note)
+    yield mean_row(name, result.agreement, 0.99, note)
     # Most positions are far from both limits, which makes the share above look high.
     name = "positions that both masks replace, of those that either does"
-    yield _mean_row(name, result.overlap, None, f"n = {len(result.overlap)} pictures")
+    yield mean_row(name, result.overlap, None, f"n = {len(result.overlap)} pictures")
 
 
-def _mean_row(name: str, values: list[float], target: float | None, note: str) -> Row:
+def mean_row(name: str, values: list[float], target: float | None, note: str) -> Row:
+    """Make the row of a mean over pictures, with its interval."""
     low, high = (float(end) for end in bootstrap_interval(np.array(values)))
     return Row(name, fmean(values), low, high, target, note=note)
 

@@ -42,8 +42,9 @@ from visreplay.replay_core.families import adapter as adapter_module
 from visreplay.replay_core.families.adapter import Features
 from visreplay.replay_core.families.attention import MASKS
 from visreplay.replay_core.model_run import ModelRun, without_autograd
+from visreplay.replay_core.objectives import Divergence
 from visreplay.replay_core.replay import token_replay
-from visreplay.replay_core.visitors import Divergence, LensReader
+from visreplay.replay_core.visitors import LensReader
 from visreplay.tasks.analysis.prompt import Prompt
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Split

@@ -1,10 +1,11 @@
 """Measure the accuracies of the embedded pair: `python benchmarks/measure.py`.
 
-Systems: base, policy, policy with each replay method, and the paper's ablations. On held-out
-samples of the generated tasks: greedy accuracy (Wilson interval), pass@1 and pass@8 at temperature
-1 from 8 rollouts a sample, and the difference from the plain policy on the same samples (bootstrap
-intervals over samples). Writes `benchmarks/embedded_pair.json`. Finished results are kept in
-`runs/measure`, so that a stopped run can go on.
+Systems: base, policy, policy with each replay method, ablations of the paper, and variants that
+are this project's. On held-out samples of the generated tasks: greedy accuracy (Wilson interval),
+pass@1 and pass@8 at temperature 1 from 8 rollouts a sample, and the difference from the plain
+policy on the same samples (bootstrap intervals over samples). Writes
+`benchmarks/embedded_pair.json`. Finished results are kept in `runs/measure`, so that a stopped run
+can go on.
 """
 
 import argparse
@@ -38,21 +39,37 @@ OUT = Path(__file__).parent / "embedded_pair.json"
 HARD = "visual-search-hard"
 """Harder than all tasks in the training of the pair, so that the policy can be improved on."""
 
-ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+RELEASED = {"optimizer": "sgd", "steps": 25, "plateau": 0.0}
+"""The published optimiser and its number of steps."""
+
+PAPER: dict[str, tuple[str, dict[str, Any]]] = {
     "token, high entropy": ("policy+token", {"side": "high"}),
     "token, all tokens": ("policy+token", {"side": "all"}),
-    "token, random tokens": ("policy+token", {"side": "random"}),
     "token, enters at layer 1": ("policy+token", {"entry_layer": 1}),
+    "token, released objective": ("policy+token", {"alignment": "reference", **RELEASED}),
+    "token, local smoothing": (
+        "policy+token",
+        {"teacher": "local", "side": "all", "entry_layer": 1, **RELEASED},
+    ),
+    "token, global smoothing": ("policy+token", {"teacher": "global", "side": "all", **RELEASED}),
+    "token, roles swapped": ("policy+token", {"swap_roles": True}),
+    "state, high entropy": ("policy+state", {"side": "high"}),
+    "state, released alignment": ("policy+state", {"alignment": "reference"}),
+}
+"""What the paper or its released code has beside the two methods, on this pair's layers: for each
+the row of the demo's table and the settings of `ReplayConfig` that differ."""
+
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "token, random tokens": ("policy+token", {"side": "random"}),
     "token, window teacher": ("policy+token", {"teacher": "window"}),
     "token, jitter teacher": ("policy+token", {"teacher": "jitter"}),
-    "token, plain descent": ("policy+token", {"optimizer": "sgd", "steps": 25}),
-    "state, high entropy": ("policy+state", {"side": "high"}),
+    "token, plain descent": ("policy+token", RELEASED),
     "state, all positions": ("policy+state", {"side": "all"}),
     "state, random positions": ("policy+state", {"side": "random"}),
-    "token, roles swapped": ("policy+token", {"swap_roles": True}),
 }
-"""For each ablation, the row of the demo's table and the settings of `ReplayConfig` that differ."""
+"""Variants that the paper does not have."""
 
+ABLATIONS = {**PAPER, **OURS}
 SYSTEMS = {**{row: (row, {}) for row in ROWS}, **ABLATIONS}
 UNITS = [
     *product(("visual-search-medium", HARD, "video-search"), ROWS),

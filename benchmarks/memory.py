@@ -1,6 +1,6 @@
 """Peak memory of both sides, each in its own process.
 
-`python benchmarks/memory.py NAME STEPS DTYPE SIZES` runs one of them; `speed.py` starts them.
+`python benchmarks/memory.py NAME DTYPE SIZES` runs one of them; `speed.py` starts them.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from reference import Reference
-from rows import Row
+from rows import Kept, Row
 from sizes import Models, Sizes
 
 from visreplay.replay_core import ReplayConfig, ReplaySession
@@ -33,57 +33,66 @@ def ours(models: Models, config: ReplayConfig, side: int | None = None) -> Work:
     return lambda: session.append(segment)
 
 
-def reference(models: Models, config: ReplayConfig, at_once: bool) -> Work:
+def reference(models: Models, config: ReplayConfig) -> Work:
     """Prepare one turn of the reference, which needs the same memory at every step."""
-    plain = replace(config, steps=1, optimizer="sgd")
-    opponent = Reference(models.policy, models.base, plain, at_once=at_once)
+    plain = replace(config, steps=1, optimizer="sgd", alignment="reference")
+    opponent = Reference(models.policy, models.base, plain)
     segment = models.segment(0)
     return lambda: opponent.turn(segment)
 
 
+def recomputing(config: ReplayConfig) -> ReplayConfig:
+    """Return the settings with the inner activations of the layers computed again."""
+    return replace(config, recompute_activations=True)
+
+
 PROBES: dict[str, Callable[[Models, ReplayConfig], Work]] = {
-    "reference": lambda models, config: reference(models, config, at_once=True),
-    "layerwise": lambda models, config: reference(models, config, at_once=False),
-    "ours": ours,
-    "recompute": lambda models, config: ours(models, replace(config, recompute_activations=True)),
-    "large": lambda models, config: ours(
-        models, replace(config, recompute_activations=True), side=64
-    ),
+    "reference": reference,
+    "ours": lambda models, config: ours(models, replace(config, recompute_activations=False)),
+    "recompute": lambda models, config: ours(models, recomputing(config)),
+    "large": lambda models, config: ours(models, recomputing(config), side=64),
 }
+STEPS = 2
+"""Number of our steps, which all need the same memory."""
 
 
-def peaks(models: Models, steps: int, repeats: int, say: Callable[[str], None]) -> Iterator[Row]:
+def peaks(models: Models, kept: Kept, repeats: int, say: Callable[[str], None]) -> Iterator[Row]:
     """Measure the peak above the weights, for one image."""
     models.forget()  # the reference needs the memory
-    measured: dict[str, list[float]] = {name: [] for name in PROBES if name != "large"}
-    for _ in range(repeats):
-        for name, values in measured.items():
-            values.append(probe(models, name, steps)["above"])
+    measured = {
+        name: [result["above"] for result in results(models, kept, repeats, name)]
+        for name in ("reference", "ours", "recompute")
+    }
     say(f"memory in GB: {measured}")
     opponent = measured["reference"]
     yield Row.of("peak memory above the weights", opponent, measured["ours"], 4, "GB")
-    name = "peak memory, reference one layer's logits at a time"
-    yield Row.of(name, measured["layerwise"], measured["ours"], None, "GB")
     name = "peak memory, ours with recompute_activations"
     yield Row.of(name, opponent, measured["recompute"], None, "GB")
 
 
-def large(models: Models, repeats: int) -> Iterator[Row]:
+def large(models: Models, kept: Kept, repeats: int) -> Iterator[Row]:
     """Measure our whole memory for 4,096 visual tokens at once."""
     models.forget()
-    results = [probe(models, "large", 1) for _ in range(repeats)]
-    peak = [each["peak"] for each in results]
+    measured = results(models, kept, repeats, "large")
+    peak = [each["peak"] for each in measured]
     middle = statistics.median(peak)
-    note = f"{middle:.3g} GB, of which weights {middle - results[0]['above']:.3g} GB"
-    yield Row(
-        "4,096 visual tokens, our GB in all", middle, min(peak), max(peak), 12, True, note, repeats
-    )
+    note = f"{middle:.3g} GB, of which weights {middle - measured[0]['above']:.3g} GB"
+    name = "4,096 visual tokens, our GB in all"
+    yield Row(name, middle, min(peak), max(peak), 12, True, note, repeats)
 
 
-def probe(models: Models, name: str, steps: int) -> dict[str, float]:
+def results(models: Models, kept: Kept, repeats: int, name: str) -> list[dict[str, float]]:
+    """Run one side several times."""
+    return [
+        kept.get(f"memory, {name}, run {repeat}", lambda: probe(models, name))
+        for repeat in range(repeats)
+    ]
+
+
+def probe(models: Models, name: str) -> dict[str, float]:
     """Run one side in another process."""
     dtype = str(models.dtype).removeprefix("torch.")
-    arguments = [name, str(steps), dtype, json.dumps(vars(models.sizes))]
+    arguments = [name, dtype, json.dumps(vars(models.sizes))]
     run = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True)
     result: dict[str, float] = json.loads(run.stdout)
     return result
@@ -115,9 +124,9 @@ def sampled_peak() -> Iterator[list[float]]:
 
 def main() -> None:
     """Print as JSON the peak in GB, and the part of it above the memory of the models."""
-    name, steps, dtype, sizes = sys.argv[1:]
+    name, dtype, sizes = sys.argv[1:]
     models = Models(Sizes(**json.loads(sizes)), getattr(torch, dtype))
-    work = PROBES[name](models, models.config(steps=int(steps)))
+    work = PROBES[name](models, models.config(steps=STEPS))
     gc.collect()
     # Building models takes more memory than having them: return the freed memory first.
     ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -29,7 +29,7 @@ from visreplay.replay_core.families.adapter import Features
 from visreplay.replay_core.families.registry import adapter_for
 from visreplay.replay_core.lens import Lens, Targets
 from visreplay.replay_core.memory import kept_bytes
-from visreplay.replay_core.visitors import Divergence
+from visreplay.replay_core.objectives import Divergence
 
 GIB = 2**30
 

@@ -26,7 +26,11 @@ def main() -> None:
         for name in ("latest.json", "embedded_pair.json")
     )
     tables: dict[str, Callable[[], str]] = {
-        "speed": lambda: speed_table(speed),
+        "costs": lambda: speed_table(row for row in speed if is_cost(row)),
+        "divergence": lambda: speed_table(row for row in speed if is_divergence(row)),
+        "speed": lambda: speed_table(
+            row for row in speed if not is_cost(row) and not is_divergence(row)
+        ),
         "systems": lambda: systems_table(pair),
         "ablations": lambda: ablations_table(pair),
     }
@@ -44,8 +48,18 @@ def main() -> None:
         raise SystemExit(f"no page has a place for the tables {sorted(missing)}")
 
 
-def speed_table(rows: Rows) -> str:
-    """Make the table of `make bench`."""
+def is_cost(row: dict[str, Any]) -> bool:
+    """Tell whether a row is one of `costs.py`."""
+    return str(row["name"]).startswith("FLOPs at ")
+
+
+def is_divergence(row: dict[str, Any]) -> bool:
+    """Tell whether a row is one of `divergence.py`."""
+    return "divergence" in row["name"] and str(row["name"]).endswith("embedded pair")
+
+
+def speed_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Make a table of rows of `make bench`."""
     lines = []
     for row in rows:
         sign = "at most" if row["at_most"] else "at least"
@@ -54,7 +68,7 @@ def speed_table(rows: Rows) -> str:
         if row["low"] == row["high"]:
             spread = "counted" if row["runs"] is None else "one run"
         lines.append((row["name"], f"{row['ratio']:.3g}", spread, target, row["note"]))
-    return markdown(("what", "figure", "spread", "target", "medians"), lines)
+    return markdown(("what", "figure", "spread", "target", "amounts"), lines)
 
 
 def systems_table(rows: Rows) -> str:

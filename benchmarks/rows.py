@@ -57,7 +57,7 @@ class Row:
             max(above) / min(below),
             target,
             at_most,
-            f"{_short(upper)} {unit} / {_short(lower)} {unit}",
+            f"{short(upper)} {unit} / {short(lower)} {unit}",
             len(above),
         )
 
@@ -80,9 +80,34 @@ class Row:
         return {"name": self.name, **numbers, **rest}
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Write three digits, without an exponent."""
     return f"{float(f'{value:.3g}'):,.12g}"
+
+
+class Kept:
+    """A file of the measurements of a run, so that a stopped run can go on."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        """Read the file, if it was written with the same settings; else begin anew.
+
+        Args:
+            path: The file.
+            settings: Whatever the measurements depend on, as JSON values.
+        """
+        self.path, self.settings = path, settings
+        content = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        same = content.get("settings") == settings
+        self.measured: dict[str, Any] = content["measured"] if same else {}
+
+    def get(self, name: str, measure: Callable[[], Any]) -> Any:
+        """Return a measurement by its name; measure and write it if it is not there yet."""
+        if name not in self.measured:
+            self.measured[name] = measure()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            content = {"settings": self.settings, "measured": self.measured}
+            self.path.write_text(json.dumps(content, indent=1), "utf-8")
+        return self.measured[name]
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -95,7 +120,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 def table(rows: Sequence[Row]) -> Table:
     """Make the table to print."""
-    printed = Table("what", "ratio", "spread", "target", "", "medians")
+    printed = Table("what", "ratio", "spread", "target", "", "amounts")
     for row in rows:
         sign = "<=" if row.at_most else ">="
         target = "-" if row.target is None else f"{sign} {row.target:g}"

@@ -21,7 +21,8 @@ class Sizes:
 
     Attributes:
         hidden: Width of the language model; `heads`, `kv_heads` and `inner` belong to it.
-        vision_layers: Depth of the vision tower, which has the width of Qwen2.5-VL's.
+        vision_layers: Depth of the vision tower; `vision_hidden` and `vision_inner`, its widths,
+            are Qwen2.5-VL's.
         side: An image has `side * side` visual tokens.
         head_scale: Factor on the weights of the LM head. Random weights of the usual size give flat
             predictions, on which replay has nothing to do.
@@ -35,6 +36,8 @@ class Sizes:
     layers: int = 24
     vocabulary: int = 152_064
     vision_layers: int = 6
+    vision_hidden: int = 1280
+    vision_inner: int = 3420
     side: int = 20
     replay_layers: int = 16
     state_layers: int = 7
@@ -80,8 +83,8 @@ class Sizes:
         }
         vision = {
             "depth": self.vision_layers,
-            "hidden_size": 1280,
-            "intermediate_size": 3420,
+            "hidden_size": self.vision_hidden,
+            "intermediate_size": self.vision_inner,
             "num_heads": 16,
             "out_hidden_size": self.hidden,
             "fullatt_block_indexes": list(range(2, self.vision_layers, 3)),
@@ -196,13 +199,10 @@ def meta_pair(sizes: Sizes) -> ModelPair:
     An adapter refuses weights without memory, so it is made for a small model and gets the large
     one afterwards.
     """
-    small = Sizes(8, 8, 1, 1, 1, 16, vision_layers=1, side=2)
+    small = Sizes(8, 8, 1, 1, 1, 16, vision_layers=1, vision_hidden=64, vision_inner=16, side=2)
     adapters = []
     for _ in range(2):
-        vision = {"hidden_size": 16, "num_heads": 1, "intermediate_size": 16}
-        config = small.config()
-        config.vision_config.update(vision)
-        adapter = adapter_for(Qwen2_5_VLForConditionalGeneration._from_config(config))
+        adapter = adapter_for(Qwen2_5_VLForConditionalGeneration._from_config(small.config()))
         adapter.model = copy.deepcopy(_meta(sizes)).eval().requires_grad_(False)
         adapters.append(adapter)
     return ModelPair(adapters[0], adapters[1], None, shares_vision=True)

@@ -1,182 +1,216 @@
-"""Speed and memory against the reference's algorithm: `make bench`.
+"""Speed and memory against the authors' algorithm: `make bench`.
 
 Runs replay_core and `reference.py` in one process, in turns, on random weights of real sizes,
 prints a table and writes `benchmarks/latest.json`. A ratio is reference / ours unless its row says
 otherwise: the quotient of the medians, with its spread from the smallest to the largest quotient
-that the repeats allow.
+that the repeats allow. Every row and every measurement is written as soon as it is there: a
+stopped run goes on where it was.
 
-Two numbers are extrapolated. All steps of the reference cost the same, so one is timed and counted
-25 times. The last turns of its token-replay episode follow from the first (`REFERENCE_TURNS`). Its
-divergence after 25 steps comes from replay_core's plain descent, which takes the same steps
-(`tests/benchmarks/test_reference.py`). Decoding is left out, because it is the same on both sides.
+One number is extrapolated. All steps of the opponent in a turn cost the same, so one is timed and
+counted 25 times. Decoding is left out, because it is the same on both sides. The opponent takes the
+authors' released alignment. How much divergence either side leaves is measured on the embedded
+pair (`divergence.py`): random weights would say nothing about it.
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import cached_property, partial
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import costs
 import counted
+import divergence
 import memory
 import startup
 import torch
 from reference import Reference
 from rich.console import Console
-from rows import Row, table, timed, write
+from rows import Kept, Row, table, timed, write
 from sizes import Models, Sizes
 
-from visreplay.replay_core import Method, ReplayConfig, ReplaySession, Segment
+from visreplay import replay_core
+from visreplay.replay_core import Method, ReplayConfig, ReplaySession
 
 TURNS = 5
-REFERENCE_STEPS = 25
-REFERENCE_TURNS = 3
-"""Token replay's gradient keeps the full logits of every replayed layer: the reference's fourth
-turn does not fit into 24 GB. Later turns continue the straight line through the last two."""
+STEPS = divergence.STEPS
 
 
 class Bench:
     """The timed work, on one set of models."""
 
-    def __init__(self, models: Models, repeats: int, console: Console) -> None:
+    def __init__(self, models: Models, kept: Kept, repeats: int, console: Console) -> None:
         """Build nothing yet."""
-        self.models, self.repeats, self.console = models, repeats, console
-
-    @cached_property
-    def fast(self) -> ReplayConfig:
-        """Our settings, with just enough steps to reach the reference's divergence."""
-        paper = self.models.config(optimizer="sgd", learning_rate=10.0, steps=REFERENCE_STEPS)
-        with ReplaySession(self.models.pair, paper) as session:
-            plain = session.append(self.models.segment(0))
-        ours = self.models.config()
-        with ReplaySession(self.models.pair, ours) as session:
-            last = session.append(self.models.segment(0)).kl_after
-            path = [*session.blocks[0].kl_path[1:], last]
-        assert plain.kl_after is not None
-        reached = (n for n, kl in enumerate(path, 1) if kl and kl <= plain.kl_after)
-        steps = next(reached, None)
-        if steps is None:
-            raise RuntimeError(f"{plain.kl_after} nats are not reached: {path}")
-        self.say(
-            f"divergence {plain.kl_before:.4g} nats; the reference's {REFERENCE_STEPS} steps: "
-            f"{plain.kl_after:.4g}; ours, step by step: "
-            + ", ".join(f"{kl or 0:.4g}" for kl in path)
-        )
-        return replace(ours, steps=steps)
+        self.models, self.kept, self.repeats, self.console = models, kept, repeats, console
 
     def say(self, text: str) -> None:
         """Print a line of progress."""
         self.console.print(text, markup=False, highlight=False)
 
-    # One image.
+    # The opponent.
 
-    def ours(self, config: ReplayConfig) -> float:
-        """Time the first image, in seconds."""
-        segment = self.models.segment(0)
-        with ReplaySession(self.models.pair, config) as session:
-            return timed(partial(session.append, segment))
+    def opponent(self, method: Method, turn: int) -> Reference:
+        """Make the opponent as it is before a turn; its costs do not depend on its offsets."""
+        config = self.models.config(method, alignment="reference", optimizer="sgd")
+        reference = Reference(self.models.policy, self.models.base, config)
+        for seed in range(turn):
+            reference.extend(self.models.segment(seed))
+        return reference
 
-    def reference_turn(self, reference: Reference, segment: Segment) -> tuple[float, float, float]:
-        """Time the reference's preparation, one step, and its prefill, in seconds."""
-        pieces = list(segment.pieces())
-        for ids_T, block in pieces[:2]:
-            reference.extend(ids_T, block)
-        readings = []
-        prepare = timed(lambda: readings.append(reference.read(reference.base)))
-        step = timed(lambda: reference.step(readings[0]))
-        reference.extend(*pieces[2])
-        return prepare, step, timed(reference.prefill)
+    def reference_turn(self, turn: int, repeat: int) -> dict[str, float]:
+        """Time the preparation, one step and the prefill of a turn of token replay, in seconds."""
+
+        def measure() -> dict[str, float]:
+            reference = self.opponent(Method.TOKEN, turn)
+            (image,) = reference.extend(self.models.segment(turn))
+            readings = []
+            return {
+                "preparation": timed(lambda: readings.append(reference.read(reference.base))),
+                "step": timed(lambda: reference.step(image, readings[0])),
+                "prefill": timed(lambda: reference.prefill(readings[0])),
+            }
+
+        parts: dict[str, float] = self.kept.get(
+            f"reference, turn {turn + 1}, run {repeat}", measure
+        )
+        whole = parts["preparation"] + STEPS * parts["step"] + parts["prefill"]
+        return {**parts, "whole": whole}
+
+    def reference_state_turn(self, turn: int, repeat: int) -> float:
+        """Time a turn of state replay, in seconds."""
+
+        def measure() -> float:
+            reference = self.opponent(Method.STATE, turn)
+            return timed(partial(reference.turn, self.models.segment(turn)))
+
+        seconds: float = self.kept.get(f"reference, state turn {turn + 1}, run {repeat}", measure)
+        return seconds
+
+    # Ours.
+
+    def turns(self, name: str, config: ReplayConfig, repeat: int, turns: int) -> dict[str, Any]:
+        """Time the first turns of a session, in seconds, and count the steps for each image."""
+
+        def measure() -> dict[str, Any]:
+            with ReplaySession(self.models.pair, config) as session:
+                segments = [self.models.segment(seed) for seed in range(turns)]
+                seconds = [timed(partial(session.append, segment)) for segment in segments]
+                steps = [len(block.kl_path) for block in session.blocks]
+            return {"seconds": seconds, "steps": steps}
+
+        result: dict[str, Any] = self.kept.get(f"ours, {name}, run {repeat}", measure)
+        return result
+
+    # Rows.
 
     def one_image(self) -> Iterator[Row]:
         """Compare token replay of one image."""
-        fast, more = self.fast, 2
-        longer = replace(fast, steps=fast.steps + more)
-        whole: tuple[list[float], list[float]] = ([], [])
-        default: list[float] = []
-        step: tuple[list[float], list[float]] = ([], [])
-        preparation: tuple[list[float], list[float]] = ([], [])
-        for _ in range(self.repeats):
-            reference = Reference(self.models.policy, self.models.base, fast)
-            prepare, once, prefill = self.reference_turn(reference, self.models.segment(0))
-            ours, ours_longer = self.ours(fast), self.ours(longer)
-            unoptimised, plain = (
-                self.ours(replace(fast, steps=0)),
-                self.ours(self.models.config(Method.NONE)),
-            )
-            whole[0].append(prepare + REFERENCE_STEPS * once + prefill)
-            whole[1].append(ours)
-            default.append(self.ours(self.models.config()))
-            step[0].append(once)
-            step[1].append((ours_longer - ours) / more)
-            preparation[0].append(prepare)
+        configs = {
+            "default": self.models.config(),
+            "enough": self.models.config(steps=divergence.steps_enough()),
+            "no step": self.models.config(steps=0),
+            "plain": self.models.config(Method.NONE),
+        }
+        theirs: dict[str, list[float]] = {}
+        ours: dict[str, list[float]] = {}
+        for repeat in range(self.repeats):
+            for part, seconds in self.reference_turn(0, repeat).items():
+                theirs.setdefault(part, []).append(seconds)
+            results = {
+                name: self.turns(f"one image, {name}", config, repeat, 1)
+                for name, config in configs.items()
+            }
+            once = {name: result["seconds"][0] for name, result in results.items()}
+            (steps,) = results["default"]["steps"]
             # Without the plain policy's own work, this is the base pass and its targets.
-            preparation[1].append(unoptimised - plain)
+            once["preparation"] = once["no step"] - once["plain"]
+            once["step"] = (once["default"] - once["no step"]) / steps
+            for name, seconds in once.items():
+                ours.setdefault(name, []).append(seconds)
             self.say(
-                f"one image: reference {prepare:.2f} + 25 x {once:.2f} + {prefill:.2f} s, ours "
-                f"{ours:.2f} s with {fast.steps} steps, of which plain prefill {plain:.2f} s"
+                f"one image, run {repeat}: authors {theirs['whole'][-1]:.1f} s, of which a step "
+                f"{theirs['step'][-1]:.1f} s; ours {once['default']:.1f} s with {steps} steps"
             )
-        yield Row.of("token replay, one image, to the reference's KL", *whole, 20)
-        name = "token replay, one image, our default of 10 steps"
-        yield Row.of(name, whole[0], default, None)
-        yield Row.of("token replay, one step", *step, 7)
-        yield Row.of("preparation", *preparation, 3)
+        yield Row.of("token replay, one step", theirs["step"], ours["step"], 8)
+        name = "token replay, one image, authors' 25 steps / our default"
+        yield Row.of(name, theirs["whole"], ours["default"], 13)
+        name = "token replay, one image, until the authors' divergence"
+        yield Row.of(name, theirs["whole"], ours["enough"], 27)
+        name = "token replay, one image, preparation"
+        yield Row.of(name, theirs["preparation"], ours["preparation"], None)
 
-    # An episode.
+    def token_episode(self) -> Iterator[Row]:
+        """Compare episodes of token replay, of five turns with an image each."""
+        configs = {
+            "default": self.models.config(),
+            "enough": self.models.config(steps=divergence.steps_enough()),
+        }
+        theirs: list[float] = []
+        ours: dict[str, list[list[float]]] = {name: [] for name in configs}
+        for repeat in range(self.repeats):
+            turns = [self.reference_turn(turn, repeat)["whole"] for turn in range(TURNS)]
+            theirs.append(sum(turns))
+            for name, config in configs.items():
+                result = self.turns(f"token episode, {name}", config, repeat, TURNS)
+                ours[name].append(result["seconds"])
+            self.say_turns("token replay", repeat, turns, ours["default"][-1])
+        name = "token replay, episode of 5 turns, authors' 25 steps / our default"
+        yield Row.of(name, theirs, [sum(each) for each in ours["default"]], 20)
+        name = "token replay, episode of 5 turns, until the authors' divergence"
+        yield Row.of(name, theirs, [sum(each) for each in ours["enough"]], 44)
+        yield self.growth("token", ours["default"])
 
-    def our_episode(self, config: ReplayConfig) -> list[float]:
-        """Time each turn, in seconds."""
-        with ReplaySession(self.models.pair, config) as session:
-            turns = [self.models.segment(seed) for seed in range(TURNS)]
-            return [timed(partial(session.append, turn)) for turn in turns]
+    def state_episode(self) -> Iterator[Row]:
+        """Compare episodes of state replay, of five turns with an image each."""
+        theirs, ours = [], []
+        for repeat in range(self.repeats):
+            turns = [self.reference_state_turn(turn, repeat) for turn in range(TURNS)]
+            theirs.append(sum(turns))
+            config = self.models.config(Method.STATE)
+            ours.append(self.turns("state episode", config, repeat, TURNS)["seconds"])
+            self.say_turns("state replay", repeat, turns, ours[-1])
+        name = "state replay, episode of 5 turns"
+        yield Row.of(name, theirs, [sum(each) for each in ours], 4)
+        yield self.growth("state", ours)
 
-    def episode(self, method: Method) -> Iterator[Row]:
-        """Compare episodes of five turns of one image each."""
-        config = self.fast if method is Method.TOKEN else self.models.config(method)
-        theirs, ours, second, fifth = [], [], [], []
-        default: list[float] = []
-        for _ in range(self.repeats):
-            reference = Reference(self.models.policy, self.models.base, config)
-            opponent = []
-            for seed in range(REFERENCE_TURNS if method is Method.TOKEN else TURNS):
-                segment = self.models.segment(seed)
-                if method is Method.TOKEN:
-                    prepare, step, prefill = self.reference_turn(reference, segment)
-                    opponent.append(prepare + REFERENCE_STEPS * step + prefill)
-                else:
-                    opponent.append(timed(partial(reference.turn, segment)))
-            while len(opponent) < TURNS:
-                opponent.append(2 * opponent[-1] - opponent[-2])
-            turns = self.our_episode(config)
-            theirs.append(sum(opponent))
-            ours.append(sum(turns))
-            second.append(turns[1])
-            fifth.append(turns[4])
-            if method is Method.TOKEN:
-                default.append(sum(self.our_episode(self.models.config())))
-            opponent_times, our_times = (
-                ", ".join(f"{seconds:.1f}" for seconds in each) for each in (opponent, turns)
-            )
-            self.say(f"{method} replay, 5 turns: reference {opponent_times} s, ours {our_times} s")
-        target = 40 if method is Method.TOKEN else 4
-        yield Row.of(f"{method} replay, episode of 5 turns", theirs, ours, target)
-        if default:
-            name = "token replay, episode of 5 turns, our default of 10 steps"
-            yield Row.of(name, theirs, default, None)
-        yield Row.of(f"{method} replay, our turn 5 / our turn 2", fifth, second, 1.25, at_most=True)
+    def say_turns(self, what: str, repeat: int, theirs: list[float], ours: list[float]) -> None:
+        """Print the seconds of each turn of both sides."""
+        each = (", ".join(f"{seconds:.1f}" for seconds in side) for side in (theirs, ours))
+        self.say(f"{what}, run {repeat}, turns: authors {next(each)} s; ours {next(each)} s")
+
+    def growth(self, method: str, episodes: list[list[float]]) -> Row:
+        """Compare our fifth turn with our second one."""
+        fifth, second = ([turns[index] for turns in episodes] for index in (4, 1))
+        name = f"{method} replay, our turn 5 / our turn 2"
+        return Row.of(name, fifth, second, 1.25, at_most=True)
 
 
 GROUPS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start-up": lambda bench: startup.help_page(bench.repeats),
     "weights": lambda bench: counted.weights(),
+    "divergence": lambda bench: divergence.rows(),
+    "costs": lambda bench: costs.rows(),
     "sketch": lambda bench: counted.agreement(),
     "flops": lambda bench: counted.flops(),
     "one-image": Bench.one_image,
-    "state-episode": lambda bench: bench.episode(Method.STATE),
-    "token-episode": lambda bench: bench.episode(Method.TOKEN),
-    "memory": lambda bench: memory.peaks(bench.models, bench.fast.steps, bench.repeats, bench.say),
-    "4096": lambda bench: memory.large(bench.models, bench.repeats),
+    "state-episode": Bench.state_episode,
+    "token-episode": Bench.token_episode,
+    "memory": lambda bench: memory.peaks(bench.models, bench.kept, bench.repeats, bench.say),
+    "4096": lambda bench: memory.large(bench.models, bench.kept, bench.repeats),
 }
 """The values of `--only`, the cheapest first; the rows of a group come from the same runs."""
+
+
+def code() -> str:
+    """Compute a digest of the code: measurements of other code are made again."""
+    digest = hashlib.sha256()
+    for folder in (Path(__file__).parent, Path(str(replay_core.__file__)).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def main() -> None:
@@ -186,11 +220,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: a trial, not written")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--kept", type=Path, default=Path("runs/speed.json"))
     chosen = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 140)
     dtype = getattr(torch, chosen.dtype)
     models = Models(Sizes().scaled(chosen.scale), dtype)
-    bench = Bench(models, chosen.repeats, console)
+    settings = {
+        "sizes": asdict(models.sizes),
+        "dtype": chosen.dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "code": code(),
+    }
+    bench = Bench(models, Kept(chosen.kept, settings), chosen.repeats, console)
     bench.say(f"{torch.get_num_threads()} threads, {chosen.dtype}, torch {torch.__version__}")
     rows: list[Row] = []
     for name in chosen.only:

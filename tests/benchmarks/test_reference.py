@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 from visreplay.replay_core import (
     EMBEDDED,
+    Alignment,
     Method,
     ModelPair,
     ReplayConfig,
@@ -24,6 +25,7 @@ from visreplay.replay_core import (
 from visreplay.replay_core.replay import token_replay
 
 METHODS = [Method.TOKEN, Method.STATE]
+ALIGNMENTS = list(Alignment)
 CROP = segment(3, ("image", (1, 4, 4), 2), 4)
 EPISODE = [segment(4, ("image", (1, 4, 8), 1), 3), segment(("image", (1, 8, 4), 3), 1), CROP]
 
@@ -39,9 +41,9 @@ def random_pair() -> ModelPair:
     return builders.pair()
 
 
-def tiny(config: ReplayConfig, **kwargs: Any) -> Reference:
+def tiny(config: ReplayConfig) -> Reference:
     policy, base = builders.model(noise=0.02), builders.model()
-    return Reference(policy.requires_grad_(False), base.requires_grad_(False), config, **kwargs)
+    return Reference(policy.requires_grad_(False), base.requires_grad_(False), config)
 
 
 def embedded(config: ReplayConfig) -> Reference:
@@ -71,26 +73,27 @@ def close(ours: Any, theirs: Any) -> None:
 def assert_same(session: ReplaySession, reference: Reference, last_logits: Tensor) -> None:
     """Compare all values of a session's blocks, and the next token's logits."""
     base = reference.read(reference.base)
-    masks = reference.low_entropy(base)
     with torch.no_grad():
-        plain = reference.losses(base, reference.forward(reference.policy)[1]).tolist()
-        after = reference.losses(base, reference.prefill()[1]).tolist()
-    for index, block in enumerate(session.blocks):
-        columns, layers = reference.columns()[index], int(masks[index].any(dim=1).sum())
-        close(block.entropy_LT, base.entropy_LN[:, columns])
-        assert torch.equal(block.chosen_LT, masks[index])
+        plain, replayed = reference.forward(reference.policy)[1], reference.prefill()[1]
+    for block, image in zip(session.blocks, reference.images, strict=True):
+        mask_LT = reference.low_entropy(image, base)
+        close(block.entropy_LT, base.entropy_LT[:, image.rows])
+        assert torch.equal(block.chosen_LT, mask_LT)
         # The loss sums over layers and divides by the tokens; the record is a mean in nats.
-        scale = block.length / layers
-        close(block.kl_after, after[index] * scale)
-        path = torch.tensor(reference.images[index].losses or plain[index : index + 1]) * scale
-        close(block.kl_path or [block.kl_before], path)
+        scale = block.length / int(mask_LT.any(dim=1).sum())
+        close(block.kl_after, scale * reference.loss(image, base, replayed))
+        path = image.losses[: reference.config.steps] or [reference.loss(image, base, plain)]
+        close(block.kl_path or [block.kl_before], scale * torch.tensor(path))
     close(session.next_logits, last_logits)
 
 
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rule", [{}, {"threshold": "relative", "tau": 0.97}])
-def test_an_episode_on_a_random_pair(random_pair: ModelPair, method: Method, rule: Any) -> None:
-    config = settings(method, **rule)
+def test_an_episode_on_a_random_pair(
+    random_pair: ModelPair, method: Method, alignment: Alignment, rule: Any
+) -> None:
+    config = settings(method, alignment=alignment, **rule)
     reference = tiny(config)
     with ReplaySession(random_pair, config) as session:
         for part in EPISODE:
@@ -98,9 +101,13 @@ def test_an_episode_on_a_random_pair(random_pair: ModelPair, method: Method, rul
             assert_same(session, reference, reference.turn(part))
 
 
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("method", METHODS)
-def test_an_episode_on_the_embedded_pair(embedded_pair: ModelPair, method: Method) -> None:
-    config = embedded_config(method, optimizer="sgd", learning_rate=1.0, steps=3)
+def test_an_episode_on_the_embedded_pair(
+    embedded_pair: ModelPair, method: Method, alignment: Alignment
+) -> None:
+    plain: Any = {"optimizer": "sgd", "learning_rate": 1.0, "steps": 3, "plateau": 0.0}
+    config = embedded_config(method, alignment=alignment, **plain)
     reference = embedded(config)
     with ReplaySession(embedded_pair, config) as session:
         for part in photos(embedded_pair, (224, 224), (168, 112)):
@@ -116,12 +123,17 @@ def test_limits_in_nats(random_pair: ModelPair) -> None:
         close(session.next_logits, reference.turn(CROP))
 
 
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("size", ["tiny", "embedded"])
 def test_gradients(
-    size: str, random_pair: ModelPair, embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+    size: str,
+    alignment: Alignment,
+    random_pair: ModelPair,
+    embedded_pair: ModelPair,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One step of plain descent is the gradient."""
-    changes: Any = {"steps": 1, "learning_rate": 1.0}
+    changes: Any = {"steps": 1, "learning_rate": 1.0, "alignment": alignment}
     if size == "tiny":
         pair, config, parts = random_pair, settings(Method.TOKEN, **changes), EPISODE
         reference = tiny(config)
@@ -141,16 +153,9 @@ def test_gradients(
     with ReplaySession(pair, config) as session:
         for part in parts:
             session.append(part)
-            for ids_T, block in part.pieces():
-                reference.extend(ids_T, block)
-                if block is not None:
-                    gradient_TD = reference.step(reference.read(reference.base))
-                    close(steps[-1], -config.rate * gradient_TD)
-
-
-def test_holding_all_logits_at_once_changes_nothing() -> None:
-    each, at_once = tiny(settings(Method.TOKEN)), tiny(settings(Method.TOKEN), at_once=True)
-    assert torch.equal(each.turn(CROP), at_once.turn(CROP))
+            for image in reference.extend(part):
+                gradient_TD = reference.step(image, reference.read(reference.base))
+                close(steps[-1], -config.rate * gradient_TD)
 
 
 def test_nothing_is_left_on_the_models() -> None:
