@@ -162,6 +162,7 @@ class Processor:
             unk_token=letter(0),
             eos_token=letter(EOS),
             extra_special_tokens=special,
+            chat_template="{{ messages[0].content }}",
         )
 
 
