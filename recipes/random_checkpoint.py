@@ -15,6 +15,7 @@ real one of its size. What it writes means nothing.
 import argparse
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def write_pair(
     settings = json.loads((files / "config.json").read_text("utf-8"))
     _resize(settings, layers, hidden, vision_layers, vocabulary)
     settings["torch_dtype"] = dtype
-    config = AutoConfig.for_model(**settings)
+    config = AutoConfig.for_model(**deepcopy(settings))
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
     _write(model, out / "base", files, settings, shard)
@@ -79,7 +80,7 @@ def _resize(
     """Change the sizes in a configuration, flat as Qwen2.5-VL's or nested as Qwen3-VL's."""
     text, vision = settings.get("text_config", settings), settings["vision_config"]
     if layers is not None:
-        text["num_hidden_layers"] = text["max_window_layers"] = layers
+        text["num_hidden_layers"] = layers
     if vocabulary is not None:
         text["vocab_size"] = vocabulary
     if hidden is not None:
@@ -101,12 +102,16 @@ def _resize(
 
 
 def _resize_language(text: dict[str, Any], hidden: int) -> None:
-    """Give a language model another width, with heads of 64 and one key head in four."""
+    """Give a language model another width, with heads of 64 and one key head in four.
+
+    The spread of the weights grows as the width shrinks, so that logits spread as they did.
+    """
     heads = hidden // 64
     rope = text["rope_scaling"]
     half = sum(rope["mrope_section"])  # of the width of a head
     sections = [size * 32 // half for size in rope["mrope_section"]]
     text |= {
+        "initializer_range": text["initializer_range"] * (text["hidden_size"] / hidden) ** 0.5,
         "intermediate_size": text["intermediate_size"] * hidden // text["hidden_size"] // 32 * 32,
         "hidden_size": hidden,
         "num_attention_heads": heads,
