@@ -15,6 +15,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from visreplay.replay_core.checkpoint import Checkpoint
+from visreplay.replay_core.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -33,6 +34,9 @@ def present_names(
     Returns:
         The settings, and patterns of keys with their replacements for peft; none if the names
         are the present ones.
+
+    Raises:
+        UnsupportedModelError: the model lacks modules that the adapter has weights for.
     """
     from peft import load_peft_weights
 
@@ -41,7 +45,8 @@ def present_names(
     keys = [key.removeprefix("base_model.model.") for key in weights]
     prefixes = dict(_prefixes(key, rename(key)) for key in keys if rename(key) != key)
     if prefixes:
-        _rename_modules(config, keys, rename)
+        _rename_settings(config, keys, rename)
+        _check_modules(model, {rename(key).split(".lora_")[0] for key in keys if ".lora_" in key})
     return config, {f"^{re.escape(old)}\\.": f"{new}." for old, new in prefixes.items()}
 
 
@@ -66,11 +71,21 @@ def _prefixes(old: str, new: str) -> tuple[str, str]:
     return ".".join(before), ".".join(after)
 
 
-def _rename_modules(config: Any, keys: list[str], rename: Callable[[str], str]) -> None:
+def _check_modules(model: PreTrainedModel, modules: set[str]) -> None:
+    missing = sorted(modules - {name for name, _ in model.named_modules()})
+    if missing:
+        raise UnsupportedModelError(
+            f"the adapter has weights for {len(missing)} modules that a {type(model).__name__} "
+            f"lacks, such as {missing[0]}: give the base that it was trained on"
+        )
+
+
+def _rename_settings(config: Any, keys: list[str], rename: Callable[[str], str]) -> None:
     """Rewrite the settings of an adapter that choose modules by name.
 
-    `target_modules` may be a regular expression on the old names, which cannot be translated in
-    general. The weights tell which modules it chose, and they are listed instead.
+    `target_modules` and `exclude_modules` may be regular expressions on the old names, which
+    cannot be translated in general. The weights tell which modules they chose, and those are
+    listed instead. Last parts of names ("q_proj") are what they were.
     """
     from peft.utils.other import get_pattern_key
 
@@ -80,7 +95,10 @@ def _rename_modules(config: Any, keys: list[str], rename: Callable[[str], str]) 
         chosen = {module: get_pattern_key(pattern.keys(), module) for module in modules}
         values = {rename(it): pattern[key] for it, key in chosen.items() if key in pattern}
         setattr(config, field, values)
-    config.target_modules = {rename(module) for module in modules}
-    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    targets = config.target_modules
+    by_last_part = not isinstance(targets, str) and not any("." in target for target in targets)
+    if not by_last_part or config.exclude_modules or config.layers_to_transform is not None:
+        config.target_modules = {rename(module) for module in modules}
+        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     if config.modules_to_save is not None:
         config.modules_to_save = [rename(name) for name in config.modules_to_save]
