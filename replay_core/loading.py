@@ -246,11 +246,11 @@ def _check_device(device: str) -> None:
 
 def _load(source: Checkpoint, config: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
     """Load the weights of a checkpoint; on the CPU they stay in their files until they are used."""
+    # transformers looks for an adapter too, and by itself not where the other files are.
+    options = {"config": config, "adapter_kwargs": dict(source.hub), "output_loading_info": True}
     try:
         with _quiet("transformers.modeling_utils"):
-            loaded: Any = source.read(
-                AutoModelForImageTextToText, config=config, output_loading_info=True, **kwargs
-            )
+            loaded: Any = source.read(AutoModelForImageTextToText, **options, **kwargs)
     except OSError as error:
         raise source.refusal(error) from error
     model, info = loaded
