@@ -60,7 +60,9 @@ def pixel_budgets(processor: Any) -> dict[str, Budget]:
     Only processors of the Qwen kind have budgets, which resize to whole visual tokens; the size
     of others is that of a tile.
     """
-    parts = {kind: getattr(processor, f"{kind}_processor", None) for kind in ("image", "video")}
+    parts: dict[str, Any] = {
+        kind: getattr(processor, f"{kind}_processor", None) for kind in ("image", "video")
+    }
     return {
         kind: (part.size.shortest_edge, part.size.longest_edge)
         for kind, part in parts.items()

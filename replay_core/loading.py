@@ -218,7 +218,7 @@ def _common_dtype(
 
 def _named_dtype(config: Any) -> torch.dtype | None:
     """Return the data type that a configuration names; some name it for the text model alone."""
-    dtype = config.dtype or config.get_text_config().dtype
+    dtype: torch.dtype | str | None = config.dtype or config.get_text_config().dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 

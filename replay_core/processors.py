@@ -101,7 +101,8 @@ def _mended(source: Checkpoint, config: Any, other: Any, other_name: str, error:
     A part is looked up by the type of the model here, and not by the name of a class in its file,
     which may be one that transformers no longer has.
     """
-    kind = type(other) if other is not None else PROCESSOR_MAPPING.get(type(config), None)
+    known: Any = PROCESSOR_MAPPING.get(type(config), None)
+    kind = known if other is None else type(other)
     if kind is None:
         raise source.refusal(error) from error
     parts, replaced = {}, []
