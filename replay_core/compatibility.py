@@ -8,6 +8,9 @@ from visreplay.replay_core.errors import PairMismatchError
 Facts = dict[str, Any]
 """Values that must agree between two models, by name."""
 
+Budget = tuple[int, int]
+"""The least and the largest number of pixels."""
+
 
 FEATURE_FACTS = (
     "image_seq_length",
@@ -36,15 +39,34 @@ def architecture(config: Any) -> Facts:
 
 
 def image_processing(processor: Any) -> Facts:
-    """Collect how a processor turns images and videos into patches, its pixel budget included."""
+    """Collect how a processor turns images and videos into patches, but for its pixel budget."""
     grid = ("patch_size", "temporal_patch_size", "merge_size", "size", "do_resize")
     tiles = ("crop_to_patches", "min_patches", "max_patches", "image_grid_pinpoints", "do_pad")
     colour = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
     image, video = (getattr(processor, f"{kind}_processor", None) for kind in ("image", "video"))
-    return {
+    facts = {
         **_facts("image ", image, grid + tiles + colour),
         **_facts("video ", video, grid + colour),
         **_facts("", processor, ("num_image_tokens", *FEATURE_FACTS)),
+    }
+    for kind in pixel_budgets(processor):
+        del facts[f"{kind} size"]
+    return facts
+
+
+def pixel_budgets(processor: Any) -> dict[str, Budget]:
+    """Return the least and the largest number of pixels of an "image" and of a "video".
+
+    Only processors of the Qwen kind have budgets, which resize to whole visual tokens; the size
+    of others is that of a tile.
+    """
+    parts: dict[str, Any] = {
+        kind: getattr(processor, f"{kind}_processor", None) for kind in ("image", "video")
+    }
+    return {
+        kind: (part.size.shortest_edge, part.size.longest_edge)
+        for kind, part in parts.items()
+        if hasattr(part, "merge_size")
     }
 
 
@@ -59,8 +81,13 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
-def check_alike(policy: Facts, base: Facts) -> None:
+def check_alike(policy: Facts, base: Facts, way_out: str = "") -> None:
     """Compare two sets of facts.
+
+    Args:
+        policy: The policy's.
+        base: The base's.
+        way_out: What to do if the models do belong together, for the error.
 
     Raises:
         PairMismatchError: names up to three differences, with both values.
@@ -73,5 +100,5 @@ def check_alike(policy: Facts, base: Facts) -> None:
         )
         raise PairMismatchError(
             f"policy and base differ in {len(names)} place(s): {differences}. The base must be the "
-            "model that the policy was trained from"
+            "model that the policy was trained from" + (f"; if it is, {way_out}" if way_out else "")
         )

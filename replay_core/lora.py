@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
-from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from visreplay.replay_core.checkpoint import Checkpoint
 from visreplay.replay_core.errors import UnsupportedModelError
+from visreplay.replay_core.lora_names import present_names
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -127,64 +128,75 @@ def _check_config(config: "LoraConfig") -> None:
         )
 
 
-def is_adapter(name: str) -> bool:
-    """Tell whether a checkpoint (folder or hub id) is an adapter and no whole model.
+def is_adapter(checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint is an adapter and no whole model.
 
     Raises:
         UnsupportedModelError: it is one, but peft is not installed.
     """
-    if find_adapter_config_file(name) is None:
+    if find_adapter_config_file(checkpoint.at, **checkpoint.hub) is None:
         return False
     if find_spec("peft") is None:
         raise UnsupportedModelError(
-            f"{name} is an adapter, which takes peft to load: pip install 'visreplay[lora]'"
+            f"{checkpoint.name} is an adapter, which takes peft to load: pip install "
+            "'visreplay[lora]'"
         )
     return True
 
 
-def base_of(name: str) -> str:
-    """Return the folder or hub id of the base that an adapter says it was trained on.
+def base_of(checkpoint: Checkpoint) -> tuple[str, str | None]:
+    """Return the folder or hub id of the base that an adapter was trained on, and its revision.
 
     Raises:
-        UnsupportedModelError: it names none.
+        UnsupportedModelError: the adapter names none.
     """
     from peft import PeftConfig
 
-    base: str | None = PeftConfig.from_pretrained(name).base_model_name_or_path
-    if not base:
-        raise UnsupportedModelError(f"the adapter {name} names no base: give it as `base`")
-    return base
+    config: Any = checkpoint.read(PeftConfig)
+    if not config.base_model_name_or_path:
+        raise UnsupportedModelError(
+            f"the adapter {checkpoint.name} names no base: give it as `base`"
+        )
+    return config.base_model_name_or_path, config.revision
 
 
-def attach(model: PreTrainedModel, name: str) -> "PeftModel":
+def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> "PeftModel":
     """Put an adapter onto a model.
+
+    An adapter that was saved when the modules had other names (transformers up to 4.51) is read
+    as one for the present names.
 
     Args:
         model: The base. It is changed: use the returned model instead.
-        name: Folder or hub id of the adapter.
+        checkpoint: The adapter.
 
     Raises:
         UnsupportedModelError: the checkpoint lacks weights that its configuration names.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
+    config, key_mapping = present_names(model, checkpoint.read(PeftConfig), checkpoint)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Found missing adapter keys")
         # peft 0.21 still asks transformers 5.24 by the old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         try:
             # In the base's dtype: only training gains by adapters in float32.
-            return PeftModel.from_pretrained(model, name, autocast_adapter_dtype=False)
+            return PeftModel.from_pretrained(
+                model,
+                checkpoint.at,
+                config=config,
+                key_mapping=key_mapping,
+                autocast_adapter_dtype=False,
+                **checkpoint.hub,
+            )
         except UserWarning as warning:
             raise UnsupportedModelError(
-                f"{name} does not fit a {type(model).__name__}, and the rest would be random. Is "
-                f"this the base that it was trained on? {warning}"
+                f"{checkpoint.name} does not fit a {type(model).__name__}, and the rest would be "
+                f"random. Is this the base that it was trained on? {warning}"
             ) from warning
 
 
-def has_processor(name: str) -> bool:
-    """Tell whether a checkpoint (folder or hub id) comes with a processor of its own."""
-    files = (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME)
-    quiet = ("missing_entries", "connection_errors")
-    options = {f"_raise_exceptions_for_{reason}": False for reason in quiet}
-    return any(cached_file(name, file, **options) is not None for file in files)
+def has_processor(checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint comes with a processor of its own."""
+    return any(checkpoint.has(file) for file in (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME))

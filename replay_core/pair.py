@@ -8,9 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-import torch
 from PIL import Image
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from visreplay.replay_core import lora
@@ -25,6 +23,7 @@ from visreplay.replay_core.generation import Generation
 from visreplay.replay_core.lens import Lens
 from visreplay.replay_core.model_run import visual_activations
 from visreplay.replay_core.segment import Segment, VisualBlock
+from visreplay.replay_core.sharing import equal_tensors, share_tensors
 from visreplay.replay_core.sketch import Sketch
 
 if TYPE_CHECKING:
@@ -127,18 +126,27 @@ class ModelPair:
         base: PreTrainedModel | None,
         processor: Any,
         replay_layers: int | None,
+        base_device: str | None = None,
     ) -> Self:
-        """Pair two models whose architectures are known to be alike; otherwise as `of`."""
+        """Pair two models whose architectures are known to be alike; otherwise as `of`.
+
+        Args:
+            policy: As in `of`.
+            base: As in `of`.
+            processor: As in `of`.
+            replay_layers: As in `of`.
+            base_device: Where to move what is kept of the base; None leaves it where it is.
+        """
         policy_adapter = adapter_for(policy)
         if base is None:
             return cls(policy_adapter, None, processor, shares_vision=True, names=("policy", None))
         base_adapter = adapter_for(base)
         if replay_layers is not None:
             base_adapter.keep_layers(replay_layers)
-        shares_vision = _equal(policy_adapter.vision, base_adapter.vision)
+        shares_vision = equal_tensors(policy_adapter.vision, base_adapter.vision)
         if shares_vision:
             base_adapter.drop_vision()
-        freed = share_tensors(policy, base)
+        freed = share_tensors(policy, base, base_device)
         logger.info("freed %.1f MiB of the base that equal the policy's", freed / 2**20)
         return cls(policy_adapter, base_adapter, processor, shares_vision)
 
@@ -272,37 +280,3 @@ class ModelPair:
             )
         names = (self.names[1] or "base", self.names[0])
         return replace(self, policy=self.base, base=self.policy, sketch=None, names=names)
-
-
-def share_tensors(policy: nn.Module, base: nn.Module) -> int:
-    """Let the base use the policy's parameters wherever its own are equal bit for bit.
-
-    Only parameters on the same device can be shared.
-
-    Returns:
-        Bytes that became free.
-    """
-    ours = dict(policy.named_parameters(remove_duplicate=False))
-    freed: dict[int, int] = {}
-    for name, theirs in list(base.named_parameters(remove_duplicate=False)):
-        twin = ours.get(name)
-        if twin is None or twin is theirs or twin.device != theirs.device:
-            continue
-        if twin.dtype == theirs.dtype and torch.equal(twin, theirs):
-            owner, _, leaf = name.rpartition(".")
-            setattr(base.get_submodule(owner), leaf, twin)
-            freed[theirs.data_ptr()] = theirs.nbytes
-    return sum(freed.values())
-
-
-def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
-    """Tell whether two models hold the same weights, bit for bit, on whatever device."""
-    return (
-        bool(ours)
-        and ours.keys() == theirs.keys()
-        and all(
-            ours[name].dtype == theirs[name].dtype
-            and torch.equal(ours[name], theirs[name].to(ours[name].device))
-            for name in ours
-        )
-    )

@@ -36,7 +36,7 @@ DOORS = {
     "mcp": ("agent/mcp/",),
     "httpx": ("tools/fetch.py",),
     "inspect_ai": ("tasks/evaluation/export.py",),
-    "peft": ("replay_core/lora.py", "replay_core/pair.py"),
+    "peft": ("replay_core/lora", "replay_core/pair.py"),
     "matplotlib": (
         "tasks/analysis/plots.py",
         "tasks/analysis/noise_plots.py",

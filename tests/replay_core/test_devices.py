@@ -234,6 +234,17 @@ def test_loading_onto_devices(folders: tuple[str, str], method: str) -> None:
         assert_alike(history(pair, method), expected)
 
 
+def test_loading_onto_one_device(folders: tuple[str, str]) -> None:
+    """Equal tensors are shared there, and nothing of the base is left behind."""
+    with Devices():
+        pair = load_pair(folders[1], folders[1], device="cuda:0", replay_layers=3)
+        assert pair.base is not None and pair.shares_vision
+        base = pair.base.model
+        assert {str(t.device) for t in (*base.parameters(), *base.buffers())} == {"cuda:0"}
+        ours = {id(weight) for weight in pair.policy.model.parameters()}
+        assert all(id(weight) in ours for weight in base.parameters())
+
+
 def accelerators() -> list[str]:
     found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return found + ["mps"] * torch.backends.mps.is_available()

@@ -6,9 +6,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from weakref import ref
 
+import builders
 import pytest
 import torch
+from replay_cases import save
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from visreplay.replay_core import (
     EMBEDDED,
@@ -23,6 +29,7 @@ from visreplay.replay_core import (
     load_pair,
 )
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
+from visreplay.replay_core.sharing import share_tensors
 
 
 @pytest.fixture
@@ -169,3 +176,111 @@ def test_a_model_that_transformers_does_not_know_is_unsupported(tmp_path: Path) 
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "nobody"}), "utf-8")
     with pytest.raises(UnsupportedModelError, match="transformers cannot read"):
         load_pair(str(tmp_path), replay="none")
+
+
+@pytest.fixture(scope="module")
+def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the hub in which the policy has the revision v2 alone, and the base v1."""
+    cache = tmp_path_factory.mktemp("cache")
+    embedded = EMBEDDED_PAIRS["embedded"]
+    for name, folder, revision in (
+        ("policy", embedded.policy, "v2"),
+        ("base", embedded.base, "v1"),
+    ):
+        repository = cache / f"models--owner--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "snapshots").mkdir()
+        (repository / "refs" / revision).write_text(COMMIT, "utf-8")
+        (repository / "snapshots" / COMMIT).symlink_to(folder)
+    return cache
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_options_of_the_hub_reach_every_file(hub_cache: Path) -> None:
+    hub = {"cache_dir": str(hub_cache), "local_files_only": True}
+    names = ("owner/policy", "owner/base")
+    pair = load_pair(*names, revision="v2", base_revision="v1", device="cpu", **hub)  # type: ignore[arg-type]
+    assert pair.names == names and pair.base is not None and pair.base.depth == 4
+    plain = load_pair("owner/base", revision="v1", processor=str(EMBEDDED / "policy"), **hub)  # type: ignore[arg-type]
+    assert plain.base is None
+    for revisions in ({"revision": "v1", "base_revision": "v1"}, {"revision": "v2"}, {}):
+        with pytest.raises(CheckpointError, match="cannot read the checkpoint 'owner/"):
+            load_pair(*names, **revisions, **hub)  # type: ignore[arg-type]
+
+
+def test_code_of_a_checkpoint_is_never_run() -> None:
+    with pytest.raises(ConfigError, match="never runs code of a checkpoint: leave it out"):
+        load_pair("embedded", trust_remote_code=True)
+    assert load_pair("embedded", device="cpu", trust_remote_code=False, replay="none")
+    with pytest.raises(ConfigError, match="a checkpoint is one folder"):
+        load_pair("embedded", subfolder="policy")
+
+
+def test_a_pixel_budget(embedded_pair: ModelPair) -> None:
+    most = embedded_pair.processor.image_processor.size["longest_edge"]
+    pair = load_pair("embedded", device="cpu", replay="none", max_pixels=most // 2)
+    assert pair.processor.image_processor.size["longest_edge"] == most // 2
+
+
+def test_more_replay_layers_than_there_are() -> None:
+    for settings in ({"replay_layers": 5}, {"replay": ReplayConfig(replay_layers=5)}):
+        with pytest.raises(ConfigError, match="replay_layers is 5, but the policy has 4"):
+            load_pair("embedded", device="cpu", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wide", ["policy", "base"])
+def test_one_data_type_for_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, wide: str
+) -> None:
+    """The type is that of the smaller weights, and equal tensors are shared."""
+    folders = {}
+    for name, noise in (("policy", 0.02), ("base", 0.0)):
+        model: Any = builders.model(noise=noise).to(torch.bfloat16)  # type: ignore[arg-type]
+        folders[name] = save(tmp_path / name, model.float() if name == wide else model)
+    pair = load_pair(folders["policy"], folders["base"], device="cpu")
+    assert pair.base is not None and pair.shares_vision
+    for adapter in (pair.policy, pair.base):
+        assert {w.dtype for w in adapter.model.parameters()} == {torch.bfloat16}
+    (record,) = caplog.records
+    assert record.getMessage().endswith("both are loaded in bfloat16")
+    assert f"{folders[wide]} is in float32" in record.getMessage() or wide == "base"
+    exact = load_pair(*folders.values(), device="cpu", dtype=torch.float32)
+    assert exact.policy.head.weight.dtype == torch.float32 and len(caplog.records) == 1
+
+
+class Moves(TorchFunctionMode):
+    """Counts the copies that `Tensor.to` made, and that are alive at once."""
+
+    def __init__(self) -> None:
+        self.copies: list[Any] = []
+        self.most = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is Tensor.to:
+            result = result.clone()
+            self.copies.append(ref(result))
+            self.most = max(self.most, sum(copy() is not None for copy in self.copies))
+        return result
+
+
+def test_the_base_is_moved_one_tensor_at_a_time() -> None:
+    """What the policy has too is on the device twice for a moment only."""
+    policy, base = builders.model(), builders.model()
+    size = sum(weight.nbytes for weight in base.parameters())
+    buffers = len(list(base.buffers()))
+    with Moves() as moves:
+        assert share_tensors(policy, base, "cpu") == size
+    assert len(moves.copies) >= len(list(base.parameters())) and moves.most <= 2 + buffers
+    ours = dict(policy.named_parameters())
+    assert all(weight is ours[name] for name, weight in base.named_parameters())
+
+
+def test_a_base_with_a_tied_head_stays_tied() -> None:
+    policy, base = (builders.model("qwen3_vl", seed=seed) for seed in (0, 1))
+    base.lm_head.weight = base.get_input_embeddings().weight  # type: ignore[union-attr]
+    share_tensors(policy, base, "cpu")
+    assert base.lm_head.weight is base.get_input_embeddings().weight  # type: ignore[union-attr]

@@ -1,0 +1,244 @@
+"""The processor of a checkpoint, also from files that are old, incomplete or missing.
+
+What a checkpoint itself says about images and texts is kept as far as it can be read, and the rest
+is taken from another checkpoint: for a policy, from its base. Each substitution is logged once, as
+a warning that names the file.
+"""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    AutoVideoProcessor,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
+
+from visreplay.replay_core.checkpoint import UNREADABLE, Checkpoint
+from visreplay.replay_core.compatibility import (
+    check_alike,
+    image_processing,
+    pixel_budgets,
+)
+from visreplay.replay_core.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+PARTS = {
+    "tokenizer": AutoTokenizer,
+    "image_processor": AutoImageProcessor,
+    "video_processor": AutoVideoProcessor,
+}
+
+WAY_OUT = "name the processor to use for both models (`processor`, or --processor)"
+
+
+def choose_processor(
+    source: Checkpoint, policy: Checkpoint, base: Checkpoint | None, config: Any, *, compare: bool
+) -> Any:
+    """Load the processor of a pair, and check that it also makes the inputs of the base.
+
+    Args:
+        source: The checkpoint whose processor is used.
+        policy: The policy; another source takes from it what it lacks, if there is no base.
+        base: The base, which any source takes from what it lacks.
+        config: The configuration of both models.
+        compare: Whether the base must prepare images as the source does. The vocabularies must be
+            alike in any case.
+
+    Raises:
+        CheckpointError: a part of the processor, or the chat template, is nowhere.
+        PairMismatchError: the processors make other inputs.
+    """
+    if base is None:
+        if source == policy:
+            return read_processor(source, config)
+        try:
+            return read_processor(source, config)
+        except CheckpointError:
+            return read_processor(source, config, read_processor(policy, config), policy.name)
+    theirs = read_processor(base, config)
+    ours = read_processor(source, config, theirs, base.name)
+    check_alike(ours.tokenizer.get_vocab(), theirs.tokenizer.get_vocab(), WAY_OUT)
+    if compare:
+        check_alike(image_processing(ours), image_processing(theirs), WAY_OUT)
+        _note_budgets(ours, theirs, (policy.name, base.name))
+    return ours
+
+
+def read_processor(source: Checkpoint, config: Any, other: Any = None, other_name: str = "") -> Any:
+    """Load the processor of a checkpoint.
+
+    Args:
+        source: The checkpoint.
+        config: The configuration of the model.
+        other: The processor that replaces what cannot be read; None refuses instead.
+        other_name: The name of the checkpoint that `other` belongs to.
+
+    Returns:
+        A processor with a tokenizer, an image processor and a chat template.
+
+    Raises:
+        CheckpointError: a part, or the chat template, is neither here nor in `other`.
+    """
+    try:
+        processor = source.read(AutoProcessor)
+    except UNREADABLE as error:
+        processor = _mended(source, config, other, other_name, error)
+    for kind in ("image_processor", "video_processor"):
+        _name_edges(getattr(processor, kind, None))
+    _complete_template(processor, source, other, other_name)
+    return processor
+
+
+def _mended(source: Checkpoint, config: Any, other: Any, other_name: str, error: Exception) -> Any:
+    """Build a processor from the parts that can be read, and parts of another one.
+
+    A part is looked up by the type of the model here, and not by the name of a class in its file,
+    which may be one that transformers no longer has.
+    """
+    known: Any = PROCESSOR_MAPPING.get(type(config), None)
+    kind = known if other is None else type(other)
+    if kind is None:
+        raise source.refusal(error) from error
+    parts, replaced = {}, []
+    for name in kind.get_attributes():
+        try:
+            parts[name] = source.read(PARTS[name], **_known(name, config))
+        except UNREADABLE as reason:
+            if other is None:
+                raise CheckpointError(
+                    f"cannot read the {name.replace('_', ' ')} of {source.name!r} "
+                    f"({_state(source)}): {WAY_OUT}"
+                ) from reason
+            parts[name] = getattr(other, name)
+            replaced.append(name.replace("_", " "))
+    try:
+        settings, _ = kind.get_processor_dict(source.at, **source.hub)
+    except UNREADABLE:
+        settings = None
+        logger.warning("%s: its processor_config.json or chat template cannot be read", source.name)
+    if replaced:
+        logger.warning(
+            "%s: %s; the %s of %s %s used",
+            source.name,
+            _state(source),
+            " and ".join(replaced),
+            other_name,
+            "are" if len(replaced) > 1 else "is",
+        )
+    elif settings is not None:
+        logger.warning(
+            "%s: %s is of an older release; its values are used with %s",
+            source.name,
+            _file(source),
+            type(parts["image_processor"]).__name__,
+        )
+    return kind.from_args_and_dict(list(parts.values()), settings or {})
+
+
+def _known(part: str, config: Any) -> dict[str, Any]:
+    return {} if part == "tokenizer" else {"config": config}
+
+
+def _file(source: Checkpoint) -> str:
+    """Return the name of the file that tells how images are prepared."""
+    names = (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)
+    return next((name for name in names if source.has(name)), IMAGE_PROCESSOR_NAME)
+
+
+def _state(source: Checkpoint) -> str:
+    """Tell what is wrong with that file."""
+    file = _file(source)
+    return f"{file} cannot be read" if source.has(file) else f"there is no {file}"
+
+
+def _name_edges(part: Any) -> None:
+    """Give a pixel budget the names that Qwen's processors read: shortest and longest edge.
+
+    Some trainers saved `size` as `{"min_pixels", "max_pixels"}`, which transformers keeps beside
+    edges that are then not set.
+    """
+    if not hasattr(part, "merge_size"):
+        return
+    size, usual = part.size, type(part).size
+    part.size = replace(
+        size,
+        shortest_edge=size.shortest_edge or size.min_pixels or usual["shortest_edge"],
+        longest_edge=size.longest_edge or size.max_pixels or usual["longest_edge"],
+        min_pixels=None,
+        max_pixels=None,
+    )
+
+
+def _complete_template(processor: Any, source: Checkpoint, other: Any, other_name: str) -> None:
+    """Take the chat template of the tokenizer, or else of another processor, if there is none.
+
+    Raises:
+        CheckpointError: there is none at all.
+    """
+    if processor.chat_template is None:
+        processor.chat_template = processor.tokenizer.chat_template
+    if processor.chat_template is None and other is not None:
+        logger.warning("%s has no chat template; that of %s is used", source.name, other_name)
+        processor.chat_template = other.chat_template
+    if processor.chat_template is None:
+        raise CheckpointError(
+            f"{source.name!r} has no chat template (chat_template.jinja, chat_template.json, or "
+            f"`chat_template` in tokenizer_config.json): add one, or {WAY_OUT}"
+        )
+
+
+def _note_budgets(policy: Any, base: Any, names: tuple[str, str]) -> None:
+    """Log that two processors differ in their pixel budgets.
+
+    A budget says how large the pictures of the training were, and not what model it was.
+    """
+    ours, theirs = pixel_budgets(policy), pixel_budgets(base)
+    notes: dict[str, list[str]] = {}
+    for kind in ours.keys() & theirs.keys():
+        if ours[kind] != theirs[kind]:
+            budgets = [
+                f"{least:,} to {most:,} pixels" for least, most in (ours[kind], theirs[kind])
+            ]
+            note = f"of {budgets[0]}, and {names[1]} of {budgets[1]}: the policy's budget is used"
+            notes.setdefault(note, []).append(f"{kind}s")
+    for note, kinds in notes.items():
+        logger.warning("%s prepares %s %s", names[0], " and ".join(sorted(kinds)), note)
+
+
+def set_pixel_budget(
+    processor: Any, min_pixels: int | None = None, max_pixels: int | None = None
+) -> None:
+    """Set the least and the largest number of pixels of an image.
+
+    Args:
+        processor: The processor, which is changed.
+        min_pixels: Smaller images are enlarged to it; None leaves the checkpoint's.
+        max_pixels: Larger images are shrunk to it; None leaves the checkpoint's.
+
+    Raises:
+        ConfigError: the processor has no budget, or the two do not go together.
+    """
+    if min_pixels is None and max_pixels is None:
+        return
+    budget = pixel_budgets(processor).get("image")
+    if budget is None:
+        raise ConfigError(
+            f"min_pixels and max_pixels are {min_pixels} and {max_pixels}, but a "
+            f"{type(processor.image_processor).__name__} has no pixel budget: leave them out"
+        )
+    images = processor.image_processor
+    least = budget[0] if min_pixels is None else min_pixels
+    most = budget[1] if max_pixels is None else max_pixels
+    token = (images.patch_size * images.merge_size) ** 2
+    if not 0 < least <= most or most < token:
+        raise ConfigError(
+            f"the pixel budget is {least} to {most}, but must be 1 or more, rise, and hold one "
+            f"visual token of {token} pixels: change min_pixels or max_pixels"
+        )
+    images.size = replace(images.size, shortest_edge=least, longest_edge=most)
