@@ -131,16 +131,13 @@ def _penalised(scores_KV: Tensor, samplers: Sequence[Sampler]) -> Tensor:
 
 
 def _sampled(scores_RV: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """Draw a token `(R,)` from each row, by temperature, top-k and top-p; overwrites the scores."""
-    if scores_RV.device.type == "mps":  # has no float64
-        scores_RV = scores_RV.cpu()
+    """Draw a token `(R,)` from each row, by temperature, top-k and top-p; overwrites the scores.
+
+    What is added up is few numbers a row, and is moved to the CPU: in float64, which MPS lacks.
+    """
     device = scores_RV.device
-
-    def column(values: Iterable[float]) -> Tensor:
-        return torch.tensor([*values], dtype=torch.float64, device=device)[:, None]
-
-    temperature_R1 = column(each.temperature for each in samplers)
-    probs_RV = scores_RV.div_(temperature_R1.float()).softmax(-1)
+    temperature_R = torch.tensor([each.temperature for each in samplers], device=device)
+    probs_RV = scores_RV.div_(temperature_R[:, None]).softmax(-1)
     vocabulary = probs_RV.shape[1]
     top_k = [min(each.top_k or vocabulary, vocabulary) for each in samplers]
     top_p = [each.top_p for each in samplers]
@@ -148,15 +145,20 @@ def _sampled(scores_RV: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     if min(top_p) < 1:
         limited.append(min(_NUCLEUS, max(top_k)))
     if limited:
-        best_Rm = probs_RV.topk(max(limited)).values
-        last_R1 = torch.tensor(top_k, device=device)[:, None] - 1
+        best_Rm = probs_RV.topk(max(limited)).values.cpu()
+        last_R1 = torch.tensor(top_k)[:, None] - 1
         least_R1 = best_Rm.gather(-1, last_R1.clamp(max=best_Rm.shape[1] - 1))
         least_R1[last_R1 == vocabulary - 1] = 0.0
-        probs_RV.masked_fill_(probs_RV < least_R1, 0.0)
+        probs_RV.masked_fill_(probs_RV < least_R1.to(device), 0.0)
         if min(top_p) < 1:
             best_Rm.masked_fill_(best_Rm < least_R1, 0.0)
-            probs_RV.masked_fill_(probs_RV < _nucleus(probs_RV, best_Rm, column(top_p)), 0.0)
-    return _at_share(probs_RV, column(each.uniform() for each in samplers)[:, 0])
+            least_R1 = _nucleus(
+                probs_RV, best_Rm, torch.tensor(top_p, dtype=torch.float64)[:, None]
+            )
+            probs_RV.masked_fill_(probs_RV < least_R1.to(device), 0.0)
+    return _at_share(
+        probs_RV, torch.tensor([each.uniform() for each in samplers], dtype=torch.float64)
+    )
 
 
 def _nucleus(probs_RV: Tensor, best_Rm: Tensor, top_p_R1: Tensor) -> Tensor:
@@ -166,23 +168,23 @@ def _nucleus(probs_RV: Tensor, best_Rm: Tensor, top_p_R1: Tensor) -> Tensor:
 
     Args:
         probs_RV: Probabilities, which need not add up to 1.
-        best_Rm: The largest of them, in descending order. Rows whose nucleus is larger are searched
-            again.
-        top_p_R1: The share to reach in each row; 1 keeps everything.
+        best_Rm: The largest of them, in descending order, on the CPU. Rows whose nucleus is larger
+            are searched again.
+        top_p_R1: The share to reach in each row, on the CPU; 1 keeps everything.
     """
     vocabulary, count = probs_RV.shape[1], best_Rm.shape[1]
-    share_Rm = best_Rm.double() / probs_RV.sum(-1, keepdim=True)
+    share_Rm = best_Rm.double() / probs_RV.sum(-1, keepdim=True).cpu()
     inside_Rm = share_Rm.cumsum(-1) - share_Rm < top_p_R1
     last_R1 = inside_Rm.sum(-1, keepdim=True).clamp(min=1) - 1
     least_R1 = best_Rm.gather(-1, last_R1).masked_fill_(top_p_R1 == 1, 0.0)
     wide = (inside_Rm[:, -1] & (best_Rm[:, -1] > 0) & (top_p_R1[:, 0] < 1)).nonzero()[:, 0]
     if count < vocabulary and len(wide):
-        wide_WV = probs_RV[wide]
+        wide_WV = probs_RV[wide.to(probs_RV.device)]
         if _MORE * count < vocabulary:
             best_Wm = wide_WV.topk(_MORE * count).values
         else:
             best_Wm = wide_WV.sort(descending=True).values
-        least_R1[wide] = _nucleus(wide_WV, best_Wm, top_p_R1[wide])
+        least_R1[wide] = _nucleus(wide_WV, best_Wm.cpu(), top_p_R1[wide])
     return least_R1
 
 
@@ -196,9 +198,10 @@ def _at_share(values_RV: Tensor, share_R: Tensor) -> Tensor:
     if spare := -vocabulary % _BLOCK:
         values_RV = torch.nn.functional.pad(values_RV, (0, spare))
     blocks_RBN = values_RV.view(rows, -1, _BLOCK)
-    sums_RB = blocks_RBN.sum(-1).double()
+    sums_RB = blocks_RBN.sum(-1).cpu().double()
     block_R, rest_R = _first_above(sums_RB, share_R * sums_RB.sum(-1))
-    entries_RN = blocks_RBN[torch.arange(rows, device=block_R.device), block_R].double()
+    at_R = torch.arange(rows), block_R
+    entries_RN = blocks_RBN[tuple(each.to(values_RV.device) for each in at_R)].cpu().double()
     entry_R, _ = _first_above(entries_RN, rest_R)
     return (block_R * _BLOCK + entry_R).clamp(max=vocabulary - 1)
 
