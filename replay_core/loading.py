@@ -102,13 +102,8 @@ def load_pair(
     if config is not None:
         if replay_layers is None and not config.swap_roles:
             replay_layers = config.depth
-        plain = config.method is Method.NONE or config.teacher is not Teacher.BASE
-        base = None if plain and not adapted else base
-        if not plain and not adapted and base is None:
-            raise ConfigError(
-                f"replay with the method {str(config.method)!r} needs a base model, but none is "
-                "named: give `base`, or replay='none' for the plain policy"
-            )
+        if not adapted:
+            base = _needed_base(config, base)
     if adapted and base is None:
         base, trained_on = lora.base_of(source)
         base_revision = base_revision or trained_on
@@ -172,6 +167,22 @@ def _check_kwargs(model_kwargs: dict[str, Any]) -> None:
             f"subfolder is {model_kwargs['subfolder']!r}, but a checkpoint is one folder: download "
             "it, and give the path of that folder"
         )
+
+
+def _needed_base(replay: ReplayConfig, base: str | None) -> str | None:
+    """Return the base if the replay needs one.
+
+    Raises:
+        ConfigError: it needs one, and none is named.
+    """
+    if replay.method is Method.NONE or replay.teacher is not Teacher.BASE:
+        return None
+    if base is None:
+        raise ConfigError(
+            f"replay with the method {str(replay.method)!r} needs a base model, but none is named: "
+            "give `base`, or replay='none' for the plain policy"
+        )
+    return base
 
 
 def _check_layers(

@@ -44,8 +44,8 @@ def choose_processor(
 
     Args:
         source: The checkpoint whose processor is used.
-        policy: The policy; another source takes from it what it lacks, if there is no base.
-        base: The base, which any source takes from what it lacks.
+        policy: The policy. Without a base, another source takes from it what it lacks.
+        base: The base. The source takes from it what it lacks, and the other way round.
         config: The configuration of both models.
         compare: Whether the base must prepare images as the source does. The vocabularies must be
             alike in any case.
@@ -55,19 +55,24 @@ def choose_processor(
         PairMismatchError: the processors make other inputs.
     """
     if base is None:
-        if source == policy:
-            return read_processor(source, config)
-        try:
-            return read_processor(source, config)
-        except CheckpointError:
-            return read_processor(source, config, read_processor(policy, config), policy.name)
-    theirs = read_processor(base, config)
+        return _completed(source, policy, config)
+    theirs = _completed(base, source, config)
     ours = read_processor(source, config, theirs, base.name)
     check_alike(ours.tokenizer.get_vocab(), theirs.tokenizer.get_vocab(), WAY_OUT)
     if compare:
         check_alike(image_processing(ours), image_processing(theirs), WAY_OUT)
         _note_budgets(ours, theirs, (policy.name, base.name))
     return ours
+
+
+def _completed(source: Checkpoint, helper: Checkpoint, config: Any) -> Any:
+    """Load the processor of a checkpoint, with what it lacks from another checkpoint."""
+    try:
+        return read_processor(source, config)
+    except CheckpointError:
+        if source == helper:
+            raise
+        return read_processor(source, config, read_processor(helper, config), helper.name)
 
 
 def read_processor(source: Checkpoint, config: Any, other: Any = None, other_name: str = "") -> Any:

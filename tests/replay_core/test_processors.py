@@ -106,6 +106,16 @@ def test_a_file_that_is_missing_or_unreadable(
         choose(source, None)
 
 
+def test_a_base_without_a_processor_takes_the_policys(tmp_path: Path, caplog: Any) -> None:
+    source, base = policy(tmp_path / "policy"), policy(tmp_path / "base", without=(FILE,))
+    assert pixel_budgets(choose(source, base))["image"] == HUB
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{base.name}: there is no {FILE}")
+    neither = policy(tmp_path / "neither", without=(FILE,))
+    with pytest.raises(CheckpointError, match="cannot read the image processor"):
+        choose(neither, base)
+
+
 def test_a_video_budget_of_its_own_is_kept(tmp_path: Path, caplog: Any) -> None:
     """Without its file, transformers takes the image budget for videos."""
     base = policy(tmp_path / "base", "qwen3-vl-8b")
