@@ -6,6 +6,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
+from visreplay.agent.protocols import Question
 from visreplay.tools.types import Picture
 
 
@@ -30,7 +31,7 @@ class Sample:
 
     Attributes:
         sample_id: Unique within its task, and the same on every machine and in every version.
-        question: The text that the model reads, with the options.
+        question: The question in this project's words, with the options.
         answer: The right answer in the form that the task's scorer takes: a letter, a number, a
             text, or LaTeX.
         images: The images that the question is about.
@@ -38,6 +39,8 @@ class Sample:
         category: The part of the task that the sample belongs to; tables have a row for each.
         group: The name of a set of samples that depend on each other, such as the cycles of one
             question: intervals resample whole groups. None for an independent sample.
+        parts: The question taken apart, for recipes that have words of their own for it; None where
+            `question` is all that there is.
         facts: Whatever else the generator or the data set knows, for scoring and analysis. No
             model is shown it.
     """
@@ -49,6 +52,7 @@ class Sample:
     video: Path | None = None
     category: str | None = None
     group: str | None = None
+    parts: Question | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -18,6 +18,7 @@ from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
+from visreplay.agent.protocols import Recipe
 from visreplay.agent.serving.decoding import Event
 from visreplay.agent.serving.engine import Engine, Slot
 from visreplay.agent.serving.limits import ServerLimits
@@ -37,8 +38,8 @@ class ServiceConfig:
     Attributes:
         pair: Policy and base.
         models: How each model that clients may name replays (`served_models`).
-        protocol: How tools are called and their results shown (a key of `PROTOCOLS`); "auto" goes
-            by the policy's name.
+        recipe: How tools are called and their results shown, and the pixel budgets: a recipe, the
+            path of its file, or the name of one that ships. None goes by the policy's name.
         sampling: How to decode, unless a request says otherwise.
         limits: The limits of requests.
         roots: Folders whose files clients may name by `file:` URLs.
@@ -47,7 +48,7 @@ class ServiceConfig:
 
     pair: ModelPair
     models: Mapping[str, ReplayConfig]
-    protocol: str = "auto"
+    recipe: Recipe | str | Path | None = None
     sampling: Sampling = Sampling()
     limits: ServerLimits = ServerLimits()
     roots: tuple[Path, ...] = ()
@@ -193,8 +194,8 @@ class ChatService:
         return ChatPolicy(
             service.pair,
             replay,
-            service.protocol,
-            store,
+            store=store,
+            recipe=service.recipe,
             media=media,
             sessions=self._sessions,
             memory=self._memory,

@@ -20,7 +20,7 @@ from visreplay.replay_core import (
 )
 from visreplay.replay_core.chat_template import without_special_tokens
 from visreplay.replay_core.generation import run_to_end
-from visreplay.tools import ImageStore
+from visreplay.tools import ImageStore, TokenGrid
 
 CHARACTERS_PER_TOKEN = 16
 """A bound: no text but a row of spaces has so many characters a token."""
@@ -133,6 +133,7 @@ class ReplayPolicy:
         sessions: The cache of sessions; policies may share one.
         max_context: Largest number of tokens in a conversation; None leaves it to the model.
         maps: Whether pictures of entropies and replayed tokens are put in the store.
+        grid: The pixel budget of any image; None takes the processor's.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class ReplayPolicy:
         sessions: SessionCache | None = None,
         max_context: int | None = None,
         maps: bool = True,
+        grid: TokenGrid | None = None,
     ) -> None:
         self.pair = pair
         self.replay = replay
@@ -155,8 +157,9 @@ class ReplayPolicy:
         self.max_context = max_context
         self._store = store
         self._maps = maps
-        # Sessions of other models, or with other settings of replay, are not interchangeable.
-        self._own = f"{id(pair)} {replay}"
+        self._grid = grid
+        # Sessions of other models, settings of replay or sizes of images are not interchangeable.
+        self._own = f"{id(pair)} {replay} {grid}"
 
     def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
         """Read the new part of the conversation and write the next turn."""
@@ -228,7 +231,9 @@ class ReplayPolicy:
         """
         began = time.perf_counter()
         adapter, maps = self.pair.policy, self._store if self._maps else None
-        encoder = ContextEncoder(self.pair.processor, self._store, adapter, self.pair.lock)
+        encoder = ContextEncoder(
+            self.pair.processor, self._store, adapter, self.pair.lock, self._grid
+        )
         keys = (self._own, *keys_of(messages))
         self._check_text(messages)
         end = len(messages)

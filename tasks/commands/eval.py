@@ -104,6 +104,7 @@ def evaluation(
     ids = select(source.sample_ids(), limit=limit, sample_ids=chosen, shuffle=shuffle)
     choice = PairChoice.of(pair, console)
     config = choice.config(replay.values)
+    recipe = episode.worded(choice.recipe)
     settings = {
         "task": source.name,
         "data": data and str(data),
@@ -111,8 +112,8 @@ def evaluation(
         "policy": choice.names[0],
         "base": choice.names[1],
         "processor": pair.processor,
-        "protocol": choice.protocol,
-        "texts": episode.texts,
+        "protocol": recipe.protocol,
+        "recipe": recipe.to_table(),
         "dtype": pair.dtype,
         "replay": asdict(config),
         "sampling": asdict(sampling),

@@ -11,7 +11,7 @@ from rich.console import Console
 import visreplay.agent as agents
 import visreplay.replay_core as replay_core
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.protocols import choose_protocol
+from visreplay.agent.protocols import Recipe, choose_recipe
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
@@ -59,9 +59,16 @@ class PairChoice:
         return name, base_name if self.base == str(self.embedded.base) else self.base
 
     @property
-    def protocol(self) -> str:
-        """The protocol's name: the one that was named, or the one that suits the policy's name."""
-        return choose_protocol(str(self.options.protocol), self.policy)
+    def recipe(self) -> Recipe:
+        """The recipe that was named, or the one that suits protocol and policy; with pixel limits.
+
+        Raises:
+            ConfigError: There is no such recipe, or it is not written for the protocol.
+        """
+        chosen = choose_recipe(self.policy, str(self.options.protocol), self.options.recipe)
+        return chosen.changed(
+            min_pixels=self.options.min_pixels, max_pixels=self.options.max_pixels
+        )
 
     def config(self, settings: Mapping[str, Any]) -> ReplayConfig:
         """Build the replay settings.
@@ -131,14 +138,13 @@ class PairChoice:
         return agents.VisualAgent.from_pretrained(
             self.policy,
             self.base,
-            protocol=self.protocol,
+            recipe=episode.worded(self.recipe),
             replay=config,
             device=self.options.device,
             base_device=self.options.base_device,
             dtype=self.options.dtype,
             processor=self.options.processor,
             store=ImageStore(images) if images else None,
-            protocol_options=episode.texts,
             sampling=sampling,
             limits=episode.limits.build(),
             names=self.names,

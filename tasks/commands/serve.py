@@ -81,7 +81,7 @@ def serve(
     service = ServiceConfig(
         models,
         served_models(models, config),
-        choice.protocol,
+        choice.recipe,
         sampling.build(max_new_tokens=bounds.max_new_tokens),
         bounds,
         tuple(media_root or ()),
