@@ -5,6 +5,7 @@ Only what comes after the last assistant turn is rendered: see `replay_core/chat
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,10 @@ class ContextEncoder:
             processor.image_processor.merge_size,
         )
         self.store = store
-        self.grid = token_grid(processor) if grid is None else grid
+        own = token_grid(processor)
+        self.grid = own if grid is None else grid
+        # Frames of a video may be smaller than images.
+        self._frame_grid = replace(self.grid, min_pixels=min(own.min_pixels, self.grid.min_pixels))
         self._lock = lock or nullcontext()
 
     def encode(self, messages: Sequence[Message], start: int = 0) -> Segment:
@@ -89,7 +93,8 @@ class ContextEncoder:
                     visual_tokens += self._tokens(images[-1].size)
                 elif part["type"] == "video":
                     frames = [
-                        zoom(self.store.get(frame), grid=self.grid) for frame in part["frames"]
+                        zoom(self.store.get(frame), grid=self._frame_grid)
+                        for frame in part["frames"]
                     ]
                     videos.append(np.stack([np.asarray(frame) for frame in frames]))
                     parts.append(part)
@@ -107,7 +112,7 @@ class ContextEncoder:
                 "video_metadata": [_metadata(part["times"]) for part in parts],
                 "do_sample_frames": False,
             }
-        text = render(self.processor, messages, start)
+        text = self._without_doubled_tags(render(self.processor, messages, start))
         with self._lock:
             batch = self.processor(
                 text=[text],
@@ -123,6 +128,19 @@ class ContextEncoder:
         segment = Segment.from_processor(batch, self.tokens)
         _check_room(len(segment), room)
         return segment
+
+    def _without_doubled_tags(self, text: str) -> str:
+        """Take the tags off a video that the processor writes as frames, each between such tags.
+
+        Up to 4.57, transformers put the frames in the place of the whole; 5.24 leaves the tags of
+        the template around them, which Qwen3-VL has never read.
+        """
+        processor = self.processor
+        start = getattr(processor, "vision_start_token", None)
+        if start is None:
+            return text
+        video = processor.video_token
+        return text.replace(f"{start}{video}{processor.vision_end_token}", video)
 
     def _tokens(self, size: Size) -> int:
         """Count the visual tokens of an image that fits the grid."""

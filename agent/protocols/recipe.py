@@ -104,8 +104,8 @@ class Pixels:
 
     Attributes:
         image: Budget of any image. It comes before the processor's own.
-        crop: Budget of a crop, within that of any image.
-        frame: Budget of a frame of a video, within that of any image.
+        crop: Budget of a crop; what is not said is that of any image.
+        frame: Budget of a frame of a video; what is not said is that of any image.
         resample: How pictures are resized; None does it as the checkpoint's processor would.
     """
 
@@ -133,14 +133,14 @@ class Pixels:
         )
 
     def part(self, budget: Budget, whole: TokenGrid) -> TokenGrid:
-        """Compute the budget of crops or of frames, within that of any image.
+        """Compute the budget of crops or of frames, at most that of any image.
 
         Args:
             budget: Theirs.
             whole: That of any image.
         """
         most = whole.max_pixels if budget.max is None else min(budget.max, whole.max_pixels)
-        least = max(whole.min_pixels, min(budget.min or 0, most // 2))
+        least = whole.min_pixels if budget.min is None else min(budget.min, most // 2)
         return replace(whole, min_pixels=least, max_pixels=most)
 
 

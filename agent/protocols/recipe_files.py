@@ -119,4 +119,4 @@ def _first_mistake(error: Any) -> str:
     value = value if len(value) <= 60 else f"{value[:57]}..."
     if mistake["type"] == "value_error":
         return f"{key}: {mistake['ctx']['error']}"
-    return f"{key} is {value}, but {reason[:1].lower()}{reason[1:].replace('Input', 'it')}"
+    return f"{key} is {value}, but {reason.replace('Input should', 'it should', 1)}"
