@@ -63,8 +63,9 @@ class Loop:
         Raises:
             ToolError: The media cannot be read, or the protocol has no use for them.
         """
+        words = self.protocol.recipe.question
         return {
-            "question": question if isinstance(question, str) else question.text,
+            "question": question if isinstance(question, str) else words.write(question),
             "images": images,
             "video": video,
             "seed": seed,

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conversations import noise
+from conversations import CLIP, noise
 
 from visreplay.agent import Limits, Loop, Question, get_protocol, guess_protocol, load_recipe
 from visreplay.agent.protocols import PROTOCOLS, RECIPES, choose_recipe
@@ -198,6 +199,24 @@ def test_limits_are_the_recipes_unless_the_caller_sets_them() -> None:
     assert (Loop(training).max_steps, training.recipe.calls) == (5, "last")
     reasoner = get_protocol("pixel-reasoner", TokenGrid(), ImageStore())
     assert Loop(reasoner).bounds.max_pictures == 16
+
+
+def test_video_r1_sees_frames_from_end_to_end_at_their_share_of_the_video() -> None:
+    recipe = load_recipe("video-r1")
+    whole = replace(recipe, frames=replace(recipe.frames, time="whole"))
+    middles = replace(whole, frames=replace(whole.frames, choice="middles"))
+    seconds = []
+    for each in (recipe, whole, middles):
+        protocol = get_protocol(each, TokenGrid(), ImageStore())
+        part: Any = protocol.open("?", [], str(CLIP))[-1]["content"][0]
+        seconds.append(part["step_seconds"])
+        times = part["times"]
+        if each.frames.choice == "ends":
+            assert (times[0], times[1], times[-1]) == (0.0, 0.68, 9.96)  # 250 frames, 25 a second
+    # Two of 16 frames stand for an eighth of 10 seconds.
+    assert seconds == [1.25, 1.0, 1.0]
+    exact = get_protocol("hermes", TokenGrid(), ImageStore())
+    assert "step_seconds" not in exact._overview(str(CLIP))
 
 
 def test_a_recipe_says_how_to_decode() -> None:
