@@ -38,21 +38,24 @@ class ServiceConfig:
     Attributes:
         pair: Policy and base.
         models: How each model that clients may name replays (`served_models`).
-        recipe: How tools are called and their results shown, and the pixel budgets: a recipe, the
-            path of its file, or the name of one that ships. None goes by the policy's name.
+        protocol: How tools are called and their results shown (a key of `PROTOCOLS`); "auto" goes
+            by the policy's name.
         sampling: How to decode, unless a request says otherwise.
         limits: The limits of requests.
         roots: Folders whose files clients may name by `file:` URLs.
         fetch: Reads http and https URLs; None reads none.
+        recipe: The texts and budgets of the policy's training: a recipe, the path of its file, or
+            the name of one that ships. None chooses by the policy's name.
     """
 
     pair: ModelPair
     models: Mapping[str, ReplayConfig]
-    recipe: Recipe | str | Path | None = None
+    protocol: str = "auto"
     sampling: Sampling = Sampling()
     limits: ServerLimits = ServerLimits()
     roots: tuple[Path, ...] = ()
     fetch: Fetcher | None = None
+    recipe: Recipe | str | Path | None = None
 
 
 def served_models(pair: ModelPair, replay: ReplayConfig) -> dict[str, ReplayConfig]:
@@ -194,7 +197,8 @@ class ChatService:
         return ChatPolicy(
             service.pair,
             replay,
-            store=store,
+            service.protocol,
+            store,
             recipe=service.recipe,
             media=media,
             sessions=self._sessions,
