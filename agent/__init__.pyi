@@ -16,9 +16,12 @@ from .policy.sampling import Sampling
 from .protocols import (
     PROTOCOLS,
     ParsedTurn,
+    Question,
+    Recipe,
     ToolProtocol,
     get_protocol,
     guess_protocol,
+    load_recipe,
 )
 from .state import EpisodeState, Observation, Scene, Step, ToolUse
 
@@ -33,6 +36,8 @@ __all__ = [
     "ParsedTurn",
     "Policy",
     "PolicyTurn",
+    "Question",
+    "Recipe",
     "ReplayChatModel",
     "ReplayPolicy",
     "Sampling",
@@ -48,6 +53,7 @@ __all__ = [
     "completed_steps",
     "get_protocol",
     "guess_protocol",
+    "load_recipe",
     "protocol_tools",
     "question",
 ]

@@ -24,11 +24,19 @@ class ImagePart(TypedDict):
 
 
 class VideoPart(TypedDict):
-    """The frames of a video, by their references in the store, with their times in seconds."""
+    """The frames of a video, by their references in the store, with their times in seconds.
+
+    Attributes:
+        frames: References of the frames.
+        times: Their times from the start of the video.
+        step_seconds: Seconds between two steps in time (of two frames each) that positions follow;
+            absent, they follow the times.
+    """
 
     type: Literal["video"]
     frames: list[str]
     times: list[float]
+    step_seconds: NotRequired[float]
 
 
 Part = TextPart | ImagePart | VideoPart

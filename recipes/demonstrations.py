@@ -20,7 +20,7 @@ from transformers import Qwen2_5_VLProcessor
 
 from visreplay.agent.messages import Message, Part
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.protocols import EmbeddedProtocol
+from visreplay.agent.protocols import EmbeddedProtocol, get_protocol
 from visreplay.replay_core.chat_template import render
 from visreplay.tasks.synthetic.sprites import CHARACTERS, COLOURS, Pixels
 from visreplay.tasks.synthetic.video_search import OVERVIEW_FRAMES, SECONDS, SIDE, TOKEN, LightVideo
@@ -96,7 +96,7 @@ class Demonstrations(Dataset[Demonstration]):
         habits: dict[Habit, float],
     ) -> None:
         self.processor = processor
-        self.protocol = EmbeddedProtocol(token_grid(processor), ImageStore())
+        self.protocol = get_protocol("embedded", token_grid(processor), ImageStore())
         self.kinds, self.habits = kinds, habits
         self._tokens = lru_cache(maxsize=100_000)(processor.tokenizer.encode)
         self._render = lru_cache(maxsize=10_000)(self._render_turn)

@@ -22,8 +22,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from visreplay.agent.episode.limits import Limits
 from visreplay.agent.episode.loop import Loop
-from visreplay.agent.policy.encoder import ContextEncoder
-from visreplay.agent.protocols import EmbeddedProtocol
+from visreplay.agent.policy.encoder import ContextEncoder, token_grid
+from visreplay.agent.protocols import get_protocol
 from visreplay.agent.state import EpisodeState, observations
 from visreplay.tasks.synthetic.synthetic_task import SyntheticTask
 from visreplay.tasks.synthetic.video_search import VideoSearch
@@ -44,8 +44,9 @@ class Arena:
 
     def __init__(self, processor: Qwen2_5_VLProcessor) -> None:
         self.store = ImageStore()
-        self.encoder = ContextEncoder(processor, self.store)
-        self.loop = Loop(EmbeddedProtocol(self.encoder.grid, self.store), Limits(max_steps=3))
+        protocol = get_protocol("embedded", token_grid(processor), self.store)
+        self.encoder = ContextEncoder(processor, self.store, grid=protocol.grid)
+        self.loop = Loop(protocol, Limits(max_steps=3))
 
     def start(self, sample: Sample, seed: int = 0) -> EpisodeState:
         """Build the state that a sample's episode starts from."""

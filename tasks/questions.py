@@ -2,6 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from visreplay.agent.protocols import Question
+from visreplay.agent.protocols.wording import Kind, Wording
 
 
 def inline_options(question: str) -> dict[str, str]:
@@ -29,7 +33,22 @@ def options_by_letter(options: Sequence[str]) -> dict[str, str]:
     return {chr(65 + number): option for number, option in enumerate(options)}
 
 
-def format_question(question: str, options: Mapping[str, str]) -> str:
-    """Put a question, its options and the request for a letter on lines of their own."""
-    lines = [question, *(f"{letter}. {option}" for letter, option in options.items())]
-    return "\n".join([*lines, "Answer with the letter of the right option."])
+class QuestionFields(TypedDict):
+    """The fields of a `Sample` that hold its question."""
+
+    question: str
+    parts: Question
+
+
+def question_fields(
+    question: str, options: Mapping[str, str] = {}, kind: Kind = "open"
+) -> QuestionFields:
+    """Make the fields of a sample for a question.
+
+    Args:
+        question: The question itself.
+        options: Its options by their letters.
+        kind: What it asks for, if it has no options.
+    """
+    parts = Question(question, options, kind)
+    return {"question": Wording().write(parts), "parts": parts}

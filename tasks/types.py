@@ -6,6 +6,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
+from visreplay.agent.protocols import Question
 from visreplay.tools.types import Picture
 
 
@@ -30,7 +31,7 @@ class Sample:
 
     Attributes:
         sample_id: Unique within its task, and the same on every machine and in every version.
-        question: The text that the model reads, with the options.
+        question: The question in this project's words, with the options.
         answer: The right answer in the form that the task's scorer takes: a letter, a number, a
             text, or LaTeX.
         images: The images that the question is about.
@@ -40,6 +41,8 @@ class Sample:
             question: intervals resample whole groups. None for an independent sample.
         split: The split of the data set that the sample is in, such as "dev" or "validation", where
             one file holds several and figures are published for one of them.
+        parts: The question taken apart, for recipes that have words of their own for it; None where
+            `question` is all that there is.
         facts: Whatever else the generator or the data set knows, for scoring and analysis. No
             model is shown it.
     """
@@ -52,6 +55,7 @@ class Sample:
     category: str | None = None
     group: str | None = None
     split: str | None = None
+    parts: Question | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from visreplay.agent.protocols import RECIPES
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -17,6 +19,15 @@ def test_every_package_is_installed() -> None:
         for init in (ROOT / top).rglob("__init__.py")
     }
     assert set(settings["packages"]) == {"visreplay", *folders}
+
+
+def test_recipes_are_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folder = ROOT / "agent" / "protocols"
+    patterns = settings["package-data"]["visreplay.agent.protocols"]
+    installed = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert installed == set(folder.rglob("*.toml"))
+    assert {path.stem for path in installed} == set(RECIPES)
 
 
 def test_constraints_are_versions_alone_and_fit_the_requirements() -> None:

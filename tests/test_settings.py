@@ -72,7 +72,7 @@ def test_the_server_has_every_knob_of_replay_sampling_and_its_limits() -> None:
 def test_the_command_line_shows_the_defaults_of_the_settings() -> None:
     offered = options("serve")
     assert offered["max_body"].help.endswith("Default: 20.")
-    assert offered["max_pixels"].help.endswith("Default: 64.")
+    assert offered["max_megapixels"].help.endswith("Default: 64.")
     limit = ServerLimits().max_new_tokens
     assert offered["max_new_tokens"].help.endswith(f"Default: {limit}.")
     assert options("run")["tau"].help.endswith(f"Default: {ReplayConfig().tau}.")
@@ -113,7 +113,7 @@ def test_the_graph_server_s_variables_are_the_options_of_run() -> None:
 
 
 def test_values_arrive_in_the_field_s_unit() -> None:
-    arguments = {"max_body": 0.5, "max_pixels": 2.5, "cache": 3.0, "max_new_tokens": 7}
+    arguments = {"max_body": 0.5, "max_megapixels": 2.5, "cache": 3.0, "max_new_tokens": 7}
     limits = overrides_of(ServerLimits, {**arguments, "max_context": None}).build()
     assert limits == ServerLimits(
         body_bytes=2**19, pixels=2_500_000, cache_bytes=3 * 2**20, max_new_tokens=7

@@ -3,9 +3,10 @@
 import base64
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,6 +19,10 @@ MAX_PIXELS = 89_478_485
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM", "ICO", "TGA")
 """Raster formats only: others (EPS, for example) start programs of their own."""
+
+
+Resample = Literal["area", "bicubic"]
+"""How images are resized: see `TokenGrid`."""
 
 
 def load_image(
@@ -192,15 +197,18 @@ class TokenGrid:
         factor: Side of a visual token in pixels (28 for Qwen2.5-VL, 32 for Qwen3-VL).
         min_pixels: Smaller images are enlarged.
         max_pixels: Larger images are shrunk.
+        resample: How images are resized: by OpenCV, area to shrink and Lanczos to enlarge ("area"),
+            or by Pillow's bicubic filter, as most processors do ("bicubic").
     """
 
     factor: int = 28
     min_pixels: int = 56 * 56
     max_pixels: int = 16_384 * 28 * 28
+    resample: Resample = "area"
 
     def capped(self, max_pixels: int) -> "TokenGrid":
         """Make the same grid with a budget of at most `max_pixels`."""
-        return TokenGrid(self.factor, self.min_pixels, min(self.max_pixels, max_pixels))
+        return replace(self, max_pixels=min(self.max_pixels, max_pixels))
 
     def fit(self, size: Size) -> Size:
         """Compute the size at which the model sees an image, as Qwen's `smart_resize` does.
@@ -235,12 +243,14 @@ def zoom(
     Args:
         image: The image, RGB.
         box: The region; the whole image when None.
-        grid: The model's token grid and pixel budget.
+        grid: The model's token grid and pixel budget, and how to resize.
     """
     region = image if box is None else crop(image, box)
     size = grid.fit(region.size)
     if size == region.size:
         return region
+    if grid.resample == "bicubic":
+        return region.resize(size, Image.Resampling.BICUBIC)
     shrinks = size[0] * size[1] < region.width * region.height
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
     return Image.fromarray(cv2.resize(np.asarray(region), size, interpolation=method))

@@ -90,6 +90,7 @@ def sample_frames(
     path: str | Path,
     *,
     count: int | None = None,
+    ends: bool = False,
     times: Sequence[float] | None = None,
     around: float | None = None,
     window: float = 1.0,
@@ -103,6 +104,7 @@ def sample_frames(
     Args:
         path: The video's file.
         count: Number of frames, at the middles of equal parts of the video (or of the window).
+        ends: Take `count` frames from the first to the last one instead, at equal distances.
         times: Times of the frames, in seconds.
         around: Middle of a window, in seconds: `count` frames (4 by default) at the middles of
             equal parts of it. The window is cut at the ends of the video.
@@ -122,11 +124,15 @@ def sample_frames(
         chosen.append("count")
     if len(chosen) != 1:
         raise ToolError("choose frames by exactly one of count, times, around (with count), scenes")
+    if ends and chosen != ["count"]:
+        raise ToolError("frames from the first to the last one are chosen by count alone")
     if max_side is not None:
         _whole("max_side", max_side, 100_000)
     reader, info = _open(path, max_pixels)
     if scenes is not None:
         indices = _scene_starts(reader, info, _whole("scenes", scenes, max_frames))
+    elif ends:
+        indices = _from_end_to_end(info.frame_count, _whole("count", count, max_frames))
     else:
         if times is not None:
             moments = _moments(times, info, max_frames)
@@ -244,6 +250,11 @@ def _scene_starts(reader: Any, info: VideoInfo, scenes: int) -> list[int]:
 
 def _middles(start: float, end: float, count: int) -> list[float]:
     return [start + (end - start) * (i + 0.5) / count for i in range(count)]
+
+
+def _from_end_to_end(frames: int, count: int) -> list[int]:
+    """Choose frames from the first to the last one, by number; halves are rounded to even ones."""
+    return np.rint(np.linspace(0, frames - 1, count)).astype(int).tolist()  # type: ignore[no-any-return]
 
 
 def _window(around: object, window: object, info: VideoInfo) -> tuple[float, float]:

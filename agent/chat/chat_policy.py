@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from visreplay.agent.chat.renderer import ChatRenderer, ParsedReply
 from visreplay.agent.chat.reply_text import ReplyStream
@@ -12,7 +13,7 @@ from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
-from visreplay.agent.protocols import ToolProtocol, choose_protocol, get_protocol
+from visreplay.agent.protocols import Recipe, ToolProtocol, choose_recipe, get_protocol
 from visreplay.agent.protocols.tool_schemas import Signature
 from visreplay.replay_core import ModelPair, ReplayConfig
 from visreplay.tools import ImageStore, Media
@@ -55,6 +56,8 @@ class ChatPolicy:
         replay: How to replay: a configuration, or "token", "state" or "none" for the pair's own.
         protocol: How tools are called and their results shown (a key of `PROTOCOLS`); "auto" goes
             by the policy's name.
+        recipe: The texts, budgets and limits of the policy's training: a recipe, the path of its
+            file, or the name of one that ships. None chooses by the policy's name.
         store: Where the images of messages are put; by default a gigabyte of memory, from which
             the least recently used ones go first.
         media: What messages may refer to; its store is `store`. None reads only what is in the
@@ -77,6 +80,7 @@ class ChatPolicy:
         protocol: str = "auto",
         store: ImageStore | None = None,
         *,
+        recipe: Recipe | str | Path | None = None,
         media: Media | None = None,
         sampling: Sampling = Sampling(),
         sessions: SessionCache | None = None,
@@ -86,11 +90,11 @@ class ChatPolicy:
     ) -> None:
         if store is None:
             store = ImageStore(memory_bytes=STORE_BYTES, forgetful=True)
-        name = choose_protocol(protocol, pair.names[0])
+        chosen = choose_recipe(pair.names[0], protocol, recipe)
         self.pair = pair
         self.store = store
         self.replay = pair.replay_config(replay)
-        self.protocol: ToolProtocol = get_protocol(name, token_grid(pair.processor), store)
+        self.protocol: ToolProtocol = get_protocol(chosen, token_grid(pair.processor), store)
         self.renderer = ChatRenderer(self.protocol, pair.tokenizer, media)
         self.memory = TurnMemory() if memory is None else memory
         self.policy = ReplayPolicy(
@@ -98,11 +102,12 @@ class ChatPolicy:
             self.replay,
             store,
             sampling=sampling,
-            recipe=self.protocol.sampling,
+            recipe_sampling=self.protocol.sampling,
             stop_strings=self.protocol.stop_strings,
             sessions=sessions,
             max_context=max_context,
             maps=maps,
+            grid=self.protocol.grid,
         )
 
     def offer(self, tools: Sequence[Signature], choice: ToolChoice = None) -> ToolOffer:

@@ -209,8 +209,8 @@ class ChatRenderer:
         for message in sorted(
             messages, key=lambda message: order.get(message.get("tool_call_id"), len(order))
         ):
-            if parts and self.protocol.separator:
-                parts.append(text(self.protocol.separator))
+            if parts and self.protocol.recipe.texts.separator:
+                parts.append(text(self.protocol.recipe.texts.separator))
             if message.get("is_error"):
                 error = _only_text(message).removeprefix("Error: ")
                 parts += self.protocol.error_parts(error)

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 class Limits:
     """Bounds that stop an episode whatever the policy does.
 
+    A limit that is None is the one of the protocol's recipe.
+
     Attributes:
-        max_steps: Largest number of policy turns; None takes the protocol's own limit.
+        max_steps: Largest number of policy turns.
         max_images: Largest number of images and frames in an episode, the question's included.
         max_repeats: How often the same call may be made.
     """
 
     max_steps: int | None = None
-    max_images: int = 64
-    max_repeats: int = 2
+    max_images: int | None = None
+    max_repeats: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits below one."""

@@ -10,7 +10,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from visreplay.agent.episode.limits import Limits
 from visreplay.agent.episode.trajectory import StopReason
 from visreplay.agent.messages import ImagePart, VideoPart, append_messages
 from visreplay.agent.policy.replay_policy import PolicyTurn
-from visreplay.agent.protocols import ToolProtocol
+from visreplay.agent.protocols import Question, ToolProtocol
+from visreplay.agent.protocols.recipe import RecipeLimits
 from visreplay.agent.state import EpisodeState, Scene, Step, ToolCall, ToolUse, merge_steps
 from visreplay.tools import ToolError
 
@@ -31,18 +33,29 @@ class Loop:
     protocol: ToolProtocol
     limits: Limits = Limits()
 
+    @cached_property
+    def bounds(self) -> RecipeLimits:
+        """The limits that hold: the caller's, and the recipe's where the caller has none."""
+        given = {name: value for name, value in asdict(self.limits).items() if value is not None}
+        return replace(self.protocol.recipe.limits, **given)
+
     @property
     def max_steps(self) -> int:
         """Largest number of policy turns."""
-        return self.limits.max_steps or self.protocol.max_steps
+        return self.bounds.max_steps
 
     def start(
-        self, question: str, *, images: list[str], video: str | None = None, seed: int = 0
+        self,
+        question: str | Question,
+        *,
+        images: list[str],
+        video: str | None = None,
+        seed: int = 0,
     ) -> EpisodeState:
         """Build the state before the first turn.
 
         Args:
-            question: The user's question.
+            question: The user's question; a `Question` is worded as the recipe says.
             images: References of the images that it is about.
             video: Path of the video that it is about.
             seed: Seed of the episode (`turn_seed`).
@@ -50,8 +63,9 @@ class Loop:
         Raises:
             ToolError: The media cannot be read, or the protocol has no use for them.
         """
+        words = self.protocol.recipe.question
         return {
-            "question": question,
+            "question": question if isinstance(question, str) else words.write(question),
             "images": images,
             "video": video,
             "seed": seed,
@@ -137,7 +151,7 @@ class Loop:
         """Tell whether one of the step's calls was made more often than it may be."""
         earlier = [use for past in state["steps"] for use in past["tool_calls"]]
         counts = Counter(map(_key, [*earlier, *step["tool_calls"]]))
-        return any(counts[_key(use)] > self.limits.max_repeats for use in step["tool_calls"])
+        return any(counts[_key(use)] > self.bounds.max_repeats for use in step["tool_calls"])
 
     def _fits(self, state: EpisodeState, images: int) -> bool:
         """Tell whether so many more images fit into the limits."""
@@ -145,8 +159,8 @@ class Loop:
         videos = [part for part in media if part["type"] == "video"]
         pictures = len(media) - len(videos) + images
         frames = sum(len(video["frames"]) for video in videos)
-        most = self.protocol.max_images
-        return pictures + frames <= self.limits.max_images and (
+        most = self.bounds.max_pictures
+        return pictures + frames <= self.bounds.max_images and (
             most is None or pictures + len(videos) <= most
         )
 

@@ -19,7 +19,13 @@ from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.protocols import ToolProtocol, choose_protocol, get_protocol
+from visreplay.agent.protocols import (
+    Question,
+    Recipe,
+    ToolProtocol,
+    choose_recipe,
+    get_protocol,
+)
 from visreplay.agent.state import EpisodeState
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, ReplaySession, load_pair
 from visreplay.tools import ImageStore, load_image
@@ -83,8 +89,9 @@ class VisualAgent:
             self.replay,
             self.store,
             sampling=sampling,
-            recipe=protocol.sampling,
+            recipe_sampling=protocol.sampling,
             stop_strings=protocol.stop_strings,
+            grid=protocol.grid,
         )
         self.sampling = self.policy.resolved()
         self.loop = Loop(protocol, limits)
@@ -97,13 +104,15 @@ class VisualAgent:
         base: str | None = None,
         *,
         protocol: str = "auto",
+        recipe: Recipe | str | Path | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         replay: ReplayConfig | str = Method.TOKEN,
         device: str = "auto",
         base_device: str | None = None,
         dtype: str = "auto",
         processor: str | None = None,
         store: ImageStore | None = None,
-        protocol_options: dict[str, Any] | None = None,
         load_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> Self:
@@ -113,21 +122,28 @@ class VisualAgent:
             policy: The RLVR-trained model, or "embedded" for the pair that ships with the package.
             base: The model that it was trained from; not loaded for method "none", unless the
                 policy is an adapter on it.
-            protocol: A key of `PROTOCOLS`; "auto" chooses by the policy's name.
+            protocol: A key of `PROTOCOLS`; "auto" chooses by the recipe or the policy's name.
+            recipe: The texts, budgets and limits of the policy's training: a recipe, the path of
+                its file, or the name of one that ships. None chooses by the policy's name.
+            min_pixels: Images with fewer pixels are enlarged; None takes the recipe's limit, or the
+                processor's.
+            max_pixels: Images with more pixels are shrunk; None as before.
             replay: How to replay: a configuration, or the name of a method.
             device: Device of the policy, as in `load_pair`.
             base_device: Device of the base, as in `load_pair`.
             dtype: As in `load_pair`.
             processor: As in `load_pair`.
             store: Where images are kept; None keeps them in memory.
-            protocol_options: Fields of the protocol, for example `system_prompt`.
             load_options: More options of `load_pair`: `device_map`, `attn_implementation`, ...
             **options: Arguments of the constructor.
 
         Raises:
-            ValueError: There is no such protocol or method.
+            ValueError: There is no such protocol, recipe or method.
             ReplayError: The pair cannot be loaded (`load_pair`).
         """
+        chosen = choose_recipe(policy, protocol, recipe).changed(
+            min_pixels=min_pixels, max_pixels=max_pixels
+        )
         pair = load_pair(
             policy,
             base,
@@ -139,16 +155,13 @@ class VisualAgent:
             **(load_options or {}),
         )
         tool_protocol = get_protocol(
-            choose_protocol(protocol, pair.names[0]),
-            token_grid(pair.processor),
-            ImageStore() if store is None else store,
-            **(protocol_options or {}),
+            chosen, token_grid(pair.processor), ImageStore() if store is None else store
         )
         return cls(pair, tool_protocol, replay, **options)
 
     def start(
         self,
-        question: str,
+        question: str | Question,
         *,
         images: Sequence[Picture] = (),
         video: str | Path | None = None,
@@ -157,7 +170,7 @@ class VisualAgent:
         """Build the state before the first turn: the graph's input.
 
         Args:
-            question: The user's question.
+            question: The user's question; a `Question` is worded as the recipe says.
             images: Paths, bytes of files, or PIL images.
             video: Path of a video.
             seed: Seed of the episode; it changes nothing at temperature 0.
@@ -190,7 +203,7 @@ class VisualAgent:
 
     def run(
         self,
-        question: str,
+        question: str | Question,
         *,
         images: Sequence[Picture] = (),
         video: str | Path | None = None,
@@ -211,7 +224,7 @@ class VisualAgent:
 
     def rollouts(
         self,
-        question: str,
+        question: str | Question,
         seeds: Sequence[int],
         *,
         images: Sequence[Picture] = (),
@@ -259,7 +272,8 @@ class VisualAgent:
                 "driver": driver,
                 "replay": asdict(self.replay),
                 "sampling": asdict(self.sampling),
-                "limits": asdict(self.limits),
+                "limits": asdict(self.loop.bounds),
+                "recipe": self.protocol.recipe.to_table(),
                 "versions": versions(),
             },
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Self
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -19,6 +20,7 @@ from visreplay.agent.chat.renderer import ChatRenderer
 from visreplay.agent.langchain.messages import from_langchain, image_block, reply_fields
 from visreplay.agent.policy.sampling import SAMPLING_FIELDS, Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
+from visreplay.agent.protocols import Recipe
 from visreplay.replay_core import ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image
 
@@ -53,6 +55,8 @@ class ReplayChatModel(BaseChatModel):
         replay: How to replay: a configuration, or "token", "state" or "none" for the pair's own.
         protocol: How tools are called and their results shown (a key of `PROTOCOLS`); "auto" goes
             by the policy's name.
+        recipe: The texts, budgets and limits of the policy's training: a recipe, the path of its
+            file, or the name of one that ships. None chooses by the policy's name.
         store: Where the images of messages are put, and found by `visreplay:` URLs; by default a
             gigabyte of memory, from which the least recently used ones go first.
         model_name: The model's name in `response_metadata`.
@@ -72,6 +76,7 @@ class ReplayChatModel(BaseChatModel):
     pair: InstanceOf[ModelPair] = Field(exclude=True, repr=False)
     replay: InstanceOf[ReplayConfig] | str = "token"
     protocol: str = "auto"
+    recipe: InstanceOf[Recipe] | str | Path | None = None
     store: InstanceOf[ImageStore] = Field(
         default_factory=lambda: ImageStore(memory_bytes=STORE_BYTES, forgetful=True),
         exclude=True,
@@ -98,10 +103,12 @@ class ReplayChatModel(BaseChatModel):
             self.replay,
             self.protocol,
             self.store,
+            recipe=self.recipe,
             sessions=SessionCache(self.cache_bytes),
         )
         self.replay = self._chat.replay
         self.protocol = self._chat.protocol.name
+        self.recipe = self._chat.protocol.recipe
 
     @classmethod
     def from_pretrained(

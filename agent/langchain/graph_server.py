@@ -41,7 +41,7 @@ from visreplay.agent.langchain.messages import TOKEN_IDS, content_blocks
 from visreplay.agent.langchain.protocol_tools import last_question
 from visreplay.agent.policy.replay_policy import PolicyTurn
 from visreplay.agent.protocols import ToolProtocol
-from visreplay.agent.protocols.base import positions
+from visreplay.agent.protocols.turns import positions
 from visreplay.agent.state import EpisodeState, Scene
 from visreplay.replay_core import Method
 from visreplay.tools import ImageStore
@@ -80,7 +80,7 @@ def chat_graph(
         ValueError: Messages cannot hold the protocol's calls.
     """
     protocol = model.renderer.protocol
-    if not protocol.named_calls and protocol.max_steps > 1:
+    if not protocol.named_calls and protocol.recipe.limits.max_steps > 1:
         raise ValueError(
             f"the {protocol.name} protocol calls no tools by name, so that messages cannot hold "
             "its calls: use VisualAgent"

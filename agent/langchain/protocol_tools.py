@@ -20,7 +20,7 @@ from visreplay.agent.langchain.chat_model import ReplayChatModel
 from visreplay.agent.langchain.messages import Blocks, content_blocks, message_parts
 from visreplay.agent.messages import VideoPart
 from visreplay.agent.protocols import ToolProtocol
-from visreplay.agent.protocols.base import ObservationPosition
+from visreplay.agent.protocols.turns import ObservationPosition
 from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import ToolError, load_image
 

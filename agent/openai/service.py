@@ -19,6 +19,7 @@ from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.policy.replay_policy import ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
+from visreplay.agent.protocols import Recipe
 from visreplay.agent.serving.decoding import Event
 from visreplay.agent.serving.engine import Engine, Slot
 from visreplay.agent.serving.limits import ServerLimits
@@ -45,6 +46,8 @@ class ServiceConfig:
         limits: The limits of requests.
         roots: Folders whose files clients may name by `file:` URLs.
         fetch: Reads http and https URLs; None reads none.
+        recipe: The texts and budgets of the policy's training: a recipe, the path of its file, or
+            the name of one that ships. None chooses by the policy's name.
     """
 
     pair: ModelPair
@@ -54,6 +57,7 @@ class ServiceConfig:
     limits: ServerLimits = ServerLimits()
     roots: tuple[Path, ...] = ()
     fetch: Fetcher | None = None
+    recipe: Recipe | str | Path | None = None
 
 
 def served_models(pair: ModelPair, replay: ReplayConfig) -> dict[str, ReplayConfig]:
@@ -196,6 +200,7 @@ class ChatService:
             replay,
             service.protocol,
             store,
+            recipe=service.recipe,
             media=media,
             sessions=self._sessions,
             memory=self._memory,

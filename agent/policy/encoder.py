@@ -5,11 +5,13 @@ Only what comes after the last assistant turn is rendered: see `replay_core/chat
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from visreplay.agent.messages import Message
+from visreplay.agent.messages import Message, VideoPart
 from visreplay.replay_core import ContextError, Segment
 from visreplay.replay_core.chat_template import render
 from visreplay.replay_core.families.qwen import QwenTokens
@@ -28,6 +30,7 @@ class ContextEncoder:
         tokens: How the model family writes visual tokens (the policy's adapter); None takes
             Qwen2-VL's and Qwen2.5-VL's way.
         lock: Held while the processor is called.
+        grid: The budget that images are fitted to, a protocol's; None takes the processor's.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class ContextEncoder:
         store: ImageStore,
         tokens: VisualTokens | None = None,
         lock: AbstractContextManager[Any] | None = None,
+        grid: TokenGrid | None = None,
     ) -> None:
         self.processor = processor
         self.tokens = tokens or QwenTokens(
@@ -44,7 +48,10 @@ class ContextEncoder:
             processor.image_processor.merge_size,
         )
         self.store = store
-        self.grid = token_grid(processor)
+        own = token_grid(processor)
+        self.grid = own if grid is None else grid
+        # Frames of a video may be smaller than images.
+        self._frame_grid = replace(self.grid, min_pixels=min(own.min_pixels, self.grid.min_pixels))
         self._lock = lock or nullcontext()
 
     def encode(self, messages: Sequence[Message], start: int = 0) -> Segment:
@@ -77,7 +84,8 @@ class ContextEncoder:
             ContextError: There are more tokens.
         """
         visual_tokens = 0
-        images, videos, metadata = [], [], []
+        images, videos = [], []
+        parts: list[VideoPart] = []
         for message in messages[start:]:
             for part in message["content"]:
                 if part["type"] == "image":
@@ -85,10 +93,11 @@ class ContextEncoder:
                     visual_tokens += self._tokens(images[-1].size)
                 elif part["type"] == "video":
                     frames = [
-                        zoom(self.store.get(frame), grid=self.grid) for frame in part["frames"]
+                        zoom(self.store.get(frame), grid=self._frame_grid)
+                        for frame in part["frames"]
                     ]
                     videos.append(np.stack([np.asarray(frame) for frame in frames]))
-                    metadata.append(_metadata(part["times"]))
+                    parts.append(part)
                     visual_tokens += -(-len(frames) // 2) * self._tokens(frames[0].size)
                 else:
                     continue
@@ -98,8 +107,12 @@ class ContextEncoder:
         if images:
             visual["images"] = images
         if videos:
-            visual |= {"videos": videos, "video_metadata": metadata, "do_sample_frames": False}
-        text = render(self.processor, messages, start)
+            visual |= {
+                "videos": videos,
+                "video_metadata": [_metadata(part["times"]) for part in parts],
+                "do_sample_frames": False,
+            }
+        text = self._without_doubled_tags(render(self.processor, messages, start))
         with self._lock:
             batch = self.processor(
                 text=[text],
@@ -107,9 +120,27 @@ class ContextEncoder:
                 return_tensors="pt",
                 **visual,
             )
+        if "second_per_grid_ts" in batch:
+            batch["second_per_grid_ts"] = [
+                part.get("step_seconds", seconds)
+                for part, seconds in zip(parts, batch["second_per_grid_ts"], strict=True)
+            ]
         segment = Segment.from_processor(batch, self.tokens)
         _check_room(len(segment), room)
         return segment
+
+    def _without_doubled_tags(self, text: str) -> str:
+        """Take the tags off a video that the processor writes as frames, each between such tags.
+
+        Up to 4.57, transformers put the frames in the place of the whole; 5.24 leaves the tags of
+        the template around them, which Qwen3-VL has never read.
+        """
+        processor = self.processor
+        start = getattr(processor, "vision_start_token", None)
+        if start is None:
+            return text
+        video = processor.video_token
+        return text.replace(f"{start}{video}{processor.vision_end_token}", video)
 
     def _tokens(self, size: Size) -> int:
         """Count the visual tokens of an image that fits the grid."""
@@ -140,16 +171,22 @@ def token_grid(processor: Any) -> TokenGrid:
         factor=images.patch_size * images.merge_size,
         min_pixels=images.size["shortest_edge"],
         max_pixels=images.size["longest_edge"],
+        resample="bicubic" if images.resample == Image.Resampling.BICUBIC else "area",
     )
 
 
 def _metadata(times: Sequence[float]) -> dict[str, Any]:
-    """Frame times as the video processor wants them: all frames of a video of constant rate."""
-    spacing = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
-    rate = 1.0 / spacing if spacing > 0 else 1.0
+    """Describe frames to the video processor by their times.
+
+    It writes a frame's number, divided by the rate, as its time: at one frame a second, the times
+    themselves are the numbers. The pace of the frames, from which it computes the seconds of a
+    step, is that of `len(times)` out of all frames.
+    """
+    spacing = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1.0
+    length = len(times) * (spacing if spacing > 0 else 1.0)
     return {
-        "total_num_frames": len(times),
-        "fps": rate,
-        "duration": len(times) / rate,
-        "frames_indices": list(range(len(times))),
+        "total_num_frames": length,
+        "fps": 1.0,
+        "duration": length,
+        "frames_indices": list(times),
     }

@@ -21,7 +21,7 @@ from visreplay.replay_core import (
 from visreplay.replay_core.chat_template import without_special_tokens
 from visreplay.replay_core.decoding import checkpoint_decoding
 from visreplay.replay_core.generation import run_to_end
-from visreplay.tools import ImageStore
+from visreplay.tools import ImageStore, TokenGrid
 
 CHARACTERS_PER_TOKEN = 16
 """A bound: no text but a row of spaces has so many characters a token."""
@@ -130,12 +130,13 @@ class ReplayPolicy:
         replay: How to replay.
         store: Resolves image references.
         sampling: How to decode.
-        recipe: How to decode where `sampling` says nothing: the protocol's settings. The settings
-            of the checkpoint's `generation_config.json` come after them.
+        recipe_sampling: How to decode where `sampling` says nothing: the settings of the protocol's
+            recipe. Those of the checkpoint's `generation_config.json` come after them.
         stop_strings: Texts that end a turn (and stay in it), besides the model's own end tokens.
         sessions: The cache of sessions; policies may share one.
         max_context: Largest number of tokens in a conversation; None leaves it to the model.
         maps: Whether pictures of entropies and replayed tokens are put in the store.
+        grid: The pixel budget of any image; None takes the processor's.
     """
 
     def __init__(
@@ -145,11 +146,12 @@ class ReplayPolicy:
         store: ImageStore,
         *,
         sampling: Sampling = Sampling(),
-        recipe: Sampling = Sampling(),
+        recipe_sampling: Sampling = Sampling(),
         stop_strings: tuple[str, ...] = (),
         sessions: SessionCache | None = None,
         max_context: int | None = None,
         maps: bool = True,
+        grid: TokenGrid | None = None,
     ) -> None:
         self.pair = pair
         self.replay = replay
@@ -157,13 +159,14 @@ class ReplayPolicy:
         self.stop_strings = stop_strings
         self.sessions = SessionCache() if sessions is None else sessions
         self.max_context = max_context
-        self._recipe = recipe
+        self._recipe_sampling = recipe_sampling
         answers = pair.swapped().policy if replay.swap_roles else pair.policy
         self._checkpoint = Sampling(**checkpoint_decoding(answers.model.generation_config))
         self._store = store
         self._maps = maps
-        # Sessions of other models, or with other settings of replay, are not interchangeable.
-        self._own = f"{id(pair)} {replay}"
+        self._grid = grid
+        # Sessions of other models, settings of replay or sizes of images are not interchangeable.
+        self._own = f"{id(pair)} {replay} {grid}"
 
     def act(self, messages: Sequence[Message], *, seed: int = 0) -> PolicyTurn:
         """Read the new part of the conversation and write the next turn."""
@@ -235,7 +238,9 @@ class ReplayPolicy:
         """
         began = time.perf_counter()
         adapter, maps = self.pair.policy, self._store if self._maps else None
-        encoder = ContextEncoder(self.pair.processor, self._store, adapter, self.pair.lock)
+        encoder = ContextEncoder(
+            self.pair.processor, self._store, adapter, self.pair.lock, self._grid
+        )
         keys = (self._own, *keys_of(messages))
         self._check_text(messages)
         end = len(messages)
@@ -290,7 +295,7 @@ class ReplayPolicy:
         Args:
             sampling: As in `stream`.
         """
-        return sampling.filled(self.sampling).resolved(self._recipe, self._checkpoint)
+        return sampling.filled(self.sampling).resolved(self._recipe_sampling, self._checkpoint)
 
     def decoding(
         self, sampling: Sampling = Sampling(), stop_strings: Sequence[str] = ()

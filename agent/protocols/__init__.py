@@ -1,15 +1,8 @@
 """How each policy calls tools, reads observations and answers: one file for each protocol."""
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from visreplay.agent.protocols.base import (
-    MAX_TURN_CHARACTERS,
-    ObservationPosition,
-    ParsedTurn,
-    ToolProtocol,
-)
+from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.boxed import BoxedProtocol
 from visreplay.agent.protocols.deepeyes import DeepEyesProtocol
 from visreplay.agent.protocols.embedded import EmbeddedProtocol
@@ -17,13 +10,19 @@ from visreplay.agent.protocols.hermes import HermesProtocol
 from visreplay.agent.protocols.mini_o3 import MiniO3Protocol
 from visreplay.agent.protocols.pixel_reasoner import PixelReasonerProtocol
 from visreplay.agent.protocols.qwen3_vl import Qwen3VLProtocol
+from visreplay.agent.protocols.recipe import Recipe
+from visreplay.agent.protocols.recipe_files import RECIPES, checkpoints, load_recipe
+from visreplay.agent.protocols.turns import MAX_TURN_CHARACTERS, ObservationPosition, ParsedTurn
 from visreplay.agent.protocols.video_r1 import VideoR1Protocol
+from visreplay.agent.protocols.wording import Question
 from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
+from visreplay.replay_core.errors import ConfigError
 from visreplay.tools import ImageStore, TokenGrid
 
 __all__ = [
     "MAX_TURN_CHARACTERS",
     "PROTOCOLS",
+    "RECIPES",
     "BoxedProtocol",
     "DeepEyesProtocol",
     "EmbeddedProtocol",
@@ -32,12 +31,15 @@ __all__ = [
     "ObservationPosition",
     "ParsedTurn",
     "PixelReasonerProtocol",
+    "Question",
     "Qwen3VLProtocol",
+    "Recipe",
     "ToolProtocol",
     "VideoR1Protocol",
-    "choose_protocol",
+    "choose_recipe",
     "get_protocol",
     "guess_protocol",
+    "load_recipe",
 ]
 
 PROTOCOLS: dict[str, type[ToolProtocol]] = {
@@ -53,33 +55,63 @@ PROTOCOLS: dict[str, type[ToolProtocol]] = {
         HermesProtocol,
     )
 }
-"""Every protocol by its name."""
+"""Every protocol by its name. Each has a recipe of the same name, which is its default."""
 
 
-def get_protocol(name: str, grid: TokenGrid, store: ImageStore, **options: Any) -> ToolProtocol:
-    """Make the protocol of a name.
+def get_protocol(recipe: str | Path | Recipe, grid: TokenGrid, store: ImageStore) -> ToolProtocol:
+    """Make a protocol.
 
     Args:
-        name: A key of `PROTOCOLS`.
-        grid: The model's token grid.
+        recipe: What it says: a recipe, the path of its file, or the name of one that ships (the
+            protocol's own name, for example).
+        grid: The token grid of the model's processor.
         store: The store of the images that tools make.
-        **options: Fields of the protocol.
 
     Raises:
-        ValueError: There is no such protocol, or it has no such option.
+        ConfigError: There is no such recipe, or it is written for no protocol that there is.
     """
-    if name not in PROTOCOLS:
-        raise ValueError(f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
-    known = {field.name for field in fields(PROTOCOLS[name])}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ValueError(f"the {name} protocol has no option {unknown[0]!r}")
-    return PROTOCOLS[name](grid, store, **options)
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    if recipe.protocol not in PROTOCOLS:
+        raise ConfigError(
+            f"the recipe {recipe.name}: protocol is {recipe.protocol!r}, but there are "
+            f"{', '.join(PROTOCOLS)}"
+        )
+    return PROTOCOLS[recipe.protocol](recipe.pixels.grid(grid), store, recipe)
 
 
-def choose_protocol(name: str, policy: str) -> str:
-    """Return the name of a protocol; for "auto" the one that suits the policy's name."""
-    return guess_protocol(policy) if name == "auto" else name
+def choose_recipe(
+    policy: str, protocol: str = "auto", recipe: str | Path | Recipe | None = None
+) -> Recipe:
+    """Choose the recipe of a checkpoint.
+
+    Args:
+        policy: Folder, hub id, or a name of the embedded policy.
+        protocol: A key of `PROTOCOLS`; "auto" takes the recipe's or, without one, the protocol that
+            suits the policy's name.
+        recipe: A recipe, the path of its file, or the name of one that ships; None takes the one
+            that ships for the policy's name, or else for the protocol.
+
+    Raises:
+        ConfigError: There is no such recipe or protocol, or the two contradict each other.
+    """
+    if recipe is None:
+        guessed = _guess(policy)
+        if protocol in ("auto", load_recipe(guessed).protocol):
+            return load_recipe(guessed)
+        if protocol not in PROTOCOLS:
+            raise ConfigError(
+                f"there is no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}"
+            )
+        return load_recipe(protocol)
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    if protocol not in ("auto", recipe.protocol):
+        raise ConfigError(
+            f"the protocol is {protocol!r}, but the recipe {recipe.name} is written for "
+            f"{recipe.protocol!r}: leave the protocol out"
+        )
+    return recipe
 
 
 def guess_protocol(policy: str) -> str:
@@ -89,10 +121,15 @@ def guess_protocol(policy: str) -> str:
         policy: Folder, hub id, or a name of the embedded policy. Only the last part of a path
             counts, and of it only letters and digits.
     """
+    return load_recipe(_guess(policy)).protocol
+
+
+def _guess(policy: str) -> str:
+    """Guess the recipe of a checkpoint by its name."""
     if policy in (EmbeddedProtocol.name, EMBEDDED_NAMES[0]):
         return EmbeddedProtocol.name
     policy = "".join(filter(str.isalnum, Path(policy).name.casefold()))
-    for name, protocol in PROTOCOLS.items():
-        if any(part in policy for part in protocol.checkpoints):
+    for name, parts in checkpoints().items():
+        if any(part in policy for part in parts):
             return name
     return HermesProtocol.name

@@ -2,133 +2,52 @@
 
 A trained policy answers well only in the protocol that it was trained on. A `ToolProtocol`
 implements one: it opens the conversation, parses a turn, runs a call with the right coordinates
-on the right image, and formats the result. Tags, tool names and argument names are those of the
-checkpoints; the sentences around them are this project's, and can be replaced by the checkpoint's
-own (`system_prompt`, `user_suffix`, and the texts of observations in protocols that have them).
+on the right image, and formats the result. Tags, tool names and argument names are in the code of
+its class; all texts, budgets and limits come from a `Recipe`.
 """
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.messages import Message, Part, VideoPart, image, text, user
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols.crops import crop_region
-from visreplay.agent.protocols.parsing import (
-    bodies,
-    boxed,
-    ends_in_a_box,
-    parse_call,
-    split_thought,
+from visreplay.agent.protocols.parsing import bodies, parse_call, parse_calls, split_thought
+from visreplay.agent.protocols.recipe import Recipe
+from visreplay.agent.protocols.tool_schemas import Signature
+from visreplay.agent.protocols.turns import (
+    MAX_TURN_CHARACTERS,
+    ObservationPosition,
+    ParsedTurn,
+    positions,
 )
-from visreplay.agent.protocols.tool_schemas import Signature, describe_tools
+from visreplay.agent.protocols.wording import Question, fill
 from visreplay.agent.state import Observation, Scene, Step, ToolCall
-from visreplay.tools import Frame, ImageStore, TokenGrid, ToolError, sample_frames, zoom
+from visreplay.tools import Frame, ImageStore, TokenGrid, ToolError, probe, sample_frames, zoom
+from visreplay.tools.types import Size
 from visreplay.tools.video import frames_line
-
-MAX_TURN_CHARACTERS = 100_000
-"""Length from which on a turn is refused unparsed: no trained policy writes that much."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedTurn:
-    """A parsed policy turn: at most one of calls, answer and error is set.
-
-    Attributes:
-        thought: The reasoning part.
-        calls: The calls to run, in this order.
-        answer: The answer to the question.
-        error: Why the turn cannot be parsed.
-        open_ended: Whether nothing marks the end of the answer (free text, or a tag or a box that
-            is not closed): if the token limit cut the turn off, there is no answer.
-    """
-
-    thought: str
-    calls: tuple[ToolCall, ...] = ()
-    answer: str | None = None
-    error: str | None = None
-    open_ended: bool = False
-
-    @classmethod
-    def free(cls, thought: str, written: str) -> "ParsedTurn":
-        """Parse a turn whose whole text is the answer."""
-        return cls(thought, answer=written.strip() or None, open_ended=True)
-
-    @classmethod
-    def tagged(cls, thought: str, written: str) -> "ParsedTurn":
-        """Parse a turn whose answer follows its last <answer>."""
-        answer, closed, _ = written.rpartition("<answer>")[2].partition("</answer>")
-        return cls(thought, answer=answer.strip(), open_ended=not closed)
-
-    @classmethod
-    def boxed(cls, thought: str, written: str) -> "ParsedTurn":
-        r"""Parse a turn whose answer is in its last closed \boxed{}."""
-        return cls(thought, answer=boxed(written), open_ended=ends_in_a_box(written))
-
-
-@dataclass(frozen=True, slots=True)
-class ObservationPosition:
-    """The place of an observation in its episode.
-
-    Attributes:
-        step: Index of the turn that made the call.
-        observations: Number of observations before it.
-        images: Number of images before it, those of the question included, a video's frames not.
-    """
-
-    step: int = 0
-    observations: int = 0
-    images: int = 0
-
-
-def positions(step: Step, scene: Scene) -> Iterator[ObservationPosition]:
-    """Give the place of each call's observation, in the order of the step's calls.
-
-    Args:
-        step: A step whose calls were all run.
-        scene: The scene before the step's observations.
-    """
-    observations, images = len(scene.observations), len(scene.all_images)
-    for use in step["tool_calls"]:
-        yield ObservationPosition(step["index"], observations, images)
-        if use["observation"] is not None:
-            observations += 1
-            images += len(use["observation"]["images"])
 
 
 @dataclass(frozen=True)
 class ToolProtocol(ABC):
-    """One protocol.
+    """One protocol; `get_protocol` makes it.
 
     Attributes:
-        grid: The model's token grid and pixel budget: how large it can see an image.
+        grid: The token grid and pixel budget of any image that the model sees.
         store: The store of the images that tools make.
-        system_prompt: Replaces the protocol's own system prompt ("" for none).
-        user_suffix: Replaces the text that the protocol appends to the question.
-        sampling: How the protocol's checkpoints are decoded, where a caller does not say.
+        recipe: What the protocol says, and the facts of the checkpoint.
     """
 
     grid: TokenGrid
     store: ImageStore
-    system_prompt: str | None = None
-    user_suffix: str | None = None
-    sampling: Sampling = Sampling()
+    recipe: Recipe
 
     name: ClassVar[str]
-    checkpoints: ClassVar[tuple[str, ...]] = ()
-    """Parts of the names of checkpoints that use the protocol: small letters and digits alone."""
-    stop_strings: ClassVar[tuple[str, ...]] = ()
-    max_steps: ClassVar[int] = 8
-    max_images: ClassVar[int | None] = None
-    """Largest number of images in a conversation, if there is a limit; a video counts as one."""
     videos: ClassVar[bool] = True
     """True if a question may be about a video; if not, it must be about an image."""
-    overview_frames: ClassVar[int] = 16
-    """Number of a video's frames that the conversation opens with."""
-    separator: ClassVar[str] = ""
-    """Text between the results of several calls."""
     named_calls: ClassVar[bool] = True
     """True if calls are JSON with the tool's name between <tool_call> tags. If so, the policy can
     also call tools that are not the protocol's own."""
@@ -137,14 +56,31 @@ class ToolProtocol(ABC):
     own_tools: ClassVar[tuple[Signature, ...]] = ()
     """Signatures of the tools that `run` knows, where calls are JSON with the tool's name."""
 
-    default_system_prompt: ClassVar[str] = ""
-    default_user_suffix: ClassVar[str] = ""
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts that end a turn."""
+        return self.recipe.stop_strings
 
-    def open(self, question: str, images: list[str], video: str | None) -> list[Message]:
+    @property
+    def sampling(self) -> Sampling:
+        """How the checkpoint's authors decode, as far as the recipe says it."""
+        return self.recipe.decoding
+
+    @property
+    def frame_grid(self) -> TokenGrid:
+        """The pixel budget of one frame of a video."""
+        return self.recipe.pixels.part(self.recipe.pixels.frame, self.grid)
+
+    @property
+    def crop_grid(self) -> TokenGrid:
+        """The pixel budget of a crop."""
+        return self.recipe.pixels.part(self.recipe.pixels.crop, self.grid)
+
+    def open(self, question: str | Question, images: list[str], video: str | None) -> list[Message]:
         """Build the conversation before the policy's first turn.
 
         Args:
-            question: The user's question.
+            question: The user's question; a `Question` is worded as the recipe says.
             images: References of the images that it is about.
             video: Path of the video that it is about; uniform frames of it are put in the store.
 
@@ -156,17 +92,27 @@ class ToolProtocol(ABC):
                 f"the {self.name} protocol needs an image; for a video, use hermes, video-r1 or "
                 "pixel-reasoner"
             )
-        suffix = self.default_user_suffix if self.user_suffix is None else self.user_suffix
+        if isinstance(question, str):
+            question = Question(question)
+        texts = self.recipe.texts
+        words = "".join(
+            (
+                texts.prefix,
+                self.recipe.question.write(question),
+                texts.suffix,
+                self.recipe.endings.get(question.kind, ""),
+            )
+        )
         opening: list[Message] = []
         if self._system:
             opening.append({"role": "system", "content": [text(self._system)]})
-        return [*opening, user(*self.media_parts(images, video), text(question + suffix))]
+        return [*opening, user(*self.media_parts(images, video), text(words))]
 
     def media_parts(self, images: list[str], video: str | None) -> list[Part]:
         """Build the parts before the question: its images and its video."""
         parts: list[Part] = [image(reference) for reference in images]
         if video is not None:
-            parts.append(self._overview(sample_frames(video, count=self.overview_frames)))
+            parts.append(self._overview(video))
         return parts
 
     def read(self, written: str) -> ParsedTurn:
@@ -189,13 +135,24 @@ class ToolProtocol(ABC):
         Raises:
             ToolError: A call cannot be parsed.
         """
-        answer_at, call_at = rest.rfind("<answer>"), rest.rfind("<tool_call>")
-        if answer_at > call_at:
+        if rest.rfind("<answer>") > rest.rfind("<tool_call>"):
             return ParsedTurn.tagged(thought, rest)
-        if call_at >= 0:
-            *_, last = bodies(rest[call_at:], "tool_call")
-            return ParsedTurn(thought, (parse_call(last),))
+        if "<tool_call>" in rest:
+            return ParsedTurn(thought, self._calls(rest))
         return self._read_untagged(thought, rest)
+
+    def _calls(self, rest: str) -> tuple[ToolCall, ...]:
+        """Parse those calls of a turn that are run.
+
+        Raises:
+            ToolError: One of them cannot be parsed. No call is run then.
+        """
+        which, tolerant = self.recipe.calls, self.recipe.tolerant_json
+        if which == "all":
+            return parse_calls(rest, tolerant=tolerant)
+        pieces = rest.split("<tool_call>")
+        (body,) = bodies(f"<tool_call>{pieces[1 if which == 'first' else -1]}", "tool_call")
+        return (parse_call(body, tolerant=tolerant),)
 
     def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
         return ParsedTurn(thought)
@@ -223,7 +180,8 @@ class ToolProtocol(ABC):
         """
         if not system and tools and tuple(tools) == self.own_tools:
             return self._system
-        return describe_tools(system or "You can call tools.", *tools) if tools else system
+        section = self._tool_section(tools) if tools else ""
+        return "\n\n".join(filter(None, (system, section)))
 
     def call_opening(self, names: Sequence[str]) -> str:
         """Write the beginning of a turn that calls one of some tools; the policy writes the rest.
@@ -254,8 +212,8 @@ class ToolProtocol(ABC):
             return user(*self.error_parts(step["error"]))
         parts: list[Part] = []
         for use, position in zip(step["tool_calls"], positions(step, scene), strict=True):
-            if parts and self.separator:
-                parts.append(text(self.separator))
+            if parts and self.recipe.texts.separator:
+                parts.append(text(self.recipe.texts.separator))
             if use["observation"] is None:
                 parts += self.error_parts(use["error"] or "")
             else:
@@ -272,44 +230,65 @@ class ToolProtocol(ABC):
         self, observation: Observation, position: ObservationPosition = ObservationPosition()
     ) -> list[Part]:
         """Show one call's result without the frame."""
-        return [image(reference) for reference in observation["images"]]
+        texts, images = self.recipe.texts, observation["images"]
+        line, mark = (
+            (texts.frames, "{images}") if "times" in observation else (texts.crop, "{image}")
+        )
+        width, height = self.store.get(images[0]).size if "{width}" in line else (0, 0)
+        before, after = (
+            fill(
+                half,
+                suffix=texts.suffix,
+                width=width,
+                height=height,
+                action=position.step,
+                observation=position.observations + 1,
+                first=position.images + 1,
+                last=position.images + len(images),
+            )
+            for half in line.split(mark)
+        )
+        return [*_some(before), *map(image, images), *_some(after)]
 
     def framed(self, parts: Sequence[Part]) -> list[Part]:
         """Put the result of any tool between the tags that mark it as one."""
-        return [text("<tool_response>"), *parts, text("</tool_response>")]
+        before, after = self.recipe.texts.frame.split("{result}")
+        return [*_some(before), *parts, *_some(after)]
 
     def error_parts(self, error: str) -> list[Part]:
         """Show what was wrong with one call, or with the turn."""
-        return [text(f"Error: {error}")]
+        return [text(fill(self.recipe.texts.error, error=error))]
 
     @property
     def _system(self) -> str:
-        return self.default_system_prompt if self.system_prompt is None else self.system_prompt
+        return fill(self.recipe.texts.system, tools=self._tool_section(self.own_tools))
 
-    @property
-    def frame_grid(self) -> TokenGrid:
-        """The pixel budget of one frame of a video."""
-        return self.grid
+    def _tool_section(self, tools: Sequence[Signature]) -> str:
+        """Write the section of a system prompt that offers tools."""
+        return fill(self.recipe.texts.tools, signatures="\n".join(map(json.dumps, tools)))
 
-    def _budget(self, least: int, most: int) -> TokenGrid:
-        """Cap the protocol's own pixel budget by the model's."""
-        most = min(most, self.grid.max_pixels)
-        return TokenGrid(self.grid.factor, max(min(least, most // 2), self.grid.min_pixels), most)
-
-    def _tokens(self, least: int, most: int) -> TokenGrid:
-        """Do the same as `_budget`, in visual tokens."""
-        side = self.grid.factor
-        return self._budget(least * side * side, most * side * side)
+    def _extent(self, size: Size) -> Size:
+        """Choose the pixels that a box in pixels counts, of an image of some size."""
+        return size if self.recipe.crops.coordinates == "original" else self.grid.fit(size)
 
     def _put(self, frames: tuple[Frame, ...]) -> list[str]:
         return [self.store.put(zoom(frame.image, grid=self.frame_grid)) for frame in frames]
 
-    def _overview(self, frames: tuple[Frame, ...]) -> VideoPart:
-        return {
+    def _overview(self, video: str) -> VideoPart:
+        """Sample the frames that the conversation opens with."""
+        rules = self.recipe.frames
+        frames = sample_frames(video, count=rules.count, ends=rules.choice == "ends")
+        part: VideoPart = {
             "type": "video",
             "frames": self._put(frames),
             "times": [frame.time for frame in frames],
         }
+        if rules.choice == "ends" or rules.time == "whole":
+            # As qwen-vl-utils does: a frame stands for its share of the video, a step for two.
+            info = probe(video)
+            seconds = 2 * info.frame_count / info.fps / rules.count
+            part["step_seconds"] = float(int(seconds)) if rules.time == "whole" else seconds
+        return part
 
     def _frames(self, frames: tuple[Frame, ...]) -> Observation:
         """Build the observation of frames, each an image of its own."""
@@ -327,9 +306,6 @@ class ToolProtocol(ABC):
         extent: tuple[float, float] | None,
         grid: TokenGrid,
         scene: Scene,
-        *,
-        min_side: int = 1,
-        max_aspect: float = 200.0,
     ) -> Observation:
         """Crop an image to a box in a coordinate space of some extent (pixels when None).
 
@@ -343,6 +319,11 @@ class ToolProtocol(ABC):
             extent,
             grid,
             scene.observations,
-            min_side=min_side,
-            max_aspect=max_aspect,
+            min_side=self.recipe.crops.min_side,
+            max_aspect=self.recipe.crops.max_aspect,
         )
+
+
+def _some(words: str) -> list[Part]:
+    """Make a text part, unless there is no text."""
+    return [text(words)] if words else []

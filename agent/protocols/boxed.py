@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visreplay.agent.protocols.base import ParsedTurn, ToolProtocol
+from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.parsing import unknown_tool
+from visreplay.agent.protocols.turns import ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
 
 
@@ -17,14 +18,7 @@ class BoxedProtocol(ToolProtocol):
     """
 
     name: ClassVar[str] = "boxed"
-    checkpoints: ClassVar[tuple[str, ...]] = ("mmeureka", "vlrethinker", "mmr1")
     named_calls: ClassVar[bool] = False
-    max_steps: ClassVar[int] = 1
-
-    default_user_suffix: ClassVar[str] = (
-        "\nThink about the question step by step between <think> and </think>, then give the "
-        "final answer in \\boxed{}."
-    )
 
     def _read(self, thought: str, rest: str) -> ParsedTurn:
         return ParsedTurn.boxed(thought or rest.strip(), rest or thought)

@@ -8,7 +8,7 @@ from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
 from visreplay.agent.protocols.tool_schemas import Signature, box, signature
 from visreplay.agent.state import Observation, Scene, ToolCall
-from visreplay.tools import TokenGrid, ToolError, sample_frames
+from visreplay.tools import ToolError, sample_frames
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,9 @@ class EmbeddedProtocol(ToolProtocol):
     """
 
     name: ClassVar[str] = "embedded"
-    overview_frames: ClassVar[int] = 8
     call_break: ClassVar[str] = ""
 
     CELLS: ClassVar[float] = 8.0
-    CROP_PIXELS: ClassVar[int] = 168 * 168
     FRAMES: ClassVar[int] = 2
     WINDOW_SECONDS: ClassVar[float] = 0.25
 
@@ -46,11 +44,6 @@ class EmbeddedProtocol(ToolProtocol):
         ),
     )
 
-    @property
-    def frame_grid(self) -> TokenGrid:
-        """Crops and frames get at most 36 tokens, an overview 64."""
-        return self.grid.capped(self.CROP_PIXELS)
-
     def offer(self, tools: Sequence[Signature], system: str) -> str:
         """Offer nothing: the pair knows its two tools, and has never read a signature."""
         return system
@@ -62,7 +55,7 @@ class EmbeddedProtocol(ToolProtocol):
             if not scene.images:
                 raise ToolError("there is no image to zoom into; the question is about a video")
             extent = (self.CELLS, self.CELLS)
-            return self._zoom(scene.images[0], bbox, extent, self.frame_grid, scene)
+            return self._zoom(scene.images[0], bbox, extent, self.crop_grid, scene)
         if call["name"] == "sample_frames":
             (around,) = arguments_of(call, ("around",))
             if scene.video is None:

@@ -1,15 +1,15 @@
 """A plain protocol for any instruction-tuned model that can call tools."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.messages import Part, image, text
-from visreplay.agent.protocols.base import ObservationPosition, ParsedTurn, ToolProtocol
-from visreplay.agent.protocols.parsing import arguments_of, numbered, parse_calls, unknown_tool
-from visreplay.agent.protocols.tool_schemas import Schema, Signature, box, describe_tools, signature
+from visreplay.agent.protocols.base import ToolProtocol
+from visreplay.agent.protocols.parsing import arguments_of, numbered, unknown_tool
+from visreplay.agent.protocols.tool_schemas import Schema, Signature, box, signature
+from visreplay.agent.protocols.turns import ObservationPosition, ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
-from visreplay.tools import TokenGrid, ToolError, probe, sample_frames
+from visreplay.tools import ToolError, probe, sample_frames
 
 _REGION: dict[str, Schema] = {
     "bbox_2d": box("The region as [x1, y1, x2, y2] in pixels of the image as its size is given."),
@@ -26,9 +26,6 @@ class HermesProtocol(ToolProtocol):
     """
 
     name: ClassVar[str] = "hermes"
-    separator: ClassVar[str] = "\n"
-
-    MAX_FRAMES: ClassVar[int] = 8
 
     own_tools: ClassVar[tuple[Signature, ...]] = (
         signature("zoom", "Enlarge a region of an image.", _REGION, optional=("image",)),
@@ -47,19 +44,6 @@ class HermesProtocol(ToolProtocol):
             },
         ),
     )
-    default_system_prompt: ClassVar[str] = describe_tools(
-        "You answer questions about images and clips, and you can look closer with tools.",
-        *own_tools,
-    )
-    default_user_suffix: ClassVar[str] = (
-        "\nCall a tool if a closer look helps. Give the final answer between <answer> and "
-        "</answer>."
-    )
-
-    @property
-    def frame_grid(self) -> TokenGrid:
-        """A frame gets at most 400 tokens."""
-        return self._tokens(0, 400)
 
     def media_parts(self, images: list[str], video: str | None) -> list[Part]:
         """Put each image after its number and size, the video after its length."""
@@ -72,11 +56,6 @@ class HermesProtocol(ToolProtocol):
             parts += [*super().media_parts([], video), text("\n")]
         return parts
 
-    def _read(self, thought: str, rest: str) -> ParsedTurn:
-        if rest.rfind("<answer>") <= rest.rfind("<tool_call>") and (calls := parse_calls(rest)):
-            return ParsedTurn(thought, calls)
-        return super()._read(thought, rest)
-
     def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
         return ParsedTurn.free(thought, rest)
 
@@ -88,7 +67,7 @@ class HermesProtocol(ToolProtocol):
             number = call["arguments"].get("image", 1)
             reference = images[numbered(number, "image", "images", 1, len(images))]
             size = self.grid.fit(self.store.get(reference).size)
-            grid = self._tokens(256, 16_384) if call["name"] == "zoom" else self.grid
+            grid = self.crop_grid if call["name"] == "zoom" else self.grid
             return self._zoom(reference, bbox, size, grid, scene)
         if call["name"] == "sample_frames":
             (times,) = arguments_of(call, ("times",))
@@ -96,7 +75,7 @@ class HermesProtocol(ToolProtocol):
                 raise ToolError("there is no video to sample; the question is about an image")
             if times == [] or times is None:
                 raise ToolError("times is empty; give at least one moment in seconds")
-            frames = sample_frames(scene.video, times=times, max_frames=self.MAX_FRAMES)
+            frames = sample_frames(scene.video, times=times, max_frames=self.recipe.frames.most)
             return self._frames(frames)
         raise unknown_tool(call["name"], "zoom", "crop", "sample_frames")
 
@@ -113,14 +92,6 @@ class HermesProtocol(ToolProtocol):
             line = "\n" if parts else ""
             parts += [text(f"{line}{label}{moment}:\n"), image(reference)]
         return parts
-
-    def framed(self, parts: Sequence[Part]) -> list[Part]:
-        """Put the result between tags on lines of their own."""
-        return [text("<tool_response>\n"), *parts, text("\n</tool_response>")]
-
-    def error_parts(self, error: str) -> list[Part]:
-        """Put the error between the same tags."""
-        return [text(f"<tool_response>\nError: {error}\n</tool_response>")]
 
 
 def _label(number: int, width: int, height: int) -> str:

@@ -54,13 +54,17 @@ def ends_in_a_box(written: str) -> bool:
     return bool(opened) and boxed(opened + last) is None
 
 
-def parse_call(body: str) -> ToolCall:
-    """Parse the JSON of a call strictly: an object with a name and an object of arguments.
+def parse_call(body: str, *, tolerant: bool = False) -> ToolCall:
+    """Parse the JSON of a call: an object with a name and an object of arguments.
+
+    Args:
+        body: The text between the tags.
+        tolerant: Whether the JSON may be as in `tolerate`.
 
     Raises:
         ToolError: The text is anything else.
     """
-    call = parse_json(body, "tool call")
+    call = parse_json(body, "tool call", tolerant=tolerant)
     if (
         not isinstance(call, dict)
         or set(call) != {"name", "arguments"}
@@ -73,8 +77,12 @@ def parse_call(body: str) -> ToolCall:
     return ToolCall(name=call["name"], arguments=call["arguments"])
 
 
-def parse_calls(written: str) -> tuple[ToolCall, ...]:
+def parse_calls(written: str, *, tolerant: bool = False) -> tuple[ToolCall, ...]:
     """Parse every call of a turn.
+
+    Args:
+        written: The turn.
+        tolerant: As in `parse_call`.
 
     Raises:
         ToolError: A call cannot be parsed; the error says which. No call is run then.
@@ -83,7 +91,7 @@ def parse_calls(written: str) -> tuple[ToolCall, ...]:
     calls = []
     for number, body in enumerate(texts, 1):
         try:
-            calls.append(parse_call(body))
+            calls.append(parse_call(body, tolerant=tolerant))
         except ToolError as error:
             if len(texts) == 1:
                 raise
@@ -93,12 +101,13 @@ def parse_calls(written: str) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
-def parse_json(body: str, what: str) -> Any:
-    """Parse JSON strictly: Python's NaN and Infinity are refused.
+def parse_json(body: str, what: str, *, tolerant: bool = False) -> Any:
+    """Parse JSON; Python's NaN and Infinity are refused.
 
     Args:
         body: The text.
         what: Name of the text in the error.
+        tolerant: Whether text that is no JSON is read again as `tolerate` rewrites it.
 
     Raises:
         ToolError: The text is not JSON.
@@ -106,7 +115,41 @@ def parse_json(body: str, what: str) -> Any:
     try:
         return json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
+        if tolerant and (rewritten := tolerate(body)) != body:
+            return parse_json(rewritten, what)
         raise ToolError(f"The {what} is not valid JSON: {error}.") from error
+
+
+_PIECE = re.compile(
+    r"""(?P<plain>"(?:[^"\\]|\\.)*+")|'(?P<quoted>(?:[^'\\]|\\.)*+)'"""
+    r"""|(?P<comma>,)(?=\s*+[}\]])|(?P<key>[A-Za-z_]\w*+)(?=\s*+:)|\w++|\\.|.""",
+    re.DOTALL,
+)
+"""A piece of JSON5. No quantifier gives back what it took, so that reading takes linear time."""
+
+
+def tolerate(body: str) -> str:
+    """Rewrite the commonest forms of JSON5 as JSON.
+
+    These are strings in single quotes, keys without quotes, and a comma after the last item.
+    """
+
+    def rewrite(piece: re.Match[str]) -> str:
+        if piece["quoted"] is not None:
+            quoted = re.sub(r"""\\(.)|(")""", _requote, piece["quoted"], flags=re.DOTALL)
+            return f'"{quoted}"'
+        if piece["key"] is not None:
+            return f'"{piece["key"]}"'
+        return "" if piece["comma"] else piece[0]
+
+    return _PIECE.sub(rewrite, body)
+
+
+def _requote(mark: re.Match[str]) -> str:
+    """Write a quotation mark or an escape of a string for double quotes."""
+    if mark[2]:
+        return '\\"'
+    return "'" if mark[1] == "'" else mark[0]
 
 
 def _refuse_constant(constant: str) -> None:

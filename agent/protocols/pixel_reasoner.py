@@ -1,11 +1,9 @@
 """The protocol of Pixel-Reasoner."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from visreplay.agent.messages import Part, image, text
-from visreplay.agent.protocols.base import ObservationPosition, ParsedTurn, ToolProtocol
+from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.crops import crop_observation
 from visreplay.agent.protocols.parsing import (
     arguments_of,
@@ -14,9 +12,10 @@ from visreplay.agent.protocols.parsing import (
     parse_call,
     unknown_tool,
 )
-from visreplay.agent.protocols.tool_schemas import Signature, box, describe_tools, signature
+from visreplay.agent.protocols.tool_schemas import Signature, box, signature
+from visreplay.agent.protocols.turns import ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
-from visreplay.tools import Box, TokenGrid, ToolError, parse_box, zoom
+from visreplay.tools import Box, ToolError, parse_box, zoom
 from visreplay.tools.video import frames_line
 
 
@@ -30,24 +29,10 @@ class PixelReasonerProtocol(ToolProtocol):
     side. `target_image` counts from 1: the images of the question, then all observations. For a
     video it counts the frames of the overview until there is an observation, then observations
     alone.
-
-    Attributes:
-        crop_text: Text before a crop, with its size for {width} and {height}.
-        frames_text: Text before frames, with {width}, {height}, and their numbers from {first}
-            to {last} among the observations.
     """
 
-    crop_text: str = "\nThe crop (Image Size: {width}x{height}):"
-    frames_text: str = "\nThe frames (Frame Size: {width}x{height}, Numbered {first} to {last}):"
-
     name: ClassVar[str] = "pixel-reasoner"
-    checkpoints: ClassVar[tuple[str, ...]] = ("pixelreasoner",)
-    max_steps: ClassVar[int] = 5  # four calls, and the answer
-    max_images: ClassVar[int | None] = 16
 
-    PADDING: ClassVar[float] = 0.1
-    MIN_SIDE: ClassVar[int] = 29
-    MAX_FRAMES: ClassVar[int] = 8
     CROP: ClassVar[str] = "crop_image_normalized"
     SELECT: ClassVar[str] = "select_frames"
 
@@ -75,24 +60,6 @@ class PixelReasonerProtocol(ToolProtocol):
             },
         ),
     )
-    default_system_prompt: ClassVar[str] = describe_tools(
-        "You answer questions about images and clips, and you can look closer with tools.",
-        *own_tools,
-    )
-    default_user_suffix: ClassVar[str] = (
-        "\n\nReason step by step about what you see. Look closer by `crop_image_normalized`, or "
-        "by `select_frames` in a clip, if that helps, and give the final answer in \\boxed{}."
-    )
-
-    @property
-    def frame_grid(self) -> TokenGrid:
-        """A frame gets at most 400 tokens, in the overview as alone."""
-        return self._tokens(0, 400)
-
-    @property
-    def crop_grid(self) -> TokenGrid:
-        """A crop gets 256 to 5,120 tokens."""
-        return self._tokens(256, 5120)
 
     def _read(self, thought: str, rest: str) -> ParsedTurn:
         # The end of the turn counts, in an unclosed thought too: nothing here depends on <think>.
@@ -119,13 +86,14 @@ class PixelReasonerProtocol(ToolProtocol):
             candidates = tuple(scene.overview["frames"])
         reference = candidates[numbered(target, "target_image", "images", 1, len(candidates))]
         picture = self.store.get(reference)
-        extent = (1.0, 1.0) if _all_below_one(bbox) else self.grid.fit(picture.size)
+        extent = (1.0, 1.0) if _all_below_one(bbox) else self._extent(picture.size)
         parse_box(bbox, extent, picture.size)
         padded = self._padded(bbox, extent, picture.size)
-        if min(padded.width, padded.height) < self.MIN_SIDE:
+        min_side = self.recipe.crops.min_side
+        if min(padded.width, padded.height) < min_side:
             raise ToolError(
                 f"the crop is {padded.width} x {padded.height} px; each side must have at least "
-                f"{self.MIN_SIDE} px"
+                f"{min_side} px"
             )
         region = zoom(picture, padded, grid=self.crop_grid)
         return crop_observation(reference, picture, padded, region, self.store)
@@ -137,16 +105,17 @@ class PixelReasonerProtocol(ToolProtocol):
             share = float(bbox[at]) / extent[at % 2] + margin
             return round(min(max(share, 0.0), 1.0) * size[at % 2])
 
-        near, far = -self.PADDING, self.PADDING
+        near, far = -self.recipe.crops.padding, self.recipe.crops.padding
         return Box(edge(0, near), edge(1, near), edge(2, far), edge(3, far))
 
     def _select(self, targets: Any, scene: Scene) -> Observation:
         video = scene.overview
         if video is None:
             raise ToolError("there is no video to select frames of; the question is about an image")
-        if not isinstance(targets, list) or not 1 <= len(targets) <= self.MAX_FRAMES:
+        most = self.recipe.frames.most
+        if not isinstance(targets, list) or not 1 <= len(targets) <= most:
             raise ToolError(
-                f"target_frames is a list of 1 to {self.MAX_FRAMES} numbers of frames"
+                f"target_frames is a list of 1 to {most} numbers of frames"
                 + (f", not of {len(targets)}" if isinstance(targets, list) else "")
             )
         count = len(video["frames"])
@@ -157,30 +126,6 @@ class PixelReasonerProtocol(ToolProtocol):
             "images": [video["frames"][index] for index in indices],
             "times": times,
         }
-
-    def framed(self, parts: Sequence[Part]) -> list[Part]:
-        """Leave the result as it is: there are no tags around it."""
-        return list(parts)
-
-    def content(
-        self, observation: Observation, position: ObservationPosition = ObservationPosition()
-    ) -> list[Part]:
-        """Put a line with the images' size and numbers before the images."""
-        width, height = self.store.get(observation["images"][0]).size
-        count = len(observation["images"])
-        line = self.frames_text if "times" in observation else self.crop_text
-        for name, value in {
-            "width": width,
-            "height": height,
-            "first": position.images + 1,
-            "last": position.images + count,
-        }.items():
-            line = line.replace(f"{{{name}}}", str(value))
-        return [text(line), *(image(reference) for reference in observation["images"])]
-
-    def error_parts(self, error: str) -> list[Part]:
-        """Put the error after a heading."""
-        return [text(f"\nExecution error:\n{error}\n")]
 
 
 def _all_below_one(bbox: object) -> bool:

@@ -1,6 +1,5 @@
-"""How tools are described to a model: JSON signatures between <tools> tags."""
+"""How tools are described to a model: by JSON schemas."""
 
-import json
 from typing import Any
 
 Signature = dict[str, Any]
@@ -33,13 +32,3 @@ def box(description: str) -> Schema:
         "maxItems": 4,
         "description": description,
     }
-
-
-def describe_tools(introduction: str, *tools: Signature) -> str:
-    """Write a system prompt that introduces tools."""
-    lines = "\n".join(json.dumps(tool) for tool in tools)
-    return (
-        f"{introduction}\n\n# Tools\nThe function signatures are given in JSON between "
-        f"<tools></tools> tags:\n<tools>\n{lines}\n</tools>\n\nTo call one, write one JSON object "
-        'between tags:\n<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>'
-    )

@@ -6,6 +6,7 @@ It needs `pip install 'visreplay[smolagents]'`.
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import TypeAdapter
@@ -30,6 +31,8 @@ from smolagents.models import (
 from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply
 from visreplay.agent.policy.sampling import SAMPLING_FIELDS, Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
+from visreplay.agent.protocols import Recipe
+from visreplay.agent.protocols.recipe_files import recipe_of
 from visreplay.agent.smolagents.messages import FINAL_ANSWER, MemoryReader
 from visreplay.replay_core import ReplayConfig, load_pair
 from visreplay.tools import ImageStore
@@ -86,6 +89,7 @@ class ReplayModel(Model):
         *,
         replay: ReplayConfig | str = "token",
         protocol: str = "auto",
+        recipe: Recipe | str | Path | None = None,
         store: ImageStore | None = None,
         cache_bytes: int = CACHE_BYTES,
         load_options: dict[str, Any] | None = None,
@@ -101,6 +105,8 @@ class ReplayModel(Model):
                 own.
             protocol: How tools are called and their results shown (a key of `PROTOCOLS`); "auto"
                 goes by the policy's name.
+            recipe: The texts, budgets and limits of the policy's training: a recipe, the path of
+                its file, or the name of one that ships. None chooses by the policy's name.
             store: Where images are put; by default in memory.
             cache_bytes: Limit of the memory of what was read; the least recently used goes first.
             load_options: Options of `load_pair`: `device`, `dtype`, `attn_implementation`, ...
@@ -108,7 +114,8 @@ class ReplayModel(Model):
         """
         _checked(options)
         pair = load_pair(policy, base, replay=replay, **(load_options or {}))
-        chat = ChatPolicy(pair, replay, protocol, store, sessions=SessionCache(cache_bytes))
+        sessions = SessionCache(cache_bytes)
+        chat = ChatPolicy(pair, replay, protocol, store, recipe=recipe, sessions=sessions)
         model = cls(chat, model_id=pair.names[0], **options)
         model._checkpoints = {"policy": policy, "base": base}
         return model
@@ -211,7 +218,7 @@ class ReplayModel(Model):
             **self._checkpoints,
             "model_id": self.model_id,
             "replay": asdict(self.chat.replay),
-            "protocol": self.chat.protocol.name,
+            "recipe": self.chat.protocol.recipe.to_table(),
             "cache_bytes": self.chat.policy.sessions.max_bytes,
             "options": dict(self.kwargs),
         }
@@ -235,7 +242,7 @@ class ReplayModel(Model):
             model_dictionary["policy"],
             model_dictionary.get("base"),
             replay=TypeAdapter(ReplayConfig).validate_python(model_dictionary["replay"]),
-            protocol=model_dictionary["protocol"],
+            recipe=recipe_of(model_dictionary["recipe"], model_dictionary["recipe"]["name"]),
             cache_bytes=model_dictionary["cache_bytes"],
             **model_dictionary["options"],
         )

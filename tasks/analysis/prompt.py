@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from visreplay.agent import get_protocol
+from visreplay.agent import Recipe, get_protocol
 from visreplay.agent.policy.encoder import ContextEncoder, token_grid
 from visreplay.replay_core import ModelPair, Segment
 from visreplay.tasks.types import Sample
@@ -27,26 +27,27 @@ class Prompt:
     pictures: list[list[Image.Image]]
 
     @classmethod
-    def of(cls, sample: Sample, protocol: str, pair: ModelPair) -> "Prompt":
-        """Encode a sample for the policy of a pair, as an agent of that protocol does.
+    def of(cls, sample: Sample, recipe: Recipe | str, pair: ModelPair) -> "Prompt":
+        """Encode a sample for the policy of a pair, as an agent of that recipe does.
 
         Raises:
             ToolError: The media cannot be read, or do not suit the protocol.
         """
         # One store per sample: a store in memory never forgets, and a run has many samples.
         store = ImageStore()
-        grid = token_grid(pair.processor)
-        messages = get_protocol(protocol, grid, store).open(
-            sample.question,
+        protocol = get_protocol(recipe, token_grid(pair.processor), store)
+        messages = protocol.open(
+            sample.parts or sample.question,
             [store.put(load_image(image)) for image in sample.images],
             None if sample.video is None else str(sample.video),
         )
-        segment = ContextEncoder(pair.processor, store, pair.policy).encode(messages)
+        encoder = ContextEncoder(pair.processor, store, pair.policy, grid=protocol.grid)
+        segment = encoder.encode(messages)
         frames_by_part = []
         for message in messages:
             for part in message["content"]:
                 if part["type"] == "image":
-                    frames_by_part.append([zoom(store.get(part["image"]), grid=grid)])
+                    frames_by_part.append([zoom(store.get(part["image"]), grid=encoder.grid)])
                 elif part["type"] == "video":
                     frames_by_part.append([store.get(frame) for frame in part["frames"]])
         pictures = []

@@ -97,7 +97,7 @@ def analyze(
         "policy": choice.names[0],
         "base": choice.names[1],
         "processor": pair.processor,
-        "protocol": pair.protocol.value,
+        "recipe": choice.recipe.to_table(),
         "dtype": pair.dtype,
         "replay": {name: asdict(config) for name, config in configs.items()},
         "objective": asdict(objective),
@@ -112,7 +112,7 @@ def analyze(
             raise ValueError(f"--layer is {layer}, but the pair has layers 0 to {depth - 1}")
 
         def prompt(sample: Sample) -> Prompt:
-            return Prompt.of(sample, choice.protocol, models)
+            return Prompt.of(sample, choice.recipe, models)
 
         ids = source.sample_ids()[:samples]
         with progress_bar(console) as progress:

@@ -74,7 +74,7 @@ def calibrate(
     layers = layers or choice.config({"method": Method.STATE}).state_layers
     with progress_bar(console) as progress:
         bar = progress.track(read(inputs, samples), total=count, description="base entropies")
-        segments = (Prompt.of(sample, choice.protocol, models).segment for sample in bar)
+        segments = (Prompt.of(sample, choice.recipe, models).segment for sample in bar)
         measured = replay_core.calibrate(models, segments, layers=layers, quantile=quantile)
     content = {
         **asdict(measured),
@@ -82,7 +82,7 @@ def calibrate(
         "positions": "visual tokens",
         "policy": choice.names[0] if choice.embedded else pair.policy,
         "base": choice.names[1],
-        "protocol": pair.protocol.value,
+        "protocol": choice.recipe.protocol,
         "dtype": pair.dtype,
         "inputs": inputs,
         "samples": count,

@@ -99,10 +99,11 @@ def evaluation(
     choice = PairChoice.of(pair, console)
     config = choice.config(replay.values)
     out = out or Path("runs/eval") / f"{task}-{config.method}"
-    sampling = choice.sampling(episode.sampling.build(), episode, config)
+    recipe = episode.worded(choice.recipe)
+    sampling = choice.sampling(episode.sampling.build(), config)
     if rollouts > 1 and sampling.greedy:
         # A policy that is published as greedy is sampled plainly.
-        sampling = choice.sampling(episode.sampling.build(temperature=1.0), episode, config)
+        sampling = choice.sampling(episode.sampling.build(temperature=1.0), config)
     if rollouts > 1 and sampling.greedy:
         raise ValueError(
             f"--rollouts is {rollouts}, but at --temperature 0 or --top-k 1 all of them are the "
@@ -115,8 +116,8 @@ def evaluation(
         "policy": choice.names[0],
         "base": choice.names[1],
         "processor": pair.processor,
-        "protocol": choice.protocol,
-        "texts": episode.texts,
+        "protocol": recipe.protocol,
+        "recipe": recipe.to_table(),
         "dtype": pair.dtype,
         "replay": asdict(config),
         "sampling": asdict(sampling),

@@ -9,7 +9,7 @@ import typer
 
 from visreplay.agent.episode.limits import Limits
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.protocols import PROTOCOLS
+from visreplay.agent.protocols import PROTOCOLS, Recipe
 from visreplay.agent.serving.auth import LOOPBACK, check_access
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.settings import PANELS, Overrides
@@ -53,6 +53,21 @@ class PairOptions:
         ProtocolName,
         _model("Protocol in which the policy calls tools; auto chooses it by the policy's name."),
     ] = ProtocolName["auto"]
+    recipe: Annotated[
+        str | None,
+        _model(
+            "Texts, pixel budgets and limits of the policy's training: a TOML file, or the name of "
+            "a recipe that ships. Default: by the policy's name."
+        ),
+    ] = None
+    min_pixels: Annotated[
+        int | None,
+        _model("Images with fewer pixels are enlarged. Default: by recipe and processor.", min=1),
+    ] = None
+    max_pixels: Annotated[
+        int | None,
+        _model("Images with more pixels are shrunk. Default: by recipe and processor.", min=1),
+    ] = None
     device: Annotated[str, _model("Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     base_device: Annotated[
         str | None, _model("Device of the base. Default: the policy's device.")
@@ -104,11 +119,14 @@ class EpisodeOptions:
         _model("File with the text that the policy expects after a question.", exists=True),
     ] = None
 
-    @property
-    def texts(self) -> dict[str, str]:
-        """The checkpoint's own texts, as options of a protocol."""
-        files = {"system_prompt": self.system_prompt, "user_suffix": self.user_suffix}
-        return {name: path.read_text("utf-8") for name, path in files.items() if path}
+    def worded(self, recipe: Recipe) -> Recipe:
+        """Put the checkpoint's own texts into a recipe."""
+        return recipe.changed(system=_prompt(self.system_prompt), suffix=_prompt(self.user_suffix))
+
+
+def _prompt(path: Path | None) -> str | None:
+    """Read a prompt: a text editor ends its file with a newline, which is not part of it."""
+    return None if path is None else path.read_text("utf-8").removesuffix("\n")
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from rich.console import Console
 import visreplay.agent as agents
 import visreplay.replay_core as replay_core
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.protocols import choose_protocol, get_protocol
+from visreplay.agent.protocols import Recipe, choose_recipe
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
 from visreplay.tasks.commands.options import EpisodeOptions, PairOptions
 from visreplay.tasks.evaluation.paper import paper_replay
-from visreplay.tools import ImageStore, TokenGrid
+from visreplay.tools import ImageStore
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,16 @@ class PairChoice:
         return name, base_name if self.base == str(self.embedded.base) else self.base
 
     @property
-    def protocol(self) -> str:
-        """The protocol's name: the one that was named, or the one that suits the policy's name."""
-        return choose_protocol(str(self.options.protocol), self.policy)
+    def recipe(self) -> Recipe:
+        """The recipe that was named, or the one that suits protocol and policy; with pixel limits.
+
+        Raises:
+            ConfigError: There is no such recipe, or it is not written for the protocol.
+        """
+        chosen = choose_recipe(self.policy, str(self.options.protocol), self.options.recipe)
+        return chosen.changed(
+            min_pixels=self.options.min_pixels, max_pixels=self.options.max_pixels
+        )
 
     def config(self, settings: Mapping[str, Any]) -> ReplayConfig:
         """Build the replay settings.
@@ -92,12 +99,11 @@ class PairChoice:
             tuned[row.method], method = row, row.method
         return tuned_config(tuned, settings.pop("method", method), **settings)
 
-    def sampling(self, own: Sampling, episode: EpisodeOptions, config: ReplayConfig) -> Sampling:
+    def sampling(self, own: Sampling, config: ReplayConfig) -> Sampling:
         """Fill in the settings of decoding as the agent will, before anything is loaded.
 
         Args:
             own: The settings that the user set.
-            episode: The checkpoint's own texts.
             config: Whether policy and base change roles.
         """
         from visreplay.replay_core.loading import load_decoding
@@ -105,8 +111,7 @@ class PairChoice:
         roles = (self.policy, self.base)
         if config.swap_roles and self.base:
             roles = (self.base, None)
-        protocol = get_protocol(self.protocol, TokenGrid(), ImageStore(), **episode.texts)
-        return own.resolved(protocol.sampling, Sampling(**load_decoding(*roles)))
+        return own.resolved(self.recipe.decoding, Sampling(**load_decoding(*roles)))
 
     def load(self, replay_layers: int | None = None) -> "replay_core.ModelPair":
         """Load both models.
@@ -156,7 +161,7 @@ class PairChoice:
         return agents.VisualAgent.from_pretrained(
             self.policy,
             self.base,
-            protocol=self.protocol,
+            recipe=episode.worded(self.recipe),
             replay=config,
             device=self.options.device,
             base_device=self.options.base_device,
@@ -164,7 +169,6 @@ class PairChoice:
             processor=self.options.processor,
             load_options=self.options.load_options,
             store=ImageStore(images) if images else None,
-            protocol_options=episode.texts,
             sampling=sampling,
             limits=episode.limits.build(),
             names=self.names,

@@ -136,7 +136,7 @@ def perturb(
         "policy": choice.names[0],
         "base": choice.names[1],
         "processor": pair.processor,
-        "protocol": pair.protocol.value,
+        "recipe": choice.recipe.to_table(),
         "dtype": pair.dtype,
         "replay": asdict(config),
         "conditions": [asdict(each) for each in perturbations],
@@ -184,18 +184,20 @@ def _contexts(
     from visreplay.tools import ImageStore
 
     models = choice.load()
-    protocol = get_protocol(choice.protocol, token_grid(models.processor), ImageStore())
+    protocol = get_protocol(choice.recipe, token_grid(models.processor), ImageStore())
     plain = VisualAgent(models, protocol, ReplayConfig(Method.NONE), names=choice.names)
 
     def context(sample: "Sample") -> "Segment":
         if turn is Turn.FIRST:
-            return Prompt.of(sample, choice.protocol, models).segment
+            return Prompt.of(sample, choice.recipe, models).segment
         # A store in memory never forgets, and a run has many samples.
         agent = plain.with_store(ImageStore())
         video = None if sample.video is None else str(sample.video)
-        episode = agent.run(sample.question, images=sample.images, video=video)
+        question = sample.parts or sample.question
+        episode = agent.run(question, images=sample.images, video=video)
         agent.close()
-        encoder = ContextEncoder(models.processor, agent.store, models.policy)
+        grid = agent.protocol.grid
+        encoder = ContextEncoder(models.processor, agent.store, models.policy, grid=grid)
         return context_before_last_turn(episode.messages, encoder)
 
     return plain, context

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 import visreplay.agent as agents
 from visreplay.agent.episode.trajectory import Trajectory
+from visreplay.agent.protocols import Recipe
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import print_step
 from visreplay.tasks.commands.option_groups import with_options
@@ -48,6 +49,8 @@ def run(
     regular_file(media, "video" if is_video else "image")
     choice = PairChoice.of(pair, console)
     config = choice.config(replay.values)
+    if note := missing_texts(episode.worded(choice.recipe)):
+        console.print(note, style="dim", markup=False, soft_wrap=True)
     visual_agent = choice.agent(config, episode, episode.sampling.build(), save and save / "images")
     state = visual_agent.start(
         question,
@@ -68,6 +71,18 @@ def run(
     else:
         verdict = trajectory.answer if trajectory.answer is not None else "no answer"
         console.print(f"[bold]{escape(verdict)}[/] [dim]({trajectory.stop_reason})[/]")
+
+
+def missing_texts(recipe: Recipe) -> str | None:
+    """Say which texts of the checkpoint's training are not there, and where to find them."""
+    if not recipe.expects:
+        return None
+    *others, last = recipe.expects
+    names = f"{', '.join(others)} and {last}" if others else last
+    return (
+        f"The recipe {recipe.name} has words of its own for texts that the checkpoint was trained "
+        f"with ({names}): give them by --recipe; docs/guides/protocols.md says where they are."
+    )
 
 
 def public_record(trajectory: Trajectory) -> dict[str, Any]:

@@ -81,11 +81,11 @@ def serve(
     service = ServiceConfig(
         models,
         served_models(models, config),
-        choice.protocol,
-        sampling.build(max_new_tokens=bounds.max_new_tokens),
-        bounds,
-        tuple(media_root or ()),
-        Fetcher() if allow_urls else None,
+        sampling=sampling.build(max_new_tokens=bounds.max_new_tokens),
+        limits=bounds,
+        roots=tuple(media_root or ()),
+        fetch=Fetcher() if allow_urls else None,
+        recipe=choice.recipe,
     )
     logging.basicConfig(level=logging.WARNING)
     settings = uvicorn.Config(

@@ -97,9 +97,14 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
         ),
     },
     Limits: {
-        "max_steps": Knob("Policy turns at most. Default: the protocol's limit."),
-        "max_images": Knob("Images and frames of an episode at most, the question's included."),
-        "max_repeats": Knob("How often the policy may make the same tool call."),
+        "max_steps": Knob("Policy turns at most. Default: the recipe's limit."),
+        "max_images": Knob(
+            "Images and frames of an episode at most, the question's included. Default: the "
+            "recipe's limit."
+        ),
+        "max_repeats": Knob(
+            "How often the policy may make the same tool call. Default: the recipe's limit."
+        ),
     },
     ServerLimits: {
         "body_bytes": Knob("Size of a request, in MiB.", "max_body", MIB, min=0.001),
@@ -108,7 +113,7 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
         "media_seconds": Knob("Time for reading a request's media, in seconds.", min=0.1),
         "pixels": Knob(
             "Pixels of a request's images and frames together, in millions.",
-            "max_pixels",
+            "max_megapixels",
             MILLION,
             min=0.001,
         ),

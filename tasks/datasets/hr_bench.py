@@ -26,7 +26,7 @@ from visreplay.tasks.datasets.file_task import (
     is_right_option,
 )
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import format_question
+from visreplay.tasks.questions import question_fields
 from visreplay.tasks.types import Sample
 
 CATEGORIES = {"single": "FSP", "cross": "FCP"}
@@ -62,7 +62,7 @@ class HRBench(FileTask):
         shared = [question, sorted(options.values()), self._pictures.get(image)]
         return Sample(
             sample_id=index,
-            question=format_question(question, options),
+            **question_fields(question, options),
             answer=answer_letter(row, "answer", options),
             category=CATEGORIES[category],
             group=sha256(json.dumps(shared).encode()).hexdigest()[:16],

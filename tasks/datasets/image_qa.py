@@ -32,9 +32,9 @@ from visreplay.tasks.datasets.file_task import (
 )
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import (
-    format_question,
     inline_options,
     options_by_letter,
+    question_fields,
     strip_media_marks,
 )
 from visreplay.tasks.scoring.answer_extraction import stated_number
@@ -78,12 +78,11 @@ class ImageQA(FileTask):
         if (hint := row.optional("hint")) and hint not in question:
             question = f"Hint: {hint}\n{question}"
         options, rule, tolerance = self._options(row), "option", 0.0
-        if options:
-            if not inline_options(question):
-                question = format_question(question, options)
-        elif inline_options(question) and re.fullmatch(r"\(?[A-Z]\)?\.?", row.text("answer")):
-            options = inline_options(question)
-        else:
+        inline = inline_options(question)
+        listed = {} if inline else options
+        if not options and inline and re.fullmatch(r"\(?[A-Z]\)?\.?", row.text("answer")):
+            options = inline
+        if not options:
             rule, tolerance = self._open_rule(row)
         field = "answer_option" if options and row.optional("answer_option") else "answer"
         images: tuple[Path, ...] = ()
@@ -92,7 +91,7 @@ class ImageQA(FileTask):
         category = next(filter(None, map(row.optional, ("category", "task", "skill"))), None)
         return Sample(
             sample_id=row.text("index"),
-            question=question,
+            **question_fields(question, listed, "options" if options else "open"),
             answer=answer_letter(row, field, options) if options else row.text("answer"),
             images=images,
             category=category,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import format_question, options_by_letter
+from visreplay.tasks.questions import options_by_letter, question_fields
 from visreplay.tasks.types import Sample
 
 
@@ -37,7 +37,7 @@ class MLVU(FileTask):
         places = (f"video/{task}/{video}", f"{task}/{video}", f"video/{video}", video)
         return Sample(
             sample_id=f"{task}/{row.number}",
-            question=format_question(row.text("question"), options),
+            **question_fields(row.text("question"), options),
             answer=answer_text(row, options),
             video=self.find(row, "video", *places),
             category=row.optional("question_type") or task,

@@ -17,7 +17,7 @@ import re
 
 from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import format_question
+from visreplay.tasks.questions import question_fields
 from visreplay.tasks.scoring.scorers import same_text
 from visreplay.tasks.types import Sample
 
@@ -41,7 +41,7 @@ class MMVU(FileTask):
         options = row.options("choices") if kind == "multiple-choice" else {}
         return Sample(
             sample_id=row.text("id"),
-            question=format_question(question, options) if options else question,
+            **question_fields(question, options, "text"),
             answer=answer_letter(row, "answer", options) if options else row.text("answer"),
             video=self.find(row, "video", path, f"videos/{path}"),
             category=kind,

@@ -11,7 +11,7 @@ A JSON file; the film is `VIDEO ID.mp4`, beside the file or in `videos/`:
 
 from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import format_question
+from visreplay.tasks.questions import question_fields
 from visreplay.tasks.types import Sample
 
 
@@ -26,7 +26,7 @@ class VideoHolmes(FileTask):
         return Sample(
             # In some releases the question's own id is unique only within its film.
             sample_id=f"{video}/{row.text('Question ID')}",
-            question=format_question(row.text("Question"), options),
+            **question_fields(row.text("Question"), options),
             answer=answer_letter(row, "Answer", options),
             video=self.find(row, "video ID", *places),
             category=row.optional("Question Type"),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import format_question, options_by_letter, strip_media_marks
+from visreplay.tasks.questions import options_by_letter, question_fields, strip_media_marks
 from visreplay.tasks.scoring.scorers import same_value
 from visreplay.tasks.types import Sample
 
@@ -47,7 +47,7 @@ class VideoMMMU(FileTask):
         places = (f"{name}.mp4", f"videos/{name}.mp4", f"videos/{split}/{name}.mp4")
         return Sample(
             sample_id=f"{split}/{name}",
-            question=format_question(question, options) if options else question,
+            **question_fields(question, options),
             answer=answer_letter(row, "answer", options) if options else row.text("answer"),
             images=images,
             video=self.find(row, "id", *places),

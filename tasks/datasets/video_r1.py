@@ -14,13 +14,20 @@ texts. `regression` is refused, because its reward is a matter of degree.
 import re
 from dataclasses import replace
 
+from visreplay.agent.protocols.wording import Kind
 from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
-from visreplay.tasks.questions import format_question, options_by_letter, strip_media_marks
+from visreplay.tasks.questions import options_by_letter, question_fields, strip_media_marks
 from visreplay.tasks.scoring.scorers import same_number, same_text
 from visreplay.tasks.types import Sample
 
-KINDS = ("multiple choice", "numerical", "free-form", "OCR")
+KINDS: dict[str, Kind] = {
+    "multiple choice": "options",
+    "numerical": "number",
+    "free-form": "text",
+    "OCR": "ocr",
+}
+"""What a question asks for, by the name of its kind in the file."""
 
 
 class VideoR1(FileTask):
@@ -45,10 +52,9 @@ class VideoR1(FileTask):
                 [re.sub(r"^\s*[A-Z][.):]\s*", "", text) for text in choices]
             )
             answer = answer_letter(replace(row, fields={"solution": answer}), "solution", options)
-            question = format_question(question, options)
         return Sample(
             sample_id=row.text("problem_id"),
-            question=question,
+            **question_fields(question, options, KINDS[kind]),
             answer=answer,
             images=(path,) if media == "image" else (),
             video=path if media == "video" else None,

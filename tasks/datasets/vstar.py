@@ -23,9 +23,9 @@ from typing import ClassVar
 from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import (
-    format_question,
     inline_options,
     options_by_letter,
+    question_fields,
     strip_media_marks,
 )
 from visreplay.tasks.types import Sample
@@ -52,7 +52,7 @@ class VStar(FileTask):
         places = [image] if image else [f"{stem}{end}" for end in (".jpg", ".png", ".jpeg")]
         return Sample(
             sample_id=sample_id,
-            question=format_question(strip_media_marks(row.text("question")), options),
+            **question_fields(strip_media_marks(row.text("question")), options),
             answer=chr(65 + order.index(0)),
             images=(self.find(row, "image", *places),),
             category=row.optional("category") or row.file.parent.name,

@@ -81,7 +81,7 @@ def evaluate_sample(
         record = record_of(sample, [])
         start = perf_counter()
         trajectories = agent.rollouts(
-            sample.question, seeds, images=sample.images, video=sample.video
+            sample.parts or sample.question, seeds, images=sample.images, video=sample.video
         )
         record["rollouts"] = [_score(task, sample, each, cot_checker) for each in trajectories]
         record["seconds"] = perf_counter() - start

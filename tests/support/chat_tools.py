@@ -9,7 +9,6 @@ from langchain_core.tools import BaseTool, tool
 from visreplay.agent import ReplayChatModel
 from visreplay.agent.chat.chat_policy import ChatPolicy
 from visreplay.agent.langchain.messages import image_block
-from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.protocols import EmbeddedProtocol
 from visreplay.tasks.types import Sample
 from visreplay.tools import Frame, load_image, parse_box
@@ -19,7 +18,7 @@ from visreplay.tools import zoom as enlarged
 
 def tools_for(model: ReplayChatModel | ChatPolicy, sample: Sample) -> list[BaseTool]:
     """`zoom` and `sample_frames` on a sample's image or video; images go out by reference."""
-    grid = token_grid(model.pair.processor).capped(EmbeddedProtocol.CROP_PIXELS)
+    grid = model.renderer.protocol.frame_grid
 
     @tool
     def zoom(label: str, bbox_2d: list[float]) -> list[dict[str, str]]:
@@ -45,7 +44,7 @@ def tools_for(model: ReplayChatModel | ChatPolicy, sample: Sample) -> list[BaseT
 
 def put(model: ReplayChatModel | ChatPolicy, frames: Sequence[Frame]) -> list[str]:
     """Put frames into the model's store, in the size that the embedded pair was trained on."""
-    grid = token_grid(model.pair.processor).capped(EmbeddedProtocol.CROP_PIXELS)
+    grid = model.renderer.protocol.frame_grid
     return [model.store.put(enlarged(frame.image, grid=grid)) for frame in frames]
 
 
@@ -53,7 +52,7 @@ def question(model: ReplayChatModel, sample: Sample) -> HumanMessage:
     """A sample as a user's message."""
     blocks: list[str | dict[str, Any]] = [dict(model.image(image)) for image in sample.images]
     if sample.video is not None:
-        overview = frames_of(sample.video, count=EmbeddedProtocol.overview_frames)
+        overview = frames_of(sample.video, count=model.renderer.protocol.recipe.frames.count)
         blocks.append(
             {
                 "type": "video",

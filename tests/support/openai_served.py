@@ -15,13 +15,13 @@ from PIL import Image
 
 from visreplay.agent.openai.routes import ServerLimits, ServiceConfig, served_models
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.protocols import EmbeddedProtocol
+from visreplay.agent.protocols import EmbeddedProtocol, get_protocol
 from visreplay.agent.protocols.tool_schemas import box, signature
 from visreplay.replay_core import Batch, Method, ModelPair, embedded_config
 from visreplay.replay_core.batch import Continuation
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split
-from visreplay.tools import load_image, parse_box
+from visreplay.tools import ImageStore, load_image, parse_box
 from visreplay.tools import zoom as enlarged
 
 Json = dict[str, Any]
@@ -77,7 +77,7 @@ def zoomed(pair: ModelPair, arguments: str, sample: Sample = SEARCH) -> Json:
     """The result of `zoom`, as the part of a message."""
     picture = load_image(sample.images[0])
     cells = (EmbeddedProtocol.CELLS, EmbeddedProtocol.CELLS)
-    grid = token_grid(pair.processor).capped(EmbeddedProtocol.CROP_PIXELS)
+    grid = get_protocol("embedded", token_grid(pair.processor), ImageStore()).frame_grid
     region = parse_box(json.loads(arguments)["bbox_2d"], cells, picture.size)
     return image_part(enlarged(picture, region, grid=grid))
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from shared import MakeAgent
 
+from visreplay.agent import get_protocol
 from visreplay.agent.episode.embedded_agent import embedded_agent
-from visreplay.agent.policy.encoder import ContextEncoder
+from visreplay.agent.policy.encoder import ContextEncoder, token_grid
 from visreplay.replay_core import (
     EMBEDDED,
     Method,
@@ -55,7 +56,8 @@ Forced = Callable[[Sample], str]
 def without_tools(embedded_pair: ModelPair) -> Forced:
     """Answers of the policy when it can look at the overview only."""
     store = ImageStore()
-    encoder = ContextEncoder(embedded_pair.processor, store)
+    grid = get_protocol("embedded", token_grid(embedded_pair.processor), store).grid
+    encoder = ContextEncoder(embedded_pair.processor, store, grid=grid)
     tokenizer = embedded_pair.tokenizer
     letters = [tokenizer.encode(character)[0] for character in CHARACTERS]
 
@@ -99,7 +101,7 @@ def test_no_optimisation_step_is_exactly_the_plain_policy(
     for config in (ReplayConfig(Method.NONE), embedded_config(Method.TOKEN, steps=0)):
         agent = make_agent()
         start = agent.start(sample.question, images=sample.images)
-        encoder = ContextEncoder(embedded_pair.processor, agent.store)
+        encoder = ContextEncoder(embedded_pair.processor, agent.store, grid=agent.protocol.grid)
         with ReplaySession(embedded_pair, config) as session:
             session.append(encoder.encode(start["messages"]))
             logits.append(session.next_logits)

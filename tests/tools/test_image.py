@@ -2,6 +2,7 @@ import io
 import math
 import os
 import zlib
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -210,3 +211,16 @@ def test_a_pipe_is_no_image(tmp_path: Path) -> None:
 def test_a_crop_beyond_the_image_is_refused() -> None:
     with pytest.raises(ToolError, match="not inside the image of 48 x 48 px"):
         crop(Image.new("RGB", (48, 48)), Box(40, 0, 80, 10))
+
+
+@pytest.mark.parametrize("size", [(500, 300), (60, 40)])
+def test_bicubic_resizing_is_pillows(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    grid = TokenGrid(28, 112 * 112, 224 * 224, "bicubic")
+    resized = zoom(picture, grid=grid)
+    expected = picture.resize(grid.fit(size), Image.Resampling.BICUBIC)
+    assert np.array_equal(np.asarray(resized), np.asarray(expected))
+    by_area = zoom(picture, grid=replace(grid, resample="area"))
+    assert not np.array_equal(np.asarray(resized), np.asarray(by_area))
+    assert grid.capped(100).resample == "bicubic"

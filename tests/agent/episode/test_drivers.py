@@ -56,7 +56,7 @@ def by_recipe(agent: VisualAgent) -> list[Any]:
         from rollouts import play
     finally:
         sys.path.remove(str(RECIPES))
-    encoder = ContextEncoder(agent.pair.processor, agent.store)
+    encoder = ContextEncoder(agent.pair.processor, agent.store, grid=agent.protocol.grid)
     rollouts = play(
         agent.pair.policy.model,
         encoder,

@@ -12,6 +12,7 @@ from visreplay.agent import (
     build_graph,
     completed_steps,
     get_protocol,
+    load_recipe,
 )
 from visreplay.tools import ImageStore, TokenGrid
 
@@ -50,7 +51,10 @@ def test_the_observation_is_framed_as_the_policy_expects() -> None:
     state = play([call(100, 100, 500, 400), ANSWER])
     observation = state["messages"][3]
     assert observation["role"] == "user"
-    assert [part["type"] for part in observation["content"]] == ["text", "image", "text"]
+    first, picture, suffix, last = observation["content"]
+    assert (first["text"], last["text"]) == ("<tool_response>", "</tool_response>")  # type: ignore[typeddict-item]
+    assert picture["type"] == "image"
+    assert suffix["text"] == load_recipe("deepeyes").texts.suffix  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def test_the_observation_is_framed_as_the_policy_expects() -> None:
     [
         (call(500, 400, 100, 100), "bbox_2d|box"),
         (call(5000, 5000, 6000, 6000), "1000"),
-        (call(1, 1, 2, 2), "30"),
+        (call(5, 5, 5, 9), "no area"),
         (call(0, 0, 9, 9, name="rotate"), "rotate"),
         ("<tool_call>{]</tool_call>", "JSON"),
     ],
@@ -81,8 +85,8 @@ def test_steps_are_limited() -> None:
 
 
 def test_the_protocol_has_a_limit_of_its_own() -> None:
-    state = play([call(0, 0, 100 + side, 100) for side in range(9)])
-    assert (state["stop_reason"], len(state["steps"])) == (StopReason.MAX_STEPS, 6)
+    state = play([call(0, 0, 100 + side, 100) for side in range(12)])
+    assert (state["stop_reason"], len(state["steps"])) == (StopReason.MAX_STEPS, 11)
 
 
 def test_the_same_call_again_and_again_ends_the_episode() -> None:

@@ -60,7 +60,7 @@ def test_each_call_is_run_and_an_error_is_shown_in_its_place() -> None:
     ]
     assert kinds == [
         *("<tool_response>\n", "image", "\n</tool_response>", "\n"),
-        f"<tool_response>\nError: {second['error']}\n</tool_response>",
+        f"<tool_response>\nTool Execution Error {second['error']}\n</tool_response>",
         *("\n", "<tool_response>\n", "image", "\n</tool_response>"),
     ]
     assert state["answer"] == "a dog"

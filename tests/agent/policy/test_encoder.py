@@ -1,11 +1,17 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+import real_checkpoints
 from PIL import Image
 
 from visreplay.agent.messages import Message
 from visreplay.agent.policy.encoder import ContextEncoder, token_grid
 from visreplay.replay_core import ModelPair
 from visreplay.replay_core.chat_template import render
+from visreplay.replay_core.families.qwen import QwenTokens
 from visreplay.tools import ImageStore, TokenGrid
 
 
@@ -19,7 +25,7 @@ def text(role: str, value: str, **more: object) -> Message:
 
 
 def test_the_grid_is_that_of_the_processor(embedded_pair: ModelPair) -> None:
-    assert token_grid(embedded_pair.processor) == TokenGrid(28, 56 * 56, 224 * 224)
+    assert token_grid(embedded_pair.processor) == TokenGrid(28, 56 * 56, 224 * 224, "bicubic")
 
 
 def test_an_image_becomes_a_block_of_its_tokens(encoder: ContextEncoder) -> None:
@@ -110,3 +116,63 @@ def test_frames_of_any_size_are_fitted_to_the_grid(encoder: ContextEncoder) -> N
     assert encoder.grid.fit((64, 48)) == (56, 56)
     for name in ("pixel_values_videos", "video_grid_thw"):
         assert sent.inputs[name].equal(fitted.inputs[name])
+
+
+def test_frames_of_a_video_may_be_smaller_than_images(embedded_pair: ModelPair) -> None:
+    grid = TokenGrid(28, 100 * 28 * 28, 200 * 28 * 28)
+    encoder = ContextEncoder(embedded_pair.processor, ImageStore(), grid=grid)
+    frames = [encoder.store.put(Image.new("RGB", (112, 112), (i, 0, 0))) for i in range(2)]
+    parts: list[Any] = [
+        {"type": "image", "image": frames[0]},
+        {"type": "video", "frames": frames, "times": [0.0, 0.5]},
+    ]
+    image, video = encoder.encode([{"role": "user", "content": parts}]).blocks
+    assert (image.length, video.length) == (100, 16)
+
+
+def test_a_message_may_say_how_many_seconds_a_step_takes(encoder: ContextEncoder) -> None:
+    frames = [encoder.store.put(Image.new("RGB", (112, 112), (i, 0, 0))) for i in range(8)]
+    times = [0.25 + i / 2 for i in range(8)]
+    parts: list[Any] = [
+        {"type": "video", "frames": frames, "times": times, "step_seconds": 3.0},
+        {"type": "video", "frames": frames, "times": times},
+        {"type": "video", "frames": frames, "times": times, "step_seconds": 0.0},
+    ]
+    blocks = encoder.encode([{"role": "user", "content": parts}]).blocks
+    assert [block.inputs["second_per_grid_ts"].item() for block in blocks] == [3.0, 1.0, 0.0]
+
+
+def test_qwen3_vl_is_told_the_times_of_the_frames_that_it_sees(tmp_path: Path) -> None:
+    processor = real_checkpoints.processor(tmp_path, "qwen3-vl-8b")
+    adapter = QwenTokens(processor.image_token_id, processor.video_token_id, 2, frames_apart=True)
+    encoder = ContextEncoder(processor, ImageStore(), adapter)
+    frames = [encoder.store.put(Image.new("RGB", (256, 256), (i, 0, 0))) for i in range(5)]
+    video: Any = {"type": "video", "frames": frames, "times": [0.0, 0.6, 3.0, 7.5, 20.25]}
+    segment = encoder.encode([{"role": "user", "content": [video]}])
+    # A step's time is the mean of its two frames'; the last frame stands alone.
+    steps = ["0.3", "5.2", "20.2"]
+    shown = "".join(
+        f"<{time} seconds><|vision_start|>{'<|video_pad|>' * 64}<|vision_end|>" for time in steps
+    )
+    expected = f"<|im_start|>user\n{shown}<|im_end|>\n<|im_start|>assistant\n"
+    assert segment.token_ids.tolist() == processor.tokenizer.encode(expected)
+    assert [block.length for block in segment.blocks] == [64, 64, 64]
+
+
+def test_images_are_resized_as_the_processor_does_it(encoder: ContextEncoder) -> None:
+    """Up to the rounding of another implementation: Pillow's, where the processor has torch's."""
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    )
+    message: Message = {
+        "role": "user",
+        "content": [{"type": "image", "image": encoder.store.put(picture)}],
+    }
+    theirs = encoder.processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+    by_area = ContextEncoder(
+        encoder.processor, encoder.store, grid=replace(encoder.grid, resample="area")
+    )
+    ours, area = (
+        each.encode([message]).blocks[0].inputs["pixel_values"] for each in (encoder, by_area)
+    )
+    assert (ours - theirs).abs().mean() < 0.01 < 0.05 < (area - theirs).abs().mean()

@@ -73,10 +73,10 @@ def test_settings_that_are_not_set_are_filled() -> None:
 
 
 def test_the_order_of_settings(published: ModelPair) -> None:
-    policy = ReplayPolicy(published, PLAIN, ImageStore(), recipe=RECIPE)
+    policy = ReplayPolicy(published, PLAIN, ImageStore(), recipe_sampling=RECIPE)
     assert policy.resolved() == Sampling(0.1, 0.9, 1, 1.05, 99)
     own = Sampling(temperature=1.0, repetition_penalty=1.0)
-    policy = ReplayPolicy(published, PLAIN, ImageStore(), sampling=own, recipe=RECIPE)
+    policy = ReplayPolicy(published, PLAIN, ImageStore(), sampling=own, recipe_sampling=RECIPE)
     assert policy.resolved() == Sampling(1.0, 0.9, 0, 1.0, 99)
     assert policy.resolved(Sampling(top_k=5, max_new_tokens=3)) == Sampling(1.0, 0.9, 5, 1.0, 3)
     assert policy.decoding(Sampling(top_k=5))["top_k"] == 5

@@ -170,7 +170,7 @@ def play(script: Script, grid: TokenGrid = GRID) -> tuple[EpisodeState, ToolProt
 def stream(processor: Any, script: Script) -> str:
     """All that the policy reads and writes, as text, then the tokens' number and hash."""
     state, protocol = play(script, token_grid(processor))
-    encoder = ContextEncoder(processor, protocol.store)
+    encoder = ContextEncoder(processor, protocol.store, grid=protocol.grid)
     written, ids, start = "", [], 0
     for at, message in enumerate(state["messages"]):
         if message["role"] != "assistant":

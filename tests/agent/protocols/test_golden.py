@@ -12,14 +12,14 @@ Crop = tuple[int, tuple[int, int, int, int], tuple[int, int]]
 
 CROPS: dict[str, list[Crop]] = {
     "embedded": [(0, (420, 448, 560, 560), (140, 112))],
-    "deepeyes": [(0, (100, 200, 268, 368), (168, 168))],
-    # A tenth of the image more on every side.
-    "pixel-reasoner": [(1, (224, 179, 560, 448), (224, 196))],
+    "deepeyes": [(0, (0, 0, 168, 168), (168, 168))],
+    # A tenth of the image more on every side; at least 256 tokens.
+    "pixel-reasoner": [(1, (224, 179, 560, 448), (504, 420))],
     # The second is of the first, the third of the second.
     "mini-o3": [
-        (0, (280, 224, 560, 448), (224, 196)),
-        (0, (280, 224, 448, 392), (168, 168)),
-        (0, (280, 224, 448, 392), (168, 168)),
+        (0, (280, 224, 560, 448), (280, 224)),
+        (0, (280, 224, 448, 392), (224, 224)),
+        (0, (280, 224, 448, 392), (224, 224)),
     ],
     "qwen3-vl": [(1, (560, 224, 728, 392), (168, 168)), (0, (0, 0, 168, 168), (168, 168))],
     # In pixels of 224 x 196, as the pictures are shown; the third is of the first.
@@ -62,9 +62,9 @@ def test_the_crop_of_a_crop_is_of_the_crop_as_pixel_reasoner_was_shown_it() -> N
     state, protocol = play(SCRIPTS["pixel-reasoner"])
     first, second = observations(state)
     assert second["source"] == first["images"][0]
-    assert second["box"] == [22, 20, 202, 176]
-    crop = protocol.store.get(first["images"][0]).crop((22, 20, 202, 176))
-    assert protocol.store.get(second["images"][0]).size == (168, 168) != crop.size
+    assert second["box"] == [50, 42, 454, 378]
+    crop = protocol.store.get(first["images"][0]).crop((50, 42, 454, 378))
+    assert protocol.store.get(second["images"][0]).size == (504, 420) != crop.size
 
 
 def test_sources_name_the_image_that_was_cropped() -> None:
@@ -74,4 +74,4 @@ def test_sources_name_the_image_that_was_cropped() -> None:
     assert second["source"] == first["images"][0]
     assert third["source"] == second["images"][0]
     # The box counts pixels of the source as it was shown.
-    assert (first["box"], second["box"]) == ([280, 224, 560, 448], [0, 0, 135, 147])
+    assert (first["box"], second["box"]) == ([280, 224, 560, 448], [0, 0, 168, 168])

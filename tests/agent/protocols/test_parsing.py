@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,14 +9,16 @@ from PIL import Image
 from visreplay.agent.protocols import (
     MAX_TURN_CHARACTERS,
     PROTOCOLS,
-    DeepEyesProtocol,
-    EmbeddedProtocol,
     ParsedTurn,
     ToolProtocol,
+    choose_recipe,
     get_protocol,
     guess_protocol,
+    load_recipe,
 )
+from visreplay.agent.protocols.parsing import tolerate
 from visreplay.agent.state import Scene
+from visreplay.replay_core import ConfigError
 from visreplay.tools import ImageStore, TokenGrid, ToolError
 
 
@@ -24,16 +27,16 @@ def scene_of(protocol: ToolProtocol, *images: Image.Image) -> Scene:
 
 
 @pytest.fixture
-def deepeyes() -> DeepEyesProtocol:
-    return DeepEyesProtocol(TokenGrid(), ImageStore())
+def deepeyes() -> ToolProtocol:
+    return get_protocol("deepeyes", TokenGrid(), ImageStore())
 
 
 @pytest.fixture
-def embedded() -> EmbeddedProtocol:
-    return EmbeddedProtocol(TokenGrid(28, 56 * 56, 224 * 224), ImageStore())
+def embedded() -> ToolProtocol:
+    return get_protocol("embedded", TokenGrid(28, 56 * 56, 224 * 224), ImageStore())
 
 
-def test_a_call_after_thinking_is_read(deepeyes: DeepEyesProtocol) -> None:
+def test_a_call_after_thinking_is_read(deepeyes: ToolProtocol) -> None:
     turn = deepeyes.read(
         "<think>The sign is small.</think>\n<tool_call>\n"
         '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 300, 400]}}\n</tool_call>'
@@ -44,16 +47,18 @@ def test_a_call_after_thinking_is_read(deepeyes: DeepEyesProtocol) -> None:
     )
 
 
-def test_the_last_of_several_calls_counts(deepeyes: DeepEyesProtocol) -> None:
+def test_the_recipe_says_which_of_several_calls_counts() -> None:
     first, last = (
         f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>' for name in "ab"
     )
-    turn = deepeyes.read(first + last)
+    recipe = load_recipe("deepeyes")
+    for calls, names in (("first", ["a"]), ("last", ["b"]), ("all", ["a", "b"])):
+        chosen = replace(recipe, calls=calls)  # type: ignore[arg-type]
+        turn = get_protocol(chosen, TokenGrid(), ImageStore()).read(f"{first}{last}")
+        assert [call["name"] for call in turn.calls] == names
 
-    assert [call["name"] for call in turn.calls] == ["b"]
 
-
-def test_calls_inside_the_thinking_are_thoughts(deepeyes: DeepEyesProtocol) -> None:
+def test_calls_inside_the_thinking_are_thoughts(deepeyes: ToolProtocol) -> None:
     turn = deepeyes.read(
         '<think>maybe <tool_call>{"name": "x", "arguments": {}}</tool_call></think>'
         "<answer> yes </answer>"
@@ -62,7 +67,7 @@ def test_calls_inside_the_thinking_are_thoughts(deepeyes: DeepEyesProtocol) -> N
     assert turn.answer == "yes"
 
 
-def test_an_answer_without_tags_is_an_answer_for_deepeyes(deepeyes: DeepEyesProtocol) -> None:
+def test_an_answer_without_tags_is_an_answer_for_deepeyes(deepeyes: ToolProtocol) -> None:
     assert deepeyes.read("<think>easy</think> A red bus.").answer == "A red bus."
 
 
@@ -80,19 +85,19 @@ def test_an_answer_without_tags_is_an_answer_for_deepeyes(deepeyes: DeepEyesProt
         ("__import__('os')", "not valid JSON"),
     ],
 )
-def test_malformed_calls_are_errors(deepeyes: DeepEyesProtocol, body: str, message: str) -> None:
+def test_malformed_calls_are_errors(deepeyes: ToolProtocol, body: str, message: str) -> None:
     turn = deepeyes.read(f"<tool_call>{body}</tool_call>")
     assert not turn.calls
     assert turn.error is not None
     assert message in turn.error
 
 
-def test_a_call_cut_off_by_the_token_limit_is_an_error(deepeyes: DeepEyesProtocol) -> None:
+def test_a_call_cut_off_by_the_token_limit_is_an_error(deepeyes: ToolProtocol) -> None:
     turn = deepeyes.read('<tool_call>{"name": "image_zoom_in_tool"')
     assert turn.error == "The tool call is not closed with </tool_call>."
 
 
-def test_an_endless_turn_is_refused_unread(deepeyes: DeepEyesProtocol) -> None:
+def test_an_endless_turn_is_refused_unread(deepeyes: ToolProtocol) -> None:
     assert "characters" in (deepeyes.read("x" * (MAX_TURN_CHARACTERS + 1)).error or "")
 
 
@@ -112,6 +117,39 @@ PIECES = st.sampled_from(
         "{",
     ]
 )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{'name': 'zoom', 'arguments': {'label': 'the \"red\" sign\\'s', 'n': [1, 2,],},}",
+        '{name: "zoom", arguments: {label: "the \\"red\\" sign\'s", n: [1, 2]}}',
+        '{"name": "zoom", "arguments": {"label": "the \\"red\\" sign\'s", "n": [1, 2 , ]}}',
+    ],
+)
+def test_qwen3_vl_reads_calls_that_json5_would_read(body: str) -> None:
+    written = f"<tool_call>{body}</tool_call>"
+    (call,) = get_protocol("qwen3-vl", TokenGrid(), ImageStore()).read(written).calls
+    arguments = {"label": 'the "red" sign\'s', "n": [1, 2]}
+    assert call == {"name": "zoom", "arguments": arguments}
+    assert get_protocol("hermes", TokenGrid(), ImageStore()).read(written).error
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON_VALUES)
+def test_the_tolerant_reading_leaves_json_as_it_is(value: object) -> None:
+    assert json.loads(tolerate(json.dumps(value))) == value
+
+
+@pytest.mark.parametrize("piece", ["'", "\\'", "a", ", ", '"\\', "{'a':"])
+def test_the_tolerant_reading_takes_linear_time(piece: str) -> None:
+    """Every quantifier is possessive; a quadratic reading of this would take minutes."""
+    tolerate(piece * (MAX_TURN_CHARACTERS // len(piece)))
 
 
 @given(
@@ -213,7 +251,7 @@ def test_any_box_gives_a_crop_or_a_tool_error(
         assert observation["source"] == scene.images[0]
 
 
-def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: DeepEyesProtocol) -> None:
+def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: ToolProtocol) -> None:
     picture = Image.new("RGB", (2000, 1000))
     call = {
         "name": "image_zoom_in_tool",
@@ -226,9 +264,9 @@ def test_deepeyes_boxes_count_pixels_of_the_original(deepeyes: DeepEyesProtocol)
 
 
 def test_deepeyes_boxes_may_count_pixels_of_what_the_model_saw() -> None:
-    protocol = DeepEyesProtocol(
-        TokenGrid(max_pixels=1000 * 500), ImageStore(), coordinates="resized"
-    )
+    recipe = load_recipe("deepeyes")
+    recipe = replace(recipe, crops=replace(recipe.crops, coordinates="resized"))
+    protocol = get_protocol(recipe, TokenGrid(max_pixels=1000 * 500), ImageStore())
     picture = Image.new("RGB", (2000, 1000))
     width, height = protocol.grid.fit(picture.size)
     call = {
@@ -239,19 +277,25 @@ def test_deepeyes_boxes_may_count_pixels_of_what_the_model_saw() -> None:
     assert observation["box"] == [0, 0, 1000, 1000]
 
 
-def test_deepeyes_refuses_slivers(deepeyes: DeepEyesProtocol) -> None:
-    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 20, 400]}}
-    with pytest.raises(ToolError, match="30"):
-        deepeyes.run(call, scene_of(deepeyes, Image.new("RGB", (800, 800))))  # type: ignore[arg-type]
+def test_the_training_of_deepeyes_refuses_slivers_and_its_evaluation_does_not() -> None:
+    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 30, 400]}}
+    for name in ("deepeyes", "deepeyes-training"):
+        protocol = get_protocol(name, TokenGrid(), ImageStore())
+        scene = scene_of(protocol, Image.new("RGB", (800, 800)))
+        if name == "deepeyes":
+            assert protocol.run(call, scene)["box"] == [0, 0, 30, 400]  # type: ignore[arg-type]
+        else:
+            with pytest.raises(ToolError, match="at least 31 px"):
+                protocol.run(call, scene)  # type: ignore[arg-type]
 
 
-def test_embedded_boxes_count_cells_of_an_8_by_8_grid(embedded: EmbeddedProtocol) -> None:
+def test_embedded_boxes_count_cells_of_an_8_by_8_grid(embedded: ToolProtocol) -> None:
     call = {"name": "zoom", "arguments": {"label": "red", "bbox_2d": [3, 5, 4, 6]}}
     scene = scene_of(embedded, Image.new("RGB", (1344, 1344)))
     assert embedded.run(call, scene)["box"] == [504, 840, 672, 1008]  # type: ignore[arg-type]
 
 
-def test_unknown_tools_and_arguments_are_named(embedded: EmbeddedProtocol) -> None:
+def test_unknown_tools_and_arguments_are_named(embedded: ToolProtocol) -> None:
     scene = scene_of(embedded, Image.new("RGB", (64, 64)))
     with pytest.raises(ToolError, match=r"no tool 'rotate'.*zoom, sample_frames"):
         embedded.run({"name": "rotate", "arguments": {}}, scene)
@@ -269,16 +313,15 @@ def test_protocols_without_tools_refuse_calls(name: str) -> None:
 
 
 def test_a_checkpoints_own_sentences_replace_ours() -> None:
-    protocol = DeepEyesProtocol(
-        TokenGrid(), ImageStore(), system_prompt="be brief", user_suffix=" Now."
-    )
+    recipe = load_recipe("deepeyes-training").changed(system="be brief", suffix=" Now.")
+    protocol = get_protocol(recipe, TokenGrid(), ImageStore())
     reference = protocol.store.put(Image.new("RGB", (64, 64)))
     system, user = protocol.open("What?", [reference], None)
     assert system["content"] == [{"type": "text", "text": "be brief"}]
     assert user["content"][-1] == {"type": "text", "text": "What? Now."}
 
 
-def test_deepeyes_wants_an_image(deepeyes: DeepEyesProtocol) -> None:
+def test_deepeyes_wants_an_image(deepeyes: ToolProtocol) -> None:
     with pytest.raises(ToolError, match="video-r1"):
         deepeyes.open("What?", [], "clip.mp4")
 
@@ -299,7 +342,7 @@ def test_the_protocol_follows_from_the_checkpoints_name(policy: str, protocol: s
 
 
 def test_unknown_protocols_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"'gpt'.*embedded, deepeyes, video-r1"):
+    with pytest.raises(ConfigError, match=r"no recipe 'gpt': .*boxed, deepeyes, .*video-r1"):
         get_protocol("gpt", TokenGrid(), ImageStore())
-    with pytest.raises(ValueError, match="no option 'coordinates'"):
-        get_protocol("video-r1", TokenGrid(), ImageStore(), coordinates="resized")
+    with pytest.raises(ConfigError, match="no protocol 'gpt'; there are embedded, deepeyes"):
+        choose_recipe("some-model", "gpt")

@@ -1,12 +1,12 @@
 """Each protocol: how it parses turns, what it crops, and what it refuses."""
 
+import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from conversations import CLIP, GRID, call, grounding, noise
 
-from visreplay.agent import Loop, Scene, ToolProtocol, get_protocol
+from visreplay.agent import Loop, Scene, ToolProtocol, get_protocol, load_recipe
 from visreplay.agent.protocols import ParsedTurn
 from visreplay.tools import ImageStore, TokenGrid, ToolError
 
@@ -15,10 +15,12 @@ LARGE = TokenGrid()
 
 
 def opened(
-    name: str, *, images: int = 1, video: bool = False, grid: TokenGrid = LARGE, **more: Any
+    name: str, *, images: int = 1, video: bool = False, grid: TokenGrid = LARGE, **texts: str
 ) -> tuple[ToolProtocol, Scene]:
     """A protocol, and the scene of a conversation that was opened in it."""
-    protocol = get_protocol(name, grid, ImageStore(), **more)
+    recipe = load_recipe(name)
+    recipe = replace(recipe, texts=replace(recipe.texts, **texts))
+    protocol = get_protocol(recipe, grid, ImageStore())
     references = [protocol.store.put(noise(seed)) for seed in range(images)]
     start = Loop(protocol).start("?", images=references, video=str(CLIP) if video else None)
     return protocol, Scene.of(start)
@@ -75,7 +77,9 @@ def test_pixel_reasoner_boxes(bbox: list[float], box: list[int]) -> None:
 
 
 def test_pixel_reasoner_pixels_are_those_that_the_model_saw() -> None:
-    protocol, scene = opened("pixel-reasoner", grid=GRID)  # 1120 x 896 is shown as 224 x 196
+    recipe = load_recipe("pixel-reasoner").changed(max_pixels=GRID.max_pixels)
+    protocol = get_protocol(recipe, LARGE, ImageStore())  # 1120 x 896 is shown as 224 x 196
+    scene = Scene(images=(protocol.store.put(noise(0)),))
     observation = protocol.run(
         {"name": CROP, "arguments": {"bbox_2d": [56, 49, 112, 98], "target_image": 1}}, scene
     )
@@ -146,7 +150,7 @@ def test_pixel_reasoner_refuses_tiny_crops() -> None:
 
 
 def test_a_checkpoints_own_line_before_a_crop() -> None:
-    protocol, scene = opened("pixel-reasoner", crop_text="{width} by {height}")
+    protocol, scene = opened("pixel-reasoner", crop="{width} by {height}{image}")
     observation = protocol.run(
         {"name": CROP, "arguments": {"bbox_2d": [0.1, 0.1, 0.5, 0.5], "target_image": 1}}, scene
     )
@@ -227,11 +231,10 @@ def test_what_mini_o3_refuses(bbox: list[float], source: object, error: str) -> 
 
 def test_mini_o3_shows_every_image_within_its_budget() -> None:
     protocol = get_protocol("mini-o3", TokenGrid(), ImageStore())
-    large, small = (protocol.store.put(noise(0, *size)) for size in ((4000, 3000), (100, 60)))
-    parts: Any = protocol.open("?", [large, small], None)[1]["content"][:2]
-    first, second = (protocol.store.get(part["image"]) for part in parts)
-    assert 1_900_000 < first.width * first.height <= 2_000_000
-    assert 40_000 <= second.width * second.height < 60_000
+    large, small = (math.prod(protocol.grid.fit(size)) for size in ((4000, 3000), (100, 60)))
+    assert 1_900_000 < large <= 2_000_000
+    assert 40_000 <= small < 60_000
+    assert protocol.crop_grid == protocol.grid
     with pytest.raises(ToolError, match="needs an image"):
         protocol.open("?", [], str(CLIP))
 

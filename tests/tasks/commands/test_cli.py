@@ -136,9 +136,51 @@ def test_a_picture_that_is_none_is_refused(tmp_path: Path) -> None:
 )
 def test_the_protocol_goes_by_the_policy_s_name(policy: str | None, protocol: str) -> None:
     quiet = Console(quiet=True)
-    assert PairChoice.of(PairOptions(policy=policy), quiet).protocol == protocol
+    assert PairChoice.of(PairOptions(policy=policy), quiet).recipe.protocol == protocol
     named = PairOptions(policy=policy, protocol=ProtocolName("hermes"))
-    assert PairChoice.of(named, quiet).protocol == "hermes"
+    assert PairChoice.of(named, quiet).recipe.protocol == "hermes"
+
+
+def test_run_says_once_which_texts_of_the_training_are_missing(scene: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("extends = 'deepeyes'\n[texts]\nsystem = 'Look.'", "utf-8")
+    for name, missing in (
+        ("deepeyes", "The recipe deepeyes has words of its own for texts that the checkpoint was "
+         "trained with (system and suffix): give them by --recipe; docs/guides/protocols.md says "
+         "where they are."),
+        (str(recipe), "trained with (suffix): give them by --recipe"),
+    ):  # fmt: skip
+        code, out, err = visreplay(
+            "run", scene, "?", "--recipe", name, "--max-new-tokens", "2", "--max-pixels", "50176",
+            "--device", "cpu",
+        )  # fmt: skip
+        assert code == 0, err
+        assert out.count(missing) == 1
+    code, out, _ = visreplay("run", scene, "?", "--max-new-tokens", "2", "--device", "cpu")
+    assert code == 0 and "words of its own" not in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--recipe", "gpt"), "there is no recipe 'gpt': give a TOML file, or one of boxed"),
+        (
+            ("--recipe", "deepeyes", "--protocol", "hermes"),
+            "the protocol is 'hermes', but the recipe deepeyes is written for 'deepeyes'",
+        ),
+        (
+            ("--min-pixels", "2000", "--max-pixels", "1000"),
+            "min_pixels is 2000, but max_pixels 1000",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_in_one_line(
+    scene: str, options: tuple[str, ...], message: str
+) -> None:
+    code, _, err = visreplay("run", scene, "?", *options, "--device", "cpu")
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
 
 
 def test_large_pictures_are_fine(tmp_path: Path) -> None:

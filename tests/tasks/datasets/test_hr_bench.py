@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 from shared import png, write_tsv
 
+from visreplay.agent import Question
 from visreplay.tasks.registry import get_task
 
 ROW: dict[str, object] = {
@@ -23,6 +24,9 @@ def test_a_question_with_its_picture(tmp_path: Path) -> None:
         "Which number has the buoy?\nA. 17\nB. 71\nC. 11\nD. 77\n"
         "Answer with the letter of the right option."
     )
+    # A recipe may have words of its own.
+    options = {"A": "17", "B": "71", "C": "11", "D": "77"}
+    assert sample.parts == Question("Which number has the buoy?", options)
     assert (sample.answer, sample.category, sample.facts["cycle"]) == ("B", "FSP", "1")
     assert task.load("2").category == "FCP"
     assert task.is_right(sample, "**B.**")

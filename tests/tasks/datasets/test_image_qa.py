@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 from shared import png, write_picture, write_tsv
 
+from visreplay.agent import Question
 from visreplay.tasks.datasets.image_qa import OPEN_RULES
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Task
@@ -36,6 +37,7 @@ def test_options_in_a_list_and_in_the_question(tmp_path: Path) -> None:
         choices="['3/11', '8/11']", answer="8/11", answer_option="B", answer_type="text",
     )  # fmt: skip
     assert sample.question == question
+    assert sample.parts == Question(question, kind="options")
     assert sample.answer == "B"
     assert task.is_right(sample, "The correct answer is (B) 8/11.")
 

@@ -171,6 +171,7 @@ def test_video_r1(clip: Path) -> None:
     chosen, counted, read = map(task.load, ("31", "32", "33"))
     assert chosen.question.splitlines()[:2] == ["How many oars are in the water?", "A. Two"]
     assert chosen.video is not None
+    assert [each.parts.kind for each in (chosen, counted, read)] == ["options", "number", "ocr"]  # type: ignore[union-attr]
     assert task.is_right(chosen, "Four")
     assert (len(counted.images), counted.video) == (1, None)
     assert task.is_right(counted, "4.50")

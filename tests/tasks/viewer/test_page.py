@@ -520,6 +520,9 @@ def test_boxes_lie_on_the_opening_picture_that_was_resized(
     picture = Image.linear_gradient("L").resize((1200, 900)).convert("RGB")
     record = scripted_record(tmp_path, "mini-o3", turns, picture, make_agent(Method.NONE))
     trajectory = record["rollouts"][0]["trajectory"]
+    # A protocol may show a copy of its own; mini-o3 did in earlier versions.
+    small = ImageStore(tmp_path / "images").put(picture.resize((600, 450)))
+    trajectory["messages"][1]["content"][0]["image"] = small
     run = Run(tmp_path, {}, {"a": record})
     ((details,),) = sample_details("a", [run], ImageNumbers())
     (view,) = details["opening"]

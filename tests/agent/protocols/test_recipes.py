@@ -1,0 +1,224 @@
+"""Recipes: what ships, how a file is checked, and what its values do."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conversations import CLIP, noise
+
+from visreplay.agent import Limits, Loop, Question, get_protocol, guess_protocol, load_recipe
+from visreplay.agent.protocols import PROTOCOLS, RECIPES, choose_recipe
+from visreplay.agent.protocols.recipe_files import recipe_of
+from visreplay.replay_core import ConfigError
+from visreplay.tools import ImageStore, TokenGrid
+
+Written = Callable[[str], Path]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.toml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
+
+
+def words(recipe: str | Path, question: str | Question) -> str:
+    """The text of a question about an image."""
+    protocol = get_protocol(recipe, TokenGrid(), ImageStore())
+    reference = protocol.store.put(noise(0, 56, 56))
+    part = protocol.open(question, [reference], None)[-1]["content"][-1]
+    return part["text"]  # type: ignore[typeddict-item]
+
+
+def test_every_protocol_has_a_recipe_of_its_name() -> None:
+    assert PROTOCOLS.keys() <= set(RECIPES)
+    for name in RECIPES:
+        recipe = load_recipe(name)
+        assert recipe.protocol in PROTOCOLS
+        assert recipe_of(recipe.to_table(), name) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("protocol = 3", r"protocol is 3, but it should be a valid string"),
+        ("protocol = 'gpt'", r"protocol is 'gpt', but there are embedded, deepeyes"),
+        ("calls = 'last'", "names no protocol"),
+        ("protocol = 'boxed'\nsuffix = 'a'", "there is no key suffix"),
+        ("protocol = 'boxed'\n[texts]\nafter = 'a'", r"there is no key texts\.after"),
+        ("protocol = 'boxed'\n[limits]\nmax_steps = '6'", r"limits\.max_steps is '6', but it"),
+        ("protocol = 'boxed'\n[limits]\nmax_steps = 6.0", r"limits\.max_steps is 6\.0, but it"),
+        ("protocol = 'boxed'\n[limits]\nmax_steps = 0", "is 0, but it should be greater than or"),
+        ("protocol = 'boxed'\n[frames]\ncount = 65", r"frames\.count is 65, but it should be less"),
+        ("protocol = 'boxed'\n[frames]\nchoice = 'all'", r"is 'all', but it should be 'middles'"),
+        ("protocol = 'boxed'\ncalls = 'any'", "calls is 'any', but it should be 'first'"),
+        ("protocol = 'boxed'\n[texts]\ncrop = 'no picture'", r"texts: crop must have \{image\}"),
+        ("protocol = 'boxed'\n[question]\nplain = 'a'", r"question: plain must have \{question\}"),
+        ("protocol = 'boxed'\n[pixels]\nimage = {min = 2, max = 1}", r"pixels\.image: min is 2"),
+        ("protocol = 'boxed'\n[endings]\nessay = 'a'", r"endings\.essay"),
+        ("protocol = 'boxed'\n[decoding]\nbeams = 4", r"there is no key decoding\.beams"),
+        ("protocol = 'boxed'\n[decoding]\ntop_p = 2.0", "top_p is 2.0"),
+        ("protocol = 'boxed'\n[decoding]\ntemperature = 'hot'", "'hot'"),
+        ("extends = 'gpt'", "extends 'gpt', but may extend boxed, deepeyes"),
+        ("protocol =", "cannot be read: Invalid value"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(written: Written, text: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=error) as caught:
+        get_protocol(written(text), TokenGrid(), ImageStore())
+    assert "mine" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_extends_another_says_only_what_differs(written: Written) -> None:
+    mine = load_recipe(written("extends = 'mini-o3'\n[texts]\nsystem = 'Look.'\ncrop = '{image}!'"))
+    parent = load_recipe("mini-o3")
+    texts = replace(parent.texts, system="Look.", crop="{image}!")
+    # What it has is not missing any more, and the checkpoints' names lead to the parent.
+    assert parent.expects == ("system", "observation", "error")
+    assert mine == replace(parent, name="mine", texts=texts, expects=("error",), checkpoints=())
+
+
+@pytest.mark.parametrize(
+    ("policy", "recipe"),
+    [
+        ("ModalMinds/MM-Eureka-Qwen-7B", "mm-eureka"),
+        ("TIGER-Lab/VL-Rethinker-7B", "vl-rethinker"),
+        ("MMR1/MMR1-Math-v0-7B", "mmr1"),
+        ("Qwen/Qwen3-VL-8B-Instruct", "qwen3-vl"),
+        ("Video-R1/Video-R1-7B", "video-r1"),
+        ("embedded", "embedded"),
+        ("my/model", "hermes"),
+    ],
+)
+def test_the_recipe_follows_from_the_checkpoints_name(policy: str, recipe: str) -> None:
+    assert choose_recipe(policy).name == recipe
+    assert guess_protocol(policy) == load_recipe(recipe).protocol
+
+
+def test_a_protocol_that_is_named_keeps_the_checkpoints_recipe_if_it_can() -> None:
+    assert choose_recipe("MM-Eureka-Qwen-7B", "boxed").name == "mm-eureka"
+    assert choose_recipe("MM-Eureka-Qwen-7B", "hermes").name == "hermes"
+    with pytest.raises(ConfigError, match="'hermes', but the recipe mmr1 is written for 'boxed'"):
+        choose_recipe("my/model", "hermes", "mmr1")
+
+
+def test_questions_are_worded_as_the_recipe_says() -> None:
+    options = Question("Which is red?", {"A": "the left", "B": "the right"})
+    # The project's own words
+    assert words("hermes", options).startswith(
+        "Which is red?\nA. the left\nB. the right\nAnswer with the letter of the right option.\n"
+    )
+    # DeepEyes' evaluation
+    deepeyes = load_recipe("deepeyes").texts.suffix
+    assert words("deepeyes", options) == (
+        f"Question: Which is red?\nOptions: \nA. the left\nB. the right\n\n{deepeyes}"
+    )
+    assert words("deepeyes", "Which?") == f"Question: Which?\n{deepeyes}"
+    # Video-R1: the end depends on the kind
+    recipe = load_recipe("video-r1")
+    assert words("video-r1", options) == (
+        "Which is red?Options:\nA. the left\nB. the right\n"
+        + recipe.texts.suffix
+        + recipe.endings["options"]
+    )
+    number = Question("How many?", kind="number")
+    assert words("video-r1", number) == f"How many?{recipe.texts.suffix}{recipe.endings['number']}"
+    assert words("video-r1", "How many?") == f"How many?{recipe.texts.suffix}"
+
+
+def test_braces_in_questions_and_errors_are_not_filled_in() -> None:
+    question = Question("{options} {letter}?", {"A": "{question}", "B": "{text}"})
+    assert "{options} {letter}?\nOptions: \nA. {question}\nB. {text}" in words("deepeyes", question)
+    protocol = get_protocol("mini-o3", TokenGrid(), ImageStore())
+    (part,) = protocol.error_parts("{error} {image}")
+    assert "ERROR in the grounding: {error} {image}\n" in part["text"]  # type: ignore[typeddict-item]
+
+
+PROCESSOR = TokenGrid(28, 3_136, 12_845_056, "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "least", "most"),
+    [
+        ("deepeyes", {}, 3_136, 12_845_056),
+        ("mm-eureka", {}, 3_136, 501_760),
+        ("vl-rethinker", {}, 200_704, 1_003_520),
+        ("vl-rethinker", {"max_pixels": 501_760}, 200_704, 501_760),
+        ("vl-rethinker", {"max_pixels": 100_000}, 100_000, 100_000),
+        ("mm-eureka", {"min_pixels": 600_000}, 600_000, 600_000),
+        ("deepeyes", {"min_pixels": 20_000_000}, 20_000_000, 20_000_000),
+        ("deepeyes", {"max_pixels": 1_000}, 1_000, 1_000),
+    ],
+)
+def test_the_callers_pixels_come_before_the_recipes_and_the_processors(
+    recipe: str, changes: dict[str, int], least: int, most: int
+) -> None:
+    chosen = load_recipe(recipe).changed(**changes)  # type: ignore[arg-type]
+    grid = get_protocol(chosen, PROCESSOR, ImageStore()).grid
+    assert grid == TokenGrid(28, least, most, "bicubic")
+
+
+def test_pixels_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match="min_pixels is 2000, but max_pixels 1000"):
+        load_recipe("boxed").changed(min_pixels=2_000, max_pixels=1_000)
+    with pytest.raises(ConfigError, match="max_pixels is 0"):
+        load_recipe("boxed").changed(max_pixels=0)
+
+
+def test_budgets_of_crops_and_frames_are_within_that_of_images() -> None:
+    protocol = get_protocol("pixel-reasoner", PROCESSOR, ImageStore())
+    tokens = 28 * 28
+    assert protocol.grid == TokenGrid(28, 256 * tokens, 8_000 * tokens, "bicubic")
+    assert protocol.crop_grid == TokenGrid(28, 256 * tokens, 5_120 * tokens, "bicubic")
+    assert protocol.frame_grid == TokenGrid(28, 4 * tokens, 400 * tokens, "bicubic")
+    small = load_recipe("pixel-reasoner").changed(max_pixels=100 * tokens)
+    for grid in (
+        get_protocol(small, PROCESSOR, ImageStore()).crop_grid,
+        get_protocol(small, PROCESSOR, ImageStore()).frame_grid,
+    ):
+        assert grid.max_pixels == 100 * tokens
+
+
+def test_pictures_are_resized_as_the_recipe_or_else_the_processor_says() -> None:
+    assert get_protocol("deepeyes", PROCESSOR, ImageStore()).grid.resample == "bicubic"
+    assert get_protocol("embedded", PROCESSOR, ImageStore()).grid.resample == "area"
+
+
+def test_limits_are_the_recipes_unless_the_caller_sets_them() -> None:
+    deepeyes = get_protocol("deepeyes", TokenGrid(), ImageStore())
+    assert (Loop(deepeyes).max_steps, Loop(deepeyes).bounds.max_repeats) == (11, 11)
+    bounds = Loop(deepeyes, Limits(max_steps=3, max_repeats=1)).bounds
+    assert (bounds.max_steps, bounds.max_repeats, bounds.max_images) == (3, 1, 64)
+    training = get_protocol("deepeyes-training", TokenGrid(), ImageStore())
+    assert (Loop(training).max_steps, training.recipe.calls) == (5, "last")
+    reasoner = get_protocol("pixel-reasoner", TokenGrid(), ImageStore())
+    assert Loop(reasoner).bounds.max_pictures == 16
+
+
+def test_video_r1_sees_frames_from_end_to_end_at_their_share_of_the_video() -> None:
+    recipe = load_recipe("video-r1")
+    whole = replace(recipe, frames=replace(recipe.frames, time="whole"))
+    middles = replace(whole, frames=replace(whole.frames, choice="middles"))
+    seconds = []
+    for each in (recipe, whole, middles):
+        protocol = get_protocol(each, TokenGrid(), ImageStore())
+        part: Any = protocol.open("?", [], str(CLIP))[-1]["content"][0]
+        seconds.append(part["step_seconds"])
+        times = part["times"]
+        if each.frames.choice == "ends":
+            assert (times[0], times[1], times[-1]) == (0.0, 0.68, 9.96)  # 250 frames, 25 a second
+    # Two of 16 frames stand for an eighth of 10 seconds.
+    assert seconds == [1.25, 1.0, 1.0]
+    exact = get_protocol("hermes", TokenGrid(), ImageStore())
+    assert "step_seconds" not in exact._overview(str(CLIP))
+
+
+def test_a_recipe_says_how_to_decode() -> None:
+    protocol = get_protocol("deepeyes", TokenGrid(), ImageStore())
+    assert protocol.sampling.max_new_tokens == 8_192
