@@ -91,7 +91,8 @@ def test_the_model_that_answers_decides(published: ModelPair) -> None:
 
 def test_records_have_what_was_used(published: ModelPair) -> None:
     protocol = get_protocol("embedded", token_grid(published.processor), ImageStore())
-    agent = VisualAgent(published, replace(protocol, sampling=RECIPE), PLAIN)
+    recipe = replace(protocol.recipe, decoding=RECIPE)
+    agent = VisualAgent(published, replace(protocol, recipe=recipe), PLAIN)
     used = Sampling(0.1, 0.9, 1, 1.05, 99)
     assert agent.sampling == agent.with_store(ImageStore()).sampling == used
     state = agent.start("Which character?", images=[Image.new("RGB", (112, 112), "red")])

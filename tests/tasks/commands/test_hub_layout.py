@@ -127,8 +127,8 @@ def test_analyze(pair: list[str], benchmark_file: str, tmp_path: Path) -> None:
         *("--protocol", "boxed"),
     )
     report = read(tmp_path / "report.json")
-    assert (report["layers"], report["visual_tokens"]) == (28, TOKENS)
-    assert {"policy", "policy+token", "policy+state"} <= report["systems"].keys()
+    assert (report["layers"], report["visual"]["tokens"]) == (28, TOKENS)
+    assert {"policy", "policy+token", "policy+state"} <= report["visual"]["systems"].keys()
 
 
 def test_calibrate(pair: list[str], photo: str, tmp_path: Path) -> None:
