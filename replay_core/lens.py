@@ -276,7 +276,8 @@ class _RestrictedKL(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, targets: Targets, lens: Lens) -> Tensor:
         hidden_ND = hidden_ND.detach().requires_grad_(ctx.needs_input_grad[0])
         with torch.enable_grad():
-            traced_ND = lens.norm(hidden_ND).to(lens.head.weight.device)
+            # A view: tools that hook modules (torch's FLOP counter) refuse a leaf here.
+            traced_ND = lens.norm(hidden_ND.view_as(hidden_ND)).to(lens.head.weight.device)
         normed_ND = traced_ND.detach()
         kl_N = normed_ND.new_empty(len(normed_ND), dtype=torch.float32)
         gradient_ND = torch.empty_like(normed_ND)
