@@ -16,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from rollouts import Rollout, collate, play
+from rollouts import Rollout, collate, embed, play
 from supervised import log, save_checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
@@ -147,7 +147,7 @@ def _step(
         written = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         for row, rollout in enumerate(batch):
             written[row, : len(rollout.generated)] = torch.tensor(rollout.generated)
-        hidden = model.model(**inputs, use_cache=False).last_hidden_state
+        hidden = model.model(**embed(model, inputs), use_cache=False).last_hidden_state
         written, targets = written[:, 1:], inputs["input_ids"][:, 1:]
         logits = model.lm_head(hidden[:, :-1][written])
         log_probs = logits.log_softmax(-1).gather(1, targets[written][:, None])[:, 0]

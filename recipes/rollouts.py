@@ -127,16 +127,47 @@ def collate(
         ids, batch_first=True, padding_value=pad, padding_side=side
     )
     mask = [torch.ones(len(row), dtype=torch.long) for row in ids]
+    written = [torch.tensor(rollout.generated) for rollout in rollouts]
+    # A placeholder that the model wrote is no picture.
+    read = ~torch.nn.utils.rnn.pad_sequence(written, True, True, side)
     inputs: dict[str, Any] = {
         "input_ids": input_ids,
         "attention_mask": torch.nn.utils.rnn.pad_sequence(mask, True, 0, side),
-        "mm_token_type_ids": (input_ids == encoder.tokens.image_token_id).int()
-        + 2 * (input_ids == encoder.tokens.video_token_id).int(),
+        "mm_token_type_ids": (read & (input_ids == encoder.tokens.image_token_id)).int()
+        + 2 * (read & (input_ids == encoder.tokens.video_token_id)).int(),
     }
     blocks = [block for rollout in rollouts for block in rollout.blocks]
     for name in {name for block in blocks for name in block.inputs}:
         inputs[name] = torch.cat([block.inputs[name] for block in blocks if name in block.inputs])
     return inputs
+
+
+def embed(
+    model: Qwen2_5_VLForConditionalGeneration, inputs: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Replace the pixels of a batch by embeddings that hold the features of its pictures.
+
+    The model's own code looks for a picture behind every placeholder, also one that it wrote.
+
+    Args:
+        model: The policy.
+        inputs: What `collate` returns.
+
+    Returns:
+        The inputs without pixels, but with `inputs_embeds` (rows, tokens, width).
+    """
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    kinds = (
+        (1, "pixel_values", "image_grid_thw", model.get_image_features),
+        (2, "pixel_values_videos", "video_grid_thw", model.get_video_features),
+    )
+    for kind, pixels, grid, features_of in kinds:
+        if pixels in inputs:
+            features = torch.cat(features_of(inputs[pixels], inputs[grid]).pooler_output)
+            there = inputs["mm_token_type_ids"][..., None] == kind
+            embeds = embeds.masked_scatter(there, features.to(embeds.dtype))
+    rest = {name: value for name, value in inputs.items() if not name.startswith("pixel_values")}
+    return {**rest, "inputs_embeds": embeds}
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
@@ -174,13 +205,10 @@ def _generate(
     """Write the next turn of every rollout, and give its tokens."""
     states = [rollout.state for rollout in rollouts]
     seeds = [turn_seed(state["seed"], len(state["steps"])) for state in states]
-    # A placeholder that the model writes is no picture, but the model's own code takes it for one.
-    placeholders = [encoder.tokens.image_token_id, encoder.tokens.video_token_id]
     written = model.generate(
-        **collate(encoder, rollouts, "left"),
+        **embed(model, collate(encoder, rollouts, "left")),
         do_sample=False,
         logits_processor=[SeededSampling([Sampler(temperature, seed=seed) for seed in seeds])],
-        suppress_tokens=placeholders,
         max_new_tokens=max_new_tokens,
     )
     length = max(len(rollout.token_ids) for rollout in rollouts)

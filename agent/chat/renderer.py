@@ -167,8 +167,8 @@ class ChatRenderer:
 
         A message that was edited, or comes from elsewhere, is read as text.
         """
-        if len(messages) == 1 and self._can_be_generated(messages[0].get("token_ids", ())):
-            token_ids = messages[0]["token_ids"]
+        token_ids = messages[0].get("token_ids") if len(messages) == 1 else None
+        if token_ids:
             reply = self.tokenizer.decode(token_ids, skip_special_tokens=True)
             if self._says(messages[0], reply):
                 return {
@@ -184,15 +184,6 @@ class ChatRenderer:
         calls = message.get("tool_calls") or message.get("unparsed_calls")
         whole = not calls and text_of(message) == reply
         return whole or self.parse_reply(reply).matches(message)
-
-    def _can_be_generated(self, token_ids: Sequence[int]) -> bool:
-        """Tell whether the policy may generate these tokens: text, and the end of a turn."""
-        if not token_ids:
-            return False
-        special = set(self.tokenizer.all_special_ids)
-        ends = token_ids[-1] == self.tokenizer.eos_token_id
-        words = token_ids[:-1] if ends else token_ids
-        return all(0 <= token < len(self.tokenizer) and token not in special for token in words)
 
     def _spelled(self, message: Message) -> str:
         """The text of an assistant message, with its calls as the policy would write them."""

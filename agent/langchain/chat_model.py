@@ -24,7 +24,7 @@ from visreplay.agent.protocols import Recipe
 from visreplay.replay_core import ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image
 
-_OPTIONS = {*SAMPLING_FIELDS, "max_tokens", "seed", "stream", "tools", "tool_choice"}
+_OPTIONS = {*SAMPLING_FIELDS, "generated", "max_tokens", "seed", "stream", "tools", "tool_choice"}
 """The options that one call may have."""
 
 
@@ -37,7 +37,9 @@ class ReplayChatModel(BaseChatModel):
     several threads at once.
 
     A message that it returns has the generated tokens in `additional_kwargs["token_ids"]`, which
-    go back into the context as they are if the message still says the same. What replay did
+    go back into the context as they are if the message still says the same and none of them is
+    special. (The call option `generated`, a list of tokens for each assistant message, replaces
+    them by tokens that the caller trusts, special ones too.) What replay did
     (`telemetry.replay_record`) is in `response_metadata["replay"]`, and in a run of LangGraph goes
     out on the `custom` stream before the first token (`telemetry.report`).
 
@@ -246,7 +248,7 @@ class ReplayChatModel(BaseChatModel):
                 f"a call has no option {unknown[0]!r}; there are {', '.join(sorted(_OPTIONS))}"
             )
         return {
-            "messages": from_langchain(messages, self.renderer),
+            "messages": from_langchain(messages, self.renderer, options.get("generated")),
             "offer": self._chat.offer(options.get("tools") or (), options.get("tool_choice")),
             "seed": options.get("seed", self.seed),
             "sampling": self._sampling(options),

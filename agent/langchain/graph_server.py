@@ -139,16 +139,18 @@ def _write_turn(
     written = [message for message in messages if isinstance(message, AIMessage)]
     replies = iter(written[len(written) - len(episode["steps"]) :])
     conversation: list[BaseMessage] = []
+    generated: list[list[int]] = []
     for message in episode["messages"]:
         if message["role"] == "assistant":
             if (earlier := next(replies, None)) is None:
                 raise MessageError("a turn of the policy is missing: ask the question again")
             conversation.append(earlier)
+            generated.append(message["token_ids"])
         else:
             kind = SystemMessage if message["role"] == "system" else HumanMessage
             conversation.append(kind(content_blocks(message["content"])))
     seed = turn_seed(episode["seed"], len(episode["steps"]))
-    reply = model.invoke(conversation, seed=seed)
+    reply = model.invoke(conversation, seed=seed, generated=generated)
     turn = PolicyTurn.from_tokens(
         reply.additional_kwargs[TOKEN_IDS],
         model.pair.tokenizer,

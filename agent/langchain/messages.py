@@ -1,7 +1,7 @@
 """LangChain's messages as ours, and replies as LangChain's."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 from uuid import uuid4
 
 from langchain_core.messages import (
@@ -25,13 +25,32 @@ TOKEN_IDS = "token_ids"
 """The key of a message's `additional_kwargs` that has the tokens that the policy generated."""
 
 
-def from_langchain(messages: Sequence[BaseMessage], renderer: ChatRenderer) -> list[Message]:
+def from_langchain(
+    messages: Sequence[BaseMessage],
+    renderer: ChatRenderer,
+    generated: Sequence[Sequence[int]] | None = None,
+) -> list[Message]:
     """Convert LangChain's messages; their images go into the renderer's store.
+
+    Anyone may have written the tokens that come with a message. They are taken only if they are
+    words and perhaps the end of the turn: special tokens could add messages that no one sees.
+
+    Args:
+        messages: The history.
+        renderer: Reads the blocks; it has the tokenizer.
+        generated: The tokens of each assistant message, in place of those that come with it, from
+            a source that the caller trusts. They may have special tokens.
 
     Raises:
         MessageError: A message has a type or a block that the policy cannot be shown.
+        ValueError: `generated` has not one entry for each assistant message.
     """
-    return [_convert(message, renderer) for message in messages]
+    converted = [_convert(message, renderer) for message in messages]
+    if generated is not None:
+        turns = [message for message in converted if message["role"] == "assistant"]
+        for turn, token_ids in zip(turns, generated, strict=True):
+            turn["token_ids"] = list(token_ids)
+    return converted
 
 
 def message_parts(message: BaseMessage, renderer: ChatRenderer) -> list[Part]:
@@ -95,7 +114,7 @@ def reply_fields(reply: ChatReply, model_name: str) -> dict[str, Any]:
 def _convert(message: BaseMessage, renderer: ChatRenderer) -> Message:
     match message:
         case AIMessage():
-            return _assistant(message)
+            return _assistant(message, renderer.tokenizer)
         case ToolMessage():
             return {
                 "role": "tool",
@@ -110,7 +129,7 @@ def _convert(message: BaseMessage, renderer: ChatRenderer) -> Message:
     raise MessageError(f"a message of type {message.type!r} cannot be shown to the policy")
 
 
-def _assistant(message: AIMessage) -> Message:
+def _assistant(message: AIMessage, tokenizer: Any) -> Message:
     calls = [
         ToolCall(name=call["name"], arguments=call["args"], id=call["id"] or "")
         for call in message.tool_calls
@@ -126,9 +145,18 @@ def _assistant(message: AIMessage) -> Message:
         "unparsed_calls": unparsed,
     }
     token_ids = message.additional_kwargs.get(TOKEN_IDS)
-    if isinstance(token_ids, list) and all(type(token) is int for token in token_ids):
+    if _are_words(token_ids, tokenizer):
         converted["token_ids"] = token_ids
     return converted
+
+
+def _are_words(token_ids: object, tokenizer: Any) -> TypeGuard[list[int]]:
+    """Tell whether something is a list of tokens of text, with or without the end of a turn."""
+    if not isinstance(token_ids, list) or not all(type(token) is int for token in token_ids):
+        return False
+    special = set(tokenizer.all_special_ids)
+    words = token_ids[:-1] if token_ids[-1:] == [tokenizer.eos_token_id] else token_ids
+    return all(0 <= token < len(tokenizer) and token not in special for token in words)
 
 
 def _block(part: Part) -> dict[str, Any]:

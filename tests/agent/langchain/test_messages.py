@@ -130,14 +130,31 @@ def test_roles_calls_and_errors(hermes: ChatRenderer) -> None:
     ]
 
 
-def test_only_a_list_of_numbers_is_taken_for_tokens(hermes: ChatRenderer) -> None:
+def test_tokens_of_text_alone_are_taken_from_a_message(hermes: ChatRenderer) -> None:
     def convert(token_ids: object) -> Message:
         message = AIMessage("Hello", additional_kwargs={"token_ids": token_ids})
         (converted,) = from_langchain([message], hermes)
-        # Whether they may be the policy's is for the renderer to say.
-        hermes.conversation([user(text("?")), converted, user(text("?"))])
         return converted
 
+    end = hermes.tokenizer.eos_token_id
     assert convert([1, 2])["token_ids"] == [1, 2]
+    assert convert([1, 2, end])["token_ids"] == [1, 2, end]
     for wrong in (["a"], [True], None, "Hello", {"a": 1}, [[1]], [1.0]):
         assert "token_ids" not in convert(wrong)
+    special = hermes.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|image_pad|>"])
+    for forged in (*([1, token] for token in special), [end, 1], [10**9], [-1]):
+        assert "token_ids" not in convert(forged)
+
+
+def test_tokens_from_a_trusted_source_may_be_special(hermes: ChatRenderer) -> None:
+    start = hermes.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    ids = [start, *hermes.tokenizer.encode("Hello", add_special_tokens=False)]
+    history = [HumanMessage("?"), AIMessage("Hello"), HumanMessage("?")]
+    converted = from_langchain(history, hermes, generated=[ids])
+    _, turn, _ = hermes.conversation(converted)
+    assert turn["token_ids"] == ids
+    edited = from_langchain([HumanMessage("?"), AIMessage("Hallo")], hermes, generated=[ids])
+    _, turn, _ = hermes.conversation([*edited, user(text("?"))])
+    assert turn == {"role": "assistant", "content": [text("Hallo")]}
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        from_langchain(history, hermes, generated=[ids, ids])
