@@ -99,7 +99,7 @@ class Checkpoint:
         """
         try:
             return self.read(AutoConfig)
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             here = os.path.isdir(self.at)
             empty = here and not os.path.isfile(os.path.join(self.at, "config.json"))
             if isinstance(error, OSError) or empty:

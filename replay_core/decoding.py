@@ -1,10 +1,15 @@
 """The settings of decoding, and whose value counts where several set one. Imports no torch."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import inf
+from numbers import Real
 from typing import Any, TypedDict
 
 from visreplay.replay_core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 GREEDY_BELOW = 1e-5
 """Temperatures below it take the most probable token: a division by less overflows."""
@@ -50,7 +55,8 @@ def checkpoint_decoding(generation_config: Any) -> dict[str, Any]:
 
     Temperature, top-p and top-k count only beside `do_sample`, as in transformers; with it a
     missing temperature is 1. The `top_k` of 50 that transformers takes where nothing is set is not
-    the checkpoint's, and does not count.
+    the checkpoint's, and does not count. A value that is out of range is left out, with a warning:
+    whoever loads the checkpoint did not write it.
 
     Args:
         generation_config: A `GenerationConfig` of transformers.
@@ -63,7 +69,20 @@ def checkpoint_decoding(generation_config: Any) -> dict[str, Any]:
     values = {name: getattr(generation_config, name, None) for name in names}
     if sampled and values["temperature"] is None:
         values["temperature"] = 1.0
-    return {name: value for name, value in values.items() if value is not None}
+    usable = {}
+    for name, value in values.items():
+        try:
+            check_decoding(**{name: value})
+        except ConfigError as error:
+            _warn_once(f"generation_config.json: {error}; it is left out")
+        else:
+            usable[name] = value
+    return {name: value for name, value in usable.items() if value is not None}
+
+
+@cache
+def _warn_once(text: str) -> None:
+    logger.warning(text)
 
 
 def resolved(*settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,15 +123,16 @@ def check_decoding(
     Raises:
         ConfigError: a setting is out of range.
     """
-    if temperature is not None and not 0 <= temperature < inf:
+    if temperature is not None and not (isinstance(temperature, Real) and 0 <= temperature < inf):
         raise ConfigError(
-            f"temperature is {temperature}, but must be 0 (greedy) or more, and finite"
+            f"temperature is {temperature!r}, but must be 0 (greedy) or more, and finite"
         )
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ConfigError(f"top_p is {top_p}, but must lie in (0, 1]")
+    if top_p is not None and not (isinstance(top_p, Real) and 0 < top_p <= 1):
+        raise ConfigError(f"top_p is {top_p!r}, but must lie in (0, 1]")
     if top_k is not None and not (isinstance(top_k, int) and top_k >= 0):
-        raise ConfigError(f"top_k is {top_k}, but must be a whole number, 0 (all tokens) or more")
-    if repetition_penalty is not None and not 0 < repetition_penalty < inf:
+        raise ConfigError(f"top_k is {top_k!r}, but must be a whole number, 0 (all tokens) or more")
+    penalty = repetition_penalty
+    if penalty is not None and not (isinstance(penalty, Real) and 0 < penalty < inf):
         raise ConfigError(
-            f"repetition_penalty is {repetition_penalty}, but must be above 0 and finite; 1 is none"
+            f"repetition_penalty is {penalty!r}, but must be above 0 and finite; 1 is none"
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 
 from visreplay.replay_core import lora
@@ -131,6 +132,7 @@ def load_pair(
         _check_device(device)
     if base_device is not None:
         _check_device(base_device)
+    _check_dtype(dtype)
     if dtype == "auto":
         dtype = _common_dtype(weights, policy_config, base_source, base_config)
     kwargs = {"dtype": dtype, **model_kwargs}
@@ -188,18 +190,19 @@ def _needed_base(replay: ReplayConfig, base: str | None) -> str | None:
 def _check_layers(
     policy: Any, base: Any, replay: ReplayConfig | None, replay_layers: int | None
 ) -> None:
-    """Refuse more replay layers than the model has, before any weights are read.
+    """Refuse more replay layers than the models have, before any weights are read.
 
     Raises:
-        ConfigError: there are fewer.
+        ConfigError: there are fewer, or the base is to keep fewer than `replay` needs.
     """
     depth = policy.get_text_config().num_hidden_layers
     if replay is not None:
-        replay.check_depths(depth, None if base is None else depth, None)
-    if replay_layers is not None and replay_layers > depth:
+        kept = depth if replay_layers is None else min(replay_layers, depth)
+        replay.check_depths(depth, None if base is None else kept, None)
+    if replay_layers is not None and not 0 <= replay_layers <= depth:
         raise ConfigError(
             f"replay_layers is {replay_layers}, but the policy has {depth} decoder layers: choose "
-            f"replay_layers={depth} or less"
+            f"0 to {depth}"
         )
 
 
@@ -279,6 +282,19 @@ def _check_device(device: str) -> None:
         ) from error
 
 
+def _check_dtype(dtype: torch.dtype | str) -> None:
+    """Refuse the name of a data type that torch does not have, before any weights are read.
+
+    Raises:
+        ConfigError: there is no such type.
+    """
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype != "auto" and not isinstance(named, torch.dtype):
+        raise ConfigError(
+            f"dtype is {dtype!r}, but must be 'auto' or a type of torch, such as 'bfloat16'"
+        )
+
+
 def _load(source: Checkpoint, config: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
     """Load the weights of a checkpoint; on the CPU they stay in their files until they are used."""
     # transformers looks for an adapter too, and by itself not where the other files are.
@@ -286,7 +302,7 @@ def _load(source: Checkpoint, config: Any, kwargs: dict[str, Any]) -> PreTrained
     try:
         with _quiet("transformers.modeling_utils"):
             loaded: Any = source.read(AutoModelForImageTextToText, **options, **kwargs)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise source.refusal(error) from error
     model, info = loaded
     if info["missing_keys"]:

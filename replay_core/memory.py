@@ -107,8 +107,8 @@ def memory_errors() -> Iterator[None]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no memory"
         raise MemoryExhaustedError(
             f"memory ran out ({reason}): compute activations again (recompute_activations=True, "
-            "--recompute on), replay states instead (method 'state'), use smaller images "
-            "(max_pixels) or smaller chunks (memory_bytes, query_chunk), or put the base on "
+            "--recompute on), replay states instead (method 'state', --replay state), use smaller "
+            "images (max_pixels) or smaller chunks (memory_bytes, query_chunk), or put the base on "
             "another device (base_device)"
         ) from None
 

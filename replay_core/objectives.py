@@ -173,8 +173,8 @@ class WindowVariance(Objective):
         chunks = self._chunks.setdefault(layer, [])
         chunks.append(hidden_ND)
         if chosen.stop < len(self._window_T):
-            return hidden_ND.new_zeros((), dtype=torch.float32)
-        normed_TD = self._lens.norm(torch.cat(chunks)).float()
+            return self._gram_DD.new_zeros(())
+        normed_TD = self._lens.norm(torch.cat(chunks)).to(self._gram_DD)
         window_T = self._window_T.to(normed_TD.device)
         sums_WD = normed_TD.new_zeros(int(self._window_T.max()) + 1, normed_TD.shape[1])
         counts_W = window_T.bincount()

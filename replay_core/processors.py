@@ -9,6 +9,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
@@ -36,6 +37,8 @@ PARTS = {
 
 WAY_OUT = "name the processor to use for both models (`processor`, or --processor)"
 
+VOCABULARY_WAY_OUT = "use the base's processor for both models (`processor`, or --processor)"
+
 
 def choose_processor(
     source: Checkpoint, policy: Checkpoint, base: Checkpoint | None, config: Any, *, compare: bool
@@ -58,7 +61,7 @@ def choose_processor(
         return _completed(source, policy, config)
     theirs = _completed(base, source, config)
     ours = read_processor(source, config, theirs, base.name)
-    check_alike(ours.tokenizer.get_vocab(), theirs.tokenizer.get_vocab(), WAY_OUT)
+    check_alike(ours.tokenizer.get_vocab(), theirs.tokenizer.get_vocab(), VOCABULARY_WAY_OUT)
     if compare:
         check_alike(image_processing(ours), image_processing(theirs), WAY_OUT)
         _note_budgets(ours, theirs, (policy.name, base.name))
@@ -88,12 +91,15 @@ def read_processor(source: Checkpoint, config: Any, other: Any = None, other_nam
         A processor with a tokenizer, an image processor and a chat template.
 
     Raises:
-        CheckpointError: a part, or the chat template, is neither here nor in `other`.
+        CheckpointError: a part, or the chat template, is neither here nor in `other`; or images
+            are prepared for models of another kind.
     """
     try:
         processor = source.read(AutoProcessor)
+        _check_tokenizer(processor.tokenizer, source)
     except UNREADABLE as error:
         processor = _mended(source, config, other, other_name, error)
+    _check_kind(processor.image_processor, source, config)
     for kind in ("image_processor", "video_processor"):
         _name_edges(getattr(processor, kind, None))
     _complete_template(processor, source, other, other_name)
@@ -110,33 +116,36 @@ def _mended(source: Checkpoint, config: Any, other: Any, other_name: str, error:
     kind = known if other is None else type(other)
     if kind is None:
         raise source.refusal(error) from error
-    parts, replaced = {}, []
+    parts: dict[str, Any] = {}
+    replaced: dict[str, list[str]] = {}
     for name in kind.get_attributes():
         try:
             parts[name] = source.read(PARTS[name], **_known(name, config))
+            if name == "tokenizer":
+                _check_tokenizer(parts[name], source)
         except UNREADABLE as reason:
+            part = name.replace("_", " ")
             if other is None:
                 raise CheckpointError(
-                    f"cannot read the {name.replace('_', ' ')} of {source.name!r} "
-                    f"({_state(source)}): {WAY_OUT}"
+                    f"cannot read the {part} of {source.name!r} ({_state(source, name)}): {WAY_OUT}"
                 ) from reason
             parts[name] = getattr(other, name)
-            replaced.append(name.replace("_", " "))
+            replaced.setdefault(_state(source, name), []).append(part)
     try:
         settings, _ = kind.get_processor_dict(source.at, **source.hub)
     except UNREADABLE:
         settings = None
         logger.warning("%s: its processor_config.json or chat template cannot be read", source.name)
-    if replaced:
+    for state, names in replaced.items():
         logger.warning(
             "%s: %s; the %s of %s %s used",
             source.name,
-            _state(source),
-            " and ".join(replaced),
+            state,
+            " and ".join(names),
             other_name,
-            "are" if len(replaced) > 1 else "is",
+            "are" if len(names) > 1 else "is",
         )
-    elif settings is not None:
+    if not replaced and settings is not None:
         logger.warning(
             "%s: %s is of an older release; its values are used with %s",
             source.name,
@@ -156,10 +165,36 @@ def _file(source: Checkpoint) -> str:
     return next((name for name in names if source.has(name)), IMAGE_PROCESSOR_NAME)
 
 
-def _state(source: Checkpoint) -> str:
-    """Tell what is wrong with that file."""
+def _state(source: Checkpoint, part: str) -> str:
+    """Tell what is wrong with the files of a part."""
+    if part == "tokenizer":
+        return "the files of its tokenizer are missing or cannot be read"
     file = _file(source)
     return f"{file} cannot be read" if source.has(file) else f"there is no {file}"
+
+
+def _check_tokenizer(tokenizer: Any, source: Checkpoint) -> None:
+    """Refuse the empty tokenizer that transformers makes where there are no files for one.
+
+    Raises:
+        OSError: no file has a vocabulary.
+    """
+    if not any(source.has(file) for file in tokenizer.vocab_files_names.values()):
+        raise OSError(f"{source.name} has no tokenizer")
+
+
+def _check_kind(images: Any, source: Checkpoint, config: Any) -> None:
+    """Refuse an image processor without the patches that a model of the Qwen kind takes.
+
+    Raises:
+        CheckpointError: the file names a class of another family.
+    """
+    merges = hasattr(getattr(config, "vision_config", None), "spatial_merge_size")
+    if merges and not hasattr(images, "merge_size"):
+        raise CheckpointError(
+            f"{_file(source)} of {source.name!r} names a {type(images).__name__}, which does not "
+            f"prepare images for a {config.model_type} model: {WAY_OUT}"
+        )
 
 
 def _name_edges(part: Any) -> None:
@@ -183,19 +218,35 @@ def _name_edges(part: Any) -> None:
 def _complete_template(processor: Any, source: Checkpoint, other: Any, other_name: str) -> None:
     """Take the chat template of the tokenizer, or else of another processor, if there is none.
 
+    A template that has no place for an image, as models of text alone have, is none.
+
     Raises:
         CheckpointError: there is none at all.
     """
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
-    if processor.chat_template is None and other is not None:
-        logger.warning("%s has no chat template; that of %s is used", source.name, other_name)
-        processor.chat_template = other.chat_template
-    if processor.chat_template is None:
+    if _shows_images(processor):
+        return
+    lack = (
+        "no chat template" if processor.chat_template is None else "a chat template for text alone"
+    )
+    if other is None:
         raise CheckpointError(
-            f"{source.name!r} has no chat template (chat_template.jinja, chat_template.json, or "
+            f"{source.name!r} has {lack} (chat_template.jinja, chat_template.json, or "
             f"`chat_template` in tokenizer_config.json): add one, or {WAY_OUT}"
         )
+    logger.warning("%s has %s; that of %s is used", source.name, lack, other_name)
+    processor.chat_template = other.chat_template
+
+
+def _shows_images(processor: Any) -> bool:
+    """Tell whether the chat template has a place for an image."""
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}
+    try:
+        text = processor.apply_chat_template([turn], tokenize=False)
+    except (*UNREADABLE, TemplateError):
+        return False
+    return processor.image_token in text
 
 
 def _note_budgets(policy: Any, base: Any, names: tuple[str, str]) -> None:

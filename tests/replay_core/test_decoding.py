@@ -1,6 +1,7 @@
 """Whose settings of decoding count: the caller's, and the checkpoint's."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,26 @@ def test_a_temperature_keeps_out_what_was_chosen_for_another() -> None:
 @pytest.mark.parametrize(
     ("setting", "values"),
     [
-        ("temperature", [-1, math.nan, math.inf]),
-        ("top_p", [0, 1.1, math.nan]),
-        ("top_k", [-1, 0.5, math.nan]),
-        ("repetition_penalty", [0, -1, math.nan, math.inf]),
+        ("temperature", [-1, math.nan, math.inf, "1", [1]]),
+        ("top_p", [0, 1.1, math.nan, "1", [1]]),
+        ("top_k", [-1, 0.5, math.nan, "1", [1]]),
+        ("repetition_penalty", [0, -1, math.nan, math.inf, "1", [1]]),
     ],
 )
 def test_values_out_of_range(setting: str, values: list[Any]) -> None:
     for value in values:
-        with pytest.raises(ConfigError, match=f"{setting} is {value}"):
+        with pytest.raises(ConfigError, match=re.escape(f"{setting} is {value!r}, but")):
             check_decoding(**{setting: value})
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, "many", [1]])
+def test_what_a_checkpoint_sets_out_of_range_is_left_out(
+    value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        assert read(do_sample=True, temperature=0.7, top_k=value) == {"temperature": 0.7}
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"generation_config.json: top_k is {value!r}, but")
 
 
 def test_a_checkpoint_s_settings_without_its_weights(tmp_path: Path) -> None:

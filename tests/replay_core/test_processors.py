@@ -41,6 +41,7 @@ def without_template() -> dict[str, Any]:
     return settings
 
 
+WITH_IMAGE = "{% for message in messages %}<|image_pad|>{% endfor %}"
 OLD_CLASS = f"{FILE} is of an older release; its values are used with Qwen2VLImageProcessor"
 OTHER_BUDGET = (
     "prepares images and videos of 3,136 to {} pixels, and {} of 3,136 to 12,845,056 pixels: "
@@ -145,9 +146,9 @@ def test_what_makes_other_features_is_refused(
 
 
 def test_a_template_of_the_tokenizer_counts(base: Checkpoint, tmp_path: Path, caplog: Any) -> None:
-    settings = without_template() | {"chat_template": "of the tokenizer"}
+    settings = without_template() | {"chat_template": WITH_IMAGE}
     source = policy(tmp_path, without=("chat_template.json",), tokenizer_config=settings)
-    assert choose(source, base).chat_template == "of the tokenizer"
+    assert choose(source, base).chat_template == WITH_IMAGE
     assert not caplog.records
 
 
@@ -160,6 +161,63 @@ def test_then_the_bases_template_and_else_none(
     assert record.getMessage() == f"{source.name} has no chat template; that of {base.name} is used"
     with pytest.raises(CheckpointError, match=r"no chat template .*tokenizer_config.json.*add one"):
         choose(source, None)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for message in messages %}{{ message.content }}{% endfor %}",
+        "{% for message in messages %}{{ '<user>' + message.content }}{% endfor %}",
+        "{{ raise_exception('text alone') }}",
+        [{"name": "tool_use", "template": WITH_IMAGE}],
+    ],
+)
+def test_a_template_without_a_place_for_images_is_none(
+    base: Checkpoint, tmp_path: Path, caplog: Any, template: Any
+) -> None:
+    settings = without_template() | {"chat_template": template}
+    source = policy(tmp_path, without=("chat_template.json",), tokenizer_config=settings)
+    assert choose(source, base).chat_template == choose(base, None).chat_template
+    (record,) = caplog.records
+    assert f"has a chat template for text alone; that of {base.name} is used" in record.getMessage()
+    with pytest.raises(CheckpointError, match=r"has a chat template for text alone .*add one"):
+        choose(source, None)
+
+
+def test_a_checkpoint_without_a_tokenizer_takes_the_bases(
+    base: Checkpoint, tmp_path: Path, caplog: Any
+) -> None:
+    """transformers makes an empty tokenizer where there are no files for one."""
+    source = policy(tmp_path)
+    for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (tmp_path / file).unlink()
+    vocabulary = choose(base, None).tokenizer.get_vocab()
+    assert choose(source, base).tokenizer.get_vocab() == vocabulary
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{source.name}: the files of its tokenizer are missing or cannot be read; "
+        f"the tokenizer of {base.name} is used"
+    )
+    with pytest.raises(CheckpointError, match="cannot read the tokenizer of"):
+        choose(source, None)
+
+
+def test_a_policy_with_tokens_of_its_own(base: Checkpoint, tmp_path: Path) -> None:
+    source = policy(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "c": 2}', "utf-8")
+    with pytest.raises(PairMismatchError, match="if it is, use the base's processor"):
+        choose(source, base)
+    chosen = choose_processor(base, source, base, source.config(), compare=False)
+    assert "c" not in chosen.tokenizer.get_vocab()
+
+
+def test_an_image_processor_of_another_family_is_refused(base: Checkpoint, tmp_path: Path) -> None:
+    settings = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}}
+    source = policy(tmp_path, preprocessor_config=settings)
+    rule = f"{FILE} of .* names a CLIPImageProcessor.* does not prepare images for a qwen2_5_vl"
+    for other in (None, base):
+        with pytest.raises(CheckpointError, match=rule):
+            choose(source, other)
 
 
 def test_a_named_processor_takes_what_it_lacks_from_the_policy(tmp_path: Path, caplog: Any) -> None:
@@ -178,6 +236,12 @@ def test_all_of_that_is_checked_before_weights_are_read(base: Checkpoint, tmp_pa
     pair = (whole.at, base.at)
     with pytest.raises(ConfigError, match="replay_layers is 29, but the policy has 28"):
         load_pair(*pair, replay_layers=29, device="cpu")
+    with pytest.raises(ConfigError, match=r"replay_layers is -1, but .* choose 0 to 28"):
+        load_pair(*pair, replay_layers=-1, device="cpu")
+    with pytest.raises(ConfigError, match="replay_layers is 16, but the base has 2"):
+        load_pair(*pair, replay="token", replay_layers=2, device="cpu")
+    with pytest.raises(ConfigError, match="dtype is 'float99', but must be 'auto' or a type"):
+        load_pair(*pair, dtype="float99", device="cpu")
     with pytest.raises(ConfigError, match="the pixel budget is 9 to 5"):
         load_pair(*pair, min_pixels=9, max_pixels=5, device="cpu")
     with pytest.raises(CheckpointError, match=r"no file named model\.safetensors"):

@@ -163,7 +163,7 @@ class Processor:
             unk_token=letter(0),
             eos_token=letter(EOS),
             extra_special_tokens=special,
-            chat_template="{{ messages[0].content }}",
+            chat_template="<|image_pad|>{{ messages[0].content }}",
         )
         self.image_processor = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
