@@ -124,7 +124,8 @@ def test_analyze(pair: list[str], benchmark_file: str, tmp_path: Path) -> None:
     # Every token costs 28 products with the head of 152,064 entries, for each system.
     short = tmp_path / "short.toml"
     short.write_text(
-        'extends = "boxed"\n[texts]\nsuffix = ""\n[question]\noptions = "{question}"\n', "utf-8"
+        'extends = "boxed"\n[texts]\nsuffix = ""\n[question]\noptions = "{question} {options}"\n',
+        "utf-8",
     )
     visreplay(
         *("analyze", "hr-bench-4k", "--data", benchmark_file, "--samples", "1", *pair),
