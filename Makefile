@@ -44,7 +44,7 @@ measure: $(VENV)/dev
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/visreplay analyze visual-search-medium
 
-# Speed and memory against the reference's algorithm; shared rollouts; start-up; streaming; the server.
+# Cost against the authors' algorithm; shared rollouts; start-up; streaming; the server.
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/throughput.py

@@ -1,6 +1,5 @@
 """Means over samples with intervals, or without where the samples are too few for one."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,13 +95,20 @@ def _divide(parts: Floats, wholes: Floats) -> Floats:
 
 def cell(value: Value, *index: int, form: str = ".5f", scale: float = 1.0) -> str:
     """Write an estimate, or one entry of it, with its interval if it has one; "-" for NaN."""
-    mean = scale * float(_entry(value["mean"], index))
-    if math.isnan(mean):
+    mean, *ends = (
+        _written(scale * float(_entry(each, index)), form)
+        for each in (value["mean"], value["low"], value["high"])
+        if each is not None
+    )
+    if mean == "nan":
         return "-"
-    if value["low"] is None:
-        return f"{mean:{form}}"
-    low, high = (scale * float(_entry(value[end], index)) for end in ("low", "high"))
-    return f"{mean:{form}} ({low:{form}}, {high:{form}})"
+    return f"{mean} ({' to '.join(ends)})" if ends else mean
+
+
+def _written(number: float, form: str) -> str:
+    """Write a number; the digits of a large one are written out."""
+    text = f"{number:{form}}"
+    return f"{float(text):,.0f}" if "e+" in text else text
 
 
 def _entry(values: Any, index: tuple[int, ...]) -> Any:

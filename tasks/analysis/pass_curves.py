@@ -49,8 +49,8 @@ def pass_curves(runs: Sequence[Run]) -> Figure:
         rollouts = int(run.settings["rollouts"])
         if rollouts < 2 or not run.scored:
             raise ValueError(
-                f"{run.name} has {len(run.scored)} scored samples with {rollouts} rollouts each: "
-                "pass@k needs samples with two or more"
+                f"rollouts a sample of {run.name}: {rollouts}, scored samples: {len(run.scored)}; "
+                "pass@k needs two or more rollouts, and a scored sample"
             )
         summary = summarise(run.records.values())
         ks = np.arange(1, rollouts + 1)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from inspect import getdoc
 from pkgutil import resolve_name
 from typing import Annotated, Any
 
@@ -73,7 +74,11 @@ class LazyCommand(TyperCommand):
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Import the command's module and go on with the command itself."""
         alone = typer.Typer(add_completion=False)
-        alone.command(self.name, cls=Command)(resolve_name(self._function))
+        function = resolve_name(self._function)
+        # Typer would keep the docstring's own line breaks.
+        paragraphs = (getdoc(function) or "").split("\n\n")
+        help_text = "\n\n".join(each.replace("\n", " ") for each in paragraphs)
+        alone.command(self.name, cls=Command, help=help_text)(function)
         return get_command(alone).make_context(*args, **options)
 
 

@@ -54,6 +54,7 @@ class Conditions:
         turns: The largest number of turns of an episode, for agents.
         image_pixels: The smallest and the largest number of pixels of a picture.
         frame_pixels: The same of a frame of a video.
+        frames: The number of frames of a video, the first and the last among them.
     """
 
     repetition_penalty: float
@@ -61,6 +62,7 @@ class Conditions:
     turns: int | None = None
     image_pixels: tuple[int | None, int | None] | None = None
     frame_pixels: tuple[int | None, int | None] | None = None
+    frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ PAPER_REPLAY: Mapping[str, ReplayConfig] = {
 
 CONDITIONS: Mapping[str, Conditions] = {
     "DeepEyes-7B": Conditions(1.05, 8192, turns=11),
-    "Video-R1-7B": Conditions(1.05, 2048, frame_pixels=(None, 200_704)),
+    "Video-R1-7B": Conditions(1.05, 2048, frame_pixels=(None, 200_704), frames=16),
     "MM-Eureka-Qwen-7B": Conditions(1.0, 2048, image_pixels=(3_136, 501_760)),
     "VL-Rethinker-7B": Conditions(1.0, 2048, image_pixels=(200_704, 1_003_520)),
     "MMR1-Math-v0-7B": Conditions(1.0, 2048),

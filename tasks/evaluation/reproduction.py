@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from visreplay.replay_core.config import Method, Threshold
+from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 from visreplay.tasks.evaluation.paper import (
     BENCHMARKS,
     FIGURES,
@@ -28,6 +28,8 @@ OF_TOKEN_REPLAY = frozenset(
 OF_STATE_REPLAY = frozenset({"state_layers"})
 OLD_JOURNALS = {"alignment": "same"}
 """The values of settings that runs did not record before there was a choice."""
+OLD_ADAM_RATE = 0.01
+"""Adam's default rate in runs that did not record a plateau yet."""
 
 Fact = tuple[str, Any, Any]
 """A name, the value of a figure's run, and the value of the run that is compared with it."""
@@ -127,10 +129,24 @@ def _condition_facts(conditions: Conditions, settings: Mapping[str, Any]) -> lis
         published = getattr(conditions, f"{medium}_pixels")
         budget = recipe.get("pixels", {}).get(medium)
         if published is not None and budget is not None:
-            facts.append((f"{medium}-pixels", published, (budget["min"], budget["max"])))
+            here = _range(budget["min"], budget["max"])
+            facts.append((f"{medium} pixels", _range(*published), here))
+    frames = recipe.get("frames")
+    if conditions.frames is not None and frames is not None:
+        facts.append(("frames", conditions.frames, frames["count"]))
+        facts.append(("choice of frames", "ends", frames["choice"]))
     if missing := recipe.get("expects"):
         facts.append(("texts", "of the checkpoint's training", f"another {' and '.join(missing)}"))
     return facts
+
+
+def _range(low: int | None, high: int | None) -> str:
+    """Write a pixel budget."""
+    if low is None and high is None:
+        return "as the processor has them"
+    if low is None:
+        return f"up to {high:,}"
+    return f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
 
 
 def _replay_facts(figure: PublishedFigure, recorded: Mapping[str, Any]) -> list[Fact]:
@@ -153,6 +169,9 @@ def _effective(replay: dict[str, Any]) -> dict[str, Any]:
         replay.pop("tau", None)
     else:
         replay.pop("theta", None)
-    if replay.get("learning_rate") is None and "optimizer" in replay:
-        replay["learning_rate"] = 10.0 if replay["optimizer"] == "sgd" else 0.01
+    if replay.get("learning_rate") is None and (optimizer := replay.get("optimizer")):
+        is_old = optimizer == "adam" and "plateau" not in replay
+        replay["learning_rate"] = (
+            OLD_ADAM_RATE if is_old else ReplayConfig(optimizer=optimizer).rate
+        )
     return {name: str(value) if isinstance(value, str) else value for name, value in replay.items()}

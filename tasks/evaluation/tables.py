@@ -1,9 +1,10 @@
 """Tables of runs: the layout of the paper, all metrics of each run, and the paper's own figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +18,9 @@ from visreplay.tasks.evaluation.reproduction import (
 )
 from visreplay.tasks.evaluation.runs import Run
 from visreplay.tasks.evaluation.summary import by_category, summarise
+
+LONG_WORD = 30
+"""Words that are longer may be broken in a table."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,60 @@ class TextTable:
             ]
             print(f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in cells), sep="\n")
             print(*(f"\n{note}" for note in self.notes), sep="\n")
+            if self.notes:
+                print()
             return
         # Rich would fold a table's own title to the width of the table.
         console.print(self.title, style="italic", markup=False, soft_wrap=True)
-        table = Table(box=box.SIMPLE_HEAD)
-        for heading in self.headings:
-            table.add_column(escape(heading), overflow="fold")
-        for row in self.rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
+        for columns in self._parts(console.width):
+            table = Table(box=box.SIMPLE_HEAD)
+            for column, width in zip(columns, self._widths(columns, console.width), strict=True):
+                table.add_column(escape(self.headings[column]), overflow="fold", width=width)
+            for row in self.rows:
+                table.add_row(*(escape(row[column]) for column in columns))
+            console.print(table)
         for note in self.notes:
             console.print(f" {note}", markup=False, soft_wrap=True)
         if self.notes:
             console.print()
+
+    def _longest(self, column: int, *, words: bool) -> int:
+        """Measure the longest line or word of a column."""
+        texts = (self.headings[column], *(row[column] for row in self.rows))
+        parts = (text.split() if words else text.splitlines() for text in texts)
+        return max((cell_len(part) for each in parts for part in each), default=0)
+
+    def _least(self, column: int) -> int:
+        """Measure the width of a column in which only very long words are broken."""
+        return min(self._longest(column, words=True), LONG_WORD)
+
+    def _parts(self, width: int) -> list[list[int]]:
+        """Divide the columns into parts that fit without breaking words; each has the first."""
+        parts = [[0]]
+        for column in range(1, len(self.headings)):
+            needed = _table_width(map(self._least, [*parts[-1], column]))
+            if needed > width and len(parts[-1]) > 1:
+                parts.append([0])
+            parts[-1].append(column)
+        return parts
+
+    def _widths(self, columns: Sequence[int], width: int) -> list[int | None]:
+        """Choose the widths of columns: narrow ones grow first. None leaves a column to Rich."""
+        # Rich breaks words in one column while another has room to spare.
+        widths = [self._least(column) for column in columns]
+        whole = [self._longest(column, words=False) for column in columns]
+        if _table_width(widths) > width:
+            return [None for _ in columns]
+        while _table_width(widths) < width and widths != whole:
+            growing = [n for n in range(len(widths)) if widths[n] < whole[n]]
+            widths[min(growing, key=widths.__getitem__)] += 1
+        return [*widths]
+
+
+def _table_width(widths: Iterable[int]) -> int:
+    """Add three spaces between columns, and two at each side of the table."""
+    columns = list(widths)
+    return sum(columns) + 3 * len(columns) + 1
 
 
 def tables(runs: Sequence[Run]) -> list[TextTable]:
@@ -111,7 +156,11 @@ def _cell(run: Run) -> tuple[str, str, str | None]:
         metric = summary.metrics[benchmark.score]
         if metric is not summary.accuracy:
             column += f", {benchmark.score}"
-    cell = metric.percent + (f", {errors} errors" if errors else "")
+    cell = metric.percent
+    if summary.rollouts > 1:
+        cell += f", {summary.first}"
+    if errors:
+        cell += f", {errors} errors"
     figure = closest_figure(run, benchmark) if benchmark else None
     if figure is None:
         return column, cell, None

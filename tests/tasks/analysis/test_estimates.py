@@ -53,6 +53,13 @@ def test_nothing_of_nothing_is_a_dash() -> None:
     assert cell(value) == "-"
 
 
+def test_a_cell_is_written_as_in_all_tables() -> None:
+    value = {"mean": [0.5, 12_345.6], "low": [-0.25, 9.0], "high": [1.0, 2e6]}
+    assert cell(value, 0, form=".2f") == "0.50 (-0.25 to 1.00)"
+    assert cell(value, 1, form=".3g") == "12,300 (9 to 2,000,000)"
+    assert cell({**value, "low": None, "high": None}, 0, form=".0f", scale=100) == "50"
+
+
 def test_a_share_of_all_is_not_certain() -> None:
     value = singles(10).share(np.ones(10))
     assert value["mean"] == value["high"] == 1 and 0.6 < value["low"] < 0.8

@@ -56,7 +56,7 @@ def test_the_command_writes_the_plot(tmp_path: Path) -> None:
 
 def test_runs_that_make_no_curve_are_refused(tmp_path: Path) -> None:
     single = run_of(tmp_path / "single", record("1", True))
-    with pytest.raises(ValueError, match="1 scored samples with 1 rollouts each"):
+    with pytest.raises(ValueError, match="of single: 1, scored samples: 1;"):
         pass_curves([single])
     other = run_of(tmp_path / "other", record("1", True, True), rollouts=2, task="vstar")
     with pytest.raises(ValueError, match="of hr-bench-4k, vstar"):

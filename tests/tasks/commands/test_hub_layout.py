@@ -121,10 +121,16 @@ def test_eval(pair: list[str], benchmark_file: str, tmp_path: Path, method: str)
 
 
 def test_analyze(pair: list[str], benchmark_file: str, tmp_path: Path) -> None:
+    # Every token costs 28 products with the head of 152,064 entries, for each system.
+    short = tmp_path / "short.toml"
+    short.write_text(
+        'extends = "boxed"\n[texts]\nsuffix = ""\n[question]\noptions = "{question} {options}"\n',
+        "utf-8",
+    )
     visreplay(
         *("analyze", "hr-bench-4k", "--data", benchmark_file, "--samples", "1", *pair),
         *("--threshold", "quantile", "--steps", "2", "--out", str(tmp_path)),
-        *("--protocol", "boxed"),
+        *("--recipe", str(short)),
     )
     report = read(tmp_path / "report.json")
     assert (report["layers"], report["visual"]["tokens"]) == (28, TOKENS)

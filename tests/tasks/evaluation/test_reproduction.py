@@ -1,11 +1,14 @@
+import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from records import SETTINGS, record
 
+from visreplay.agent.policy.sampling import SAMPLING_FIELDS, Sampling
+from visreplay.agent.protocols import choose_recipe, load_recipe
 from visreplay.replay_core.config import Method, ReplayConfig, Side
 from visreplay.tasks.evaluation.paper import BENCHMARKS, FIGURES, PAPER_REPLAY, paper_replay
 from visreplay.tasks.evaluation.reproduction import (
@@ -18,6 +21,8 @@ from visreplay.tasks.evaluation.reproduction import (
 )
 from visreplay.tasks.evaluation.runs import Run, SampleRecord
 from visreplay.tasks.registry import TASK_INFOS
+
+GENERATION = Path(__file__).parents[2] / "data" / "qwen2.5-vl-7b" / "generation_config.json"
 
 
 def replay_of(config: ReplayConfig, **changes: Any) -> dict[str, Any]:
@@ -104,7 +109,11 @@ STATE = HR_BENCH["replay"]
         ({"sampling": greedy(2048, repetition_penalty=1.0)}, None),
         (
             {"recipe": {"pixels": {"image": {"min": None, "max": None}}}},
-            "image-pixels (200704, 1003520) (here (None, None))",
+            "image pixels 200,704 to 1,003,520 (here as the processor has them)",
+        ),
+        (
+            {"recipe": {"pixels": {"image": {"min": 1, "max": None}}}},
+            "image pixels 200,704 to 1,003,520 (here 1 or more)",
         ),
         ({"recipe": {"pixels": {"image": {"min": 200_704, "max": 1_003_520}}}}, None),
         (
@@ -157,6 +166,68 @@ def test_a_new_setting_of_replay_is_compared() -> None:
 def test_a_run_from_before_the_alignment_was_an_option_is_of_the_same_depth() -> None:
     old = {name: value for name, value in STATE.items() if name != "alignment"}
     assert hr_bench(replay=old) == (56.3, ["alignment reference (here same)"])
+
+
+def test_the_default_rate_is_the_one_that_the_run_had() -> None:
+    adam = replay_of(ReplayConfig(replay_layers=24))
+    assert "learning-rate 10.0 (here 0.02)" in mathverse(replay=adam)[1]
+    old = {name: value for name, value in adam.items() if name != "plateau"}
+    assert "learning-rate 10.0 (here 0.01)" in mathverse(replay=old)[1]
+
+
+VIDEO_HOLMES = {
+    "task": "video-holmes",
+    "data": "test_Video-Holmes.json",
+    "policy": "Video-R1/Video-R1-7B",
+    "protocol": "video-r1",
+    "sampling": greedy(2048, repetition_penalty=1.05),
+    "replay": STATE,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({}, []),
+        ({"frames": {"count": 8, "choice": "ends"}}, ["frames 16 (here 8)"]),
+        ({"frames": {"count": 16, "choice": "middles"}}, ["choice of frames ends (here middles)"]),
+        (
+            {"pixels": {"image": {"min": None, "max": None}, "frame": {"min": 1, "max": 9_999}}},
+            ["frame pixels up to 200,704 (here 1 to 9,999)"],
+        ),
+    ],
+)
+def test_the_frames_of_a_video_count(changes: dict[str, Any], reasons: list[str]) -> None:
+    recipe = {**load_recipe("video-r1").to_table(), "expects": [], **changes}
+    assert compared(run_with(1837, **VIDEO_HOLMES, recipe=recipe)) == (40.9, reasons)
+
+
+@pytest.mark.parametrize("policy", PAPER_REPLAY)
+def test_the_option_paper_with_the_texts_of_the_training_gives_the_paper_s_run(policy: str) -> None:
+    # What `eval --paper` records with the recipe that ships, and a checkpoint like the base.
+    figure = next(
+        each for each in FIGURES if each.policy == policy and each.replay.method != "none"
+    )
+    recipe = choose_recipe(f"owner/{policy}")
+    published = json.loads(GENERATION.read_text("utf-8"))
+    checkpoint = {name: published[name] for name in SAMPLING_FIELDS if name in published}
+    # The rows for mathematics were decoded by the released code's own settings.
+    own = Sampling(repetition_penalty=1.0 if recipe.protocol == "boxed" else None)
+    changes = {"learning_rate": 40.0, "tau": 0.2} if policy == "MM-Eureka-Qwen-7B" else {}
+    run = run_with(
+        figure.benchmark.samples,
+        category=figure.benchmark.category,
+        task=figure.benchmark.label,
+        data=f"{min(figure.benchmark.names)}.tsv",
+        policy=f"owner/{policy}",
+        base=f"Qwen/{figure.base}",
+        protocol=recipe.protocol,
+        recipe={**recipe.to_table(), "expects": []},
+        limits={"max_steps": None},
+        sampling=asdict(own.resolved(recipe.decoding, Sampling(**checkpoint))),
+        replay=asdict(replace(paper_replay(f"owner/{policy}"), **changes)),
+    )
+    assert compared(run) == (figure.percent, [])
 
 
 def test_a_part_of_a_benchmark_is_another_run() -> None:

@@ -1,8 +1,12 @@
+import re
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from records import SETTINGS, record, run_of
+from rich.console import Console
 from typer.testing import CliRunner
 
 from visreplay.replay_core.config import Method, ReplayConfig
@@ -10,7 +14,7 @@ from visreplay.tasks.commands.cli import app
 from visreplay.tasks.evaluation.comparison import compare
 from visreplay.tasks.evaluation.runs import Run, SampleRecord
 from visreplay.tasks.evaluation.summary import summarise
-from visreplay.tasks.evaluation.tables import details, layout
+from visreplay.tasks.evaluation.tables import TextTable, details, layout, paper_tables
 
 
 def hr_bench(folder: Path, right: int, *, errors: int = 0, **settings: Any) -> Run:
@@ -139,6 +143,43 @@ def test_notes_stand_below_the_table(tmp_path: Path) -> None:
     for more in ([], ["--markdown"]):
         result = CliRunner().invoke(app, ["table", str(run.folder), *more])
         assert "[1] not the run of the paper's 53.7: samples 400 (here 1)\n" in result.stdout
+
+
+def test_a_cell_of_several_rollouts_says_so(tmp_path: Path) -> None:
+    run = run_of(tmp_path, record("1", True, False), task="vstar", data=None, rollouts=2)
+    assert layout([run]).rows[0][1].endswith("), avg@2")
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_no_table_of_the_paper_breaks_a_word(width: int) -> None:
+    console = Console(width=width, file=StringIO())
+    for grid in paper_tables():
+        grid.show(console)
+    lines = cast(StringIO, console.file).getvalue().splitlines()
+    cells = [cell for line in lines for cell in re.split(r"\s{2,}", line.strip())]
+    for grid in paper_tables():
+        for text in (*grid.headings, *(cell for row in grid.rows for cell in row)):
+            # A cell may take several lines, but every line of it is made of whole words.
+            words = set(text.split())
+            assert any(cell and set(cell.split()) <= words for cell in cells), text
+            assert all(any(word in cell.split() for cell in cells) for word in words), text
+    tables = [line for line in lines if line.startswith("  ") or line.startswith(" ─")]
+    assert max(map(len, tables)) <= width
+
+
+def test_every_part_of_a_wide_table_names_its_rows() -> None:
+    console = Console(width=80, file=StringIO())
+    wide = TextTable("wide", ["who", *(f"heading-{n}" for n in range(9))], [["me", *"abcdefghi"]])
+    wide.show(console)
+    lines = cast(StringIO, console.file).getvalue().splitlines()
+    rows = [line.split() for line in lines if line.startswith("  me")]
+    assert rows == [["me", *"abcdef"], ["me", *"ghi"]]
+
+
+def test_tables_in_markdown_are_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        TextTable("title", ["a"], [["b"]], ["note"]).show(Console(), markdown=True)
+    assert "note\n\ntitle\n\n| a |" in capsys.readouterr().out
 
 
 def test_the_command_prints_the_paper_s_tables() -> None:
