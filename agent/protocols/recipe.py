@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols.wording import STRICT, Kind, Wording, check_marks
@@ -141,7 +141,7 @@ class Pixels:
         """
         most = whole.max_pixels if budget.max is None else min(budget.max, whole.max_pixels)
         least = whole.min_pixels if budget.min is None else min(budget.min, most // 2)
-        return replace(whole, min_pixels=least, max_pixels=most)
+        return replace(whole, min_pixels=min(least, most), max_pixels=most)
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Recipe:
     protocol: str
     checkpoints: tuple[str, ...] = ()
     expects: tuple[TextName, ...] = ()
-    stop_strings: tuple[str, ...] = ()
+    stop_strings: tuple[Annotated[str, MinLen(1)], ...] = ()
     calls: Literal["first", "last", "all"] = "last"
     tolerant_json: bool = False
     texts: Texts = Texts()
@@ -275,7 +275,10 @@ class Recipe:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}, but must be at least 1")
         if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
-            raise ConfigError(f"min_pixels is {min_pixels}, but max_pixels {max_pixels}: less")
+            raise ConfigError(
+                f"min_pixels is {min_pixels}, but must not be above max_pixels, which is "
+                f"{max_pixels}"
+            )
         least, most = min_pixels or self.pixels.image.min, max_pixels or self.pixels.image.max
         if least is not None and most is not None and least > most:
             # Of two limits that exclude each other, the caller's counts.

@@ -66,6 +66,12 @@ def test_every_protocol_has_a_recipe_of_its_name() -> None:
         ("protocol = 'boxed'\n[decoding]\ntemperature = 'hot'", "'hot'"),
         ("extends = 'gpt'", "extends 'gpt', but may extend boxed, deepeyes"),
         ("protocol =", "cannot be read: Invalid value"),
+        (
+            "protocol = 'boxed'\n[texts]\nsystem = 1979-05-27",
+            r"texts\.system is \{'date': '1979-05-27'",
+        ),
+        ("extends = 'boxed'\nname = 'yours'", "there is no key name; the file's name is it"),
+        ("extends = 'boxed'\nstop_strings = ['']", r"stop_strings\.0 is '', but it should have at"),
     ],
 )
 def test_mistakes_are_named_in_one_line(written: Written, text: str, error: str) -> None:
@@ -73,6 +79,12 @@ def test_mistakes_are_named_in_one_line(written: Written, text: str, error: str)
         get_protocol(written(text), TokenGrid(), ImageStore())
     assert "mine" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_mark_that_windows_puts_before_a_text_is_not_part_of_it(written: Written) -> None:
+    assert (
+        load_recipe(written("\ufeffextends = 'boxed'\n[texts]\nsuffix = 'é'")).texts.suffix == "é"
+    )
 
 
 def test_a_recipe_that_extends_another_says_only_what_differs(written: Written) -> None:
@@ -165,7 +177,9 @@ def test_the_callers_pixels_come_before_the_recipes_and_the_processors(
 
 
 def test_pixels_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(ConfigError, match="min_pixels is 2000, but max_pixels 1000"):
+    with pytest.raises(
+        ConfigError, match="min_pixels is 2000, but must not be above max_pixels, which is 1000"
+    ):
         load_recipe("boxed").changed(min_pixels=2_000, max_pixels=1_000)
     with pytest.raises(ConfigError, match="max_pixels is 0"):
         load_recipe("boxed").changed(max_pixels=0)
@@ -183,6 +197,16 @@ def test_budgets_of_crops_and_frames_are_within_that_of_images() -> None:
         get_protocol(small, PROCESSOR, ImageStore()).frame_grid,
     ):
         assert grid.max_pixels == 100 * tokens
+
+
+def test_a_least_size_of_images_leaves_videos_their_budget() -> None:
+    large = load_recipe("video-r1").changed(min_pixels=600_000)
+    protocol = get_protocol(large, PROCESSOR, ImageStore())
+    # Small frames get 128 tokens, as in qwen-vl-utils.
+    assert get_protocol("video-r1", PROCESSOR, ImageStore()).frame_grid.min_pixels == 100_352
+    assert protocol.frame_grid.min_pixels <= protocol.frame_grid.max_pixels == 200_704
+    width, height = protocol.frame_grid.fit((320, 240))
+    assert width * height <= 200_704
 
 
 def test_pictures_are_resized_as_the_recipe_or_else_the_processor_says() -> None:
