@@ -172,13 +172,14 @@ class ToolProtocol(ABC):
     def offer(self, tools: Sequence[Signature], system: str) -> str:
         """Write the system prompt that offers tools.
 
-        Where the tools are exactly the protocol's own, it is the protocol's own prompt.
+        Where the tools are exactly the protocol's own (none, where calls are not JSON), it is the
+        protocol's own prompt.
 
         Args:
             tools: Their signatures.
             system: The system prompt without them.
         """
-        if not system and tools and tuple(tools) == self.own_tools:
+        if not system and tuple(tools) == self.own_tools:
             return self._system
         section = self._tool_section(tools) if tools else ""
         return "\n\n".join(filter(None, (system, section)))
