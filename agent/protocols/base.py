@@ -53,6 +53,8 @@ class ToolProtocol(ABC):
     also call tools that are not the protocol's own."""
     call_break: ClassVar[str] = "\n"
     """Text between those tags and the JSON."""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Keys of a recipe that mean nothing in this protocol: a recipe that sets them is refused."""
     own_tools: ClassVar[tuple[Signature, ...]] = ()
     """Signatures of the tools that `run` knows, where calls are JSON with the tool's name."""
 

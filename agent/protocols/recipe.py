@@ -5,8 +5,9 @@ with a call is the code of its class; texts, question templates, pixel budgets, 
 decoding stand here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, MinLen
@@ -18,6 +19,12 @@ from visreplay.tools import TokenGrid
 from visreplay.tools.image import Resample
 
 Count = Annotated[int, Ge(1)]
+
+NO_TOOLS = (
+    *("calls", "tolerant_json", "crops", "pixels.crop", "frames.most"),
+    *("texts.tools", "texts.crop", "texts.frames", "texts.separator"),
+)
+"""Keys of a recipe that mean nothing in a protocol without tools."""
 
 TextName = Literal["system", "prefix", "suffix", "observation", "error", "endings"]
 """A text that a checkpoint was trained with."""
@@ -284,6 +291,24 @@ class Recipe:
             # Of two limits that exclude each other, the caller's counts.
             least, most = (most, most) if min_pixels is None else (least, least)
         return replace(recipe, pixels=replace(self.pixels, image=Budget(least, most)))
+
+    def check_unused(self, keys: Sequence[str]) -> None:
+        """Refuse a recipe that sets what its protocol would ignore.
+
+        Args:
+            keys: The keys that mean nothing to the protocol.
+
+        Raises:
+            ConfigError: One of them differs from its default.
+        """
+        plain = Recipe(self.name, self.protocol)
+        for key in keys:
+            value, default = (reduce(getattr, key.split("."), each) for each in (self, plain))
+            if value != default:
+                raise ConfigError(
+                    f"the recipe {self.name} sets {key}, which means nothing in the protocol "
+                    f"{self.protocol}: leave it out"
+                )
 
     def to_table(self) -> dict[str, Any]:
         """Convert the recipe to plain JSON values."""

@@ -10,9 +10,18 @@ from conversations import CLIP, noise
 
 from visreplay.agent import Limits, Loop, Question, get_protocol, guess_protocol, load_recipe
 from visreplay.agent.protocols import PROTOCOLS, RECIPES, choose_recipe
+from visreplay.agent.protocols.recipe import Crops
 from visreplay.agent.protocols.recipe_files import recipe_of
+from visreplay.agent.state import Scene
 from visreplay.replay_core import ConfigError
-from visreplay.tools import ImageStore, TokenGrid
+from visreplay.tools import ImageStore, TokenGrid, ToolError
+
+PROTOCOL_TOOLS = {
+    "deepeyes": "image_zoom_in_tool",
+    "mini-o3": "grounding",
+    "pixel-reasoner": "crop_image_normalized",
+    "qwen3-vl": "image_zoom_in_tool",
+}
 
 Written = Callable[[str], Path]
 
@@ -79,6 +88,72 @@ def test_mistakes_are_named_in_one_line(written: Written, text: str, error: str)
         get_protocol(written(text), TokenGrid(), ImageStore())
     assert "mine" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_means_nothing_in_a_protocol_is_refused(written: Written, protocol: str) -> None:
+    values = {
+        "calls": "calls = 'first'",
+        "tolerant_json": "tolerant_json = true",
+        "crops": "[crops]\nmin_side = 9",
+        "crops.coordinates": "[crops]\ncoordinates = 'resized'",
+        "crops.padding": "[crops]\npadding = 0.5",
+        "frames": "[frames]\ncount = 3",
+        "frames.most": "[frames]\nmost = 3",
+        "pixels.crop": "[pixels]\ncrop = {min = 9}",
+        "texts.tools": "[texts]\ntools = '{signatures}'",
+        "texts.crop": "[texts]\ncrop = 'a{image}'",
+        "texts.frames": "[texts]\nframes = 'a{images}'",
+        "texts.separator": "[texts]\nseparator = 'a'",
+    }
+    assert set(PROTOCOLS[protocol].unused) <= set(values)
+    for key, text in values.items():
+        path = written(f"protocol = '{protocol}'\n{text}")
+        if key in PROTOCOLS[protocol].unused:
+            with pytest.raises(ConfigError, match=f"mine sets {key}, which means nothing in the"):
+                get_protocol(path, TokenGrid(), ImageStore())
+        elif key.split(".")[0] not in PROTOCOLS[protocol].unused:
+            get_protocol(path, TokenGrid(), ImageStore())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "written", "call"),
+    [
+        ("mini-o3", "<grounding>{'bbox_2d': [0, 0, 1, 1],}</grounding>", {"bbox_2d": [0, 0, 1, 1]}),
+        ("pixel-reasoner", "<tool_call>{name: 'a', arguments: {'b': 1,}}</tool_call>", {"b": 1}),
+        ("deepeyes", "<tool_call>{name: 'a', arguments: {'b': 1,}}</tool_call>", {"b": 1}),
+    ],
+)
+def test_calls_are_read_as_json5_where_the_recipe_says_so(
+    recipe: str, written: str, call: dict[str, Any]
+) -> None:
+    tolerant = replace(load_recipe(recipe), tolerant_json=True)
+    turn = get_protocol(tolerant, TokenGrid(), ImageStore()).read(written)
+    assert [each["arguments"] for each in turn.calls] == [call]
+    assert get_protocol(recipe, TokenGrid(), ImageStore()).read(written).error is not None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments"),
+    [
+        ("deepeyes", {"bbox_2d": [0, 0, 20, 200]}),
+        ("mini-o3", {"bbox_2d": [0, 0, 0.1, 1], "source": "original_image"}),
+        ("pixel-reasoner", {"bbox_2d": [0, 0, 0.1, 0.99], "target_image": 1}),
+        ("qwen3-vl", {"bbox_2d": [0, 0, 100, 1000], "label": "x", "img_idx": 0}),
+    ],
+)
+def test_boxes_follow_the_recipes_rules(recipe: str, arguments: dict[str, Any]) -> None:
+    plain = get_protocol(replace(load_recipe(recipe), crops=Crops()), PROCESSOR, ImageStore())
+    call: Any = {"name": PROTOCOL_TOOLS[recipe], "arguments": arguments}
+    scene = Scene(images=(plain.store.put(noise(0, 200, 200)),))
+    assert plain.run(call, scene)["images"]
+    for crops, error in (
+        (Crops(min_side=50), "each side must have at least 50 px"),
+        (Crops(max_aspect=2.0), "one side may be at most 2 times the other"),
+    ):
+        strict = replace(plain, recipe=replace(plain.recipe, crops=crops))
+        with pytest.raises(ToolError, match=error):
+            strict.run(call, scene)
 
 
 def test_the_mark_that_windows_puts_before_a_text_is_not_part_of_it(written: Written) -> None:
