@@ -71,12 +71,12 @@ class ToolProtocol(ABC):
     @property
     def frame_grid(self) -> TokenGrid:
         """The pixel budget of one frame of a video."""
-        return self.recipe.pixels.part(self.recipe.pixels.frame, self.grid)
+        return self.recipe.pixels.frame.within(self.grid)
 
     @property
     def crop_grid(self) -> TokenGrid:
         """The pixel budget of a crop."""
-        return self.recipe.pixels.part(self.recipe.pixels.crop, self.grid)
+        return self.recipe.pixels.crop.within(self.grid)
 
     def open(self, question: str | Question, images: list[str], video: str | None) -> list[Message]:
         """Build the conversation before the policy's first turn.

@@ -104,6 +104,16 @@ class Budget:
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min is {self.min}, but must not be above max, which is {self.max}")
 
+    def within(self, whole: TokenGrid) -> TokenGrid:
+        """Compute the budget of crops or of frames, at most that of any image.
+
+        Args:
+            whole: That of any image.
+        """
+        most = whole.max_pixels if self.max is None else min(self.max, whole.max_pixels)
+        least = whole.min_pixels if self.min is None else min(self.min, most // 2)
+        return replace(whole, min_pixels=min(least, most), max_pixels=most)
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -138,17 +148,6 @@ class Pixels:
             max_pixels=max(least, most) if self.image.max is None else most,
             resample=self.resample or processor.resample,
         )
-
-    def part(self, budget: Budget, whole: TokenGrid) -> TokenGrid:
-        """Compute the budget of crops or of frames, at most that of any image.
-
-        Args:
-            budget: Theirs.
-            whole: That of any image.
-        """
-        most = whole.max_pixels if budget.max is None else min(budget.max, whole.max_pixels)
-        least = whole.min_pixels if budget.min is None else min(budget.min, most // 2)
-        return replace(whole, min_pixels=min(least, most), max_pixels=most)
 
 
 @dataclass(frozen=True)
