@@ -94,7 +94,7 @@ def _listed_frames(
 
 
 def _is_time(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < MAX_SECONDS
+    return type(value) in (int, float) and bool(abs(value) < MAX_SECONDS)
 
 
 def _read(read: Callable[..., T], block: Mapping[str, Any], what: str) -> T:

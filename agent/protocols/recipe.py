@@ -7,7 +7,7 @@ decoding stand here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import reduce
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, MinLen
@@ -302,8 +302,8 @@ class Recipe:
         """
         plain = Recipe(self.name, self.protocol)
         for key in keys:
-            value, default = (reduce(getattr, key.split("."), each) for each in (self, plain))
-            if value != default:
+            value_of = attrgetter(key)
+            if value_of(self) != value_of(plain):
                 raise ConfigError(
                     f"the recipe {self.name} sets {key}, which means nothing in the protocol "
                     f"{self.protocol}: leave it out"
