@@ -6,7 +6,7 @@ reference into the store, or what the `Media` allows besides) or as base64:
     {"type": "text", "text": "What is it?"}
     {"type": "image", "url": "data:image/png;base64,..."}   or "base64" instead of "url"
     {"type": "video", "url": "data:video/mp4;base64,..."}   or "base64" instead of "url"
-    {"type": "video", "frames": [image URLs], "times": [seconds]}
+    {"type": "video", "frames": [image URLs], "times": [seconds]}   perhaps with "step_seconds"
 
 Media also come in the forms of other interfaces:
 
@@ -15,7 +15,6 @@ Media also come in the forms of other interfaces:
     {"type": "image", "data": base64}                          LangChain's before its version 1
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -25,6 +24,9 @@ from visreplay.tools import DecodedVideo, Media, TokenGrid, ToolError
 from visreplay.tools.types import preview
 
 T = TypeVar("T")
+
+MAX_SECONDS = 1e9
+"""Limit of the times of a video in seconds: positions follow them, and are whole numbers."""
 
 
 def read_part(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
@@ -46,7 +48,7 @@ def read_part(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> Part:
         case {"type": "image_url", "image_url": {"url": url}}:
             return image(image_reference({"url": url}, media))
         case {"type": "video", "frames": list(frames), "times": list(times)}:
-            return _listed_frames(frames, times, media)
+            return _listed_frames(frames, times, block.get("step_seconds"), media)
         case {"type": "video"}:
             return _sampled_frames(block, media, grid)
         case {"type": "video_url", "video_url": {"url": url}}:
@@ -75,15 +77,24 @@ def _sampled_frames(block: Mapping[str, Any], media: Media, grid: TokenGrid) -> 
     return sampled_video(_read(partial(media.video, grid=grid), block, "a video"))
 
 
-def _listed_frames(frames: Sequence[Any], times: Sequence[Any], media: Media) -> VideoPart:
+def _listed_frames(
+    frames: Sequence[Any], times: Sequence[Any], step_seconds: Any, media: Media
+) -> VideoPart:
     if not frames or len(frames) != len(times):
         raise ToolError(f"a video has {len(frames)} frames and {len(times)} times")
-    if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
+    if not all(map(_is_time, times)):
         raise ToolError(f"the times of a video are seconds, not {preview(times)}")
+    if step_seconds is not None and not (_is_time(step_seconds) and step_seconds >= 0):
+        raise ToolError(f"step_seconds is {preview(step_seconds)}, but must be 0 or more seconds")
     references = [_read(media.reference, {"url": frame}, "a frame") for frame in frames]
     if len({media.image(reference).size for reference in references}) > 1:
         raise ToolError("the frames of a video must have one size")
-    return {"type": "video", "frames": references, "times": list(times)}
+    part: VideoPart = {"type": "video", "frames": references, "times": list(times)}
+    return part if step_seconds is None else {**part, "step_seconds": step_seconds}
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and bool(abs(value) < MAX_SECONDS)
 
 
 def _read(read: Callable[..., T], block: Mapping[str, Any], what: str) -> T:

@@ -165,7 +165,7 @@ def _block(part: Part) -> dict[str, Any]:
     if part["type"] == "image":
         return dict(image_block(part["image"]))
     frames = [image_block(frame)["url"] for frame in part["frames"]]
-    return {"type": "video", "frames": frames, "times": part["times"]}
+    return {**part, "frames": frames}
 
 
 def _invalid_calls(call: UnparsedCall | None) -> list[InvalidToolCall]:

@@ -16,7 +16,6 @@ from visreplay.agent.openai.completion import CompletionBuilder
 from visreplay.agent.openai.messages import from_openai
 from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
-from visreplay.agent.policy.replay_policy import ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.protocols import Recipe
@@ -158,7 +157,7 @@ class ChatService:
             chat.memory,
             digest,
         )
-        decoding = chat.policy.decoding(self._sampling(request, chat.policy), stops)
+        decoding = chat.policy.decoding(self._sampling(request, chat), stops)
         events = slot.decode(
             chat.policy, reading, request.seeds, **decoding, logprobs=request.kept_logprobs
         )
@@ -173,13 +172,14 @@ class ChatService:
             raise ConfigError(f"replay has settings, but model {request.model!r} has no replay")
         return replay_config(config, request.replay)
 
-    def _sampling(self, request: ChatRequest, policy: ReplayPolicy) -> Sampling:
+    def _sampling(self, request: ChatRequest, chat: ChatPolicy) -> Sampling:
         """Return how a request is decoded: several answers are sampled unless it says otherwise."""
         own = request.sampling.filled(self.service.sampling)
-        if request.n > 1 and request.temperature is None and policy.resolved(own).greedy:
+        if request.n > 1 and request.temperature is None and chat.policy.resolved(own).greedy:
             own = replace(own, temperature=1.0)
         limit = self.service.limits.max_new_tokens
-        return replace(own, max_new_tokens=min(policy.resolved(own).max_new_tokens or limit, limit))
+        tokens = own.max_new_tokens or chat.protocol.sampling.max_new_tokens or limit
+        return replace(own, max_new_tokens=min(tokens, limit))
 
     def _chat_policy(self, replay: ReplayConfig, budget: Budget) -> ChatPolicy:
         """The policy for one request, whose images no other request pushes out of the store."""

@@ -68,7 +68,8 @@ def get_protocol(recipe: str | Path | Recipe, grid: TokenGrid, store: ImageStore
         store: The store of the images that tools make.
 
     Raises:
-        ConfigError: There is no such recipe, or it is written for no protocol that there is.
+        ConfigError: There is no such recipe, it is written for no protocol that there is, or it
+            sets what means nothing in its protocol.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
@@ -77,7 +78,9 @@ def get_protocol(recipe: str | Path | Recipe, grid: TokenGrid, store: ImageStore
             f"the recipe {recipe.name}: protocol is {recipe.protocol!r}, but there are "
             f"{', '.join(PROTOCOLS)}"
         )
-    return PROTOCOLS[recipe.protocol](recipe.pixels.grid(grid), store, recipe)
+    protocol = PROTOCOLS[recipe.protocol]
+    recipe.check_unused(protocol.unused)
+    return protocol(recipe.pixels.grid(grid), store, recipe)
 
 
 def choose_recipe(

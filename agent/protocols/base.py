@@ -53,6 +53,8 @@ class ToolProtocol(ABC):
     also call tools that are not the protocol's own."""
     call_break: ClassVar[str] = "\n"
     """Text between those tags and the JSON."""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Keys of a recipe that mean nothing in this protocol: a recipe that sets them is refused."""
     own_tools: ClassVar[tuple[Signature, ...]] = ()
     """Signatures of the tools that `run` knows, where calls are JSON with the tool's name."""
 
@@ -69,12 +71,12 @@ class ToolProtocol(ABC):
     @property
     def frame_grid(self) -> TokenGrid:
         """The pixel budget of one frame of a video."""
-        return self.recipe.pixels.part(self.recipe.pixels.frame, self.grid)
+        return self.recipe.pixels.frame.within(self.grid)
 
     @property
     def crop_grid(self) -> TokenGrid:
         """The pixel budget of a crop."""
-        return self.recipe.pixels.part(self.recipe.pixels.crop, self.grid)
+        return self.recipe.pixels.crop.within(self.grid)
 
     def open(self, question: str | Question, images: list[str], video: str | None) -> list[Message]:
         """Build the conversation before the policy's first turn.
@@ -172,13 +174,14 @@ class ToolProtocol(ABC):
     def offer(self, tools: Sequence[Signature], system: str) -> str:
         """Write the system prompt that offers tools.
 
-        Where the tools are exactly the protocol's own, it is the protocol's own prompt.
+        Where the tools are exactly the protocol's own (none, where calls are not JSON), it is the
+        protocol's own prompt.
 
         Args:
             tools: Their signatures.
             system: The system prompt without them.
         """
-        if not system and tools and tuple(tools) == self.own_tools:
+        if not system and tuple(tools) == self.own_tools:
             return self._system
         section = self._tool_section(tools) if tools else ""
         return "\n\n".join(filter(None, (system, section)))

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.parsing import unknown_tool
+from visreplay.agent.protocols.recipe import NO_TOOLS
 from visreplay.agent.protocols.turns import ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
 
@@ -19,6 +20,7 @@ class BoxedProtocol(ToolProtocol):
 
     name: ClassVar[str] = "boxed"
     named_calls: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = NO_TOOLS
 
     def _read(self, thought: str, rest: str) -> ParsedTurn:
         return ParsedTurn.boxed(thought or rest.strip(), rest or thought)

@@ -20,6 +20,7 @@ class DeepEyesProtocol(ToolProtocol):
 
     name: ClassVar[str] = "deepeyes"
     videos: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ("crops.padding", "frames", "texts.frames")
 
     TOOL: ClassVar[str] = "image_zoom_in_tool"
 

@@ -22,6 +22,12 @@ class EmbeddedProtocol(ToolProtocol):
 
     name: ClassVar[str] = "embedded"
     call_break: ClassVar[str] = ""
+    unused: ClassVar[tuple[str, ...]] = (
+        "crops.coordinates",
+        "crops.padding",
+        "frames.most",
+        "texts.tools",
+    )
 
     CELLS: ClassVar[float] = 8.0
     FRAMES: ClassVar[int] = 2

@@ -26,6 +26,12 @@ class HermesProtocol(ToolProtocol):
     """
 
     name: ClassVar[str] = "hermes"
+    unused: ClassVar[tuple[str, ...]] = (
+        "crops.coordinates",
+        "crops.padding",
+        "texts.crop",
+        "texts.frames",
+    )
 
     own_tools: ClassVar[tuple[Signature, ...]] = (
         signature("zoom", "Enlarge a region of an image.", _REGION, optional=("image",)),

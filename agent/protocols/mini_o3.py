@@ -22,6 +22,15 @@ class MiniO3Protocol(ToolProtocol):
     name: ClassVar[str] = "mini-o3"
     named_calls: ClassVar[bool] = False
     videos: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = (
+        "calls",
+        "crops.coordinates",
+        "crops.padding",
+        "frames",
+        "texts.tools",
+        "texts.frames",
+        "texts.separator",
+    )
 
     CALL: ClassVar[str] = "grounding"
 
@@ -36,7 +45,7 @@ class MiniO3Protocol(ToolProtocol):
         if call_at < 0:
             return ParsedTurn(thought)
         (body,) = bodies(rest[call_at:], "grounding")
-        arguments = parse_json(body, "grounding")
+        arguments = parse_json(body, "grounding", tolerant=self.recipe.tolerant_json)
         if not isinstance(arguments, dict):
             raise ToolError('A grounding is one JSON object {"bbox_2d": [...], "source": string}.')
         return ParsedTurn(thought, ({"name": self.CALL, "arguments": arguments},))

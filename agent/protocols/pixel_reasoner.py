@@ -32,6 +32,7 @@ class PixelReasonerProtocol(ToolProtocol):
     """
 
     name: ClassVar[str] = "pixel-reasoner"
+    unused: ClassVar[tuple[str, ...]] = ("calls",)
 
     CROP: ClassVar[str] = "crop_image_normalized"
     SELECT: ClassVar[str] = "select_frames"
@@ -67,7 +68,8 @@ class PixelReasonerProtocol(ToolProtocol):
         if written.rstrip().endswith("</tool_call>") and "<tool_call>" in written:
             before, tag, last = written.rpartition("<tool_call>")
             (body,) = bodies(tag + last, "tool_call")
-            return ParsedTurn(thought if rest and thought else before.strip(), (parse_call(body),))
+            call = parse_call(body, tolerant=self.recipe.tolerant_json)
+            return ParsedTurn(thought if rest and thought else before.strip(), (call,))
         return ParsedTurn.boxed(thought or rest.strip(), written)
 
     def run(self, call: ToolCall, scene: Scene) -> Observation:
@@ -87,7 +89,7 @@ class PixelReasonerProtocol(ToolProtocol):
         reference = candidates[numbered(target, "target_image", "images", 1, len(candidates))]
         picture = self.store.get(reference)
         extent = (1.0, 1.0) if _all_below_one(bbox) else self._extent(picture.size)
-        parse_box(bbox, extent, picture.size)
+        parse_box(bbox, extent, picture.size, max_aspect=self.recipe.crops.max_aspect)
         padded = self._padded(bbox, extent, picture.size)
         min_side = self.recipe.crops.min_side
         if min(padded.width, padded.height) < min_side:

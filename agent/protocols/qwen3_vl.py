@@ -23,6 +23,12 @@ class Qwen3VLProtocol(ToolProtocol):
     """
 
     name: ClassVar[str] = "qwen3-vl"
+    unused: ClassVar[tuple[str, ...]] = (
+        "crops.coordinates",
+        "crops.padding",
+        "frames.most",
+        "texts.frames",
+    )
 
     EXTENT: ClassVar[tuple[float, float]] = (1000.0, 1000.0)
     TOOL: ClassVar[str] = "image_zoom_in_tool"
@@ -55,9 +61,13 @@ class Qwen3VLProtocol(ToolProtocol):
         images = scene.all_images
         reference = images[numbered(index, "img_idx", "images", 0, len(images))]
         picture = self.store.get(reference)
-        wide = _widened(parse_box(bbox, self.EXTENT, picture.size), self.grid.factor, picture.size)
-        region = zoom(picture, wide, grid=self.crop_grid)
-        return crop_observation(reference, picture, wide, region, self.store)
+        rules = self.recipe.crops
+        region = parse_box(
+            bbox, self.EXTENT, picture.size, min_side=rules.min_side, max_aspect=rules.max_aspect
+        )
+        wide = _widened(region, self.grid.factor, picture.size)
+        crop = zoom(picture, wide, grid=self.crop_grid)
+        return crop_observation(reference, picture, wide, crop, self.store)
 
 
 def _widened(region: Box, side: int, size: tuple[int, int]) -> Box:

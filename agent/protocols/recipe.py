@@ -5,11 +5,12 @@ with a call is the code of its class; texts, question templates, pixel budgets, 
 decoding stand here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols.wording import STRICT, Kind, Wording, check_marks
@@ -18,6 +19,12 @@ from visreplay.tools import TokenGrid
 from visreplay.tools.image import Resample
 
 Count = Annotated[int, Ge(1)]
+
+NO_TOOLS = (
+    *("calls", "tolerant_json", "crops", "pixels.crop", "frames.most"),
+    *("texts.tools", "texts.crop", "texts.frames", "texts.separator"),
+)
+"""Keys of a recipe that mean nothing in a protocol without tools."""
 
 TextName = Literal["system", "prefix", "suffix", "observation", "error", "endings"]
 """A text that a checkpoint was trained with."""
@@ -97,6 +104,16 @@ class Budget:
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min is {self.min}, but must not be above max, which is {self.max}")
 
+    def within(self, whole: TokenGrid) -> TokenGrid:
+        """Compute the budget of crops or of frames, at most that of any image.
+
+        Args:
+            whole: That of any image.
+        """
+        most = whole.max_pixels if self.max is None else min(self.max, whole.max_pixels)
+        least = whole.min_pixels if self.min is None else min(self.min, most // 2)
+        return replace(whole, min_pixels=min(least, most), max_pixels=most)
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -131,17 +148,6 @@ class Pixels:
             max_pixels=max(least, most) if self.image.max is None else most,
             resample=self.resample or processor.resample,
         )
-
-    def part(self, budget: Budget, whole: TokenGrid) -> TokenGrid:
-        """Compute the budget of crops or of frames, at most that of any image.
-
-        Args:
-            budget: Theirs.
-            whole: That of any image.
-        """
-        most = whole.max_pixels if budget.max is None else min(budget.max, whole.max_pixels)
-        least = whole.min_pixels if budget.min is None else min(budget.min, most // 2)
-        return replace(whole, min_pixels=least, max_pixels=most)
 
 
 @dataclass(frozen=True)
@@ -231,7 +237,7 @@ class Recipe:
     protocol: str
     checkpoints: tuple[str, ...] = ()
     expects: tuple[TextName, ...] = ()
-    stop_strings: tuple[str, ...] = ()
+    stop_strings: tuple[Annotated[str, MinLen(1)], ...] = ()
     calls: Literal["first", "last", "all"] = "last"
     tolerant_json: bool = False
     texts: Texts = Texts()
@@ -275,12 +281,33 @@ class Recipe:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}, but must be at least 1")
         if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
-            raise ConfigError(f"min_pixels is {min_pixels}, but max_pixels {max_pixels}: less")
+            raise ConfigError(
+                f"min_pixels is {min_pixels}, but must not be above max_pixels, which is "
+                f"{max_pixels}"
+            )
         least, most = min_pixels or self.pixels.image.min, max_pixels or self.pixels.image.max
         if least is not None and most is not None and least > most:
             # Of two limits that exclude each other, the caller's counts.
             least, most = (most, most) if min_pixels is None else (least, least)
         return replace(recipe, pixels=replace(self.pixels, image=Budget(least, most)))
+
+    def check_unused(self, keys: Sequence[str]) -> None:
+        """Refuse a recipe that sets what its protocol would ignore.
+
+        Args:
+            keys: The keys that mean nothing to the protocol.
+
+        Raises:
+            ConfigError: One of them differs from its default.
+        """
+        plain = Recipe(self.name, self.protocol)
+        for key in keys:
+            value_of = attrgetter(key)
+            if value_of(self) != value_of(plain):
+                raise ConfigError(
+                    f"the recipe {self.name} sets {key}, which means nothing in the protocol "
+                    f"{self.protocol}: leave it out"
+                )
 
     def to_table(self) -> dict[str, Any]:
         """Convert the recipe to plain JSON values."""

@@ -3,6 +3,7 @@
 A file may begin with `extends = "NAME"`, and then says only what differs from that recipe.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -53,9 +54,9 @@ def recipe_of(table: Mapping[str, Any], name: str) -> Recipe:
             f"the recipe {name} names no protocol: begin it with protocol = ..., or with "
             "extends = ... and the name of a recipe"
         )
-    values = json.dumps({**table, "name": name}, default=str)
+    # As JSON: a list of TOML is a tuple here, and nothing else is converted. A date fits no key.
+    values = json.dumps({**table, "name": name}, default=lambda date: {"date": str(date)})
     try:
-        # As JSON: a list of TOML is a tuple here, and nothing else is converted.
         return TypeAdapter(Recipe).validate_json(values, strict=True)
     except ValidationError as error:
         raise ConfigError(f"the recipe {name}: {_first_mistake(error)}") from error
@@ -74,13 +75,15 @@ def checkpoints() -> dict[str, tuple[str, ...]]:
 def _table(path: Path) -> dict[str, Any]:
     """Read a file, and what it extends."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no recipe {str(path)!r}: give a TOML file, or one of {', '.join(RECIPES)}"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"the recipe {str(path)!r} cannot be read: {error}") from error
+    if "name" in table:
+        raise ConfigError(f"the recipe {str(path)!r}: there is no key name; the file's name is it")
     if "extends" not in table:
         return table
     parent = table.pop("extends")
@@ -119,4 +122,4 @@ def _first_mistake(error: Any) -> str:
     value = value if len(value) <= 60 else f"{value[:57]}..."
     if mistake["type"] == "value_error":
         return f"{key}: {mistake['ctx']['error']}"
-    return f"{key} is {value}, but {reason.replace('Input should', 'it should', 1)}"
+    return f"{key} is {value}, but {re.sub(r'^[A-Z][a-z]+ should', 'it should', reason)}"

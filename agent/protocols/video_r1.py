@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.parsing import unknown_tool
+from visreplay.agent.protocols.recipe import NO_TOOLS
 from visreplay.agent.state import Observation, Scene, ToolCall
 
 
@@ -14,6 +15,7 @@ class VideoR1Protocol(ToolProtocol):
 
     name: ClassVar[str] = "video-r1"
     named_calls: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = NO_TOOLS
 
     def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Refuse: the protocol has no tools."""

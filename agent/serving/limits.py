@@ -18,7 +18,8 @@ class ServerLimits:
         frames: Frames of a video that the policy sees.
         video_seconds: Length of a video.
         context: Tokens of a conversation.
-        max_new_tokens: Tokens of a reply; also the default of requests that give no number.
+        max_new_tokens: Tokens of a reply; also the default where neither request nor recipe gives a
+            number.
         running: Turns that are prefilled or decoded at once; each holds a context in memory.
         waiting: Requests that may wait for admission.
         cache_bytes: Bytes of the cache of conversations.

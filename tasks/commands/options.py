@@ -12,6 +12,7 @@ from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import PROTOCOLS, Recipe
 from visreplay.agent.serving.auth import LOOPBACK, check_access
 from visreplay.replay_core.config import ReplayConfig
+from visreplay.replay_core.errors import ConfigError
 from visreplay.tasks.commands.settings import PANELS, Overrides
 
 MODEL = "Model"
@@ -112,11 +113,19 @@ class EpisodeOptions:
     ] = 0
     system_prompt: Annotated[
         Path | None,
-        _model("File with the system prompt that the policy was trained with.", exists=True),
+        _model(
+            "File with the system prompt that the policy was trained with.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None
     user_suffix: Annotated[
         Path | None,
-        _model("File with the text that the policy expects after a question.", exists=True),
+        _model(
+            "File with the text that the policy expects after a question.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None
 
     def worded(self, recipe: Recipe) -> Recipe:
@@ -125,8 +134,17 @@ class EpisodeOptions:
 
 
 def _prompt(path: Path | None) -> str | None:
-    """Read a prompt: a text editor ends its file with a newline, which is not part of it."""
-    return None if path is None else path.read_text("utf-8").removesuffix("\n")
+    """Read a prompt: a text editor ends its file with a newline, which is not part of it.
+
+    Raises:
+        ConfigError: The file is no text.
+    """
+    if path is None:
+        return None
+    try:
+        return path.read_text("utf-8-sig").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the prompt {str(path)!r} cannot be read as UTF-8: {error}") from error
 
 
 @dataclass(frozen=True)

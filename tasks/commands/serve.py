@@ -81,7 +81,7 @@ def serve(
     service = ServiceConfig(
         models,
         served_models(models, config),
-        sampling=sampling.build(max_new_tokens=bounds.max_new_tokens),
+        sampling=sampling.build(),
         limits=bounds,
         roots=tuple(media_root or ()),
         fetch=Fetcher() if allow_urls else None,

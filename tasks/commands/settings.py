@@ -120,7 +120,9 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
         "frames": Knob("Frames that are sampled from a video.", "max_frames", min=1, max=64),
         "video_seconds": Knob("Length of a video, in seconds.", "max_video", min=0.1),
         "context": Knob("Tokens of a conversation.", "max_context", min=1),
-        "max_new_tokens": Knob("Tokens of an answer, also where a request does not say.", min=1),
+        "max_new_tokens": Knob(
+            "Tokens of an answer, also where neither request nor recipe says.", min=1
+        ),
         "running": Knob(
             "Answers that are decoded at once; each holds a context in memory.",
             "max_running",

@@ -89,6 +89,8 @@ def test_an_image_is_the_same_in_every_form(hermes: ChatRenderer, form: int) -> 
         ({"type": "video", "frames": [], "times": []}, "0 frames"),
         ({"type": "video", "frames": ["visreplay:0"], "times": [0.0]}, "no image"),
         ({"type": "video", "frames": ["x"], "times": ["now"]}, "are seconds"),
+        ({"type": "video", "frames": ["x"], "times": [10**400]}, "are seconds"),
+        ({"type": "video", "frames": ["x"], "times": [0.0], "step_seconds": -1}, "0 or more"),
         ({"type": "video", "frames": [7], "times": [0.0]}, "neither base64 nor a URL"),
         ({"type": "video", "frames": ["/etc/passwd"], "times": [0.0]}, "no files may be read"),
         ({"type": "video", "frames": ["http://127.0.0.1/"], "times": [0.0]}, "is not fetched"),

@@ -16,7 +16,7 @@ from visreplay.agent import Message, ReplayChatModel, protocol_tools, question
 from visreplay.agent.langchain.messages import from_langchain
 from visreplay.agent.langchain.protocol_tools import last_question
 from visreplay.agent.policy.encoder import token_grid
-from visreplay.agent.protocols import PROTOCOLS
+from visreplay.agent.protocols import PROTOCOLS, RECIPES
 from visreplay.replay_core import ModelPair
 
 NAMED = [name for name, script in SCRIPTS.items() if PROTOCOLS[script.protocol].named_calls]
@@ -68,6 +68,27 @@ def test_a_policy_reads_what_it_reads_in_an_episode(embedded_pair: ModelPair, na
     conversation = renderer.conversation(from_langchain(messages, renderer), signatures)
     assert transcript(conversation) == transcript(state["messages"][:-1])
     assert protocol.own_tools == tuple(signatures)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_question_opens_as_an_episode_of_the_recipe_does(
+    embedded_pair: ModelPair, name: str
+) -> None:
+    """The system prompt, the words around the question, and the pace of a video."""
+    model = ReplayChatModel(pair=embedded_pair, recipe=name)
+    protocol = model.renderer.protocol
+    media: list[tuple[list[Any], Any]] = [([PICTURES[0]], None)]
+    if protocol.videos:
+        media.append(([], CLIP))
+    for images, video in media:
+        asked: list[AnyMessage] = [question(model, "What is it?", images, video=video)]
+        signatures = [convert_to_openai_tool(tool) for tool in protocol_tools(model)]
+        conversation = model.renderer.conversation(
+            from_langchain(asked, model.renderer), signatures
+        )
+        references = [model.store.put(picture) for picture in images]
+        path = None if video is None else str(video)
+        assert conversation == protocol.open("What is it?", references, path)
 
 
 def crop_call(model: ReplayChatModel, args: dict[str, Any], name: str = "zoom") -> list[AnyMessage]:

@@ -107,12 +107,14 @@ def test_records_have_what_was_used(published: ModelPair) -> None:
 
 def test_several_answers_to_a_request_are_sampled(published: ModelPair) -> None:
     config = ServiceConfig(published, {"policy": PLAIN}, limits=ServerLimits(max_new_tokens=50))
-    policy = ChatPolicy(published, PLAIN).policy
+    chat = ChatPolicy(published, PLAIN)
 
-    def decoding(config: ServiceConfig = config, **fields: Any) -> Sampling:
+    def decoding(
+        config: ServiceConfig = config, chat: ChatPolicy = chat, **fields: Any
+    ) -> Sampling:
         body = {"model": "policy", "messages": prompt(), **fields}
         request = ChatRequest.model_validate(body)
-        return policy.resolved(ChatService(config)._sampling(request, policy))
+        return chat.policy.resolved(ChatService(config)._sampling(request, chat))
 
     assert decoding() == Sampling(0.1, 0.001, 1, 1.05, 50)
     assert decoding(n=2) == Sampling(1.0, 1.0, 0, 1.05, 50)
@@ -120,3 +122,10 @@ def test_several_answers_to_a_request_are_sampled(published: ModelPair) -> None:
     warm = replace(config, sampling=Sampling(temperature=0.7, top_k=9, max_new_tokens=10))
     assert decoding(warm, n=2) == decoding(warm) == Sampling(0.7, 1.0, 9, 1.05, 10)
     assert decoding(warm, top_k=0, repetition_penalty=1.0) == Sampling(0.7, 1.0, 0, 1.0, 10)
+    # The limit of a turn: the recipe's, within the server's, which holds where there is none.
+    recipe = replace(chat.protocol.recipe, decoding=Sampling(max_new_tokens=7))
+    assert decoding(chat=ChatPolicy(published, PLAIN, recipe=recipe)).max_new_tokens == 7
+    recipe = replace(recipe, decoding=Sampling(max_new_tokens=8192))
+    assert decoding(chat=ChatPolicy(published, PLAIN, recipe=recipe)).max_new_tokens == 50
+    large = replace(config, limits=ServerLimits(max_new_tokens=4096))
+    assert decoding(large).max_new_tokens == 4096

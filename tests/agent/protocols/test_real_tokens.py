@@ -18,6 +18,7 @@ from scripted import ScriptedPolicy
 from visreplay.agent import Loop, Question, Recipe, build_graph, get_protocol, load_recipe
 from visreplay.agent.policy.encoder import ContextEncoder, token_grid
 from visreplay.agent.state import observations
+from visreplay.replay_core import ConfigError
 from visreplay.tools import ImageStore
 
 USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n"
@@ -288,3 +289,15 @@ def test_a_prompts_file_ends_without_its_newline(qwen25: Any, tmp_path: Path) ->
     recipe = options.worded(load_recipe("deepeyes"))
     assert recipe.texts.suffix == "\nThink first. "
     assert recipe.expects == ("system",)
+
+
+def test_a_prompts_file_may_begin_with_the_mark_of_windows_but_must_be_text(tmp_path: Path) -> None:
+    from visreplay.tasks.commands.options import EpisodeOptions
+
+    path = tmp_path / "suffix.txt"
+    options: Any = EpisodeOptions(None, None, user_suffix=path)  # type: ignore[arg-type]
+    path.write_bytes("\ufeffDécris.\r\n".encode())
+    assert options.worded(load_recipe("deepeyes")).texts.suffix == "Décris."
+    path.write_bytes("Décris.".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"suffix\.txt' cannot be read as UTF-8"):
+        options.worded(load_recipe("deepeyes"))

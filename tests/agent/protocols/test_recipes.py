@@ -10,9 +10,18 @@ from conversations import CLIP, noise
 
 from visreplay.agent import Limits, Loop, Question, get_protocol, guess_protocol, load_recipe
 from visreplay.agent.protocols import PROTOCOLS, RECIPES, choose_recipe
+from visreplay.agent.protocols.recipe import Crops
 from visreplay.agent.protocols.recipe_files import recipe_of
+from visreplay.agent.state import Scene
 from visreplay.replay_core import ConfigError
-from visreplay.tools import ImageStore, TokenGrid
+from visreplay.tools import ImageStore, TokenGrid, ToolError
+
+PROTOCOL_TOOLS = {
+    "deepeyes": "image_zoom_in_tool",
+    "mini-o3": "grounding",
+    "pixel-reasoner": "crop_image_normalized",
+    "qwen3-vl": "image_zoom_in_tool",
+}
 
 Written = Callable[[str], Path]
 
@@ -66,6 +75,12 @@ def test_every_protocol_has_a_recipe_of_its_name() -> None:
         ("protocol = 'boxed'\n[decoding]\ntemperature = 'hot'", "'hot'"),
         ("extends = 'gpt'", "extends 'gpt', but may extend boxed, deepeyes"),
         ("protocol =", "cannot be read: Invalid value"),
+        (
+            "protocol = 'boxed'\n[texts]\nsystem = 1979-05-27",
+            r"texts\.system is \{'date': '1979-05-27'",
+        ),
+        ("extends = 'boxed'\nname = 'yours'", "there is no key name; the file's name is it"),
+        ("extends = 'boxed'\nstop_strings = ['']", r"stop_strings\.0 is '', but it should have at"),
     ],
 )
 def test_mistakes_are_named_in_one_line(written: Written, text: str, error: str) -> None:
@@ -73,6 +88,78 @@ def test_mistakes_are_named_in_one_line(written: Written, text: str, error: str)
         get_protocol(written(text), TokenGrid(), ImageStore())
     assert "mine" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_means_nothing_in_a_protocol_is_refused(written: Written, protocol: str) -> None:
+    values = {
+        "calls": "calls = 'first'",
+        "tolerant_json": "tolerant_json = true",
+        "crops": "[crops]\nmin_side = 9",
+        "crops.coordinates": "[crops]\ncoordinates = 'resized'",
+        "crops.padding": "[crops]\npadding = 0.5",
+        "frames": "[frames]\ncount = 3",
+        "frames.most": "[frames]\nmost = 3",
+        "pixels.crop": "[pixels]\ncrop = {min = 9}",
+        "texts.tools": "[texts]\ntools = '{signatures}'",
+        "texts.crop": "[texts]\ncrop = 'a{image}'",
+        "texts.frames": "[texts]\nframes = 'a{images}'",
+        "texts.separator": "[texts]\nseparator = 'a'",
+    }
+    assert set(PROTOCOLS[protocol].unused) <= set(values)
+    for key, text in values.items():
+        path = written(f"protocol = '{protocol}'\n{text}")
+        if key in PROTOCOLS[protocol].unused:
+            with pytest.raises(ConfigError, match=f"mine sets {key}, which means nothing in the"):
+                get_protocol(path, TokenGrid(), ImageStore())
+        elif key.split(".")[0] not in PROTOCOLS[protocol].unused:
+            get_protocol(path, TokenGrid(), ImageStore())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "written", "call"),
+    [
+        ("mini-o3", "<grounding>{'bbox_2d': [0, 0, 1, 1],}</grounding>", {"bbox_2d": [0, 0, 1, 1]}),
+        ("pixel-reasoner", "<tool_call>{name: 'a', arguments: {'b': 1,}}</tool_call>", {"b": 1}),
+        ("deepeyes", "<tool_call>{name: 'a', arguments: {'b': 1,}}</tool_call>", {"b": 1}),
+    ],
+)
+def test_calls_are_read_as_json5_where_the_recipe_says_so(
+    recipe: str, written: str, call: dict[str, Any]
+) -> None:
+    tolerant = replace(load_recipe(recipe), tolerant_json=True)
+    turn = get_protocol(tolerant, TokenGrid(), ImageStore()).read(written)
+    assert [each["arguments"] for each in turn.calls] == [call]
+    assert get_protocol(recipe, TokenGrid(), ImageStore()).read(written).error is not None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments"),
+    [
+        ("deepeyes", {"bbox_2d": [0, 0, 20, 200]}),
+        ("mini-o3", {"bbox_2d": [0, 0, 0.1, 1], "source": "original_image"}),
+        ("pixel-reasoner", {"bbox_2d": [0, 0, 0.1, 0.99], "target_image": 1}),
+        ("qwen3-vl", {"bbox_2d": [0, 0, 100, 1000], "label": "x", "img_idx": 0}),
+    ],
+)
+def test_boxes_follow_the_recipes_rules(recipe: str, arguments: dict[str, Any]) -> None:
+    plain = get_protocol(replace(load_recipe(recipe), crops=Crops()), PROCESSOR, ImageStore())
+    call: Any = {"name": PROTOCOL_TOOLS[recipe], "arguments": arguments}
+    scene = Scene(images=(plain.store.put(noise(0, 200, 200)),))
+    assert plain.run(call, scene)["images"]
+    for crops, error in (
+        (Crops(min_side=50), "each side must have at least 50 px"),
+        (Crops(max_aspect=2.0), "one side may be at most 2 times the other"),
+    ):
+        strict = replace(plain, recipe=replace(plain.recipe, crops=crops))
+        with pytest.raises(ToolError, match=error):
+            strict.run(call, scene)
+
+
+def test_the_mark_that_windows_puts_before_a_text_is_not_part_of_it(written: Written) -> None:
+    assert (
+        load_recipe(written("\ufeffextends = 'boxed'\n[texts]\nsuffix = 'é'")).texts.suffix == "é"
+    )
 
 
 def test_a_recipe_that_extends_another_says_only_what_differs(written: Written) -> None:
@@ -165,7 +252,9 @@ def test_the_callers_pixels_come_before_the_recipes_and_the_processors(
 
 
 def test_pixels_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(ConfigError, match="min_pixels is 2000, but max_pixels 1000"):
+    with pytest.raises(
+        ConfigError, match="min_pixels is 2000, but must not be above max_pixels, which is 1000"
+    ):
         load_recipe("boxed").changed(min_pixels=2_000, max_pixels=1_000)
     with pytest.raises(ConfigError, match="max_pixels is 0"):
         load_recipe("boxed").changed(max_pixels=0)
@@ -183,6 +272,16 @@ def test_budgets_of_crops_and_frames_are_within_that_of_images() -> None:
         get_protocol(small, PROCESSOR, ImageStore()).frame_grid,
     ):
         assert grid.max_pixels == 100 * tokens
+
+
+def test_a_least_size_of_images_leaves_videos_their_budget() -> None:
+    large = load_recipe("video-r1").changed(min_pixels=600_000)
+    protocol = get_protocol(large, PROCESSOR, ImageStore())
+    # Small frames get 128 tokens, as in qwen-vl-utils.
+    assert get_protocol("video-r1", PROCESSOR, ImageStore()).frame_grid.min_pixels == 100_352
+    assert protocol.frame_grid.min_pixels <= protocol.frame_grid.max_pixels == 200_704
+    width, height = protocol.frame_grid.fit((320, 240))
+    assert width * height <= 200_704
 
 
 def test_pictures_are_resized_as_the_recipe_or_else_the_processor_says() -> None:
