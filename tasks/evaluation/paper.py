@@ -165,7 +165,7 @@ PAPER_REPLAY: Mapping[str, ReplayConfig] = {
 
 CONDITIONS: Mapping[str, Conditions] = {
     "DeepEyes-7B": Conditions(1.05, 8192, turns=11),
-    "Video-R1-7B": Conditions(1.05, 2048, frame_pixels=(None, 200_704), frames=16),
+    "Video-R1-7B": Conditions(1.05, 2048, frame_pixels=(100_352, 200_704), frames=16),
     "MM-Eureka-Qwen-7B": Conditions(1.0, 2048, image_pixels=(3_136, 501_760)),
     "VL-Rethinker-7B": Conditions(1.0, 2048, image_pixels=(200_704, 1_003_520)),
     "MMR1-Math-v0-7B": Conditions(1.0, 2048),

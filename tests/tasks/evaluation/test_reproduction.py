@@ -193,7 +193,7 @@ VIDEO_HOLMES = {
         ({"frames": {"count": 16, "choice": "middles"}}, ["choice of frames ends (here middles)"]),
         (
             {"pixels": {"image": {"min": None, "max": None}, "frame": {"min": 1, "max": 9_999}}},
-            ["frame pixels up to 200,704 (here 1 to 9,999)"],
+            ["frame pixels 100,352 to 200,704 (here 1 to 9,999)"],
         ),
     ],
 )
