@@ -7,17 +7,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
-from visreplay.tasks.commands.console import progress_bar
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, MarkdownOption, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
+from visreplay.tasks.commands.sample_runs import import_plots, measure_samples
 from visreplay.tasks.commands.settings import PANELS, Overrides
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
@@ -67,7 +66,6 @@ def analyze(
     stopped.
     """
     from visreplay.agent.episode.visual_agent import versions
-    from visreplay.tasks.analysis.estimates import group_of
     from visreplay.tasks.analysis.prompt import Prompt
     from visreplay.tasks.analysis.shifts import (
         KINDS,
@@ -79,7 +77,7 @@ def analyze(
     from visreplay.tasks.analysis.tables import analysis_tables
 
     console = Console(highlight=False)
-    plots = _plots()
+    plots = import_plots("plots")
     source = get_task(task, data)
     choice = PairChoice.of(pair, console)
     if choice.base is None:
@@ -115,16 +113,15 @@ def analyze(
             return Prompt.of(sample, choice.recipe, models)
 
         ids = source.sample_ids()[:samples]
-        with progress_bar(console) as progress:
-            for number, sample_id in enumerate(progress.track(ids, description=task)):
-                if sample_id in journal.results:
-                    continue
-                sample = source.load(sample_id)
-                result = measure_shifts(
-                    models, prompt(sample), configs, objective, maps=number < MAPS
-                )
-                journal.add(sample_id, {"group": group_of(sample), **result})
-        results = [journal.results[sample_id] for sample_id in ids]
+        results = measure_samples(
+            journal,
+            source,
+            ids,
+            console,
+            lambda number, sample: measure_shifts(
+                models, prompt(sample), configs, objective, maps=number < MAPS
+            ),
+        )
         vocabulary = models.policy.head.out_features
         summary = summarise_shifts(results, vocabulary, models.tokenizer)
         report = {"settings": run_settings, **summary}
@@ -149,18 +146,3 @@ def objective_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     if chosen.get("threshold") is Threshold.ABSOLUTE:
         del chosen["threshold"]
     return {**chosen, "method": Method.TOKEN}
-
-
-def _plots() -> ModuleType:
-    """Import the module that draws.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        from visreplay.tasks.analysis import plots
-    except ImportError as error:
-        raise ImportError(
-            f"the plots need matplotlib ({error}): pip install 'visreplay[analysis]'"
-        ) from error
-    return plots

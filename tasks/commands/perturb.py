@@ -8,17 +8,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
-from visreplay.tasks.commands.console import progress_bar
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, MarkdownOption, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
+from visreplay.tasks.commands.sample_runs import import_plots, measure_samples
 from visreplay.tasks.commands.settings import KNOBS
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
@@ -110,12 +109,11 @@ def perturb(
     """
     from visreplay.agent.episode.visual_agent import versions
     from visreplay.tasks.analysis.answers import Candidates, WrongAnswers, answer_form
-    from visreplay.tasks.analysis.estimates import group_of
     from visreplay.tasks.analysis.noise import conditions, measure_noise, summarise_noise
     from visreplay.tasks.analysis.tables import correlation_line, noise_table
 
     console = Console(highlight=False)
-    plots = _plots()
+    plots = import_plots("noise_plots")
     sizes = noise or SIZES
     if not all(0 < size < float("inf") for size in sizes):
         raise ValueError(f"--noise is {sizes}, but every size must be positive and finite")
@@ -151,19 +149,16 @@ def perturb(
         form = form or answer_form(agent.protocol)
         others = WrongAnswers(source, seed)
         ids = source.sample_ids()[:samples]
-        with progress_bar(console) as progress:
-            for number, sample_id in enumerate(progress.track(ids, description=task)):
-                if sample_id in journal.results:
-                    continue
-                sample = source.load(sample_id)
-                answers = [sample.answer, *others.of(sample, wrong)]
-                candidates = Candidates.of(answers, form, agent.pair.tokenizer)
-                result = measure_noise(
-                    agent.pair, context(sample), candidates, perturbations, config, (seed, number)
-                )
-                group = group_of(sample)
-                journal.add(sample_id, {"group": group, "answers": answers, **result})
-        results = [journal.results[sample_id] for sample_id in ids]
+
+        def measure(number: int, sample: "Sample") -> dict[str, Any]:
+            answers = [sample.answer, *others.of(sample, wrong)]
+            candidates = Candidates.of(answers, form, agent.pair.tokenizer)
+            result = measure_noise(
+                agent.pair, context(sample), candidates, perturbations, config, (seed, number)
+            )
+            return {"answers": answers, **result}
+
+        results = measure_samples(journal, source, ids, console, measure)
         report = {"settings": run_settings, **summarise_noise(results, perturbations)}
         (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
         figure = plots.draw_noise(report, out)
@@ -201,18 +196,3 @@ def _contexts(
         return context_before_last_turn(episode.messages, encoder)
 
     return plain, context
-
-
-def _plots() -> ModuleType:
-    """Import the module that draws.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        from visreplay.tasks.analysis import noise_plots
-    except ImportError as error:
-        raise ImportError(
-            f"the plots need matplotlib ({error}): pip install 'visreplay[analysis]'"
-        ) from error
-    return noise_plots

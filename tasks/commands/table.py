@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from visreplay.tasks.commands.options import OUTPUT, MarkdownOption
+from visreplay.tasks.commands.sample_runs import import_plots
 from visreplay.tasks.evaluation.runs import open_runs
 from visreplay.tasks.evaluation.tables import tables
 
@@ -45,11 +46,5 @@ def table(
     for grid in tables(opened):
         grid.show(console, markdown=markdown)
     if plot is not None:
-        try:
-            from visreplay.tasks.analysis.pass_curves import save_pass_curves
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                f"plots need {error.name}: pip install 'visreplay[analysis]'"
-            ) from error
-        save_pass_curves(opened, plot)
+        import_plots("pass_curves").save_pass_curves(opened, plot)
         console.print(f"plot   {plot}", markup=False, soft_wrap=True)

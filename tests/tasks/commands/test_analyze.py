@@ -1,5 +1,5 @@
-import builtins
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,17 +186,11 @@ def test_a_video_task_and_the_plain_policy_alone(tmp_path: Path) -> None:
 def test_without_matplotlib_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = builtins.__import__
-
-    def refuse(name: str, *rest: Any) -> Any:
-        if name == "visreplay.tasks.analysis" and rest[2] == ("plots",):
-            raise ImportError("No module named 'matplotlib'")
-        return original(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.delitem(sys.modules, "visreplay.tasks.analysis.plots", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = analyze(tmp_path, "--samples", "1")
     assert code == 2
-    assert "visreplay[analysis]" in err
+    assert "plots need matplotlib: pip install 'visreplay[analysis]'" in err
 
 
 def test_the_plain_policy_alone_has_the_same_numbers(done: Path, embedded_pair: ModelPair) -> None:

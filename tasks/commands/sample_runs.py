@@ -1,0 +1,58 @@
+"""What `analyze` and `perturb` share: the way through the samples, and the plots."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from visreplay.tasks.commands.console import progress_bar
+from visreplay.tasks.evaluation.journal import Journal
+
+if TYPE_CHECKING:
+    from visreplay.tasks.types import Sample, Task
+
+
+def measure_samples(
+    journal: Journal,
+    source: "Task",
+    ids: Sequence[str],
+    console: Console,
+    measure: "Callable[[int, Sample], dict[str, Any]]",
+) -> list[dict[str, Any]]:
+    """Measure the samples that a journal does not have yet.
+
+    Args:
+        journal: Where results are written as they come.
+        source: The task.
+        ids: The samples.
+        console: Where the progress is printed.
+        measure: Measures a sample, given its number and the sample itself.
+
+    Returns:
+        The results of all samples, in order.
+    """
+    from visreplay.tasks.analysis.estimates import group_of
+
+    with progress_bar(console) as progress:
+        for number, sample_id in enumerate(progress.track(ids, description=source.name)):
+            if sample_id not in journal.results:
+                sample = source.load(sample_id)
+                result = measure(number, sample)
+                journal.add(sample_id, {"group": group_of(sample), **result})
+    return [journal.results[sample_id] for sample_id in ids]
+
+
+def import_plots(name: str) -> ModuleType:
+    """Import a module of `tasks/analysis` that draws.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        return import_module(f"visreplay.tasks.analysis.{name}")
+    except ImportError as error:
+        raise ImportError(
+            f"plots need {error.name or error}: pip install 'visreplay[analysis]'"
+        ) from error
