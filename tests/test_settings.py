@@ -106,7 +106,7 @@ NOT_IN_THE_ENVIRONMENT = {
 def test_the_graph_server_s_variables_are_the_options_of_run() -> None:
     documented = set(re.findall(r"VISREPLAY_([A-Z]+) ", graph_server.__doc__ or ""))
     names_of_options = {name.lower() for name in documented} - {"images"}
-    assert names_of_options == {"policy", "base", "protocol", "replay", "device"}
+    assert names_of_options == {"policy", "base", "protocol", "recipe", "replay", "device"}
     assert names_of_options <= options("run").keys()
     kept = {name for settings in NOT_IN_THE_ENVIRONMENT for name in names(settings)}
     assert not kept & names_of_options

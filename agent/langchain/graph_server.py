@@ -5,6 +5,7 @@
     VISREPLAY_POLICY     folder or hub id of the policy
     VISREPLAY_BASE       folder or hub id of the base that it was trained from
     VISREPLAY_PROTOCOL   how the policy calls tools and answers; by default, by its name
+    VISREPLAY_RECIPE     recipe of the checkpoint, a name or a file; by default, by its name
     VISREPLAY_REPLAY     token (the default), state or none
     VISREPLAY_IMAGES     folder where images are kept; by default they live in memory, and threads
                          that outlive the server lose theirs
@@ -192,7 +193,7 @@ def load_model(environment: Mapping[str, str]) -> ReplayChatModel:
     """
     settings = {
         name: environment.get(f"VISREPLAY_{name}") or None
-        for name in ("POLICY", "BASE", "PROTOCOL", "REPLAY", "IMAGES", "DEVICE")
+        for name in ("POLICY", "BASE", "PROTOCOL", "RECIPE", "REPLAY", "IMAGES", "DEVICE")
     }
     replay = settings["REPLAY"] or Method.TOKEN
     if replay not in list(Method):
@@ -204,6 +205,7 @@ def load_model(environment: Mapping[str, str]) -> ReplayChatModel:
         replay=replay,
         load_options={"device": settings["DEVICE"] or "auto"},
         protocol=settings["PROTOCOL"] or "auto",
+        recipe=settings["RECIPE"] or None,
         store=ImageStore(
             Path(images) if images else None, memory_bytes=STORE_BYTES, forgetful=True
         ),

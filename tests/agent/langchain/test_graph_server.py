@@ -151,6 +151,7 @@ def test_the_environment_names_the_checkpoints(tmp_path: Path) -> None:
             "VISREPLAY_POLICY": str(EMBEDDED / "policy"),
             "VISREPLAY_BASE": str(EMBEDDED / "base"),
             "VISREPLAY_PROTOCOL": "deepeyes",
+            "VISREPLAY_RECIPE": "deepeyes-training",
             "VISREPLAY_REPLAY": "none",
             "VISREPLAY_IMAGES": str(tmp_path),
             "VISREPLAY_DEVICE": "cpu",
@@ -158,6 +159,7 @@ def test_the_environment_names_the_checkpoints(tmp_path: Path) -> None:
     )
     assert model.model_name == str(EMBEDDED / "policy")
     assert model.protocol == "deepeyes"
+    assert model.renderer.protocol.recipe.name == "deepeyes-training"
     assert model.replay == ReplayConfig(Method.NONE)
     assert model.pair.base is None
     assert model.store.root == tmp_path
