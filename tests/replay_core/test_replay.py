@@ -166,7 +166,7 @@ def test_divergence_before_is_the_plain_policys(pair: ModelPair) -> None:
     with torch.no_grad():
         base = lens(oracle.base.model, oracle.activations(oracle.base)[:3, rows])
         plain = lens(oracle.policy.model, oracle.activations(oracle.policy)[:3, rows])
-    divergence = top_kl(base, plain, 50)
+    divergence = torch.stack([top_kl(*each, 50) for each in zip(base, plain, strict=True)])
     mask = entropy(base) <= entropy(base).quantile(0.6, dim=1, keepdim=True)
     expected = sum(divergence[layer, mask[layer]].mean() for layer in range(3)) / 3
     for method, steps in (("token", 0), ("token", 2), ("state", 0)):

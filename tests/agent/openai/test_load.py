@@ -36,7 +36,7 @@ HELLO: Json = {
     "messages": [{"role": "user", "content": "Hello"}],
     "max_tokens": 3,
 }
-LONG: Json = {"model": "policy", "messages": prompt(), "temperature": 2, "seed": 1, "stream": True}
+LONG: Json = {"model": "policy", "messages": prompt(), "temperature": 2, "seed": 9, "stream": True}
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def test_run_says_once_which_texts_of_the_training_are_missing(scene: str, tmp_p
         ),
         (
             ("--min-pixels", "2000", "--max-pixels", "1000"),
-            "min_pixels is 2000, but max_pixels 1000",
+            "min_pixels is 2000, but must not be above max_pixels, which is 1000",
         ),
     ],
 )
