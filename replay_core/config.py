@@ -291,7 +291,7 @@ class ReplayConfig:
 
     @property
     def lag(self) -> int:
-        """How many layers the policy's activations lie below the base's that they meet: 0 or 1."""
+        """Number of layers from the policy's activations up to those of the base: 0 or 1."""
         return int(self.alignment is Alignment.REFERENCE)
 
     @property

@@ -12,7 +12,7 @@ _NUCLEUS = 512
 """Number of most probable tokens in which a nucleus is searched first."""
 
 _MORE = 32
-"""How many times as many are searched next."""
+"""Factor by which the second search takes more tokens than the first."""
 
 _BLOCK = 128
 """Number of probabilities that are added up together, to find the drawn one in two steps."""

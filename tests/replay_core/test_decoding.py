@@ -1,4 +1,4 @@
-"""Whose settings of decoding count: the caller's, and the checkpoint's."""
+"""The order in which settings of decoding count: the caller's, then the checkpoint's."""
 
 import math
 import re

@@ -59,7 +59,7 @@ class At(Sampler):
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_probabilities_are_those_of_transformers(settings: dict[str, Any]) -> None:
-    """Of evenly spaced numbers, each token gets its share."""
+    """Evenly spaced numbers give each token its share."""
     torch.manual_seed(0)
     logits_V = 3 * torch.randn(300)
     count = 4000
@@ -187,7 +187,7 @@ def test_greedy_decoding_with_a_penalty_is_that_of_transformers(
 def test_a_random_model_with_a_penalty_is_that_of_transformers(
     pair: ModelPair, penalty: float
 ) -> None:
-    """Whose text repeats itself, so that the penalty changes it early."""
+    """A model whose text repeats itself, so that the penalty changes it early."""
     prompt = segment(4, ("image", (1, 4, 8), 1), 3)
     model = pair.policy.model
     inputs: dict[str, Any] = {"input_ids": prompt.token_ids[None], **prompt.blocks[0].inputs}
