@@ -42,6 +42,8 @@ DOORS = {
         "tasks/analysis/noise_plots.py",
         "tasks/analysis/pass_curves.py",
     ),
+    "av": ("tools/video_decoding.py", "tools/video_timeline.py"),  # in child processes alone
+    "decord": (),
     "math_verify": ("tasks/scoring/mathematics.py",),
     "typer": ("tasks/commands/",),
 }

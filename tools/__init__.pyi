@@ -1,4 +1,4 @@
-from .image import TokenGrid, crop, load_image, parse_box, zoom
+from .image import TokenGrid, crop, load_image, media_kind, parse_box, zoom
 from .media import DecodedVideo, Media
 from .store import ImageStore
 from .types import Box, Frame, Size, ToolError
@@ -16,6 +16,7 @@ __all__ = [
     "VideoInfo",
     "crop",
     "load_image",
+    "media_kind",
     "parse_box",
     "probe",
     "sample_frames",

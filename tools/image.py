@@ -4,22 +4,21 @@ import base64
 import io
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from visreplay.tools.types import Box, Size, ToolError, preview, regular_file
+from visreplay.tools.files import OpenFile, open_bytes, open_file
+from visreplay.tools.image_decoding import as_rgb, pillow_errors, upright
+from visreplay.tools.media_budget import Budget
+from visreplay.tools.media_pool import MAX_SECONDS, POOL
+from visreplay.tools.types import Box, Size, ToolError, preview
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit, above which it warns of decompression bombs; an 8K image has 33 million."""
-
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM", "ICO", "TGA")
-"""Raster formats only: others (EPS, for example) start programs of their own."""
-
 
 Resample = Literal["area", "bicubic"]
 """How images are resized: see `TokenGrid`."""
@@ -33,9 +32,9 @@ def load_image(
 ) -> Image.Image:
     """Load a raster image as upright RGB.
 
-    EXIF orientation is applied, alpha is composited on white, 16-bit and float values are scaled
-    to 8 bit (floats from 0..1, or 0..255, or their maximum), and of an animation the first frame
-    is taken.
+    EXIF orientation is applied, alpha is composited on white, and 16-bit and float values are
+    scaled to 8 bit (see `rgb_strips`). The first frame of an animation is taken. A file is decoded
+    in a process of its own, within limits of memory and time.
 
     Args:
         source: A path, the bytes of a file, or an image.
@@ -45,70 +44,49 @@ def load_image(
     Raises:
         ToolError: The source is not a readable image, or too large.
     """
-    name = name or _name(source)
-    try:
-        if isinstance(source, Image.Image):
-            return _to_rgb(_checked(source, max_pixels))
-        if isinstance(source, bytes):
-            file: io.BytesIO | str | Path = io.BytesIO(source)
-        else:
-            file = regular_file(source, "image")
-        with Image.open(file, formats=_known_formats()) as image:
-            return _to_rgb(_checked(image, max_pixels))
-    except ToolError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ToolError(f"{name} is too large: {error}") from error
-    except UnidentifiedImageError as error:
-        raise ToolError(f"{name} is not an image that can be read") from error
-    except (OSError, SyntaxError, EOFError, ValueError, MemoryError, RuntimeError) as error:
-        raise ToolError(f"{name} cannot be read: {error}") from error
-    except Warning as warning:
-        # Where warnings are errors, Pillow's about damaged files are no different from its errors.
-        raise ToolError(f"{name} is damaged: {warning}") from warning
+    if isinstance(source, Image.Image):
+        with pillow_errors(name or "the image"):
+            return as_rgb(upright(source, max_pixels))
+    if isinstance(source, bytes):
+        file = open_bytes(source, name or "the data")
+    else:
+        file = open_file(source, "image", name or repr(str(source)))
+    with file:
+        return decode_image(file, max_pixels=max_pixels)
 
 
-@lru_cache
-def _known_formats() -> tuple[str, ...]:
-    """Choose the `FORMATS` that this Pillow was built with."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+def decode_image(
+    file: OpenFile,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    seconds: float = MAX_SECONDS,
+    budget: Budget | None = None,
+) -> Image.Image:
+    """Decode an open file as `load_image` does.
+
+    Args:
+        file: The file.
+        max_pixels: Largest number of pixels.
+        seconds: Time that it may take.
+        budget: The limits of the caller, who may leave meanwhile.
+
+    Raises:
+        ToolError: The file is not a readable image, too large, or takes too long.
+    """
+    request = {"op": "image", "max_pixels": max_pixels}
+    decoded = POOL.decode(request, file, seconds=seconds, budget=budget)
+    return Image.frombytes("RGB", tuple(decoded.values["size"]), decoded.pixels)
 
 
-def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ToolError(
-            f"the image has {width} x {height} = {width * height} pixels; "
-            f"at most {max_pixels} are allowed"
-        )
-    if not width or not height:
-        raise ToolError(f"the image is {width} x {height} pixels: it has no area")
-    return image
+def media_kind(path: str | Path) -> Literal["image", "video"]:
+    """Tell by its content whether a file is a picture; every other file may be a video.
 
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        scales = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
-        if image.mode.startswith("I;16"):
-            scales = (65535.0, 65535.0)
-        highest = float(values.max())
-        top = next((scale for scale in scales if highest <= scale), highest)
-        return Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _name(source: object) -> str:
-    return "the data" if isinstance(source, bytes | Image.Image) else repr(str(source))
+    Raises:
+        ToolError: There is no such file, or it is a picture that cannot be read.
+    """
+    with open_file(path, "image or video") as file:
+        kind: Literal["image", "video"] = POOL.decode({"op": "kind"}, file).values["kind"]
+    return kind
 
 
 def parse_box(

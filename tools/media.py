@@ -5,18 +5,18 @@ import os
 from base64 import b64decode
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from visreplay.tools.image import MAX_PIXELS, TokenGrid, load_image, zoom
+from visreplay.tools.files import OpenFile, open_beneath, open_bytes
+from visreplay.tools.image import MAX_PIXELS, TokenGrid, decode_image, zoom
 from visreplay.tools.media_budget import Budget
 from visreplay.tools.store import ImageStore
-from visreplay.tools.types import ToolError, preview
-from visreplay.tools.video import MAX_FRAMES
-from visreplay.tools.video_sandbox import frames_in_sandbox
+from visreplay.tools.types import Frame, ToolError, preview
+from visreplay.tools.video import MAX_FRAMES, VideoInfo, VideoReader
+from visreplay.tools.video_choice import FrameChoice
 
 if TYPE_CHECKING:  # only callers that fetch need its extra
     from visreplay.tools.fetch import Fetcher
@@ -59,7 +59,7 @@ class Media:
         max_seconds: Longest video, in seconds.
         max_video_bytes: Largest size in bytes of a video that is sent or fetched.
         max_side: Longest side of a video's frame in pixels; larger frames are shrunk.
-        max_decoding: Longest time for decoding a video, in seconds.
+        max_decoding: Longest time for decoding an image or a video, in seconds.
         budget: Limits on everything that is read together; None sets none.
     """
 
@@ -83,8 +83,9 @@ class Media:
         """
         reference = name.removeprefix(REFERENCE)
         if reference == name and reference not in self.store:
-            fetch = self._fetcher(self._one_more())
-            return self._loaded(self._content(name, "image", fetch), preview(name))
+            left = self._one_more()
+            with self._opened(name, "image", self._fetcher(left)) as file:
+                return self._decoded(file, left)
         try:
             return self.store.get(reference)
         except (KeyError, ValueError) as error:
@@ -101,8 +102,9 @@ class Media:
             ToolError: There is no such image, or it may not be read.
         """
         if base64 is not None:
-            self._one_more()
-            return self.store.put(self._loaded(self._decode(base64, "base64"), "the image"))
+            left = self._one_more()
+            with open_bytes(self._decode(base64, "base64"), "the image") as file:
+                return self.store.put(self._decoded(file, left))
         reference = name.removeprefix(REFERENCE)
         return reference if reference in self.store else self.store.put(self.image(name))
 
@@ -122,23 +124,48 @@ class Media:
         left = self._one_more()
         if base64 is None:
             fetch = self._fetcher(left, max_bytes=self.max_video_bytes)
-            content = self._content(name, "video", fetch)
+            file = self._opened(name, "video", fetch)
         else:
-            content = self._decode(base64, "base64")
-        if isinstance(content, Path):
-            return self._sampled(content, grid, left)
-        if len(content) > self.max_video_bytes:
-            raise ToolError(
-                f"the video has {len(content)} bytes; at most {self.max_video_bytes} are read"
+            file = open_bytes(self._decode(base64, "base64"), "the video")
+        with file:
+            size = os.fstat(file.descriptor).st_size
+            if file.in_memory and size > self.max_video_bytes:
+                raise ToolError(
+                    f"the video has {size} bytes; at most {self.max_video_bytes} are read"
+                )
+            frames = self._frames(
+                file,
+                FrameChoice(rate=FRAME_RATE, max_frames=self.max_frames, max_side=self.max_side),
+                left,
+                self.max_seconds,
             )
-        # A folder of its own: a playlist finds no neighbours that it could name.
-        with TemporaryDirectory(prefix="visreplay-") as folder:
-            path = Path(folder) / "the data"
-            path.write_bytes(content)
-            return self._sampled(path, grid, left)
+        images = [zoom(frame.image, grid=grid) if grid else frame.image for frame in frames]
+        return DecodedVideo(
+            tuple(map(self.store.put, images)), tuple(frame.time for frame in frames)
+        )
 
-    def file(self, name: str, what: str) -> Path:
-        """Find the file of a name or a `file:` URL below one of the folders, links followed.
+    def video_info(self, name: str) -> VideoInfo:
+        """Describe the video of a file's name.
+
+        Raises:
+            ToolError: There is no such video, or it may not be read.
+        """
+        left = self._one_more()
+        with self.file(name, "video") as file:
+            return VideoInfo(path=Path(name), **self._reader(file, left).probe())
+
+    def frames(self, name: str, choice: FrameChoice) -> tuple[Frame, ...]:
+        """Decode chosen frames of the video of a file's name.
+
+        Raises:
+            ToolError: There is no such video, it may not be read, or the choice makes no sense.
+        """
+        left = self._one_more()
+        with self.file(name, "video") as file:
+            return self._frames(file, choice, left)
+
+    def file(self, name: str, what: str) -> OpenFile:
+        """Open the file of a name or a `file:` URL below one of the folders, links followed.
 
         Args:
             name: The name or URL.
@@ -157,28 +184,31 @@ class Media:
         local = _file_url(name) if name[:7].lower() == "file://" else name
         if "://" in local:
             raise ToolError(f"{preview(name)} is a URL; only files are read")
-        below = [path for root in self.roots if (path := _below(root, local))]
-        if not below:
-            raise ToolError(f"{preview(name)} is outside the folders that may be read")
-        for path in below:
-            if os.path.isfile(path):
-                return path
+        outside = []
+        for root in self.roots:
+            try:
+                if file := open_beneath(root, local):
+                    return file
+            except ToolError as error:
+                outside.append(error)
+        if len(outside) == len(self.roots):
+            raise outside[0]
         raise ToolError(f"there is no {what} {preview(name)}")
 
-    def _content(self, name: str, what: str, fetch: "Fetcher | None") -> bytes | Path:
-        """Get the content of a data URI or a URL, or the path of a file."""
+    def _opened(self, name: str, what: str, fetch: "Fetcher | None") -> OpenFile:
+        """Open the content of a data URI or a URL, or a file."""
         scheme = name.partition(":")[0].lower()
         if scheme == "data" and self.max_uri:
             head, _, data = name.partition(",")
             if not head.endswith(";base64"):
                 raise ToolError(f"{preview(name)} is no base64 data URI: data:image/png;base64,...")
-            return self._decode(data, "data URI", len(name))
+            return open_bytes(self._decode(data, "data URI", len(name)), preview(name))
         if scheme in ("http", "https"):
             if fetch is None:
                 raise ToolError(
                     f"{preview(name)} is a URL, which is not fetched here: send the {what} itself"
                 )
-            return fetch.get(name)
+            return open_bytes(fetch.get(name), preview(name))
         return self.file(name, what)
 
     def _decode(self, data: str, form: str, length: int | None = None) -> bytes:
@@ -195,28 +225,28 @@ class Media:
         """Limit the fetcher, if there is one, to so many seconds."""
         return self.fetch and replace(self.fetch, timeout=min(self.fetch.timeout, left), **changes)
 
-    def _loaded(self, content: bytes | Path, name: str) -> Image.Image:
-        image = load_image(content, max_pixels=self.max_pixels, name=name)
+    def _decoded(self, file: OpenFile, left: float) -> Image.Image:
+        image = decode_image(
+            file,
+            max_pixels=self.max_pixels,
+            seconds=min(self.max_decoding, left),
+            budget=self.budget,
+        )
         if self.budget:
             self.budget.spend(image.width * image.height)
         return image
 
-    def _sampled(self, path: Path, grid: TokenGrid | None, left: float) -> DecodedVideo:
-        frames = frames_in_sandbox(
-            path,
-            rate=FRAME_RATE,
-            max_frames=self.max_frames,
-            max_seconds=self.max_seconds,
-            max_pixels=self.max_pixels,
-            max_side=self.max_side,
-            timeout=min(self.max_decoding, left),
-        )
+    def _reader(self, file: OpenFile, left: float, max_seconds: float | None = None) -> VideoReader:
+        seconds = min(self.max_decoding, left)
+        return VideoReader(file, self.max_pixels, max_seconds, seconds, self.budget)
+
+    def _frames(
+        self, file: OpenFile, choice: FrameChoice, left: float, max_seconds: float | None = None
+    ) -> tuple[Frame, ...]:
+        frames = self._reader(file, left, max_seconds).frames(choice)
         if self.budget:
             self.budget.spend(sum(math.prod(frame.image.size) for frame in frames))
-        images = [zoom(frame.image, grid=grid) if grid else frame.image for frame in frames]
-        return DecodedVideo(
-            tuple(map(self.store.put, images)), tuple(frame.time for frame in frames)
-        )
+        return frames
 
 
 def decode_base64(data: str) -> bytes:
@@ -240,12 +270,3 @@ def _file_url(url: str) -> str:
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise ToolError(f"{preview(url)} is no file of this machine: file:///folder/name.png")
     return unquote(parts.path)
-
-
-def _below(root: Path, name: str) -> Path | None:
-    """Resolve a name in a folder, unless it leads out of it."""
-    try:
-        path = Path(os.path.realpath(root / name))
-    except ValueError:  # a name that no file can have
-        return None
-    return path if path.is_relative_to(os.path.realpath(root)) else None

@@ -11,11 +11,11 @@ from PIL import Image
 from pydantic import Field, StrictFloat, StrictInt
 
 from visreplay.tools import image as images
-from visreplay.tools import video as videos
 from visreplay.tools.image import TokenGrid, parse_box, region_line
 from visreplay.tools.media import Media
 from visreplay.tools.types import Box, Frame, Size, ToolError
-from visreplay.tools.video import MAX_FRAMES, VideoInfo
+from visreplay.tools.video import MAX_FRAMES, VideoInfo, frames_line
+from visreplay.tools.video_choice import FrameChoice
 
 FRAME_SIDE = 768
 """Longest side of a frame, in pixels: dozens of them go into one message."""
@@ -71,7 +71,7 @@ class FramesView:
     @property
     def text(self) -> str:
         """One line about the frames."""
-        return videos.frames_line([frame.time for frame in self.frames])
+        return frames_line([frame.time for frame in self.frames])
 
     @property
     def images(self) -> list[Image.Image]:
@@ -142,20 +142,17 @@ class VisualTools:
         ] = None,
     ) -> FramesView:
         """Show frames of a video, chosen by exactly one of count, times, around and scenes."""
-        return FramesView(
-            videos.sample_frames(
-                self.media.file(video, "video"),
-                count=count,
-                times=times,
-                around=around,
-                window=window,
-                scenes=scenes,
-                max_frames=self.max_frames,
-                max_side=FRAME_SIDE,
-                max_pixels=self.media.max_pixels,
-            )
+        choice = FrameChoice(
+            count=count,
+            times=times,
+            around=around,
+            window=window,
+            scenes=scenes,
+            max_frames=self.max_frames,
+            max_side=FRAME_SIDE,
         )
+        return FramesView(self.media.frames(video, choice))
 
     def video_info(self, video: VideoName) -> VideoInfo:
         """Describe a video: duration, frame rate, number and size of its frames."""
-        return videos.probe(self.media.file(video, "video"), max_pixels=self.media.max_pixels)
+        return self.media.video_info(video)

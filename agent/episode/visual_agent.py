@@ -287,6 +287,6 @@ def versions() -> dict[str, str]:
     """Look up the versions of everything that can change a result."""
     names = (
         *("visreplay", "torch", "torchvision", "transformers", "langgraph", "numpy", "pillow"),
-        *("opencv-python-headless", "decord2"),
+        *("opencv-python-headless", "av"),
     )
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -7,7 +7,7 @@ clients reach it through `http_app`, or `stdio.serve_stdio`.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import cache, partial
 from inspect import signature
 from pathlib import Path
@@ -144,9 +144,12 @@ def mcp_server(
         def work() -> CallToolResult:
             progress(0, None, "loading")
             opened = [media.image(name) for name in images or ()]
-            path = None if video is None else media.file(video, "video")
-            # A store of its own: an episode may show more than a forgetful one keeps.
-            with closing(agent().with_store(ImageStore())) as player:
+            with ExitStack() as stack:
+                file = video and stack.enter_context(media.file(video, "video"))
+                # A store of its own: an episode may show more than a forgetful one keeps.
+                player = stack.enter_context(closing(agent().with_store(ImageStore())))
+                # The file that was checked, whatever its name leads to by now.
+                path = Path(file.path) if file else None
                 start = player.start(question, images=opened, video=path, seed=seed)
                 episode = EpisodeResult.of(_play(player, start, progress))
                 for reference in episode.references():

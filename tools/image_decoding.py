@@ -1,0 +1,210 @@
+"""Decode pictures. Files are decoded by the children of `media_pool` only."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from visreplay.tools.types import ToolError
+
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "HEIF", "JPEG2000"),
+    *("PPM", "ICO", "TGA"),
+)
+"""Raster formats only: others (EPS, for example) start programs of their own."""
+PIXEL_BYTES = 28
+"""Bytes that decoding needs for a pixel at most: what the decoder keeps (the coefficients of a
+progressive JPEG, for example), the picture, and an upright copy of it."""
+MAX_TEXT_BYTES = 64 * 2**20
+"""Largest texts and colour profile of a PNG, in bytes; real files go beyond Pillow's own limit."""
+_STRIP_PIXELS = 2**20
+"""Pixels that are converted to RGB at a time."""
+_OTHER_FORMATS = (
+    (b"\0\0\0\x0cJXL ", "a JPEG XL picture", "convert it to PNG or JPEG"),
+    (b"\xff\x0a", "a JPEG XL picture", "convert it to PNG or JPEG"),
+    (b"%PDF", "a PDF", "convert its pages to PNG"),
+    (b"8BPS", "a Photoshop picture", "export it as PNG"),
+    (b"%!PS", "PostScript", "convert it to PNG"),
+    (b"<svg", "an SVG drawing", "convert it to PNG"),
+)
+"""First bytes of files in other formats, what they are, and the way out."""
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def decode_image(path: str, name: str, max_pixels: int) -> Image.Image:
+    """Decode a picture upright, in the mode of its file.
+
+    Raises:
+        ToolError: The file is not a readable picture, or too large.
+    """
+    with pillow_errors(name), _opened(path, name) as image:
+        return upright(image, max_pixels)
+
+
+def media_kind(path: str, name: str) -> Literal["image", "video"]:
+    """Tell by its content whether a file is a picture; every other file may be a video.
+
+    A GIF that moves is a video.
+
+    Raises:
+        ToolError: The file is a picture that cannot be read.
+    """
+    try:
+        with pillow_errors(name), _opened(path, name) as image:
+            moves = image.format == "GIF" and getattr(image, "is_animated", False)
+            return "video" if moves else "image"
+    except _UnknownFormatError:
+        return "video"
+
+
+class _UnknownFormatError(ToolError):
+    """No decoder knows the file."""
+
+
+@contextmanager
+def pillow_errors(name: str) -> Iterator[None]:
+    """Make all that Pillow raises about a picture a `ToolError`.
+
+    Args:
+        name: The picture's name in errors.
+    """
+    try:
+        yield
+    except ToolError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ToolError(f"{name} is too large: {error}") from error
+    except (OSError, SyntaxError, EOFError, ValueError, RuntimeError) as error:
+        raise ToolError(f"{name} cannot be read: {error}") from error
+    except MemoryError as error:
+        raise ToolError(f"{name} needs more memory than there is") from error
+    except Warning as warning:
+        # Where warnings are errors, Pillow's about damaged files are no different from its errors.
+        raise ToolError(f"{name} is damaged: {warning}") from warning
+
+
+@contextmanager
+def _opened(path: str, name: str) -> Iterator[Image.Image]:
+    """Open a file, and say what it is if that is a format that is not read."""
+    try:
+        image = Image.open(path, formats=_known_formats())
+    except UnidentifiedImageError:
+        with open(path, "rb") as file:
+            start = file.read(512)
+        raise _refusal(start, name) from None
+    with image:
+        yield image
+
+
+def _refusal(start: bytes, name: str) -> ToolError:
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+        return ToolError(
+            f"{name} is a HEIC picture, which needs another decoder: pip install pillow-heif, or "
+            "convert it to JPEG"
+        )
+    for first, what, way_out in _OTHER_FORMATS:
+        if first in start if first == b"<svg" else start.startswith(first):
+            return ToolError(f"{name} is {what}, which is not read here: {way_out}")
+    return _UnknownFormatError(f"{name} is not an image that can be read")
+
+
+@lru_cache
+def _known_formats() -> tuple[str, ...]:
+    """Choose the `FORMATS` that this Pillow was built with, and lift its own limits.
+
+    They hold for the process, and are no help in one that has limits of memory and time.
+    """
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
+    Image.MAX_IMAGE_PIXELS = None
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def upright(image: Image.Image, max_pixels: int) -> Image.Image:
+    """Check the size of a picture, read its pixels, and turn it as its camera was held.
+
+    Raises:
+        ToolError: The picture is too large, or has no area.
+    """
+    _check_size(image, max_pixels)
+    image.load()
+    _check_size(image, max_pixels)  # an icon's directory, for example, may name another size
+    return ImageOps.exif_transpose(image)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ToolError(
+            f"the image has {width} x {height} = {width * height} pixels; "
+            f"at most {max_pixels} are allowed"
+        )
+    if not width or not height:
+        raise ToolError(f"the image is {width} x {height} pixels: it has no area")
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture as `rgb_strips` does; one that is RGB stays as it is."""
+    if image.mode == "RGB":
+        return image
+    return Image.fromarray(np.concatenate(list(rgb_strips(image))))
+
+
+def rgb_strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
+    """Convert a picture of any mode to RGB, some rows at a time.
+
+    Alpha is composited on white. 16-bit values are scaled to 8 bit. Other numbers are taken as
+    0..255 or 0..65535, floats as 0..1 or 0..255; if they go beyond, or below 0, they are spread
+    from the lowest to the highest (from 0, unless some are negative).
+
+    Yields:
+        The next rows from the top, [rows, width, 3].
+    """
+    rows = max(1, _STRIP_PIXELS // image.width)
+    strips = [
+        (0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)
+    ]
+    if image.mode == "F" or image.mode.startswith("I"):
+        low, high = _value_range(image, strips)
+        for strip in strips:
+            shades = np.clip((_numbers(image, strip) - low) / (high - low) * 255, 0, 255)
+            yield np.repeat(shades.astype(np.uint8)[..., None], 3, axis=2)
+        return
+    for strip in strips:
+        part = image.crop(strip)
+        if part.mode != "RGB":
+            if part.has_transparency_data:
+                part = part.convert("RGBA")
+                part = Image.alpha_composite(Image.new("RGBA", part.size, "white"), part)
+            part = part.convert("RGB")
+        yield np.asarray(part)
+
+
+def _value_range(
+    image: Image.Image, strips: list[tuple[int, int, int, int]]
+) -> tuple[float, float]:
+    """Choose the values that become black and white."""
+    if image.mode.startswith("I;16"):
+        return 0.0, 65535.0
+    lowest, highest = 0.0, 0.0
+    for strip in strips:
+        numbers = _numbers(image, strip)
+        lowest, highest = min(lowest, float(numbers.min())), max(highest, float(numbers.max()))
+    if lowest < 0:
+        return lowest, max(highest, lowest + 1e-9)
+    usual = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
+    return 0.0, next((scale for scale in usual if highest <= scale), highest)
+
+
+def _numbers(image: Image.Image, strip: tuple[int, int, int, int]) -> NDArray[np.float64]:
+    """Read the numbers of some rows; those that are not finite count as 0."""
+    numbers = np.asarray(image.crop(strip), dtype=np.float64)
+    return np.nan_to_num(numbers, nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,0 +1,190 @@
+"""When each frame of a video is shown, by its packets or by its decoded frames."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+_ONE_PACKET_ONE_FRAME = frozenset(
+    (
+        *("h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg", "gif"),
+        *("theora", "flv1", "wmv1", "wmv2", "wmv3", "vc1", "h263", "msmpeg4v3", "prores", "ffv1"),
+    )
+)
+"""Codecs whose packets are one for one shown frames; others are counted by decoding."""
+_MADE_UP_TIMES = frozenset(("avi", "mpegvideo"))
+"""Containers without timestamps; FFmpeg makes some up, which need not hold for B-frames."""
+_VP8_SHOWN = 0x10
+"""The bit in the first byte of a VP8 packet that says that its frame is shown (RFC 6386, 9.1)."""
+_MAX_REORDERING = 64
+"""Frames that a codec shows earlier or later than they are stored, at most; beyond that,
+timestamps begin anew somewhere."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each frame of a video is shown.
+
+    Attributes:
+        stamps: The timestamp of each frame, rising, in units of the stream's time base.
+        starts: The time at which each frame begins, in seconds from the first.
+        duration: Length in seconds: the end of the last frame.
+        fps: Frames a second, on average.
+        keyframes: The timestamps of the keyframes, rising; none if frames are found by counting.
+        places: The position of each keyframe in the file, in bytes; None if it is not known.
+    """
+
+    stamps: NDArray[np.float64]
+    starts: NDArray[np.float64]
+    duration: float
+    fps: float
+    keyframes: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    places: tuple[int | None, ...] = ()
+
+    @classmethod
+    def of(cls, stamps: Sequence[float], last: int, base: Fraction) -> "Timeline":
+        """Make the timeline of rising timestamps, and the duration of the last frame."""
+        array = np.asarray(stamps, np.float64)
+        # A ten-thousandth of a second is less than any frame, and hides what a time base rounds.
+        starts = ((array - array[0]) * float(base)).round(4)
+        duration = float(array[-1] - array[0] + last) * float(base)
+        return cls(array, starts, round(duration, 4), round(len(array) / duration, 6))
+
+
+def packet_timeline(container: InputContainer, stream: VideoStream) -> Timeline | None:
+    """Read the timeline from the packets of a stream, to the file's end.
+
+    Returns:
+        The timeline; None if the packets are not to be believed: not one for one frames, without
+        timestamps, or with timestamps that begin anew.
+    """
+    codec, base = stream.codec_context.codec.canonical_name, stream.time_base
+    if (
+        codec not in _ONE_PACKET_ONE_FRAME
+        or base is None
+        or container.format.name in _MADE_UP_TIMES
+    ):
+        return None
+    stamps: list[int] = []
+    keyframes: list[tuple[int, int | None]] = []
+    lengths: dict[int, int] = {}
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue  # the end, or a frame that is shown again
+        if packet.is_discard or (codec == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN):
+            continue
+        if packet.pts is None:
+            return None
+        if packet.is_keyframe:
+            keyframes.append((packet.pts, packet.pos))
+        stamps.append(packet.pts)
+        lengths[packet.pts] = packet.duration or 0
+    order = np.argsort(stamps, kind="stable")
+    if not stamps or len(lengths) < len(stamps):
+        return None
+    if np.abs(order - np.arange(len(order))).max() > _MAX_REORDERING:
+        return None
+    rising = sorted(stamps)
+    last = lengths[rising[-1]] or _usual_length(rising, stream)
+    timeline = Timeline.of(rising, last, base)
+    keyframes.sort()
+    at = np.asarray([stamp for stamp, _ in keyframes], np.float64)
+    return replace(timeline, keyframes=at, places=tuple(place for _, place in keyframes))
+
+
+def counted_timeline(
+    stamps: Sequence[int | None], container: InputContainer, stream: VideoStream
+) -> Timeline:
+    """Make the timeline of decoded frames.
+
+    Where the timestamps do not rise, as many as possible are kept, and the others put between or
+    beside them. Where there are none, or made-up ones, the frame rate gives the times.
+
+    Args:
+        stamps: The timestamp of each frame, in the order in which they come.
+        container: The file.
+        stream: Its stream.
+    """
+    rising = _rising(stamps)
+    made_up = container.format.name in _MADE_UP_TIMES and len(rising) < len(stamps)
+    if not rising or made_up or stream.time_base is None:
+        return Timeline.of(range(len(stamps)), 1, 1 / _rate(stream))
+    known = [stamp for _, stamp in rising]
+    usual = _usual_length(known, stream)
+    places = [place for place, _ in rising]
+    before = [known[0] - usual * (places[0] - i) for i in range(places[0])]
+    after = [known[-1] + usual * (i - places[-1]) for i in range(places[-1] + 1, len(stamps))]
+    between = np.interp(range(places[0], places[-1] + 1), places, known)
+    return Timeline.of([*before, *between, *after], usual, stream.time_base)
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A frame's number and timestamp, behind those of an earlier frame."""
+
+    place: int
+    stamp: int
+    before: "_Link | None"
+
+
+def _rising(stamps: Sequence[int | None]) -> list[tuple[int, int]]:
+    """Find the longest series of rising timestamps: (place, timestamp) of each."""
+    ends: list[int] = []  # the lowest last timestamp of a series of each length
+    links: list[_Link] = []  # the last link of each such series
+    for place, stamp in enumerate(stamps):
+        if stamp is not None:
+            length = bisect_left(ends, stamp)
+            ends[length : length + 1] = [stamp]
+            before = links[length - 1] if length else None
+            links[length : length + 1] = [_Link(place, stamp, before)]
+    series = []
+    link = links[-1] if links else None
+    while link is not None:
+        series.append((link.place, link.stamp))
+        link = link.before
+    return series[::-1]
+
+
+def begun_with(timeline: Timeline, first: int) -> Timeline | None:
+    """Leave out the frames before the first that can be decoded.
+
+    Args:
+        timeline: The timeline by the packets.
+        first: The timestamp of the first decoded frame.
+
+    Returns:
+        The timeline from there; None if it has no such timestamp.
+    """
+    (places,) = np.nonzero(timeline.stamps == first)
+    if not len(places):
+        return None
+    if not (place := int(places[0])):
+        return timeline
+    starts = (timeline.starts[place:] - timeline.starts[place]).round(4)
+    duration = round(timeline.duration - timeline.starts[place], 4)
+    return replace(
+        timeline,
+        stamps=timeline.stamps[place:],
+        starts=starts,
+        duration=duration,
+        fps=len(starts) / duration,
+    )
+
+
+def _usual_length(stamps: Sequence[int], stream: VideoStream) -> int:
+    """Estimate a frame's duration, in units of the time base."""
+    if len(stamps) > 1:
+        return max(1, int(np.median(np.diff(stamps))))
+    assert stream.time_base is not None
+    return max(1, round(1 / (_rate(stream) * stream.time_base)))
+
+
+def _rate(stream: VideoStream) -> Fraction:
+    """Read the frame rate that the container claims, or take 25, as FFmpeg does."""
+    rate = stream.average_rate or stream.guessed_rate
+    return Fraction(rate) if rate else Fraction(25)
