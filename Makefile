@@ -44,11 +44,12 @@ measure: $(VENV)/dev
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/visreplay analyze visual-search-medium
 
-# Cost against the authors' algorithm; shared rollouts; start-up; streaming; the server.
+# Cost against the authors' algorithm; shared rollouts; start-up; streaming; decoding; the server.
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/streaming.py
+	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/report.py
 

@@ -76,7 +76,7 @@ def _answer(request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], i
     output = None
     try:
         output = anonymous_file()
-        values = _OPERATIONS[request["op"]](request, f"/dev/fd/{descriptor}", output)
+        values = OPERATIONS[request["op"]](request, f"/dev/fd/{descriptor}", output)
         return values, output
     except ToolError as error:
         answer = str(error)
@@ -145,7 +145,7 @@ def _video_bytes(request: dict[str, Any]) -> int:
     return _BASE_BYTES + _VIDEO_BYTES + PIXEL_BYTES * int(request["max_pixels"])
 
 
-_OPERATIONS: dict[str, Callable[[dict[str, Any], str, int], dict[str, Any]]] = {
+OPERATIONS: dict[str, Callable[[dict[str, Any], str, int], dict[str, Any]]] = {
     "image": _image,
     "kind": _kind,
     "probe": _probe,

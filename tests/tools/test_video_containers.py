@@ -215,6 +215,7 @@ import sys
 sys.modules["nvidia"] = None  # decord would load its libraries for the whole process
 from decord import VideoReader
 from numbered import number_of
+from PIL import Image
 reader = VideoReader(sys.argv[1], num_threads=1)
 wanted = list(map(int, sys.argv[2:]))
 for start, _ in reader.get_frame_timestamp(wanted):
