@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from visreplay.tools import Box, TokenGrid, ToolError, crop, load_image, parse_box, zoom
+from visreplay.tools import (
+    Box,
+    TokenGrid,
+    ToolError,
+    crop,
+    load_image,
+    media_kind,
+    parse_box,
+    zoom,
+)
 
+PICTURES = Path(__file__).parent.parent / "data" / "pictures"
 PHOTOGRAPHS = Path(str(find_spec("skimage").origin)).parent / "data"  # type: ignore[union-attr]
 
 
@@ -224,3 +234,74 @@ def test_bicubic_resizing_is_pillows(size: tuple[int, int]) -> None:
     by_area = zoom(picture, grid=replace(grid, resample="area"))
     assert not np.array_equal(np.asarray(resized), np.asarray(by_area))
     assert grid.capped(100).resample == "bicubic"
+
+
+def test_numbers_below_zero_are_spread_over_what_is_there() -> None:
+    image = load_image(PICTURES / "hu.tif")
+    assert image.getextrema() == ((0, 255),) * 3
+    grey = np.asarray(image)[..., 0].astype(float)
+    raw = np.asarray(Image.open(PICTURES / "hu.tif")).astype(float)
+    expected = (raw - raw.min()) / (raw.max() - raw.min()) * 255
+    assert np.abs(grey - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "shades"),
+    [([-1.0, 0.0, 1.0], [0, 127, 255]), ([0.0, np.nan, 0.5], [0, 0, 127]), ([-5.0], [0])],
+)
+def test_floats_of_any_range_are_pictures(values: list[float], shades: list[int]) -> None:
+    image = load_image(Image.fromarray(np.array([values], dtype=np.float32)))
+    assert [image.getpixel((x, 0))[0] for x in range(len(values))] == shades  # type: ignore[index]
+
+
+def test_a_long_text_in_a_png_is_no_obstacle() -> None:
+    assert load_image(PICTURES / "ztxt.png").size == (240, 120)
+
+
+def test_large_pictures_need_an_option_alone() -> None:
+    """The limit is the caller's to set, above Pillow's own too."""
+    large = encoded(Image.new("1", (20_000, 10_000)), "PNG")
+    with pytest.raises(ToolError, match="at most 89478485 are allowed"):
+        load_image(large)
+    assert load_image(large, max_pixels=200_000_000).size == (20_000, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ((PICTURES / "photo.heic").read_bytes(), r"HEIC picture.* pip install .*heif"),
+        (b"\xff\x0a" + bytes(40), "JPEG XL picture.*convert it to PNG or JPEG"),
+        (b"%PDF-1.7\n" + bytes(40), "a PDF.*convert its pages"),
+        (b'<?xml version="1.0"?>\n<svg width="4"></svg>', "an SVG drawing"),
+        (b"8BPS" + bytes(40), "a Photoshop picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
+    ],
+)
+def test_other_formats_are_named_with_the_way_out(content: bytes, what: str) -> None:
+    if what.startswith("HEIC") and find_spec("pillow_heif"):
+        pytest.skip("this installation reads HEIC")
+    with pytest.raises(ToolError, match=what):
+        load_image(content)
+
+
+def test_the_content_tells_what_a_file_is(tmp_path: Path) -> None:
+    clips = PICTURES.parent / "clips"
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    contents = {
+        "picture.mp4": (encoded(Image.new("RGB", (4, 4))), "image"),
+        "still.gif": (encoded(frames[0], "GIF"), "image"),
+        "moving.gif": (moving, "video"),
+        "clip.png": ((clips / "id.mp4").read_bytes(), "video"),
+        "clip": ((clips / "id_h264.ts").read_bytes(), "video"),
+        "text.png": (b"hello", "video"),  # not a picture; reading it as a video says the rest
+    }
+    for name, (content, kind) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        assert media_kind(tmp_path / name) == kind, name
+    with pytest.raises(ToolError, match="there is no image or video"):
+        media_kind(tmp_path / "nowhere")
+    (tmp_path / "photo.mp4").write_bytes((PICTURES / "photo.heic").read_bytes())
+    if not find_spec("pillow_heif"):
+        with pytest.raises(ToolError, match="HEIC"):
+            media_kind(tmp_path / "photo.mp4")
