@@ -1,6 +1,5 @@
 """The service behind the OpenAI-compatible server: from a request to the events of its answer."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,9 +20,10 @@ from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.protocols import Recipe
 from visreplay.agent.serving.decoding import Event
 from visreplay.agent.serving.engine import Engine, Slot
+from visreplay.agent.serving.json_bounds import JsonBounds, JsonCounter
 from visreplay.agent.serving.limits import ServerLimits
 from visreplay.agent.serving.metrics import Metrics
-from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig
+from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig, ReplaySession
 from visreplay.tools import ImageStore, Media
 from visreplay.tools.fetch import Fetcher
 from visreplay.tools.media_budget import Budget
@@ -82,10 +82,17 @@ class ChatService:
         engine: Reads conversations and writes answers.
         metrics: Counters and times so far.
         since: When the service was opened, in seconds since 1970.
+        bounds: Bounds on the JSON of a request.
+
+    Raises:
+        ConfigError: A model cannot be replayed as it is configured.
     """
 
     def __init__(self, service: ServiceConfig) -> None:
+        for config in service.models.values():
+            ReplaySession(service.pair, config)  # which checks it
         limits = service.limits
+        self.bounds = JsonBounds(limits.json_bytes, limits.json_values)
         self.service = service
         self.engine = Engine(limits.running, limits.waiting)
         self.since = int(time.time())
@@ -106,7 +113,7 @@ class ChatService:
         """Read a request's conversation.
 
         Args:
-            request: The request.
+            request: The request. Its messages and tools are dropped as soon as they are converted.
             slot: Where it is read and answered.
 
         Returns:
@@ -126,17 +133,19 @@ class ChatService:
             )
         budget = Budget(limits.pixels, limits.media, limits.media_seconds)
         chat = self._chat_policy(replay, budget)
-        offer = chat.offer(request.signatures, request.choice)
+        signatures = request.signatures
+        offer = chat.offer(signatures, request.choice)
 
         def prepare() -> tuple[bytes, list[Message]]:
+            self._check_arguments(request)
             messages = from_openai(request.messages, chat.renderer)
-            settings = [request.model, request.replay, request.signatures]
-            digest = chat.memory.recall(settings, messages)
+            request.drop_conversation()
+            digest = chat.memory.recall([request.model, request.replay, signatures], messages)
             return digest, chat.renderer.conversation(messages, offer.tools)
 
         try:
             digest, conversation = await slot.prepare(prepare)
-        except asyncio.CancelledError:
+        except BaseException:  # the caller has left, or is told an error
             budget.gone = True
             raise
         reading = await slot.prefill(chat.policy.read(conversation, offer.opening))
@@ -162,6 +171,17 @@ class ChatService:
             chat.policy, reading, request.seeds, **decoding, logprobs=request.kept_logprobs
         )
         return completion, self.metrics.counted(request.model, began, events)
+
+    def _check_arguments(self, request: ChatRequest) -> None:
+        """Count the JSON that stands in strings of a request: the arguments of calls.
+
+        Raises:
+            JsonBoundsError: All of them together are beyond the bounds of a request.
+        """
+        counter = JsonCounter(self.bounds)
+        for message in request.messages:
+            for call in getattr(message, "tool_calls", None) or ():
+                counter.push(call.function.arguments.encode("utf-8", "replace"))
 
     def _replay(self, request: ChatRequest) -> ReplayConfig:
         """Return the replay settings of a request."""

@@ -12,6 +12,12 @@ class ServerLimits:
     Attributes:
         body_bytes: Bytes of a request's body.
         body_seconds: Time that a client may take to send it.
+        json_bytes: Bytes of its JSON, without images and videos in base64.
+        json_values: Values of its JSON, the keys of objects included.
+        held_bytes: Bytes of all requests that are received, wait or are answered, and of answers
+            that are not read yet, together.
+        connections: Connections at once; beyond that, the oldest one that waits for its client is
+            closed.
         media: Images and videos of a request.
         media_seconds: Time that reading them may take.
         pixels: Pixels of all images and frames of a request together.
@@ -27,6 +33,10 @@ class ServerLimits:
 
     body_bytes: int = 20 * 2**20
     body_seconds: float = 60
+    json_bytes: int = 2 * 2**20
+    json_values: int = 30_000
+    held_bytes: int = 256 * 2**20
+    connections: int = 512
     media: int = 256
     media_seconds: float = 120
     pixels: int = 64_000_000
@@ -37,3 +47,16 @@ class ServerLimits:
     running: int = 16
     waiting: int = 64
     cache_bytes: int = CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        """Check that limits go together.
+
+        Raises:
+            ValueError: The largest request is more than all requests together may be.
+        """
+        if self.held_bytes < self.body_bytes:
+            raise ValueError(
+                f"all requests together may have {self.held_bytes:,} bytes, but one may have "
+                f"{self.body_bytes:,}: raise held_bytes (--max-held) or lower body_bytes "
+                "(--max-body)"
+            )

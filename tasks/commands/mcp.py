@@ -47,11 +47,10 @@ def mcp(
 ) -> None:
     """Serve the tools crop, zoom, sample_frames, video_info and ask to MCP clients."""
     try:
-        import uvicorn
-
         from visreplay.agent.mcp.server import client_media, http_app, mcp_server
         from visreplay.agent.mcp.stdio import serve_stdio
-        from visreplay.agent.serving.http import HeadersInTime
+        from visreplay.agent.serving.connections import BACKLOG
+        from visreplay.agent.serving.server import Server
     except ModuleNotFoundError as error:
         raise ImportError(
             f"the server needs mcp ({error}): pip install 'visreplay[mcp]'"
@@ -59,6 +58,7 @@ def mcp(
     console = Console(stderr=True, highlight=False)  # standard output is the protocol's
     if http:
         listen.check()
+        listening = listen.bind()
     choice = PairChoice.of(pair, console)
     config = choice.config(replay.values)
 
@@ -67,14 +67,14 @@ def mcp(
 
     server = mcp_server(client_media(root or ()), load, seed=episode.seed, host=listen.host)
     if http:
-        uvicorn.run(
+        listen.listen(listening, BACKLOG)
+        url = listen.url(listening, "/mcp")
+        Server(
             http_app(server, listen.api_key),
-            host=listen.host,
-            port=listen.port,
-            ws="none",
-            http=HeadersInTime,
-            limit_concurrency=128,
-            timeout_graceful_shutdown=5,  # seconds: clients keep streams open for ever
-        )
+            listening,
+            max_connections=128,
+            drain=5,  # seconds: clients keep streams open for ever
+            on_start=lambda: console.print(f"Serving MCP at {url}", soft_wrap=True),
+        ).serve_until_stopped()
     else:
         serve_stdio(server)
