@@ -20,7 +20,7 @@ from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.protocols import Recipe
 from visreplay.agent.serving.decoding import Event
 from visreplay.agent.serving.engine import Engine, Slot
-from visreplay.agent.serving.json_bounds import JsonBounds, JsonCounter
+from visreplay.agent.serving.json_bounds import JsonBounds, JsonBoundsError, JsonCounter
 from visreplay.agent.serving.limits import ServerLimits
 from visreplay.agent.serving.metrics import Metrics
 from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig, ReplaySession
@@ -175,13 +175,24 @@ class ChatService:
     def _check_arguments(self, request: ChatRequest) -> None:
         """Count the JSON that stands in strings of a request: the arguments of calls.
 
+        What is no JSON passes: a policy may have written it.
+
         Raises:
-            JsonBoundsError: All of them together are beyond the bounds of a request.
+            ConfigError: All of them together have too many values.
         """
-        counter = JsonCounter(self.bounds)
+        size, left = self.bounds.bytes, self.bounds.values
         for message in request.messages:
             for call in getattr(message, "tool_calls", None) or ():
-                counter.push(call.function.arguments.encode("utf-8", "replace"))
+                counter = JsonCounter(JsonBounds(size, left, depth=size, digits=size))
+                try:
+                    counter.push(call.function.arguments.encode("utf-8", "replace"))
+                except JsonBoundsError as error:
+                    if error.status == 413:
+                        raise ConfigError(
+                            f"the arguments of the calls have more than {self.bounds.values:,} "
+                            "JSON values together: send fewer"
+                        ) from error
+                left -= counter.values
 
     def _replay(self, request: ChatRequest) -> ReplayConfig:
         """Return the replay settings of a request."""

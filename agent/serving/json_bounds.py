@@ -47,12 +47,15 @@ class JsonCounter:
 
     Args:
         bounds: The bounds of all that is pushed, together.
+
+    Attributes:
+        values: The values so far.
     """
 
     def __init__(self, bounds: JsonBounds) -> None:
         self._bounds = bounds
         self._bytes = 0
-        self._values = 0
+        self.values = 0
         self._depth = 0
         self._in_string = False
         self._in_media = False
@@ -106,8 +109,8 @@ class JsonCounter:
             elif end == len(text):
                 self._rest = text[start:]
                 break
-            self._values += 1
-            if self._values > bounds.values:
+            self.values += 1
+            if self.values > bounds.values:
                 raise JsonBoundsError(
                     413, f"the body has more than {bounds.values:,} JSON values: send fewer"
                 )
