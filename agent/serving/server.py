@@ -1,6 +1,7 @@
 """A server that says when it serves, and that ends in the time that it is given."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +24,8 @@ class Server(uvicorn.Server):
     Args:
         app: The application.
         listening: A bound socket.
-        max_connections: Largest number of connections.
+        max_connections: Largest number of connections; at most half of the process's file
+            descriptors are used for them.
         drain: Seconds that running requests have to end when the server is stopped.
         on_start: Called as soon as requests are answered.
         end_requests: Called when this time is up; ends the requests that still run.
@@ -38,6 +40,9 @@ class Server(uvicorn.Server):
         on_start: Callable[[], None] = lambda: None,
         end_requests: Callable[[], None] = lambda: None,
     ) -> None:
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if descriptors != resource.RLIM_INFINITY:
+            max_connections = min(max_connections, descriptors // 2)
         super().__init__(
             uvicorn.Config(
                 app,
