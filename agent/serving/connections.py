@@ -11,7 +11,7 @@ HEADER_SECONDS = 10.0
 WRITE_SECONDS = 30.0
 """Time in which a client must take some bytes of what it is sent."""
 
-PIECE = 2**13
+PIECE = 2**12
 """Bytes that are taken from a connection at once. HTTP's smallest chunk is 6 bytes, so this bounds
 what is parsed before others have their turn."""
 

@@ -1,8 +1,8 @@
 """A server that says when it serves, and that ends in the time that it is given."""
 
 import asyncio
-import resource
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +10,9 @@ import uvicorn
 
 from visreplay.agent.serving.auth import App
 from visreplay.agent.serving.connections import BACKLOG, LimitedConnection
+
+HEADER_BYTES = 2**14
+"""Bytes that the headers of a request may have."""
 
 FAREWELL_SECONDS = 2.0
 """Time for the last responses, once the requests have been ended."""
@@ -40,9 +43,7 @@ class Server(uvicorn.Server):
         on_start: Callable[[], None] = lambda: None,
         end_requests: Callable[[], None] = lambda: None,
     ) -> None:
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if descriptors != resource.RLIM_INFINITY:
-            max_connections = min(max_connections, descriptors // 2)
+        max_connections = min(max_connections, _descriptors() // 2)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -51,7 +52,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 backlog=BACKLOG,
                 timeout_keep_alive=10,
-                h11_max_incomplete_event_size=2**15,
+                h11_max_incomplete_event_size=HEADER_BYTES,
                 timeout_graceful_shutdown=int(drain + 2 * FAREWELL_SECONDS) + 1,
             )
         )
@@ -83,3 +84,13 @@ class Server(uvicorn.Server):
         # What is left waits for clients that do not read.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def _descriptors() -> int:
+    """Count the file descriptors that the process may have."""
+    try:
+        import resource  # Windows has no such module, and no such limit
+    except ImportError:
+        return sys.maxsize
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit

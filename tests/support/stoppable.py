@@ -37,13 +37,14 @@ class Running:
 
 @contextmanager
 def running(
-    app: App, *, max_connections: int = 128, drain: float = 1, **options: Any
+    app: App, *, max_connections: int = 128, drain: float = 1, loop: str = "auto", **options: Any
 ) -> Iterator[Running]:
-    """The server, which has started, with options of `Server`."""
+    """The server, which has started, with options of `Server` and one of uvicorn's loops."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     bound.bind(("127.0.0.1", 0))
     server = Server(app, bound, max_connections, drain, **options)
+    server.config.loop = loop
     thread = Thread(target=server.serve_until_stopped)
     found = Running(server, thread, bound.getsockname()[1])
     thread.start()
