@@ -85,9 +85,7 @@ def attacks() -> Iterator[bytes]:
     yield chat()[:-1] + b',"seed":' + b"7" * LARGE + b"}"
     yield b'{"model":"policy","user":"' + b"\\/" * (LARGE // 2) + b'"}'
     yield json.dumps({"a": [[]] * 100_000}).encode("utf-16")
-    junk = {"url": "data:image/png;base64," + "A" * LARGE}
-    for _ in range(24):
-        yield chat([{"type": "image_url", "image_url": junk}])
+    yield from [shown(bytes(LARGE * 3 // 4), "png")] * 24
     if POOLED:
         picture, scans = shown(large_picture(), "png"), shown(many_scans(30_000), "jpeg")
         yield from [picture] * 10

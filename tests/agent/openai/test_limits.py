@@ -22,7 +22,9 @@ from openai_served import (
 from PIL import Image
 from served import served
 
+from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.openai.routes import openai_app
+from visreplay.agent.openai.service import ChatService
 from visreplay.replay_core import ModelPair
 
 TOOL: Json = {"type": "function", "function": {"name": "f"}}
@@ -217,6 +219,16 @@ def test_nested_json_where_anything_may_stand(limited: str, depth: int) -> None:
         response = post(limited, start + rest % nested(depth))
         assert response.status_code in (200, 400, 422), response.text
         assert response.status_code == 200 or set(response.json()) == {"error"}
+
+
+async def test_a_request_is_dropped_when_it_is_converted(embedded_pair: ModelPair) -> None:
+    body = {"model": "policy", "metadata": {"a": 1}, "tools": [TOOL], **shows(RED)}
+    request = ChatRequest.model_validate(body)
+    chat = ChatService(service(embedded_pair))
+    async with chat.open(), chat.engine.slot() as slot:
+        _, events = await chat.begin(request, slot)
+        assert not (request.messages or request.tools or request.metadata)
+        assert [event async for event in events]
 
 
 # Tokens
