@@ -48,9 +48,10 @@ class Watch:
                 sys.setprofile(None)
                 self.longest = max(self.longest, profiled.calls)
 
-        def kept(content: bytes) -> Any:
-            self.parsed.append(content)
-            return loads(content)
+        def kept(content: Any, **options: Any) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                self.parsed.append(content)
+            return loads(content, **options)
 
         monkeypatch.setattr(asyncio.Handle, "_run", counted)
         monkeypatch.setattr(request_body.json, "loads", kept)
