@@ -1,5 +1,6 @@
 """The command `visreplay mcp`: the visual tools and whole episodes for MCP clients."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,19 +57,24 @@ def mcp(
             f"the server needs mcp ({error}): pip install 'visreplay[mcp]'"
         ) from error
     console = Console(stderr=True, highlight=False)  # standard output is the protocol's
-    if http:
-        listen.check()
-        listening = listen.bind()
-    choice = PairChoice.of(pair, console)
-    config = choice.config(replay.values)
+    with ExitStack() as stack:
+        if http:
+            listen.check()
+            listening = stack.enter_context(listen.bind())
+        choice = PairChoice.of(pair, console)
+        # What is out of range is told now, and not to the first client that asks.
+        config, sampling = choice.config(replay.values), episode.sampling.build()
+        episode.limits.build()
 
-    def load() -> "VisualAgent":
-        return choice.agent(config, episode, episode.sampling.build())
+        def load() -> "VisualAgent":
+            return choice.agent(config, episode, sampling)
 
-    server = mcp_server(client_media(root or ()), load, seed=episode.seed, host=listen.host)
-    if http:
-        listen.listen(listening, BACKLOG)
+        server = mcp_server(client_media(root or ()), load, seed=episode.seed, host=listen.host)
+        if not http:
+            serve_stdio(server)
+            return
         url = listen.url(listening, "/mcp")
+        listen.listen(listening, BACKLOG)
         Server(
             http_app(server, listen.api_key),
             listening,
@@ -76,5 +82,3 @@ def mcp(
             drain=5,  # seconds: clients keep streams open for ever
             on_start=lambda: console.print(f"Serving MCP at {url}", soft_wrap=True),
         ).serve_until_stopped()
-    else:
-        serve_stdio(server)

@@ -78,35 +78,35 @@ def serve(
     console = Console(stderr=True, highlight=False)
     listen.check()
     bounds = limits.build()
-    listening = listen.bind()  # before minutes are spent on models
-    choice = PairChoice.of(pair, console)
-    config = choice.config(replay.values)
-    models = choice.load(replay_layers=None if with_base else config.depth)
-    service = ServiceConfig(
-        models,
-        served_models(models, config),
-        sampling=sampling.build(),
-        limits=bounds,
-        roots=tuple(media_root or ()),
-        fetch=Fetcher() if allow_urls else None,
-        recipe=choice.recipe,
-    )
-    logging.basicConfig(level=logging.WARNING)
-    application = openai_app(service, listen.api_key)
-    url = listen.url(listening, "/v1")
-    server = Server(
-        application,
-        listening,
-        bounds.connections,
-        drain,
-        lambda: console.print(f"Serving {', '.join(service.models)} at {url}", soft_wrap=True),
-        application.end_requests,
-    )
-    # uvicorn ends running requests, and then hands on the signal that stopped it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _exit)
-    listen.listen(listening, BACKLOG)
-    server.serve_until_stopped()
+    with listen.bind() as listening:  # before minutes are spent on models
+        choice = PairChoice.of(pair, console)
+        config = choice.config(replay.values)
+        models = choice.load(replay_layers=None if with_base else config.depth)
+        service = ServiceConfig(
+            models,
+            served_models(models, config),
+            sampling=sampling.build(),
+            limits=bounds,
+            roots=tuple(media_root or ()),
+            fetch=Fetcher() if allow_urls else None,
+            recipe=choice.recipe,
+        )
+        logging.basicConfig(level=logging.WARNING)
+        application = openai_app(service, listen.api_key)
+        url = listen.url(listening, "/v1")
+        server = Server(
+            application,
+            listening,
+            bounds.connections,
+            drain,
+            lambda: console.print(f"Serving {', '.join(service.models)} at {url}", soft_wrap=True),
+            application.end_requests,
+        )
+        # uvicorn ends running requests, and then hands on the signal that stopped it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _exit)
+        listen.listen(listening, BACKLOG)
+        server.serve_until_stopped()
 
 
 def _exit(*_: object) -> NoReturn:

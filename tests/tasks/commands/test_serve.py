@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from importlib import import_module
+from inspect import signature
+from typing import Any, get_args
 
 import pytest
 from openai_served import MODELS, client_of, prompt, read_all, sent
 from served import COMMAND, ENVIRONMENT
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from visreplay.agent.mcp import stdio
@@ -100,14 +101,13 @@ def fails(*_: object, **__: object) -> None:
 
 
 def number_options(command: str) -> list[str]:
-    group: Any = get_command(app)
-    context = group.commands[command].make_context(command, [], resilient_parsing=True)
-    kinds = ("integer", "float")
-    return [
-        max(option.opts, key=len)
-        for option in context.command.params
-        if option.type.name.startswith(kinds)
-    ]
+    function = getattr(import_module(f"visreplay.tasks.commands.{command}"), command)
+    hints = {
+        name: get_args(parameter.annotation)[0]
+        for name, parameter in signature(function).parameters.items()
+    }
+    numbers = [name for name, hint in hints.items() if {int, float} & {hint, *get_args(hint)}]
+    return [f"--{name.replace('_', '-')}" for name in numbers]
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e400", "-1", "1e300", "9" * 400])
