@@ -22,10 +22,19 @@ Address = IPv4Address | IPv6Address
 
 _UNICAST = ip_network("2000::/3")
 _OTHERS = tuple(
-    map(ip_network, ("2002::/16", "192.88.99.0/24", "192.0.0.0/24", "168.63.129.16/32"))
+    map(
+        ip_network,
+        (
+            *("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),
+            *("192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24"),
+            *("192.175.48.0/24", "168.63.129.16/32"),
+        ),
+    )
 )
-"""Networks that `ipaddress` does not know, or not in each version: 6to4, which leads to any IPv4
-address, and its relays; IETF's protocols; Oracle's metadata; Azure's service for its machines."""
+"""Networks that `ipaddress` does not know, or not in each version: those of IANA's registries of
+special-purpose addresses that lie among the others (IETF's protocols with Teredo and ORCHID,
+documentation, 6to4, which leads to any IPv4 address, and its relays, AS112, AMT; RFC 6890 and RFC
+9637); Oracle's metadata, in 192.0.0.0/24; Azure's service for its machines."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = ((b"User-Agent", b"visreplay"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity"))
 

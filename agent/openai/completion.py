@@ -13,7 +13,6 @@ from visreplay.agent.openai.response_schema import (
     CalledFunction,
     Choice,
     ChunkChoice,
-    Completion,
     CompletionChunk,
     CompletionMessage,
     ContentToken,
@@ -26,6 +25,7 @@ from visreplay.agent.openai.response_schema import (
     ToolCall,
     ToolCallDelta,
     Usage,
+    as_json,
 )
 from visreplay.agent.policy.replay_policy import PolicyTurn, Reading
 from visreplay.agent.serving.decoding import EndEvent, Event, TokenEvent
@@ -91,6 +91,7 @@ class CompletionBuilder:
         self._conversation = conversation
         self._replies = [_Reply(stream) for stream in streams]
         self._ended: dict[int, tuple[PolicyTurn, ParsedReply]] = {}
+        self._texts: dict[int, str] = {}  # of tokens
         for reply in self._replies:
             reply.push(reading.opened)
 
@@ -146,25 +147,24 @@ class CompletionBuilder:
             self._memory.keep(self._conversation, message, turn.message["token_ids"])
         return parsed
 
-    def completion(self) -> Completion:
-        """Return the completion, when all replies have ended."""
-        return Completion(
-            **self._head,
-            object="chat.completion",
-            choices=[
-                Choice(
-                    index=choice,
-                    message=_message(parsed),
-                    finish_reason=_finish_reason(turn, parsed),
-                    logprobs=self._logprobs(
-                        turn.logprobs[: self._tokens_in(choice, len(_content(parsed)))]
-                    ),
-                )
-                for choice, (turn, parsed) in sorted(self._ended.items())
-            ],
-            usage=self._usage,
-            replay=self._replay,
-        )
+    def pieces(self) -> Iterator[str]:
+        """Yield the JSON of the completion (`Completion`), when all replies have ended.
+
+        Each reply is a piece: with log-probabilities it may have megabytes, and others wait while
+        a piece is made.
+        """
+        head = _spelled({**self._head, "object": "chat.completion"})
+        yield f'{head[:-1]},"choices":['
+        for choice, (turn, parsed) in sorted(self._ended.items()):
+            tokens = self._tokens_in(choice, len(_content(parsed)))
+            reply = Choice(
+                index=choice,
+                message=_message(parsed),
+                finish_reason=_finish_reason(turn, parsed),
+                logprobs=self._logprobs(turn.logprobs[:tokens]),
+            )
+            yield ("," if choice else "") + _spelled(as_json(reply))
+        yield f"],{_spelled({'usage': as_json(self._usage), 'replay': self._replay})[1:]}"
 
     @property
     def _usage(self) -> Usage:
@@ -230,12 +230,19 @@ class CompletionBuilder:
         )
 
     def _token(self, token_id: int, logprob: float) -> Json:
-        token = self._replies[0].stream.renderer.tokenizer.decode([token_id])
+        token = self._texts.get(token_id)
+        if token is None:
+            token = self._replies[0].stream.renderer.tokenizer.decode([token_id])
+            self._texts[token_id] = token
         return {
             "token": token,
             "logprob": logprob if logprob > _LEAST_LOGPROB else _LEAST_LOGPROB,  # NaN as well
             "bytes": None if "\ufffd" in token else list(token.encode()),
         }
+
+
+def _spelled(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _finite(value: Any) -> Any:

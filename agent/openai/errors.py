@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -66,9 +65,23 @@ def _quotable(text: str, limit: int = 1000) -> str:
     return text[:limit].encode("utf-8", "replace").decode()
 
 
-async def _invalid(_: Request, error: Any) -> Response:
-    field, problem = _mistake(error)
-    return error_response(422, f"{field or 'the body'}: {problem}", field or None)
+class BodyError(Exception):
+    """A body that cannot be read.
+
+    Args:
+        status: The HTTP status.
+        message: What is wrong, and the way out.
+        param: The field of the request that it is about.
+    """
+
+    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+
+
+async def _unreadable(_: Request, error: Any) -> Response:
+    return error_response(error.status, str(error), error.param)
 
 
 async def _http_error(_: Request, error: Any) -> Response:
@@ -82,20 +95,8 @@ async def _broken(_: Request, error: Exception) -> Response:
 
 
 EXCEPTION_HANDLERS: dict[Any, Any] = {
-    RequestValidationError: _invalid,
+    BodyError: _unreadable,
     HTTPException: _http_error,
     Exception: _broken,
 }
 """FastAPI's exception handlers of a server that answers as OpenAI's does."""
-
-
-def _mistake(error: RequestValidationError) -> tuple[str, str]:
-    """Return the field that is wrong ("" for the body), and what is wrong with it."""
-    errors = error.errors()
-    if errors[0]["type"] == "json_invalid":
-        return "", f"no JSON: {errors[0]['ctx']['error']} at character {errors[0]['loc'][-1]}"
-    # A field may be one of several types: the one that was meant is right down to some depth.
-    deepest = max(errors, key=lambda each: len(each["loc"]))
-    # Without the names of types, which pydantic puts between those of the fields.
-    names = [str(part) for part in deepest["loc"][1:] if not str(part).endswith(("]", "str"))]
-    return ".".join(names), deepest["msg"]

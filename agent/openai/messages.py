@@ -8,6 +8,7 @@ from visreplay.agent.chat.renderer import ChatRenderer, MessageError
 from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, image, text
 from visreplay.agent.openai import request_schema as wire
 from visreplay.tools import ToolError
+from visreplay.tools.media_budget import BusyMediaError
 
 
 def from_openai(messages: Sequence[wire.RequestMessage], renderer: ChatRenderer) -> list[Message]:
@@ -57,6 +58,8 @@ def _parts(content: str | Sequence[wire.ContentPart] | None, renderer: ChatRende
         return [text(content)]
     try:
         return [_part(part, renderer) for part in content]
+    except BusyMediaError:
+        raise
     except ToolError as error:
         raise MessageError(str(error)) from error
 

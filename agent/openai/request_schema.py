@@ -242,6 +242,10 @@ class ChatRequest(_Strict):
             raise ValueError(f"two tools are called {duplicate!r}")
         return self
 
+    def drop_conversation(self) -> None:
+        """Let go of what may be large, once it is converted."""
+        self.messages, self.tools, self.metadata, self.user = [], None, None, None
+
     @property
     def stops(self) -> list[str]:
         """The stop strings."""

@@ -174,16 +174,16 @@ class Health(BaseModel):
 
 
 _STATUSES = {
-    400: "The body cannot be decoded: JSON in UTF-8 is expected.",
+    400: "The body cannot be decoded: JSON in UTF-8 is expected, in few levels.",
     401: "The key is missing or wrong.",
     403: "Without a key, only programs of this machine are answered.",
     404: "There is no such model.",
     408: "The body did not come in time.",
-    413: "The body is too large.",
+    413: "The body is too large, or its JSON has too many bytes or values.",
     422: "Something is wrong with the request: the message names it, and the way out.",
-    429: "Too many requests wait already: try again later.",
+    429: "Too many requests, or bytes of requests, wait already: try again later.",
     500: "Something went wrong in the server.",
-    503: "The server does not work any more.",
+    503: "The server does not work any more, or is being stopped.",
 }
 
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}

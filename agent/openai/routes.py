@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from visreplay.agent.openai.errors import (
@@ -13,45 +13,84 @@ from visreplay.agent.openai.errors import (
     error_response,
     is_callers_mistake,
 )
+from visreplay.agent.openai.request_body import DESCRIPTION, chat_request, describe
 from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.openai.response_schema import (
     Completion,
     Health,
     Model,
     Models,
-    as_json,
     responses_of,
 )
 from visreplay.agent.openai.service import ChatService, ServiceConfig, served_models
-from visreplay.agent.openai.streaming import EventStream, sent_events, while_connected
-from visreplay.agent.serving.admission import BusyError
-from visreplay.agent.serving.auth import App, KeyRequired, SameMachine
+from visreplay.agent.openai.streaming import (
+    STOPPED,
+    CountedResponse,
+    EventStream,
+    sent_events,
+    while_connected,
+)
+from visreplay.agent.serving.admission import BusyError, ClosedError
+from visreplay.agent.serving.auth import App, KeyRequired, Receive, SameMachine, Scope, Send
+from visreplay.agent.serving.byte_budget import ByteBudget
 from visreplay.agent.serving.decoding import EndEvent
 from visreplay.agent.serving.http import BodyLimit
 from visreplay.agent.serving.limits import ServerLimits
+from visreplay.tools.media_budget import BusyMediaError
 from visreplay.tools.types import preview
 
-__all__ = ["ServerLimits", "ServiceConfig", "openai_app", "served_models"]
+__all__ = ["OpenAIApp", "ServerLimits", "ServiceConfig", "openai_app", "served_models"]
 
 
-def openai_app(config: ServiceConfig, api_key: str | None = None) -> App:
-    """Build the server as an ASGI application.
+class OpenAIApp:
+    """The server as an ASGI application.
 
     Args:
         config: What is served.
         api_key: The key that clients must send; without one, every program of this machine, and no
             other, is answered.
+
+    Raises:
+        ConfigError: A model cannot be replayed as it is configured.
+        ValueError: The key cannot be sent by any client.
     """
-    limits = config.limits
-    app: App = BodyLimit(_api(config), limits.body_bytes, limits.body_seconds, error_response)
-    if api_key is None:
-        return SameMachine(app, error_response(403, SameMachine.REASON))
-    unauthorised = error_response(401, KeyRequired.REASON)
-    return KeyRequired(app, api_key, unauthorised, open_paths=("/health",))
+
+    def __init__(self, config: ServiceConfig, api_key: str | None = None) -> None:
+        limits = config.limits
+        held = ByteBudget(limits.held_bytes)
+        self._service = ChatService(config)
+        self._bodies = BodyLimit(
+            _api(self._service, held),
+            limits.body_bytes,
+            limits.body_seconds,
+            error_response,
+            held,
+            self._service.bounds,
+        )
+        self._app: App
+        if api_key is None:
+            self._app = SameMachine(self._bodies, error_response(403, SameMachine.REASON))
+        else:
+            unauthorised = error_response(401, KeyRequired.REASON)
+            self._app = KeyRequired(self._bodies, api_key, unauthorised, open_paths=("/health",))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self._app(scope, receive, send)
+
+    def end_requests(self) -> None:
+        """Answer every request that is not answered yet, or comes later, with an error."""
+        self._bodies.close()
+        self._service.engine.close()
 
 
-def _api(config: ServiceConfig) -> FastAPI:
-    service = ChatService(config)
+def openai_app(config: ServiceConfig, api_key: str | None = None) -> OpenAIApp:
+    """Build the server as an ASGI application; see `OpenAIApp`."""
+    return OpenAIApp(config, api_key)
+
+
+def _api(service: ChatService, held: ByteBudget) -> FastAPI:
+    config = service.service
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -70,16 +109,18 @@ def _api(config: ServiceConfig) -> FastAPI:
         "/v1/chat/completions",
         response_model=None,
         responses=responses_of(
-            Completion, 400, 401, 403, 404, 408, 413, 422, 429, 500, streams=True
+            Completion, 400, 401, 403, 404, 408, 413, 422, 429, 500, 503, streams=True
         ),
+        openapi_extra=DESCRIPTION,
     )
-    async def complete(body: ChatRequest, request: Request) -> Response:
+    async def complete(request: Request) -> Response:
         """Answer a conversation."""
+        body = await chat_request(request)
         if body.model not in config.models:
             return _no_model(body.model, config)
         status = 500
         try:
-            response = await while_connected(request, _completion(service, body))
+            response = await while_connected(request, _completion(service, held, body))
             status = response.status_code
         finally:
             service.metrics.answered(body.model, status)
@@ -111,29 +152,40 @@ def _api(config: ServiceConfig) -> FastAPI:
         """Give counters and times to Prometheus."""
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    api.openapi = lambda: describe(api)  # type: ignore[method-assign]
     return api
 
 
-async def _completion(service: ChatService, body: ChatRequest) -> Response:
+async def _completion(service: ChatService, held: ByteBudget, body: ChatRequest) -> Response:
     """Respond to a request: with the completion, or with a stream once its first token is due."""
     try:
         async with AsyncExitStack() as stack:
             slot = await stack.enter_async_context(service.engine.slot(body.n))
-            builder, events = await service.begin(body, slot)
+            budget = service.budget()
+            stack.callback(budget.leave)
+            builder, events = await service.begin(body, slot, budget)
             if body.stream:
                 usage = body.stream_options is not None and body.stream_options.include_usage
-                return EventStream(sent_events(builder, events, usage), stack.pop_all())
+                lines = sent_events(builder, events, usage)
+                return EventStream(lines, stack.pop_all(), held.share())
             await stack.enter_async_context(aclosing(events))  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, EndEvent):
                     builder.end(event.choice, event.turn)
-    except BusyError as error:
+            # In a thread: with log-probabilities, a completion has up to a million values.
+            content = await slot.prepare(lambda: "".join(builder.pieces()).encode())
+        share = held.share()
+        if not share.take(len(content)):
+            return error_response(429, "too many bytes of answers are not read: try again later")
+        return CountedResponse(content, share)
+    except ClosedError:
+        return error_response(503, STOPPED)
+    except (BusyError, BusyMediaError) as error:
         return error_response(429, str(error))
     except CALLERS_MISTAKES as error:
         if not is_callers_mistake(error):
             raise
         return error_response(422, str(error) or type(error).__name__)
-    return JSONResponse(as_json(builder.completion()))
 
 
 def _model(name: str, service: ChatService) -> Model:

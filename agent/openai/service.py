@@ -1,6 +1,5 @@
 """The service behind the OpenAI-compatible server: from a request to the events of its answer."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,12 +20,13 @@ from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.protocols import Recipe
 from visreplay.agent.serving.decoding import Event
 from visreplay.agent.serving.engine import Engine, Slot
+from visreplay.agent.serving.json_bounds import JsonBounds, JsonBoundsError, JsonCounter
 from visreplay.agent.serving.limits import ServerLimits
 from visreplay.agent.serving.metrics import Metrics
-from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig
+from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig, ReplaySession
 from visreplay.tools import ImageStore, Media
 from visreplay.tools.fetch import Fetcher
-from visreplay.tools.media_budget import Budget
+from visreplay.tools.media_budget import Budget, PixelAllowance
 
 REPLAYED = "policy+replay"
 
@@ -82,13 +82,21 @@ class ChatService:
         engine: Reads conversations and writes answers.
         metrics: Counters and times so far.
         since: When the service was opened, in seconds since 1970.
+        bounds: Bounds on the JSON of a request.
+
+    Raises:
+        ConfigError: A model cannot be replayed as it is configured.
     """
 
     def __init__(self, service: ServiceConfig) -> None:
+        for config in service.models.values():
+            ReplaySession(service.pair, config)  # which checks it
         limits = service.limits
+        self.bounds = JsonBounds(limits.json_bytes, limits.json_values)
         self.service = service
         self.engine = Engine(limits.running, limits.waiting)
         self.since = int(time.time())
+        self._pixels = PixelAllowance(limits.held_pixels)
         self._sessions = SessionCache(limits.cache_bytes)
         self._memory = TurnMemory()
         self.metrics = Metrics(self.engine, self._sessions)
@@ -100,14 +108,20 @@ class ChatService:
             yield
         self._sessions.clear()
 
+    def budget(self) -> Budget:
+        """Make the limits on the media of one request."""
+        limits = self.service.limits
+        return Budget(limits.pixels, limits.media, limits.media_seconds, self._pixels)
+
     async def begin(
-        self, request: ChatRequest, slot: Slot
+        self, request: ChatRequest, slot: Slot, budget: Budget
     ) -> tuple[CompletionBuilder, AsyncIterator[Event]]:
         """Read a request's conversation.
 
         Args:
-            request: The request.
+            request: The request. Its messages and tools are dropped as soon as they are converted.
             slot: Where it is read and answered.
+            budget: What it may read, as `budget` makes it; it is left at the request's end.
 
         Returns:
             The completion, which is empty so far, and the events of what is written from then on.
@@ -124,21 +138,18 @@ class ChatService:
                 f"max_completion_tokens is {request.new_tokens}; at most "
                 f"{limits.max_new_tokens} are allowed"
             )
-        budget = Budget(limits.pixels, limits.media, limits.media_seconds)
         chat = self._chat_policy(replay, budget)
-        offer = chat.offer(request.signatures, request.choice)
+        signatures = request.signatures
+        offer = chat.offer(signatures, request.choice)
 
         def prepare() -> tuple[bytes, list[Message]]:
+            self._check_arguments(request)
             messages = from_openai(request.messages, chat.renderer)
-            settings = [request.model, request.replay, request.signatures]
-            digest = chat.memory.recall(settings, messages)
+            request.drop_conversation()
+            digest = chat.memory.recall([request.model, request.replay, signatures], messages)
             return digest, chat.renderer.conversation(messages, offer.tools)
 
-        try:
-            digest, conversation = await slot.prepare(prepare)
-        except asyncio.CancelledError:
-            budget.leave()
-            raise
+        digest, conversation = await slot.prepare(prepare)
         reading = await slot.prefill(chat.policy.read(conversation, offer.opening))
         self.metrics.prefilled(request.model, reading, time.perf_counter() - began)
         stops = [*request.stops]
@@ -162,6 +173,28 @@ class ChatService:
             chat.policy, reading, request.seeds, **decoding, logprobs=request.kept_logprobs
         )
         return completion, self.metrics.counted(request.model, began, events)
+
+    def _check_arguments(self, request: ChatRequest) -> None:
+        """Count the JSON that stands in strings of a request: the arguments of calls.
+
+        What is no JSON passes: a policy may have written it.
+
+        Raises:
+            ConfigError: All of them together have too many values.
+        """
+        size, left = self.bounds.bytes, self.bounds.values
+        for message in request.messages:
+            for call in getattr(message, "tool_calls", None) or ():
+                counter = JsonCounter(JsonBounds(size, left, depth=size, digits=size))
+                try:
+                    counter.push(call.function.arguments.encode("utf-8", "replace"))
+                except JsonBoundsError as error:
+                    if error.status == 413:
+                        raise ConfigError(
+                            f"the arguments of the calls have more than {self.bounds.values:,} "
+                            "JSON values together: send fewer"
+                        ) from error
+                left -= counter.values
 
     def _replay(self, request: ChatRequest) -> ReplayConfig:
         """Return the replay settings of a request."""

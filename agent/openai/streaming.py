@@ -1,4 +1,4 @@
-"""Server-sent events, and clients that leave before the end."""
+"""Responses that are sent piece by piece, and clients that do not read them or leave."""
 
 import asyncio
 import json
@@ -13,10 +13,21 @@ from starlette.types import Receive, Scope, Send
 from visreplay.agent.openai.completion import CompletionBuilder
 from visreplay.agent.openai.errors import error_body, is_callers_mistake, logger
 from visreplay.agent.openai.response_schema import as_json
+from visreplay.agent.serving.admission import ClosedError
+from visreplay.agent.serving.byte_budget import ByteShare
 from visreplay.agent.serving.decoding import Event
 
 CLIENT_LEFT = 499
 """The status, in the counters alone, of requests whose clients left before the response."""
+
+STOPPED = "the server is being stopped"
+"""The error of requests that are not answered in the time that a server has to end."""
+
+UNREAD_BYTES = 4 * 2**20
+"""Bytes of a stream that may wait for its client: several thousand tokens with the probabilities
+of twenty others each."""
+
+_PIECE = 2**16
 
 
 async def sent_events(
@@ -29,51 +40,59 @@ async def sent_events(
         events: The engine's events.
         usage: Whether a last chunk has the usage.
     """
-
-    def line(value: Any) -> str:
-        return f"data: {json.dumps(value)}\n\n"
-
     for chunk in completion.first_chunks():
-        yield line(as_json(chunk))
+        yield _line(as_json(chunk))
     try:
         async with aclosing(events):  # type: ignore[type-var]
             async for event in events:
                 for chunk in completion.chunks(event):
-                    yield line(as_json(chunk))
+                    yield _line(as_json(chunk))
+    except ClosedError:
+        yield _line(error_body(STOPPED, "server_error"))
+        return
     except Exception as error:
         mistake = is_callers_mistake(error)
         if not mistake:
             logger.exception("a stream broke off")
         message = str(error) if mistake else "something went wrong here"
-        yield line(error_body(message, "invalid_request_error" if mistake else "server_error"))
+        yield _line(error_body(message, "invalid_request_error" if mistake else "server_error"))
         return
     if usage:
-        yield line(as_json(completion.usage_chunk()))
+        yield _line(as_json(completion.usage_chunk()))
     yield "data: [DONE]\n\n"
+
+
+def _line(value: Any) -> str:
+    return f"data: {json.dumps(value)}\n\n"
 
 
 class EventStream(StreamingResponse):
     """Server-sent events that are made as fast as the policy decodes, however slowly they are read.
 
     The slot is held until the last event is made or the client leaves: a client that does not read
-    its stream holds up no other.
+    its stream holds up no other. What it does not read is bounded; the stream then ends early.
 
     Args:
         lines: The events.
         slot: Released at the end of the events.
+        share: Counts the bytes that are not read yet.
     """
 
-    def __init__(self, lines: AsyncGenerator[str, None], slot: AsyncExitStack) -> None:
+    def __init__(
+        self, lines: AsyncGenerator[str, None], slot: AsyncExitStack, share: ByteShare
+    ) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(self._queued(), media_type="text/event-stream", headers=headers)
-        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._slot = slot
+        self._share = share
         self._making = asyncio.create_task(self._make(lines))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         try:
-            await super().__call__(scope, receive, send)
+            with self._share:
+                await super().__call__(scope, receive, send)
         finally:
             self._making.cancel()
             await asyncio.wait({self._making})
@@ -81,13 +100,46 @@ class EventStream(StreamingResponse):
 
     async def _make(self, lines: AsyncGenerator[str, None]) -> None:
         async with self._slot, aclosing(lines):
-            async for line in lines:
+            async for text in lines:
+                line = text.encode()
+                fits = self._share.held + len(line) <= UNREAD_BYTES and self._share.take(len(line))
+                if not fits:
+                    error = error_body("the stream was not read: read it faster", "server_error")
+                    line = _line(error).encode()
                 self._lines.put_nowait(line)
+                if not fits:
+                    break
+                await asyncio.sleep(0)  # others have their turn, however many events there are
         self._lines.put_nowait(None)
 
-    async def _queued(self) -> AsyncGenerator[str, None]:
+    async def _queued(self) -> AsyncGenerator[bytes, None]:
         while (line := await self._lines.get()) is not None:
             yield line
+            self._share.give_back(min(len(line), self._share.held))
+
+
+class CountedResponse(StreamingResponse):
+    """A JSON response whose bytes count until the client has read them, up to the last few.
+
+    Args:
+        content: The JSON.
+        share: Counts its bytes, which it has taken already.
+    """
+
+    def __init__(self, content: bytes, share: ByteShare) -> None:
+        headers = {"Content-Length": str(len(content))}
+        super().__init__(_sliced(content), media_type="application/json", headers=headers)
+        self._share = share
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the content."""
+        with self._share:
+            await super().__call__(scope, receive, send)
+
+
+async def _sliced(content: bytes) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(content), _PIECE):
+        yield content[start : start + _PIECE]
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

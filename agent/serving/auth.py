@@ -1,11 +1,13 @@
 """Access to a server: for programs of this machine, or for clients that have the key."""
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_HOST = re.compile(rb"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
+_ORIGIN = re.compile(rb"[a-z][a-z0-9+.-]*://" + _HOST.pattern, re.IGNORECASE)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -17,14 +19,30 @@ def check_access(host: str, api_key: str | None) -> None:
     """Check that a server that other machines can reach has a key.
 
     Raises:
-        ValueError: If the key is empty, or there is none and the address is not loopback.
+        ValueError: If the key cannot be sent, or there is none and the address is not loopback.
     """
-    if api_key is not None and not api_key.strip():
-        raise ValueError("the API key is empty; leave it out on loopback, or give one")
-    if api_key is None and host not in LOOPBACK:
+    if api_key is not None:
+        usable_key(api_key)
+    elif host not in LOOPBACK:
         raise ValueError(
             f"{host} can be reached from other machines: give --api-key, or use {LOOPBACK[0]}"
         )
+
+
+def usable_key(api_key: str) -> str:
+    """Take a key as clients send it: without the blanks and line breaks around it.
+
+    A key that comes from a file, a mounted secret say, often ends with a line break.
+
+    Raises:
+        ValueError: If nothing is left, or no header can hold it.
+    """
+    key = api_key.strip()
+    if not key:
+        raise ValueError("the API key is empty; leave it out on loopback, or give one")
+    if not key.isprintable():
+        raise ValueError("the API key has a line break or another control character inside it")
+    return key
 
 
 class KeyRequired:
@@ -32,7 +50,7 @@ class KeyRequired:
 
     Args:
         app: The application behind it.
-        api_key: The key; compared in constant time.
+        api_key: The key; compared in constant time, without blanks and line breaks around it.
         refuse: Answers requests without it; by default with 401 and a line of text.
         open_paths: Paths that need no key.
     """
@@ -47,7 +65,7 @@ class KeyRequired:
         open_paths: Collection[str] = (),
     ) -> None:
         self._app = app
-        self._key = api_key.encode()
+        self._key = usable_key(api_key).encode()
         self._refuse = refuse or self._answer_401
         self._open_paths = open_paths
 
@@ -64,7 +82,10 @@ class KeyRequired:
         await send({"type": "http.response.body", "body": f"{self.REASON}\n".encode()})
 
     def _has_key(self, scope: Scope) -> bool:
-        scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        values = _values(scope, b"authorization")
+        if len(values) != 1:
+            return False
+        scheme, _, key = values[0].partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)
 
 
@@ -88,14 +109,20 @@ class SameMachine:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        local = scope["type"] == "lifespan" or self._is_local(dict(scope["headers"]))
+        local = scope["type"] == "lifespan" or _is_local(scope)
         await (self._app if local else self._refuse)(scope, receive, send)
 
-    def _is_local(self, headers: dict[bytes, bytes]) -> bool:
-        urls = [b"//" + headers.get(b"host", b"")]
-        if b"origin" in headers:
-            urls.append(headers[b"origin"])
-        try:
-            return all(urlsplit(url.decode("ascii")).hostname in LOOPBACK for url in urls)
-        except ValueError:
-            return False
+
+def _is_local(scope: Scope) -> bool:
+    """Tell whether each Host and Origin names this machine, and there is a Host."""
+    hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
+    return (
+        bool(hosts)
+        and all(_HOST.fullmatch(host) for host in hosts)
+        and all(_ORIGIN.fullmatch(origin) for origin in origins)
+    )
+
+
+def _values(scope: Scope, name: bytes) -> list[bytes]:
+    """Get all values of a header: a client may send it twice."""
+    return [value for key, value in scope["headers"] if key == name]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from visreplay.agent.policy.replay_policy import PolicyTurn, Reading, ReplayPolicy
@@ -49,24 +49,26 @@ Events = list[Event | BaseException]
 
 @dataclass(eq=False)
 class DecodeJob:
-    """The turns that are decoded for one request.
+    """A turn that is decoded for a request.
 
     Attributes:
-        policy: Decodes them.
-        reading: The prefilled conversation that they answer.
-        seeds: The seed of each turn.
+        policy: Decodes it.
+        reading: The prefilled conversation that it answers.
+        choice: Its number among the turns of the request.
+        seed: The seed of its sampler.
         options: Arguments of `ReplaySession.join`.
-        events: What the request is sent; an exception ends it.
-        rows: The turns, once they have joined a batch.
+        events: What the request is sent; an exception ends the whole request.
+        row: The turn, once it has joined a batch.
         cancelled: Whether nobody waits for the events any more.
     """
 
     policy: ReplayPolicy
     reading: Reading
-    seeds: Sequence[int | None]
+    choice: int
+    seed: int | None
     options: dict[str, Any]
-    events: asyncio.Queue[Event | BaseException] = field(default_factory=asyncio.Queue)
-    rows: list[Continuation] = field(default_factory=list)
+    events: asyncio.Queue[Event | BaseException]
+    row: Continuation | None = None
     cancelled: bool = False
 
     @property
@@ -85,9 +87,9 @@ class DecodeJob:
         Args:
             last: Its events of the last step.
         """
-        failed = bool(last) and isinstance(last[-1], BaseException)
-        new = not self.rows and not self.cancelled
-        return not failed and (new or any(not row.finished for row in self.rows))
+        if last and isinstance(last[-1], BaseException):
+            return False
+        return not self.cancelled if self.row is None else not self.row.finished
 
 
 class BatchDecoder:
@@ -115,51 +117,44 @@ class BatchDecoder:
         for job in jobs:
             if job.cancelled:
                 self._leave(job)
-            elif not job.rows:
+            elif job.row is None:
                 self._join(job, events)
         for key, batch in list(self._batches.items()):
             decoded = batch.step()
             if not batch:
                 del self._batches[key]
             for job in jobs:
-                self._report(job, decoded, events)
+                if (row := job.row) is not None and row in decoded:
+                    self._report(job, row, events)
         return events
 
     def _join(self, job: DecodeJob, events: dict[DecodeJob, Events]) -> None:
         batch = self._batches.setdefault(job.batch, Batch())
-        session = job.reading.session
         try:
-            for seed in job.seeds:
-                job.rows.append(session.join(batch, seed=seed, **job.options))
+            job.row = job.reading.session.join(batch, seed=job.seed, **job.options)
         except Exception as error:  # the request's own: a setting out of range, say
-            self._leave(job)
             events[job] = [error]
-        self._report(job, job.rows, events)
+        else:
+            self._report(job, job.row, events)
 
     def _leave(self, job: DecodeJob) -> None:
         batch = self._batches.get(job.batch)
-        for row in job.rows:
-            if batch is not None:
-                batch.drop(row)
-        job.rows = []
+        if batch is not None and job.row is not None:
+            batch.drop(job.row)
+        job.row = None
 
-    def _report(
-        self, job: DecodeJob, decoded: Sequence[Continuation], events: dict[DecodeJob, Events]
-    ) -> None:
-        """Add the events of those turns of a job that were just decoded."""
+    def _report(self, job: DecodeJob, row: Continuation, events: dict[DecodeJob, Events]) -> None:
+        """Add the events of a turn that was just decoded."""
         policy, reading = job.policy, job.reading
-        for choice, row in enumerate(job.rows):
-            if row not in decoded:
-                continue
-            new = events.setdefault(job, [])
-            if row.error is not None:
-                self._leave(job)
-                new.append(row.error)
-                return
-            if row.ids:
-                logprob = row.logprobs[-1] if row.logprobs else None
-                new.append(TokenEvent(choice, row.ids[-1], logprob))
-            if row.finished:
-                session = reading.session.continued(row)
-                generated = row.generation(policy.pair.tokenizer)
-                new.append(EndEvent(choice, policy.turn(reading, session, generated)))
+        new = events.setdefault(job, [])
+        if row.error is not None:
+            self._leave(job)
+            new.append(row.error)
+            return
+        if row.ids:
+            logprob = row.logprobs[-1] if row.logprobs else None
+            new.append(TokenEvent(job.choice, row.ids[-1], logprob))
+        if row.finished:
+            session = reading.session.continued(row)
+            generated = row.generation(policy.pair.tokenizer)
+            new.append(EndEvent(job.choice, policy.turn(reading, session, generated)))

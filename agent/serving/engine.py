@@ -3,10 +3,12 @@
 Everything here happens on one event loop, so nothing needs a lock; models run in threads beside it.
 Conversations are prefilled piece by piece (`ReplayPolicy.read`), a piece of each caller's in turn.
 Turns are decoded in batches (`Batch`), which a caller joins as soon as its conversation is
-prefilled. So a long conversation or a long turn holds up no other for more than a piece or a step.
+prefilled. So a long conversation or a long turn holds up no other for more than a piece or a step,
+and a caller with many turns lines up again for each of them.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,10 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from visreplay.agent.policy.replay_policy import Reading, ReplayPolicy
-from visreplay.agent.serving.admission import AdmissionQueue, engine_closed
+from visreplay.agent.serving.admission import AdmissionQueue, ClosedError, engine_closed
 from visreplay.agent.serving.decoding import BatchDecoder, DecodeJob, EndEvent, Event
 
 T = TypeVar("T")
+
+STEP_SECONDS = 10.0
+"""Time that a step or a piece has to end when the engine is closed."""
 
 
 @dataclass(eq=False)
@@ -57,6 +62,8 @@ class Engine:
         self._some_to_decode = asyncio.Event()
         self._decoder = BatchDecoder()
         self._tasks: list[asyncio.Task[None]] = []
+        self._in_threads: set[asyncio.Future[Any]] = set()
+        self._closing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Start to work."""
@@ -69,18 +76,30 @@ class Engine:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Stop to work; callers that still wait for something get a `BusyError`."""
-        self.admission.close()
+        """Stop to work; callers that still wait for something get a `ClosedError`."""
+        self.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._in_threads:
+            await asyncio.wait(self._in_threads, timeout=STEP_SECONDS)
+        self._preparers.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Give every caller that waits for something, or comes later, a `ClosedError`."""
+        self.admission.close()
+        self._closing.set()
         for decode in self._decodes:
             decode.events.put_nowait(engine_closed())
         for prefill in self._prefills:
             if not prefill.result.done():
                 prefill.result.set_exception(engine_closed())
-        self._preparers.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self._threads.shutdown)
+
+    def check_open(self) -> None:
+        """Raise a `ClosedError` if the engine is closed."""
+        if self._closing.is_set():
+            raise engine_closed()
 
     @property
     def works(self) -> bool:
@@ -98,11 +117,18 @@ class Engine:
             BusyError: If too many callers wait already, or the engine is closed.
             ValueError: If `turns` is more than can run at once.
         """
-        async with self.admission.admitted(turns):
-            yield Slot(self, turns)
+        await self.admission.first_place(turns)
+        slot = Slot(self, turns)
+        try:
+            yield slot
+        finally:
+            self.admission.give_back(slot.places)
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        self._in_threads.add(running)
+        running.add_done_callback(self._in_threads.discard)
+        return await asyncio.shield(running)  # a thread goes on, whoever waits for it
 
     async def _prefill(self) -> None:
         """Prefill a piece of each conversation in turn."""
@@ -133,17 +159,19 @@ class Engine:
                 self._some_to_decode.clear()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slot:
     """A caller's share of an engine.
 
     Attributes:
         engine: The engine.
-        turns: How many turns may be decoded at once.
+        turns: How many turns may be decoded.
+        places: How many places of the admission queue it has.
     """
 
     engine: Engine
     turns: int
+    places: int = 1
 
     async def prepare(self, work: Callable[..., T], *arguments: Any) -> T:
         """Call something in a thread that may wait: for files, for the network.
@@ -151,9 +179,21 @@ class Slot:
         Args:
             work: The call; it goes on to its end even if the caller leaves.
             *arguments: Its arguments.
+
+        Raises:
+            ClosedError: The engine is closed meanwhile.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.engine._preparers, work, *arguments)
+        result = loop.run_in_executor(self.engine._preparers, work, *arguments)
+        closing = asyncio.create_task(self.engine._closing.wait())
+        try:
+            await asyncio.wait({result, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                raise engine_closed()
+            return await result
+        finally:
+            result.cancel()
+            closing.cancel()
 
     async def prefill(self, pieces: Generator[None, None, T]) -> T:
         """Run a generator such as `ReplayPolicy.read` to its end, by turns with other callers.
@@ -164,6 +204,7 @@ class Slot:
         Returns:
             The value of the generator; what it raises is raised here.
         """
+        self.engine.check_open()
         job = _PrefillJob(pieces, asyncio.get_running_loop().create_future())
         self.engine._prefills.add(job)
         self.engine._to_prefill.put_nowait(job)
@@ -182,7 +223,9 @@ class Slot:
     ) -> AsyncIterator[Event]:
         """Decode turns in batches with those of other callers.
 
-        Closing the iterator ends the turns.
+        The first turn begins at once, and the others as there are places for them: a place is
+        handed on to the next turn, and given back when none is left. Closing the iterator ends the
+        turns.
 
         Args:
             policy: Decodes them.
@@ -196,19 +239,57 @@ class Slot:
         """
         if not 1 <= len(seeds) <= self.turns:
             raise ValueError(f"there are {len(seeds)} seeds, but the slot is for {self.turns}")
-        job = DecodeJob(policy, reading, seeds, options)
-        self.engine._decodes.append(job)
-        self.engine._some_to_decode.set()
+        self.engine.check_open()
+        events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
+        ahead = deque(
+            DecodeJob(policy, reading, choice, seed, options, events)
+            for choice, seed in enumerate(seeds)
+        )
+        begun: list[DecodeJob] = []
+        queue = self.engine.admission
+
+        def begin() -> None:
+            begun.append(ahead.popleft())
+            self.engine._decodes.append(begun[-1])
+            self.engine._some_to_decode.set()
+
+        begin()
+        while ahead and queue.place_now():
+            self.places += 1
+            begin()
+        lining_up = asyncio.create_task(self._line_up(ahead, begin))
         try:
             ended = 0
             while ended < len(seeds):
-                event = await job.events.get()
+                event = await events.get()
                 if isinstance(event, BaseException):
                     raise event
+                if isinstance(event, EndEvent):
+                    ended += 1
+                    if ahead:
+                        begin()
+                    else:
+                        self.places -= 1
+                        queue.give_back()
                 yield event
-                ended += isinstance(event, EndEvent)
         finally:
-            job.cancelled = True
+            lining_up.cancel()
+            for job in begun:
+                job.cancelled = True
+
+    async def _line_up(self, ahead: deque[DecodeJob], begin: Callable[[], None]) -> None:
+        """Begin each turn that is still ahead as soon as there is a place for it."""
+        queue = self.engine.admission
+        while ahead:
+            try:
+                await queue.further_place()
+            except ClosedError:
+                return  # which the turns that have begun are told
+            if ahead:
+                self.places += 1
+                begin()
+            else:
+                queue.give_back()
 
 
 def _advance(pieces: Generator[None, None, T]) -> tuple[T] | BaseException | None:

@@ -1,5 +1,6 @@
 """The command `visreplay mcp`: the visual tools and whole episodes for MCP clients."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,34 +48,37 @@ def mcp(
 ) -> None:
     """Serve the tools crop, zoom, sample_frames, video_info and ask to MCP clients."""
     try:
-        import uvicorn
-
         from visreplay.agent.mcp.server import client_media, http_app, mcp_server
         from visreplay.agent.mcp.stdio import serve_stdio
-        from visreplay.agent.serving.http import HeadersInTime
+        from visreplay.agent.serving.connections import BACKLOG
+        from visreplay.agent.serving.server import Server
     except ModuleNotFoundError as error:
         raise ImportError(
             f"the server needs mcp ({error}): pip install 'visreplay[mcp]'"
         ) from error
     console = Console(stderr=True, highlight=False)  # standard output is the protocol's
-    if http:
-        listen.check()
-    choice = PairChoice.of(pair, console)
-    config = choice.config(replay.values)
+    with ExitStack() as stack:
+        if http:
+            listen.check()
+            listening = stack.enter_context(listen.bind())
+        choice = PairChoice.of(pair, console)
+        # What is out of range is told now, and not to the first client that asks.
+        config, sampling = choice.config(replay.values), episode.sampling.build()
+        episode.limits.build()
 
-    def load() -> "VisualAgent":
-        return choice.agent(config, episode, episode.sampling.build())
+        def load() -> "VisualAgent":
+            return choice.agent(config, episode, sampling)
 
-    server = mcp_server(client_media(root or ()), load, seed=episode.seed, host=listen.host)
-    if http:
-        uvicorn.run(
+        server = mcp_server(client_media(root or ()), load, seed=episode.seed, host=listen.host)
+        if not http:
+            serve_stdio(server)
+            return
+        url = listen.url(listening, "/mcp")
+        listen.listen(listening, BACKLOG)
+        Server(
             http_app(server, listen.api_key),
-            host=listen.host,
-            port=listen.port,
-            ws="none",
-            http=HeadersInTime,
-            limit_concurrency=128,
-            timeout_graceful_shutdown=5,  # seconds: clients keep streams open for ever
-        )
-    else:
-        serve_stdio(server)
+            listening,
+            max_connections=128,
+            drain=5,  # seconds: clients keep streams open for ever
+            on_start=lambda: console.print(f"Serving MCP at {url}", soft_wrap=True),
+        ).serve_until_stopped()

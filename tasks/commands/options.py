@@ -1,5 +1,7 @@
 """Options that several commands have, in groups."""
 
+import os
+import socket
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +21,7 @@ MODEL = "Model"
 TASK = "Task"
 OUTPUT = "Output"
 SERVER = "Server"
+KEY_VARIABLE = "VISREPLAY_API_KEY"
 
 MarkdownOption = Annotated[
     bool, typer.Option("--markdown", help="Print Markdown.", rich_help_panel=OUTPUT)
@@ -109,7 +112,10 @@ class EpisodeOptions:
     sampling: Overrides[Sampling]
     limits: Overrides[Limits]
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the sampler.", rich_help_panel=PANELS[Sampling])
+        int,
+        typer.Option(
+            min=0, max=2**63 - 1, help="Seed of the sampler.", rich_help_panel=PANELS[Sampling]
+        ),
     ] = 0
     system_prompt: Annotated[
         Path | None,
@@ -161,9 +167,9 @@ class ListenOptions:
     api_key: Annotated[
         str | None,
         typer.Option(
-            envvar="VISREPLAY_API_KEY",
+            envvar=KEY_VARIABLE,
             help="Key that clients must send as a Bearer token, as OpenAI's clients do; needed "
-            "beyond loopback.",
+            "beyond loopback. Blanks and line breaks around it do not count.",
             rich_help_panel=SERVER,
         ),
     ] = None
@@ -172,6 +178,52 @@ class ListenOptions:
         """Refuse to listen to other machines without a key.
 
         Raises:
-            ValueError: As `check_access`.
+            ValueError: As `check_access`, or the variable for the key is there, but empty.
         """
+        if self.api_key is None and KEY_VARIABLE in os.environ:
+            raise ValueError(f"{KEY_VARIABLE} is empty: unset it, or put a key in it")
         check_access(self.host, self.api_key)
+
+    def bind(self) -> socket.socket:
+        """Take the port. Nobody can connect before the server listens.
+
+        Raises:
+            OSError: The port is taken, or the address is none of this machine's.
+        """
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            bound = socket.socket(family)
+            try:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                bound.bind(address)
+            except OSError:
+                bound.close()
+                raise
+        except OSError as error:
+            raise self._cannot_listen(error) from error
+        return bound
+
+    def listen(self, bound: socket.socket, backlog: int) -> None:
+        """Let clients connect; they wait until they are answered.
+
+        Raises:
+            OSError: Another server has taken the port meanwhile.
+        """
+        try:
+            bound.listen(backlog)
+        except OSError as error:
+            raise self._cannot_listen(error) from error
+
+    def url(self, bound: socket.socket, path: str) -> str:
+        """Give the address of a path of the server."""
+        port = bound.getsockname()[1]
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}{path}"
+
+    def _cannot_listen(self, error: OSError) -> OSError:
+        return OSError(
+            f"cannot listen at {self.host}, port {self.port}: {error.strerror}; choose another "
+            "--port (0 takes a free one) or --host"
+        )

@@ -1,7 +1,9 @@
 """The command `visreplay serve`: an OpenAI-compatible server."""
 
 import logging
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -14,7 +16,7 @@ from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import MODEL, SERVER, ListenOptions, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
-from visreplay.tasks.commands.settings import Overrides
+from visreplay.tasks.commands.settings import DAY, Overrides
 
 
 @with_options
@@ -53,7 +55,9 @@ def serve(
         int,
         typer.Option(
             min=0,
-            help="Seconds that running requests have to end when the server is stopped.",
+            max=DAY,
+            help="Seconds that running requests have to end when the server is stopped; those "
+            "that take longer get an error.",
             rich_help_panel=SERVER,
         ),
     ] = 60,
@@ -63,10 +67,9 @@ def serve(
     The decoding options hold for requests that do not set them.
     """
     try:
-        import uvicorn
-
         from visreplay.agent.openai.routes import ServiceConfig, openai_app, served_models
-        from visreplay.agent.serving.http import HeadersInTime
+        from visreplay.agent.serving.connections import BACKLOG
+        from visreplay.agent.serving.server import Server
         from visreplay.tools.fetch import Fetcher
     except ModuleNotFoundError as error:
         raise ImportError(
@@ -74,43 +77,43 @@ def serve(
         ) from error
     console = Console(stderr=True, highlight=False)
     listen.check()
-    choice = PairChoice.of(pair, console)
-    config = choice.config(replay.values)
-    models = choice.load(replay_layers=None if with_base else config.depth)
     bounds = limits.build()
-    service = ServiceConfig(
-        models,
-        served_models(models, config),
-        sampling=sampling.build(),
-        limits=bounds,
-        roots=tuple(media_root or ()),
-        fetch=Fetcher() if allow_urls else None,
-        recipe=choice.recipe,
-    )
-    logging.basicConfig(level=logging.WARNING)
-    settings = uvicorn.Config(
-        openai_app(service, listen.api_key),
-        http=HeadersInTime,
-        host=listen.host,
-        port=listen.port,
-        ws="none",
-        log_level="warning",
-        timeout_keep_alive=10,
-        timeout_graceful_shutdown=drain,
-    )
-    # uvicorn ends running requests, and then hands on the signal that stopped it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _exit)
-    listening = settings.bind_socket()
-    url = _url(listen.host, listening.getsockname()[1])
-    console.print(f"Serving {', '.join(service.models)} at {url}", soft_wrap=True)
-    uvicorn.Server(settings).run(sockets=[listening])
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+    with listen.bind() as listening:  # before minutes are spent on models
+        choice = PairChoice.of(pair, console)
+        config = choice.config(replay.values)
+        models = choice.load(replay_layers=None if with_base else config.depth)
+        service = ServiceConfig(
+            models,
+            served_models(models, config),
+            sampling=sampling.build(),
+            limits=bounds,
+            roots=tuple(media_root or ()),
+            fetch=Fetcher() if allow_urls else None,
+            recipe=choice.recipe,
+        )
+        logging.basicConfig(level=logging.WARNING)
+        application = openai_app(service, listen.api_key)
+        url = listen.url(listening, "/v1")
+        server = Server(
+            application,
+            listening,
+            bounds.connections,
+            drain,
+            lambda: console.print(f"Serving {', '.join(service.models)} at {url}", soft_wrap=True),
+            application.end_requests,
+        )
+        # uvicorn ends running requests, and then hands on the signal that stopped it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _exit)
+        listen.listen(listening, BACKLOG)
+        server.serve_until_stopped()
 
 
 def _exit(*_: object) -> NoReturn:
-    """Exit with code 0: a server that was stopped by a signal has done its work."""
-    raise SystemExit(0)
+    """End with code 0: a server that was stopped by a signal has done its work.
+
+    Python would wait for threads that still work for clients that have got their error.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

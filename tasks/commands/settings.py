@@ -4,12 +4,13 @@ What the command line adds to a field, its help text above all, stands in `KNOBS
 an entry becomes an option as well; `tests/test_settings.py` asks for its help text.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
 from enum import StrEnum
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -22,6 +23,9 @@ S = TypeVar("S")
 
 MIB = 2**20
 MILLION = 10**6
+DAY = 24 * 60 * 60
+_MOST = 10**9
+"""The largest number of MiB, or of millions, that an option takes."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +112,46 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
     },
     ServerLimits: {
         "body_bytes": Knob("Size of a request, in MiB.", "max_body", MIB, min=0.001),
-        "body_seconds": Knob("Time that a client has to send a request, in seconds.", min=0.1),
+        "body_seconds": Knob(
+            "Time that a client has to send a request, in seconds.", min=0.1, max=DAY
+        ),
+        "json_bytes": Knob(
+            "Size of a request without its images and videos, in MiB.", "max_json", MIB, min=0.001
+        ),
+        "json_values": Knob(
+            "JSON values of a request: objects, lists, texts, numbers and keys.",
+            "max_values",
+            min=1,
+        ),
+        "held_bytes": Knob(
+            "Size of all requests that are received, wait or are answered, and of answers that "
+            "are not read yet, together, in MiB.",
+            "max_held",
+            MIB,
+            min=0.001,
+        ),
+        "connections": Knob(
+            "Connections at once; beyond that, the oldest one that waits for its client is closed.",
+            "max_connections",
+            min=8,
+        ),
         "media": Knob("Images and videos of one request.", "max_media", min=1),
-        "media_seconds": Knob("Time for reading a request's media, in seconds.", min=0.1),
+        "media_seconds": Knob("Time for reading a request's media, in seconds.", min=0.1, max=DAY),
         "pixels": Knob(
             "Pixels of a request's images and frames together, in millions.",
             "max_megapixels",
             MILLION,
             min=0.001,
         ),
+        "held_pixels": Knob(
+            "Pixels of the images and frames of all requests together, until each is answered, in "
+            "millions.",
+            "max_held_megapixels",
+            MILLION,
+            min=0.001,
+        ),
         "frames": Knob("Frames that are sampled from a video.", "max_frames", min=1, max=64),
-        "video_seconds": Knob("Length of a video, in seconds.", "max_video", min=0.1),
+        "video_seconds": Knob("Length of a video, in seconds.", "max_video", min=0.1, max=DAY),
         "context": Knob("Tokens of a conversation.", "max_context", min=1),
         "max_new_tokens": Knob(
             "Tokens of an answer, also where neither request nor recipe says.", min=1
@@ -187,7 +220,8 @@ def options_of(kind: type) -> Iterator[Parameter]:
         option = typer.Option(
             help=(knob.help or "") + _default_note(field.default, knob.unit),
             min=knob.min,
-            max=knob.max,
+            max=_MOST if knob.max is None and knob.unit != 1 else knob.max,
+            callback=finite if float in (hint, *get_args(hint)) else None,
             show_default=False,
             rich_help_panel=PANELS[kind],
         )
@@ -216,6 +250,17 @@ def overrides_of(kind: type[S], arguments: Mapping[str, Any]) -> Overrides[S]:
             value = knob.choices[value]
         values[field.name] = value if knob.unit == 1 else int(value * knob.unit)
     return Overrides(kind, values)
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse infinity and NaN, which pass the bounds of an option or lie within them.
+
+    Raises:
+        BadParameter: The value is one of them.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
 
 
 def _knob(kind: type, field: Field[Any]) -> Knob:

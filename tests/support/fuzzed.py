@@ -204,3 +204,57 @@ def spoilt(body: Body, place: float, by: bytes) -> bytes:
     whole = sent(body)
     start = int(place * len(whole))
     return whole[:start] + by + whole[start + len(by) :]
+
+
+def floods() -> st.SearchStrategy[bytes]:
+    """Bodies that are small to send and large to parse, where anything may stand in a request."""
+    items = st.sampled_from(
+        [b"[]", b"{}", b"0", b'""', b'{"":[]}', b'"\\u0000"', b"[[[]]]", b"null"]
+    )
+    lists = st.builds(
+        lambda item, count: b"[" + b",".join([item] * count) + b"]",
+        items,
+        st.sampled_from([10, 9_000, 31_000, 150_000]),
+    )
+    nests = st.builds(
+        lambda ends, depth: ends[0] * depth + b"1" + ends[1] * depth,
+        st.sampled_from([(b"[", b"]"), (b'{"a":', b"}"), (b"[", b""), (b"", b"]")]),
+        st.sampled_from([3, 99, 101, 5_000, 100_000]),
+    )
+    numbers = st.builds(
+        lambda start, digit, count: start + digit * count,
+        st.sampled_from([b"", b"-", b"1.", b"1e", b"1e-"]),
+        st.sampled_from([b"0", b"9"]),
+        st.sampled_from([18, 310, 400, 401, 4_301, 100_000]),
+    )
+    strings = st.builds(
+        lambda start, item, count: b'"' + start + item * count + b'"',
+        st.sampled_from([b"", b"data:", b"data:image/png;base64,"]),
+        st.sampled_from(
+            [b"A", b"A ", b"\\/", b"\\ud83d\\ude00", "\U0001f600".encode(), b"\\", b"\x00"]
+        ),
+        st.sampled_from([10, 100_000, 400_000]),
+    )
+    bodies = st.builds(
+        lambda place, value: place.replace(b"?", value),
+        st.sampled_from(
+            [
+                b"?",
+                b'{"model":"policy","messages":[{"role":"user","content":"a"}],"metadata":{"a":?}}',
+                b'{"model":"policy","messages":[{"role":"user","content":?}]}',
+                b'{"model":"policy","messages":[{"role":"user","content":"a"}],"user":?}',
+                b'{"model":"policy","messages":?}',
+                b'{"model":"policy","messages":[{"role":"user","content":"a"}],"tools":[{"type":'
+                b'"function","function":{"name":"f","parameters":{"a":?}}}]}',
+                b'{"model":"policy","messages":[{"role":"user","content":[{"type":"image_url",'
+                b'"image_url":{"url":?}}]}]}',
+                b'{"model":"policy+replay","messages":[{"role":"user","content":"a"}],"replay":?}',
+                b"{?:1}",
+            ]
+        ),
+        lists | nests | numbers | strings,
+    )
+    encoded = st.sampled_from(["utf-16", "utf-16-le", "utf-32-be"])
+    return bodies | st.builds(
+        lambda body, name: body.decode("utf-8", "replace").encode(name), bodies, encoded
+    )

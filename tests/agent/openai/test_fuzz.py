@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis.checks
-from fuzzed import Body, bodies, sent, spoilt
+from fuzzed import Body, bodies, floods, sent, spoilt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.schemas import BaseSchema
@@ -82,6 +82,12 @@ def test_requests_that_are_nearly_right(client: httpx.Client, body: Body) -> Non
 )
 @settings(FUZZING, max_examples=5000 if LONG else 40)
 def test_bodies_that_are_no_json(client: httpx.Client, body: bytes) -> None:
+    check(client.post("/v1/chat/completions", content=body))
+
+
+@given(floods())
+@settings(FUZZING, max_examples=5000 if LONG else 60)
+def test_bodies_that_are_large_to_parse(client: httpx.Client, body: bytes) -> None:
     check(client.post("/v1/chat/completions", content=body))
 
 

@@ -22,7 +22,9 @@ from openai_served import (
 from PIL import Image
 from served import served
 
+from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.openai.routes import openai_app
+from visreplay.agent.openai.service import ChatService
 from visreplay.replay_core import ModelPair
 
 TOOL: Json = {"type": "function", "function": {"name": "f"}}
@@ -56,27 +58,73 @@ def nested(depth: int) -> str:
 
 
 BROKEN = {
-    "": "the body: Field required",
-    "{": "the body: no JSON: Expecting property name",
-    "[]": "the body: Input should be a valid dictionary",
-    "null": "the body",
-    "\xff": "error parsing the body",
-    nested(900): "model: Field required",
-    nested(10_000): "error parsing the body",
-    '{"seed":' + "1" * 5000 + "}": "error parsing the body",
-    '{"messages":' + "[" * 900 + "]" * 900 + "}": "messages",
-    json.dumps({f"k{n}": 1 for n in range(20_000)}): "an object has 20000 fields",
-    json.dumps({"x" * 100_000: 1, "model": "policy", "messages": [USER]}): "xxx",
-    '{"\\ud800":1}': "unable to parse raw data",
-    '{"model":"policy","messages":[{"role":"\\ud800"}]}': "messages.0: Input tag",
-    '{"model":"policy","messages":[{"role":"user","content":"\\ud800"}]}': "messages.0.user",
+    "": (422, "the body: no JSON: Expecting value"),
+    "{": (422, "the body: no JSON: Expecting property name"),
+    "[]": (422, "the body: Input should be a valid dictionary"),
+    "null": (422, "the body"),
+    "\xff": (400, "error parsing the body"),
+    nested(90): (422, "model: Field required"),
+    nested(900): (400, "nested in more than 100 levels"),
+    nested(10_000): (400, "nested in more than 100 levels"),
+    '{"messages":' + "[" * 900 + "]" * 900 + "}": (400, "nested in more than 100 levels"),
+    '{"seed":' + "1" * 5000 + "}": (400, "a number in the body has more than 400 characters"),
+    '{"seed":-1e' + "1" * 5000 + "}": (400, "a number in the body has more than 400 characters"),
+    '{"seed":' + "1" * 300 + "}": (422, "model: Field required"),
+    json.dumps({f"k{n}": 1 for n in range(10_000)}): (422, "an object has 10000 fields"),
+    json.dumps({f"k{n}": 1 for n in range(20_000)}): (413, "more than 30,000 JSON values"),
+    json.dumps({"metadata": [[]] * 40_000}): (413, "more than 30,000 JSON values"),
+    json.dumps({"x" * 100_000: 1, "model": "policy", "messages": [USER]}): (422, "xxx"),
+    '{"\\ud800":1}': (422, "unable to parse raw data"),
+    '{"model":"policy","messages":[{"role":"\\ud800"}]}': (422, "messages.0: Input tag"),
+    '{"model":"policy","messages":[{"role":"user","content":"\\ud800"}]}': (
+        422,
+        "messages.0.user",
+    ),
+    json.dumps({"model": "policy"}).encode("utf-16").decode("latin-1"): (400, "no JSON in UTF-8"),
+    json.dumps({"model": "policy"}).encode("utf-32-le").decode("latin-1"): (
+        400,
+        "no JSON in UTF-8",
+    ),
 }
 
 
 @pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
 def test_a_body_that_makes_no_sense(limited: str, body: str) -> None:
-    response = post(limited, body.encode("latin-1"))
-    is_error(response, 400 if "error parsing" in BROKEN[body] else 422, BROKEN[body])
+    is_error(post(limited, body.encode("latin-1")), *BROKEN[body])
+
+
+def test_json_has_fewer_bytes_than_media(embedded_pair: ModelPair) -> None:
+    """A picture in base64 may be large, and the same characters as text may not."""
+    with served(openai_app(service(embedded_pair, json_bytes=20_000))) as url:
+        url = f"{url}/v1/chat/completions"
+        noise = data_uri(Image.effect_noise((160, 160), 90))
+        assert len(noise) > 25_000
+        shown = post(url, {**shows(noise), "max_tokens": 1})
+        assert shown.status_code == 200, shown.text
+        for text in (noise.removeprefix("data:"), noise[:5] + "\n" * 25_000, "\u20ac" * 5000):
+            is_error(post(url, {"user": text}), 413, "more than 20,000 bytes of JSON")
+
+
+def test_arguments_of_calls_are_json_too(embedded_pair: ModelPair) -> None:
+    with served(openai_app(service(embedded_pair, json_values=200))) as url:
+        url = f"{url}/v1/chat/completions"
+
+        def asked(*arguments: str) -> httpx.Response:
+            calls = [
+                {"id": str(n), "type": "function", "function": {"name": "f", "arguments": each}}
+                for n, each in enumerate(arguments)
+            ]
+            results = [
+                {"role": "tool", "tool_call_id": str(n), "content": "x"} for n in range(len(calls))
+            ]
+            turn = {"role": "assistant", "tool_calls": calls}
+            return post(url, {"messages": [USER, turn, *results], "max_tokens": 1})
+
+        many = json.dumps({"a": [[]] * 150})
+        assert asked("{}", "}", "[[", '{"a": 1}}').status_code == 200
+        is_error(asked(json.dumps({"a": [[]] * 300})), 422, "more than 200 JSON values together")
+        is_error(asked(many, many), 422, "more than 200 JSON values together")
+        is_error(asked("[" * 150 + "]" * 150 + many), 422, "more than 200 JSON values together")
 
 
 def test_a_body_must_be_json_by_its_type(limited: str) -> None:
@@ -91,7 +139,7 @@ def test_a_body_must_be_json_by_its_type(limited: str) -> None:
 
 WRONG: dict[str, Any] = {
     "model": [1, None, {}],
-    "messages": [None, {}, [], "Hello", [1] * 100_000, [USER] * 4097, [{"role": "user"}]],
+    "messages": [None, {}, [], "Hello", [1] * 20_000, [USER] * 4097, [{"role": "user"}]],
     "n": [0, 129, True, "1", 1.5, 3],
     "max_tokens": [0, -1, "2", 2.5, 9],
     "max_completion_tokens": [0, 9, 10**30],
@@ -125,7 +173,7 @@ def test_values_that_make_no_sense(limited: str, field: str) -> None:
 CONTENT: list[Any] = [
     1,
     None,
-    [1] * 100_000,
+    [1] * 20_000,
     [{"type": "text", "text": "a"}] * 1025,
     [{"type": "text"}],
     [{"type": "audio"}],
@@ -171,6 +219,16 @@ def test_nested_json_where_anything_may_stand(limited: str, depth: int) -> None:
         response = post(limited, start + rest % nested(depth))
         assert response.status_code in (200, 400, 422), response.text
         assert response.status_code == 200 or set(response.json()) == {"error"}
+
+
+async def test_a_request_is_dropped_when_it_is_converted(embedded_pair: ModelPair) -> None:
+    body = {"model": "policy", "metadata": {"a": 1}, "tools": [TOOL], **shows(RED)}
+    request = ChatRequest.model_validate(body)
+    chat = ChatService(service(embedded_pair))
+    async with chat.open(), chat.engine.slot() as slot:
+        _, events = await chat.begin(request, slot)
+        assert not (request.messages or request.tools or request.metadata)
+        assert [event async for event in events]
 
 
 # Tokens

@@ -27,6 +27,7 @@ from openai_served import (
 )
 from served import served
 
+from visreplay.agent.openai import streaming
 from visreplay.agent.openai.routes import openai_app
 from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.replay_core import ModelPair, Segment
@@ -198,6 +199,56 @@ def test_a_client_that_does_not_read_holds_up_no_other(
         for connection in connections:
             read = read_all(connection)
             assert read.count("[DONE]") == 1 and len(read) > 100_000
+
+
+def test_a_stream_that_is_not_read_is_bounded(
+    embedded_pair: ModelPair, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with an error; what is not read yet counts among the bytes of all clients."""
+    monkeypatch.setattr(streaming, "UNREAD_BYTES", 50_000)
+    application = openai_app(service(embedded_pair, running=2, waiting=0))
+    with served(application, send_buffer=4096) as address, ExitStack() as stack:
+        body = {**LONG, "logprobs": True, "top_logprobs": 20}
+        connection = stack.enter_context(sent(address, body))
+        until(address, running=1)
+        steps.let_go()
+        until(address, running=0)
+        read = read_all(connection)
+        answered(address)
+    assert "[DONE]" not in read and "read it faster" in read
+    assert 50_000 < len(read) < 400_000
+
+
+def test_many_choices_let_others_pass(embedded_pair: ModelPair, steps: Steps) -> None:
+    """A request with a choice for every place does not wait until all places are free."""
+    with served(openai_app(service(embedded_pair, running=3, waiting=9))) as address:
+        first = sent(address, LONG)
+        until(address, running=1)
+        many = sent(address, {**LONG, "n": 3})
+        until(address, running=3)  # two of its choices
+        with ThreadPoolExecutor(1) as pool:
+            short = pool.submit(answered, address)
+            until(address, running=3, waiting=1)
+            first.close()
+            until(address, running=3, waiting=1)  # the third choice was there before
+            steps.let_go()
+            short.result()
+        read = read_all(many)
+        assert read.count('"finish_reason": "stop"') + read.count('"finish_reason": "length"') == 3
+        assert "[DONE]" in read
+        until(address, running=0, waiting=0)
+
+
+def test_choices_one_after_the_other_are_those_at_once(client: OpenAI) -> None:
+    body: Json = {"model": "policy", "messages": prompt(), "temperature": 1.5, "n": 3, "seed": 5}
+
+    def texts() -> list[str | None]:
+        completion = client.chat.completions.create(**body)
+        return [choice.message.content for choice in completion.choices]
+
+    alone = texts()
+    with ThreadPoolExecutor(12) as pool:  # which have fewer places than choices
+        assert list(pool.map(lambda _: texts(), range(12))) == [alone] * 12
 
 
 def test_a_client_that_sends_nothing_holds_up_no_other(one_slot: str) -> None:

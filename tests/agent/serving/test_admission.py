@@ -1,11 +1,11 @@
-"""Callers are admitted in their order, and no slot is lost when one leaves."""
+"""Places are given in the order of the callers, and none is lost when one leaves."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from visreplay.agent.serving.admission import AdmissionQueue, BusyError
+from visreplay.agent.serving.admission import AdmissionQueue, BusyError, ClosedError
 
 
 class Callers:
@@ -34,9 +34,18 @@ class Callers:
         await asyncio.sleep(0)
 
     async def _stay(self, name: str, many: int) -> None:
-        async with self.queue.admitted(many):
+        """Take places one after the other, and keep all of them."""
+        await self.queue.first_place(many)
+        places = 1
+        try:
             self.served.append(name)
+            for _ in range(many - 1):
+                await self.queue.further_place()
+                places += 1
+                self.served.append(name)
             await self._leave[name].wait()
+        finally:
+            self.queue.give_back(places)
 
 
 @pytest.fixture
@@ -49,21 +58,44 @@ async def callers() -> AsyncIterator[Callers]:
 
 
 async def test_callers_are_admitted_in_their_order(callers: Callers) -> None:
-    for name, many in (("a", 1), ("b", 1), ("c", 2), ("d", 1), ("e", 1)):
-        await callers.come(name, many)
+    for name in "abcde":
+        await callers.come(name)
     assert callers.served == ["a", "b"]
     assert (callers.queue.running, callers.queue.waiting) == (2, 3)
     with pytest.raises(BusyError, match="2 turns are running and 3 callers wait"):
         await (await callers.come("f"))
-    # One slot is not enough for the two turns of c, and d does not jump the queue.
-    await callers.leave("a")
-    assert callers.served == ["a", "b"]
-    await callers.leave("b")
-    assert callers.served == ["a", "b", "c"]
-    await callers.leave("c")
+    for name in "abcde":
+        await callers.leave(name)
     assert callers.served == ["a", "b", "c", "d", "e"]
-    await callers.leave("d")
-    await callers.leave("e")
+
+
+async def test_a_caller_with_many_turns_is_passed_once_for_each() -> None:
+    queue = AdmissionQueue(4, 9)
+    queue.open()
+    callers = Callers(queue)
+    await callers.come("a")
+    await callers.come("many", 4)
+    # It has the three places that are free, and lines up for the fourth.
+    assert callers.served == ["a", "many", "many", "many"]
+    assert (queue.running, queue.waiting) == (4, 0)
+    for name in "bc":
+        await callers.come(name)
+    await callers.leave("a")
+    assert callers.served[4:] == ["many"]
+    queue.give_back()  # a turn of it has ended: the next place is another's
+    await asyncio.sleep(0)
+    assert callers.served[5:] == ["b"]
+    await callers.come("more", 3)
+    await callers.leave("b")
+    await callers.leave("c")
+    # Between two places of one caller, everybody else who waits gets one.
+    await callers.come("d")
+    assert callers.served[6:] == ["c", "more"]
+    queue.give_back()
+    await asyncio.sleep(0)
+    queue.give_back()
+    await asyncio.sleep(0)
+    assert callers.served[8:] == ["more", "d"]
 
 
 async def test_a_caller_that_gives_up_is_passed_over(callers: Callers) -> None:
@@ -71,8 +103,19 @@ async def test_a_caller_that_gives_up_is_passed_over(callers: Callers) -> None:
         await callers.come(name, many)
     await callers.give_up("b")
     await callers.leave("a")
-    assert callers.served == ["a", "c"]
+    assert callers.served == ["a", "a", "c"]
     await callers.give_up("c")  # after its admission
+
+
+async def test_a_caller_that_gives_up_between_its_places(callers: Callers) -> None:
+    await callers.come("a")
+    await callers.come("b", 2)
+    await callers.come("c")
+    assert callers.served == ["a", "b"]
+    await callers.give_up("b")
+    assert callers.served == ["a", "b", "c"]
+    await callers.leave("a")
+    await callers.leave("c")
 
 
 async def test_a_caller_that_gives_up_at_the_moment_of_its_admission(
@@ -101,7 +144,7 @@ async def test_waiting_callers_are_turned_away_when_the_queue_closes(callers: Ca
     waits = await callers.come("b")
     callers.queue.close()
     for late in (waits, await callers.come("c")):
-        with pytest.raises(BusyError, match="the engine is closed"):
+        with pytest.raises(ClosedError, match="the engine is closed"):
             await late
     await callers.leave("a")
 

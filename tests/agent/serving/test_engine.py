@@ -1,6 +1,7 @@
 """Many callers at once: each gets the turn it would get alone, and none waits for another."""
 
 import asyncio
+import threading
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from visreplay.agent.messages import Message, image, text, user
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.serving.admission import BusyError
+from visreplay.agent.serving.admission import BusyError, ClosedError
 from visreplay.agent.serving.decoding import EndEvent, Event, TokenEvent
 from visreplay.agent.serving.engine import Engine
 from visreplay.replay_core import (
@@ -90,6 +91,28 @@ async def test_several_turns_of_one_caller(embedded_pair: ModelPair) -> None:
     for turn in results:
         assert len(turn.logprobs) == len(turn.message["token_ids"])
         assert all(len(entry.top) == 2 for entry in turn.logprobs)
+
+
+async def test_turns_of_one_caller_need_not_run_at_once(
+    embedded_pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of two callers with more turns than places come to their ends, and are the same."""
+    policy, most = policy_of(embedded_pair), [0]
+    step = Batch.step
+
+    def counted(batch: Batch) -> list[Any]:
+        most[0] = max(most[0], len(batch))
+        return step(batch)
+
+    monkeypatch.setattr(Batch, "step", counted)
+    async with Engine(max_running=3) as engine:
+        calls = [turns(engine, policy, prompt(3), (1, 2, 3), temperature=1.5) for _ in range(3)]
+        results = await asyncio.gather(*calls)
+        assert (engine.admission.running, engine.admission.waiting) == (0, 0)
+    assert most[0] == 3
+    policy.sampling = Sampling(temperature=1.5, max_new_tokens=60)
+    alone = [turn.text for turn in policy.act_together(prompt(3), [1, 2, 3])]
+    assert [[turn.text for turn in each] for each in results] == [alone] * 3
 
 
 async def test_the_turn_of_a_caller_that_leaves_is_not_decoded_further(
@@ -231,6 +254,19 @@ async def test_callers_that_wait_get_an_error_when_the_engine_closes(
     with pytest.raises(BusyError, match="the engine is closed"):
         await write(engine, seen)
     assert not engine.works
+
+
+async def test_what_is_prepared_when_the_engine_closes_is_not_waited_for() -> None:
+    going_on = threading.Event()
+    async with Engine() as engine, engine.slot() as slot:
+        preparing = asyncio.create_task(slot.prepare(going_on.wait, 60))
+        await asyncio.sleep(0)
+        engine.close()
+        with pytest.raises(ClosedError):
+            await preparing
+        with pytest.raises(ClosedError):
+            await slot.prefill(iter(()))  # type: ignore[arg-type]
+    going_on.set()
 
 
 def test_prefillers_out_of_range() -> None:
