@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import visreplay.agent as agents
-from visreplay.tasks.commands.console import print_step, progress_bar
+from visreplay.tasks.commands.console import Console, print_step, progress_bar
 from visreplay.tasks.evaluation.evaluate import evaluate
 from visreplay.tasks.evaluation.runs import Run, SampleRecord, record_of, rollout_of
 from visreplay.tasks.evaluation.summary import Summary, summarise

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
+from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, MarkdownOption, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
@@ -131,6 +131,7 @@ def perturb(
     run_settings = {
         "task": task,
         "data": data and str(data),
+        "data_digest": getattr(source, "digest", None),
         "policy": choice.names[0],
         "base": choice.names[1],
         "processor": pair.processor,

@@ -58,7 +58,15 @@ def record(
 
 def trajectory(answer: str | None, messages: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     """Make a finished episode of one turn."""
-    step = {"index": 0, "text": "It is a cat.\tSo B.\n", "seconds": 0.5, "replay": None}
+    step = {
+        "index": 0,
+        "text": "It is a cat.\tSo B.\n",
+        "thought": "It is a cat.",
+        "tool_calls": [],
+        "error": None,
+        "replay": None,
+        "seconds": 0.5,
+    }
     return {
         "question": "Which one?",
         "answer": answer,
