@@ -105,6 +105,17 @@ def replacing(path: Path) -> Iterator[int]:
         sync_folder(place.parent)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole, as `replacing`, and the folder that it lies in.
+
+    Raises:
+        DiskError: It cannot be written.
+    """
+    make_folder(path.parent)
+    with replacing(path) as descriptor:
+        write_all(descriptor, data)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder that may exist, and those that it lies in.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from visreplay.tools.files import disk_errors, make_folder, replacing, sync_folder, write_all
+from visreplay.tools.files import disk_errors, sync_folder, write_file
 
 _REFERENCE = re.compile(r"[0-9a-f]{64}")
 _MODES = ("RGB", "RGBA", "L", "LA", "1")
@@ -67,9 +67,7 @@ class ImageStore:
             else:
                 png = io.BytesIO()
                 image.save(png, "PNG", compress_level=1)
-                make_folder(path.parent)
-                with replacing(path) as descriptor:
-                    write_all(descriptor, png.getvalue())
+                write_file(path, png.getvalue())
         self._remember(reference, image)
         return reference
 

@@ -21,6 +21,7 @@ from visreplay.tasks.commands.settings import PANELS, Overrides
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample
+from visreplay.tools.files import write_file
 
 MAPS = 3
 """Number of samples, from the first, that are drawn as figures."""
@@ -126,7 +127,7 @@ def analyze(
         vocabulary = models.policy.head.out_features
         summary = summarise_shifts(results, vocabulary, models.tokenizer)
         report = {"settings": run_settings, **summary}
-        (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+        write_file(out / "report.json", json.dumps(report, indent=1).encode())
         maps = [
             (prompt(source.load(sample_id)).pictures[0], result["maps"][0])
             for sample_id, result in zip(ids[:MAPS], results, strict=False)

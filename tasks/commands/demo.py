@@ -19,6 +19,7 @@ from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Task
 from visreplay.tasks.viewer.page import write_page
 from visreplay.tools import ImageStore
+from visreplay.tools.files import write_file
 
 if TYPE_CHECKING:
     from visreplay.agent import VisualAgent
@@ -57,13 +58,8 @@ def demo(
     write_page([Run(out, settings, {record["sample_id"]: record for record in records})], page)
 
     summary = {task: dict(_rows(console, task, samples)) for task in TABLE}
-    (out / "summary.json").write_text(
-        json.dumps(
-            {"tasks": {t: {r: asdict(s) for r, s in rows.items()} for t, rows in summary.items()}},
-            indent=1,
-        ),
-        "utf-8",
-    )
+    tasks = {t: {r: asdict(s) for r, s in rows.items()} for t, rows in summary.items()}
+    write_file(out / "summary.json", json.dumps({"tasks": tasks}, indent=1).encode())
     console.print(_table(summary, samples))
     console.print(f"episodes  {page}\nnumbers   {out / 'summary.json'}")
 

@@ -21,6 +21,7 @@ from visreplay.tasks.commands.sample_runs import import_plots, measure_samples
 from visreplay.tasks.commands.settings import KNOBS
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
+from visreplay.tools.files import write_file
 
 if TYPE_CHECKING:
     from visreplay.agent import VisualAgent
@@ -161,7 +162,7 @@ def perturb(
 
         results = measure_samples(journal, source, ids, console, measure)
         report = {"settings": run_settings, **summarise_noise(results, perturbations)}
-        (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+        write_file(out / "report.json", json.dumps(report, indent=1).encode())
         figure = plots.draw_noise(report, out)
     noise_table(report).show(console, markdown=markdown)
     console.print(correlation_line(report), soft_wrap=True)

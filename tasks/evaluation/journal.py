@@ -144,7 +144,8 @@ class Journal(AbstractContextManager["Journal"]):
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        self._lock.release()
+        with suppress(OSError):  # the system frees it at the latest when the process ends
+            self._lock.release()
 
     def __exit__(self, *error: object) -> None:
         """Close the file."""
@@ -268,8 +269,11 @@ def _drop_lines(path: Path, numbers: set[int]) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        yield from enumerate(file, 1)
+    try:
+        with path.open("rb") as file:
+            yield from enumerate(file, 1)
+    except OSError as error:  # of a read, which does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _parse(line: bytes) -> Line | None:
