@@ -80,15 +80,15 @@ def replacing(path: Path) -> Iterator[int]:
         DiskError: The file cannot be written.
     """
     with disk_errors(path):
-        place = Path(os.path.realpath(path))  # a link stays one
-        if place.exists() and not place.is_file():
-            descriptor = os.open(place, os.O_WRONLY | BINARY)
+        if path.exists() and not path.is_file():
+            descriptor = os.open(path, os.O_WRONLY | BINARY)
             try:
                 yield descriptor
             finally:
                 os.close(descriptor)
             return
-        temporary = place.with_name(f"{secrets.token_hex(8)}.tmp")
+        place = Path(os.path.realpath(path))  # a link stays one
+        temporary = place.with_name(f"{place.name[:40]}.{secrets.token_hex(8)}.tmp")
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY
             descriptor = os.open(temporary, flags, 0o666)  # less the umask, as any other file

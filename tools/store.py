@@ -107,13 +107,13 @@ class ImageStore:
         try:
             if path is None or not path.is_file():
                 return False
-            if decode:
-                image = _load(path)
-                return image is not None and _reference(image) == reference
             with path.open("rb") as file:
                 start = file.read(len(_START))
                 file.seek(-len(_END), io.SEEK_END)
-                return start == _START and file.read() == _END
+                if start != _START or file.read() != _END:
+                    return False
+            image = _load(path) if decode else None
+            return not decode or (image is not None and _reference(image) == reference)
         except OSError:  # it cannot be read, or is shorter than that
             return False
 

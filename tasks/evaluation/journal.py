@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ class Journal(AbstractContextManager["Journal"]):
             if self.damaged:
                 _drop_lines(path, {line.number for line in self.damaged})
             with disk_errors(path):
+                for stray in Path(os.path.realpath(path)).parent.glob(f"{path.name}.*.tmp"):
+                    stray.unlink()  # was being written when a process was killed
                 self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o666)
                 # A last line without an end was cut when the run was stopped.
                 self._end = os.fstat(self._file).st_size if self.damaged else content.length
@@ -235,7 +238,9 @@ def _locked(path: Path) -> FileLock:
     name = f"{path}.lock"
     try:
         lock = FileLock(name)
-        lock.acquire(timeout=0)
+        with warnings.catch_warnings():  # that the lock is a file, where there is no flock at all
+            warnings.simplefilter("ignore")
+            lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(
             f"{path} is being written by another process: wait until it has ended, or choose "
