@@ -111,7 +111,7 @@ def test_markdown_shows_cells_as_they_are() -> None:
     console = printed()
     odd = [
         "a|b",
-        "<script>alert(1)</script>",
+        "<script></script>",
         "two\nlines\r\nmore\u2028end",
         r"back\slash|",
         "![x](y)",
