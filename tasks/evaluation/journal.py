@@ -1,5 +1,6 @@
 """A file that grows by a line for each sample, so that a long run can be stopped and resumed."""
 
+import errno
 import json
 import os
 import warnings
@@ -28,6 +29,9 @@ Check = Callable[[Line, Line], str | None]
 
 BEGINNING = b'{"settings": {'
 """The first bytes of every journal."""
+
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+"""Errors of file systems that have no locks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +251,13 @@ def _locked(path: Path) -> FileLock:
             "another --out"
         ) from error
     except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in WITHOUT_LOCKS:
+            raise DiskError.of(name, error) from error
         reason = getattr(error, "strerror", None) or error
         raise DiskError(
-            f"{name} cannot be locked: {reason}; choose another --out, on a disk that can be "
-            "written and has locks, and copy the folder there if the run has begun"
+            f"{name} cannot be locked: {reason}; its disk has no locks, which keep two processes "
+            "from writing one run: choose another --out on a disk that has, and copy the folder "
+            "there if the run has begun"
         ) from error
     return lock
 

@@ -10,7 +10,7 @@ from visreplay.agent.messages import Message, image, text, user
 from visreplay.tasks.types import Sample
 from visreplay.tools import ImageStore
 
-COUNT = 3
+COUNT = 2
 """Number of samples."""
 
 

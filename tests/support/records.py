@@ -79,6 +79,13 @@ def trajectory(answer: str | None, messages: tuple[dict[str, Any], ...]) -> dict
     }
 
 
+def steady(value: Any) -> Any:
+    """A record without the times, which differ from run to run."""
+    if isinstance(value, dict):
+        return {key: steady(each) for key, each in value.items() if key != "seconds"}
+    return [steady(each) for each in value] if isinstance(value, list) else value
+
+
 def store_of(folder: Path) -> ImageStore:
     """Open the images of a run."""
     return ImageStore(folder / IMAGES)

@@ -8,10 +8,10 @@ import signal
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 from disk_faults import faulty_disk, killed
+from records import steady
 from typer.testing import CliRunner
 
 from visreplay.replay_core import EMBEDDED
@@ -26,13 +26,6 @@ def evaluation(out: Path, *more: str, method: str = "none") -> tuple[int, str, s
     arguments = ["eval", TASK, "--out", str(out), "--replay", method, "--device", "cpu", *more]
     result = CliRunner().invoke(app, arguments)
     return result.exit_code, result.stdout, " ".join(result.stderr.split())
-
-
-def steady(value: Any) -> Any:
-    """A record without the times, which differ from run to run."""
-    if isinstance(value, dict):
-        return {key: steady(each) for key, each in value.items() if key != "seconds"}
-    return [steady(each) for each in value] if isinstance(value, list) else value
 
 
 def images(out: Path) -> dict[str, bytes]:
