@@ -114,6 +114,11 @@ class Journal(AbstractContextManager["Journal"]):
             self._begun = bool(self.results or self.damaged)
             if self._begun:
                 check_settings(path, content.settings or {}, self._settings)
+            elif content.settings and content.settings.keys() != self._settings.keys():
+                raise ValueError(
+                    f"{path} holds settings of another version or program, and no result: choose "
+                    "another --out, or delete the file to start anew"
+                )
             if self.damaged:
                 _drop_lines(path, {line.number for line in self.damaged})
             with disk_errors(path):
@@ -189,8 +194,8 @@ def read_journal(path: Path, check: Check | None = None) -> JournalContent:
     length = 0
     for number, line in _lines(path):
         if not line.endswith(b"\n"):
-            if settings is None and not _is_cut_beginning(line):
-                raise _foreign(path)
+            if settings is None:
+                settings = _cut_settings(path, line)
             break
         length += len(line)
         value = _parse(line)
@@ -301,13 +306,19 @@ def _is_beginning(value: Line) -> bool:
     return value.keys() == {"settings"} and isinstance(value["settings"], dict)
 
 
-def _is_cut_beginning(content: bytes) -> bool:
-    """Tell whether a file without a whole line is a journal whose first line was cut."""
-    text = content.rstrip(b"\0")  # a power cut may leave NULs
-    whole = _parse(text)
-    if whole is not None:  # all but the end of the line, or somebody's JSON
-        return _is_beginning(whole)
-    return BEGINNING.startswith(text) or text.startswith(BEGINNING)
+def _cut_settings(path: Path, line: bytes) -> Line | None:
+    """Read the first line of a file that was cut: only its end may be missing.
+
+    Raises:
+        ValueError: It is not the beginning of a journal.
+    """
+    text = line.rstrip(b"\0")  # a power cut may leave NULs
+    value = _parse(text)
+    if value is not None and _is_beginning(value):
+        return dict(value["settings"])
+    if value is not None or not (BEGINNING.startswith(text) or text.startswith(BEGINNING)):
+        raise _foreign(path)
+    return None
 
 
 def _foreign(path: Path) -> ValueError:

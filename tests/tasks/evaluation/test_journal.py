@@ -53,6 +53,15 @@ def test_a_file_of_somebody_else_is_never_written(tmp_path: Path, content: str) 
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n{", "\0\0"])
+def test_settings_of_another_program_are_never_written(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text('{"settings": {"theme": "dark"}}' + end)
+    with pytest.raises(ValueError, match="of another version or program, and no result"):
+        Journal(path, {"tau": 0.4})
+    assert path.read_text() == '{"settings": {"theme": "dark"}}' + end
+
+
 @pytest.mark.parametrize("target", ["a pipe", "/dev/zero", "/dev/full", "a folder"])
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path, target: str) -> None:
     path = tmp_path / "run.jsonl"
