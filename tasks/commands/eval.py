@@ -185,19 +185,21 @@ def play_missing(
     content = read_journal(path, record_mismatch)
     if content.results or content.damaged:
         check_settings(path, content.settings or {}, settings)
-    if not samples_left(content.results, ids, out, retry_errors):
+    left = samples_left(content.results, ids, out, retry_errors)
+    if not left:
         return
     with Journal(path, settings, record_mismatch) as journal:
         if journal.damaged:
             count = len(journal.damaged)
             console.print(
                 f"{count} damaged line{'s' if count > 1 else ''} of {path}: moved to "
-                f"{path.name}.damaged, and the samples that the run lacks are played again",
+                f"{path.name}.damaged, and the missing samples are played again",
                 style="yellow",
                 markup=False,
                 soft_wrap=True,
             )
-        left = samples_left(journal.results, ids, out, retry_errors)
+        if journal.results != content.results:  # another process has ended meanwhile
+            left = samples_left(journal.results, ids, out, retry_errors)
         with disk_errors(out / IMAGES):
             for stray in (out / IMAGES).glob("*.tmp"):  # was being written when a run was killed
                 stray.unlink()

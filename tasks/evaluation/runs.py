@@ -202,7 +202,7 @@ def damage(run: Run) -> list[str]:
         lines.append(
             f"{run.name}: line{'' if one else 's'} {numbers}{more} of {LINES} "
             f"{'is' if one else 'are'} damaged and left out ({run.damaged[0].reason}): the command "
-            "of the run plays the samples again that it lacks"
+            "of the run plays its missing samples again"
         )
     if lost := damaged_samples(run):
         lines.append(

@@ -59,7 +59,7 @@ def test_a_damaged_line_is_told_and_left_out(folder: Path, damage: bytes) -> Non
         code, out = visreplay(*command)
         assert code == 0, out
         assert "run: line 4 of run.jsonl is damaged and left out" in out
-        assert "plays the samples again that it lacks" in out
+        assert "plays its missing samples again" in out
     assert path.read_bytes() == before
     assert "| samples | 3 |" in visreplay("table", folder, "--markdown")[1]
 
