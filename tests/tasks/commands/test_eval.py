@@ -255,8 +255,10 @@ def test_a_checker_that_exits_or_returns_nonsense_is_an_error_of_its_sample(
 
 def full_disk(out: str, size: int) -> None:
     """In a process of its own: the command, where no file may become larger than a size."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     code, _, err = evaluation(Path(out), "--limit", "4")
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
     Path(out).with_suffix(".txt").write_text(f"{code} {err}")
     os._exit(0)
 
@@ -264,25 +266,26 @@ def full_disk(out: str, size: int) -> None:
 def test_a_disk_that_takes_no_more_ends_the_run_and_it_goes_on(tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert evaluation(whole, "--limit", "4")[0] == 0
-    first = (whole / "run.jsonl").read_bytes().splitlines(keepends=True)
-    largest = max(map(len, images(whole).values()))
+    lines = (whole / "run.jsonl").read_bytes().splitlines(keepends=True)
     fork = multiprocessing.get_context("fork")
-    # First no image fits, and then the third line does not.
-    for size, name, samples in (
-        (largest - 1, "images/", 0),
-        (max(largest, sum(map(len, first[:3])) + 9), "run.jsonl", 2),
-    ):
+
+    def play(size: int) -> str:
         process = fork.Process(target=full_disk, args=(str(out), size))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside other threads
             process.start()
         process.join()
-        told = out.with_suffix(".txt").read_text()
-        assert told.startswith("2 ") and f"{out}/{name}" in told and "cannot be written" in told
-        assert "ulimit -f" in told and "the same command resumes the run" in told
         assert not list(out.rglob("*.tmp"))
-        if samples:
-            assert not Run.open(out).errors
+        told = out.with_suffix(".txt").read_text()
+        assert told.startswith("2 ") and "ulimit -f" in told
+        assert "the same command resumes the run" in told
+        return told
+
+    assert f"{out}/images/" in play(10)
+    assert not (out / "run.jsonl").read_bytes()
+    shutil.copytree(whole / "images", out / "images", dirs_exist_ok=True)
+    assert f"{out}/run.jsonl cannot be written" in play(sum(map(len, lines[:3])) + 9)
+    assert list(Run.open(out).scored) == list(Run.open(whole).records)[:2]
     code, _, err = evaluation(out, "--limit", "4")
     assert code == 0, err
     assert steady(Run.open(out).records) == steady(Run.open(whole).records)
