@@ -49,10 +49,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
             record("a", right, messages=(reply,)),
             record("b", not right, messages=(reply,)),
         ]
-        for each in records:
-            for rollout in each["rollouts"]:
-                for step in rollout["trajectory"]["steps"]:
-                    step.update(thought="It is a cat.", tool_calls=[], error=None)
         run_of(folder / name, *records)
     return str(folder / "one"), str(folder / "two")
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from visreplay.tools.disk import write_all
+
 _LENGTH = struct.Struct("!I")
 
 
@@ -80,10 +82,3 @@ def anonymous_file(content: bytes = b"") -> int:
             descriptor = os.dup(file.fileno())
     write_all(descriptor, content)
     return descriptor
-
-
-def write_all(descriptor: int, content: bytes | memoryview) -> None:
-    """Write all of some bytes to a file."""
-    view = memoryview(content).cast("B")
-    while view:
-        view = view[os.write(descriptor, view) :]

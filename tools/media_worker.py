@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from visreplay.tools.disk import write_all
 from visreplay.tools.image_decoding import PIXEL_BYTES, decode_image, media_kind, rgb_strips
-from visreplay.tools.media_wire import anonymous_file, receive, send, write_all
+from visreplay.tools.media_wire import anonymous_file, receive, send
 from visreplay.tools.types import ToolError
 
 if TYPE_CHECKING:

@@ -1,17 +1,20 @@
 """A content-addressed store of images: state and checkpoints hold references, never pixels."""
 
 import hashlib
-import os
+import io
 import re
-import tempfile
 import threading
 from collections import OrderedDict
 from pathlib import Path
 
 from PIL import Image
 
+from visreplay.tools.disk import disk_errors, sync_folder, write_file
+
 _REFERENCE = re.compile(r"[0-9a-f]{64}")
 _MODES = ("RGB", "RGBA", "L", "LA", "1")
+_START = b"\x89PNG\r\n\x1a\n"
+_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 class ImageStore:
@@ -41,23 +44,30 @@ class ImageStore:
     def put(self, image: Image.Image) -> str:
         """Store an image; the same pixels always give the same reference.
 
+        With a root, its file is on the disk when this returns. A file that is damaged, or holds
+        another image, is replaced.
+
         Raises:
             ValueError: The image is more than its pixels (a palette, for example).
+            DiskError: The file cannot be written.
         """
         if image.mode not in _MODES:
             raise ValueError(
                 f"an image of mode {image.mode} cannot be stored: convert it to one of "
                 f"{', '.join(_MODES)}"
             )
-        content = hashlib.sha256(f"{image.mode} {image.size}".encode())
-        content.update(image.tobytes())
-        reference = content.hexdigest()
+        reference = _reference(image)
         path = self.path(reference)
-        if path is not None and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-                image.save(file, "PNG", compress_level=1)
-            os.replace(file.name, path)
+        # What is in memory has been written or read by this store.
+        if path is not None and not (reference in self._images and path.is_file()):
+            if self.is_whole(reference):
+                # The process that wrote it may have ended before its name was on the disk.
+                with disk_errors(path):
+                    sync_folder(path.parent)
+            else:
+                png = io.BytesIO()
+                image.save(png, "PNG", compress_level=1)
+                write_file(path, png.getvalue())
         self._remember(reference, image)
         return reference
 
@@ -66,22 +76,46 @@ class ImageStore:
 
         Raises:
             ValueError: The text is not a reference.
-            KeyError: The store holds no such image.
+            KeyError: The store holds no such image, or its file is damaged.
+            OSError: The file cannot be read.
         """
         path = self.path(reference)
         with self._lock:
             if reference in self._images:
                 self._images.move_to_end(reference)
                 return self._images[reference]
-        if path is None or not path.exists():
+        if path is None or not path.is_file():
             raise KeyError(
                 f"image {reference} is not in the store ({self.root or 'in memory'}); "
                 "put it there first, or open the store with the root that it was put into"
             )
-        with Image.open(path) as image:
-            image.load()
+        image = _load(path)
+        if image is None or _reference(image) != reference:
+            raise KeyError(f"{path} is damaged, or another image: put the image there again")
         self._remember(reference, image)
         return image
+
+    def is_whole(self, reference: str, *, decode: bool = True) -> bool:
+        """Tell whether an image's file is there, and undamaged.
+
+        Args:
+            reference: The reference of the image.
+            decode: Whether to look at all of it. Otherwise, only its first and last bytes are
+                looked at, which finds files that are empty or cut.
+        """
+        path = self.path(reference) if _REFERENCE.fullmatch(reference) else None
+        try:
+            if path is None or not path.is_file():
+                return False
+            with path.open("rb") as file:
+                start = file.read(len(_START))
+                file.seek(-len(_END), io.SEEK_END)
+                if start != _START or file.read() != _END:
+                    return False
+            image = _load(path) if decode else None
+            return not decode or (image is not None and _reference(image) == reference)
+        except OSError:  # it cannot be read, or is shorter than that
+            return False
 
     def path(self, reference: str) -> Path | None:
         """Give the path of a reference's file, which need not exist; None without a root.
@@ -100,7 +134,7 @@ class ImageStore:
         path = self.path(reference)
         with self._lock:
             known = reference in self._images
-        return known or (path is not None and path.exists())
+        return known or (path is not None and path.is_file())
 
     def _remember(self, reference: str, image: Image.Image) -> None:
         with self._lock:
@@ -110,6 +144,29 @@ class ImageStore:
             self._images.move_to_end(reference)
             while self._drops and self._bytes > self.memory_bytes and len(self._images) > 1:
                 self._bytes -= _size(self._images.popitem(last=False)[1])
+
+
+def _reference(image: Image.Image) -> str:
+    """Compute the hash of an image's mode, size and pixels."""
+    content = hashlib.sha256(f"{image.mode} {image.size}".encode())
+    content.update(image.tobytes())
+    return content.hexdigest()
+
+
+def _load(path: Path) -> Image.Image | None:
+    """Decode a file; None if it is damaged.
+
+    Raises:
+        OSError: The system cannot read it.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.load()
+    except Exception as error:  # Pillow raises errors of many types on damaged files
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        return None
+    return image
 
 
 def _size(image: Image.Image) -> int:

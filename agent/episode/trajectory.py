@@ -10,6 +10,7 @@ from typing import Any, Self
 from visreplay.agent.messages import Message
 from visreplay.agent.state import EpisodeState, Step
 from visreplay.tools import ImageStore
+from visreplay.tools.disk import write_file
 
 
 class StopReason(StrEnum):
@@ -114,5 +115,6 @@ class Trajectory:
         for reference in self.references():
             copies.put(store.get(reference))
         path = folder / "trajectory.json"
-        path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False), "utf-8")
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
+        write_file(path, text.encode("utf-8", "backslashreplace"))
         return path

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
+from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, MarkdownOption, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
@@ -21,6 +21,7 @@ from visreplay.tasks.commands.settings import PANELS, Overrides
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample
+from visreplay.tools.disk import write_file
 
 MAPS = 3
 """Number of samples, from the first, that are drawn as figures."""
@@ -92,6 +93,7 @@ def analyze(
     run_settings = {
         "task": task,
         "data": data and str(data),
+        "data_digest": getattr(source, "digest", None),
         "policy": choice.names[0],
         "base": choice.names[1],
         "processor": pair.processor,
@@ -125,7 +127,7 @@ def analyze(
         vocabulary = models.policy.head.out_features
         summary = summarise_shifts(results, vocabulary, models.tokenizer)
         report = {"settings": run_settings, **summary}
-        (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+        write_file(out / "report.json", json.dumps(report, indent=1).encode())
         maps = [
             (prompt(source.load(sample_id)).pictures[0], result["maps"][0])
             for sample_id, result in zip(ids[:MAPS], results, strict=False)

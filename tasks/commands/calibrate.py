@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import visreplay.replay_core as replay_core
 from visreplay.replay_core.config import Method
-from visreplay.tasks.commands.console import progress_bar
+from visreplay.tasks.commands.console import Console, progress_bar
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import OUTPUT, VIDEO_SUFFIXES, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice

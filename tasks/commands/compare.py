@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from visreplay.tasks.commands.console import Console, print_damage
 from visreplay.tasks.commands.options import MarkdownOption
 from visreplay.tasks.evaluation.comparison import RunComparison
 from visreplay.tasks.evaluation.comparison import compare as compare_runs
@@ -21,6 +21,7 @@ def compare(
     """Compare two runs of one task sample by sample: differences, intervals and flips."""
     console = Console(highlight=False)
     first, second = open_runs([run_a, run_b])
+    print_damage(console, [first, second])
     comparison = compare_runs(first, second)
     grid = TextTable(
         f"{len(comparison.paired)} samples of {first.settings['task']} in both, in %; "

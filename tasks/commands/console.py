@@ -1,19 +1,75 @@
-"""How steps, progress and errors look in a terminal."""
+"""How steps, progress and errors look in a terminal.
+
+Texts of data files and models are printed as text: what would steer the terminal is spelled out.
+"""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import rich.console
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from visreplay.agent.state import Step
 from visreplay.replay_core.errors import ReplayError
 from visreplay.tools.types import ToolError
+
+if TYPE_CHECKING:
+    from visreplay.tasks.evaluation.runs import Run
+
+UNPRINTABLE = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f"  # controls: ESC begins a sequence that steers the terminal
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the order of letters around
+    "\ud800-\udfff]"  # surrogates: halves of characters, which UTF-8 does not have
+)
+"""Characters of which a terminal would do something else than show them."""
+
+
+class Console(rich.console.Console):
+    """A console that shows every character of a text, and obeys none.
+
+    Every command prints through it; styles and progress bars are rich's own.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"emoji": False, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Convert a string, any string that is printed, to what is rendered."""
+        return super().render_str(printable(text), **options)
+
+
+def printable(text: str) -> str:
+    """Spell out the characters of which a terminal would do something else than show them."""
+
+    def spell(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return UNPRINTABLE.sub(spell, text.replace("\r\n", "\n"))
+
+
+def json_line(value: object) -> str:
+    """Write JSON in one line that a terminal may be shown: `printable`, in JSON's own way."""
+    return UNPRINTABLE.sub(
+        lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False)
+    )
+
+
+def print_damage(console: Console, runs: "Sequence[Run]") -> None:
+    """Print what is damaged in the files of runs."""
+    from visreplay.tasks.evaluation.runs import damage
+
+    for run in runs:
+        for line in damage(run):
+            console.print(line, style="yellow", markup=False, soft_wrap=True)
 
 
 def print_step(console: Console, step: Step, paths: Sequence[Path] = ()) -> None:
@@ -76,7 +132,7 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except BrokenPipeError:  # `visreplay tasks | head`
         raise
-    except (ToolError, ReplayError, OSError, ValueError, ImportError) as error:
+    except (ToolError, ReplayError, OSError, ValueError, ImportError, RecursionError) as error:
         line = " ".join(str(error).split())
         console = Console(stderr=True, highlight=False)
         console.print(f"[red]error:[/] {escape(line)}", soft_wrap=True)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import visreplay.agent as agents
-from visreplay.tasks.commands.console import print_step, progress_bar
+from visreplay.tasks.commands.console import Console, print_step, progress_bar
 from visreplay.tasks.evaluation.evaluate import evaluate
 from visreplay.tasks.evaluation.runs import Run, SampleRecord, record_of, rollout_of
 from visreplay.tasks.evaluation.summary import Summary, summarise
@@ -20,6 +19,7 @@ from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Task
 from visreplay.tasks.viewer.page import write_page
 from visreplay.tools import ImageStore
+from visreplay.tools.disk import write_file
 
 if TYPE_CHECKING:
     from visreplay.agent import VisualAgent
@@ -58,13 +58,8 @@ def demo(
     write_page([Run(out, settings, {record["sample_id"]: record for record in records})], page)
 
     summary = {task: dict(_rows(console, task, samples)) for task in TABLE}
-    (out / "summary.json").write_text(
-        json.dumps(
-            {"tasks": {t: {r: asdict(s) for r, s in rows.items()} for t, rows in summary.items()}},
-            indent=1,
-        ),
-        "utf-8",
-    )
+    tasks = {t: {r: asdict(s) for r, s in rows.items()} for t, rows in summary.items()}
+    write_file(out / "summary.json", json.dumps({"tasks": tasks}, indent=1).encode())
     console.print(_table(summary, samples))
     console.print(f"episodes  {page}\nnumbers   {out / 'summary.json'}")
 

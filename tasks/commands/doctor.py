@@ -7,8 +7,9 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
 import typer
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.markup import escape
+
+from visreplay.tasks.commands.console import Console
 
 GIB = 2**30
 TASK = "visual-search-easy"

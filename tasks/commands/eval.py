@@ -3,16 +3,15 @@
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
 from visreplay.replay_core.config import ReplayConfig
-from visreplay.tasks.commands.console import progress_bar
+from visreplay.tasks.commands.console import Console, print_damage, progress_bar
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import (
     OUTPUT,
@@ -23,12 +22,17 @@ from visreplay.tasks.commands.options import (
 )
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.settings import Overrides
-from visreplay.tasks.evaluation.evaluate import DRIVER, Checker, evaluate
-from visreplay.tasks.evaluation.journal import Journal, Line
-from visreplay.tasks.evaluation.runs import IMAGES, LINES, Run, SampleRecord
+from visreplay.tasks.evaluation.evaluate import DRIVER, Checker, describe_error, evaluate
+from visreplay.tasks.evaluation.journal import Journal, Line, check_settings, read_journal
+from visreplay.tasks.evaluation.record_shapes import record_mismatch
+from visreplay.tasks.evaluation.runs import IMAGES, LINES, Run, SampleRecord, damaged_samples
 from visreplay.tasks.evaluation.summary import right_count
 from visreplay.tasks.evaluation.tables import details
 from visreplay.tasks.registry import get_task, select
+from visreplay.tools.disk import DiskError, disk_errors
+
+Play = Callable[[list[str]], Iterable[SampleRecord]]
+"""Plays samples, and gives a record for each as it ends."""
 
 
 @with_options
@@ -73,7 +77,8 @@ def evaluation(
         bool,
         typer.Option(
             "--retry-errors",
-            help="Play the samples again that ended in an error.",
+            help="Play the samples again that ended in an error, or of which an image is missing "
+            "or damaged.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -87,7 +92,8 @@ def evaluation(
     """Evaluate an agent on a task. The same command again resumes a run that was stopped.
 
     Writes a line for each sample into OUT/run.jsonl as it ends, and every image into OUT/images
-    once. Exits with code 1 if a sample ended in an error.
+    once. Exits with code 1 if a sample ended in an error, and with code 2 if the disk does not take
+    what is to be written. A run that has all samples is only read.
     """
     from visreplay.agent.episode.visual_agent import versions
 
@@ -129,18 +135,17 @@ def evaluation(
         "driver": DRIVER,
         "versions": versions(),
     }
-    with Journal(out / LINES, settings) as journal:
-        left = [each for each in ids if is_left(journal.results.get(each), retry_errors)]
-        for stray in (out / IMAGES).glob("*.tmp"):  # was being written when a run was killed
-            stray.unlink()
-        if left:
-            agent = choice.agent(config, episode, sampling, out / IMAGES)
-            records = evaluate(
-                agent, source, left, rollouts=rollouts, seed=episode.seed, cot_checker=checker
-            )
-            grow(console, journal, records, len(left), len(ids))
-            agent.close()
+
+    def play(left: list[str]) -> Iterable[SampleRecord]:
+        agent = choice.agent(config, episode, sampling, out / IMAGES)
+        yield from evaluate(
+            agent, source, left, rollouts=rollouts, seed=episode.seed, cot_checker=checker
+        )
+        agent.close()
+
+    play_missing(console, out, settings, ids, play, retry_errors=retry_errors)
     run = Run.open(out)
+    print_damage(console, [run])
     for grid in details(run):
         grid.show(console)
     console.print(f"run   {out}", markup=False, soft_wrap=True)
@@ -149,6 +154,57 @@ def evaluation(
         console.print(line, style="red", markup=False, soft_wrap=True)
     if run.errors:
         raise typer.Exit(1)
+
+
+def play_missing(
+    console: Console,
+    out: Path,
+    settings: Mapping[str, Any],
+    ids: Sequence[str],
+    play: Play,
+    *,
+    retry_errors: bool = False,
+) -> None:
+    """Play the samples that a run does not have yet, if there are any.
+
+    Args:
+        console: Where to show the progress.
+        out: The folder of the run.
+        settings: Everything that its results depend on.
+        ids: All samples of the run.
+        play: Called with the samples that are to be played.
+        retry_errors: Whether to play again what ended in an error or has lost an image.
+
+    Raises:
+        ValueError: The folder holds something else, or another process is writing the run.
+        DiskError: The disk does not take the run; the samples that ended are in it.
+        typer.Exit: Ctrl-C was pressed; the samples that ended are in the run.
+    """
+    path = out / LINES
+    # To read a run takes neither a lock nor a disk that can be written.
+    content = read_journal(path, record_mismatch)
+    if content.results or content.damaged:
+        check_settings(path, content.settings or {}, settings)
+    left = samples_left(content.results, ids, out, retry_errors)
+    if not left:
+        return
+    with Journal(path, settings, record_mismatch) as journal:
+        if journal.damaged:
+            count = len(journal.damaged)
+            console.print(
+                f"{count} damaged line{'s' if count > 1 else ''} of {path}: moved to "
+                f"{path.name}.damaged, and the missing samples are played again",
+                style="yellow",
+                markup=False,
+                soft_wrap=True,
+            )
+        if journal.results != content.results:  # another process has ended meanwhile
+            left = samples_left(journal.results, ids, out, retry_errors)
+        with disk_errors(out / IMAGES):
+            for stray in (out / IMAGES).glob("*.tmp"):  # was being written when a run was killed
+                stray.unlink()
+        if left:
+            grow(console, journal, play(left), len(left), len(ids))
 
 
 def grow(
@@ -165,6 +221,7 @@ def grow(
 
     Raises:
         typer.Exit: Ctrl-C was pressed; the samples that ended are in the journal.
+        DiskError: The disk did not take a line or an image; as before.
     """
     before = total - left
     right = episodes = errors = 0
@@ -182,6 +239,11 @@ def grow(
         console.print(f"stopped; {len(journal.results)} samples are in {journal.path}, and the "
                       "same command resumes the run", markup=False, soft_wrap=True)  # fmt: skip
         raise typer.Exit(130) from None
+    except DiskError as error:
+        raise DiskError(
+            f"{error}; {len(journal.results)} samples are in {journal.path}, and the same command "
+            "resumes the run"
+        ) from error
 
 
 def error_lines(run: Run) -> list[str]:
@@ -195,22 +257,45 @@ def error_lines(run: Run) -> list[str]:
     return lines
 
 
-def is_left(line: Line | None, retry_errors: bool) -> bool:
-    """Tell whether a sample is still to be played."""
-    return line is None or (retry_errors and line["error"] is not None)
+def samples_left(
+    results: Mapping[str, Line], ids: Sequence[str], out: Path, retry_errors: bool
+) -> list[str]:
+    """List the samples that are still to be played.
+
+    Args:
+        results: The samples that have been played.
+        ids: All samples of the run.
+        out: The folder of the run.
+        retry_errors: Whether errors and lost images count as not played.
+    """
+    again: set[str] = set()
+    if retry_errors:
+        records = {each: cast(SampleRecord, results[each]) for each in ids if each in results}
+        again = {each for each, record in records.items() if record["error"] is not None}
+        again.update(damaged_samples(Run(out, {}, records), decode=True))
+    return [each for each in ids if each not in results or each in again]
 
 
 def load_checker(name: str) -> Checker:
     """Import the function of `--cot-checker`, from the working directory or a package.
 
     Raises:
-        ValueError: The module has no such function.
-        ImportError: The module cannot be imported.
+        ValueError: The module has no such function, or cannot be imported.
     """
     module, _, function = name.partition(":")
+    if not module or not function:
+        raise ValueError(f"--cot-checker is {name!r}, but must name a function: module:function")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    checker = getattr(importlib.import_module(module), function, None) if function else None
+    try:
+        checker = getattr(importlib.import_module(module), function, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the module is code that may do anything, exiting too
+        raise ValueError(
+            f"--cot-checker is {name!r}, but importing {module!r} ended with "
+            f"{describe_error(error)}"
+        ) from error
     if not callable(checker):
         raise ValueError(f"--cot-checker is {name!r}, but must name a function: module:function")
     return cast(Checker, checker)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from visreplay.tasks.commands.console import Console, print_damage
 from visreplay.tasks.commands.options import OUTPUT
 from visreplay.tasks.evaluation.export import write_inspect, write_predictions
 from visreplay.tasks.evaluation.runs import Run
@@ -41,10 +41,10 @@ def export(
     """Write a run as a log of inspect_ai, or as predictions for VLMEvalKit."""
     console = Console(highlight=False)
     source = Run.open(run)
+    print_damage(console, [source])
     suffixes = (".eval", ".json") if to is Format.INSPECT else (".tsv",)
     if out.suffix not in suffixes:
         raise ValueError(f"--out is {str(out)!r}, but must end in {' or '.join(suffixes)}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     if to is Format.INSPECT:
         write_inspect(source, out)
     else:

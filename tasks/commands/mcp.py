@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from visreplay.replay_core.config import ReplayConfig
+from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import (
     SERVER,

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console
-
 import visreplay.agent as agents
 import visreplay.replay_core as replay_core
 from visreplay.agent.policy.sampling import Sampling
@@ -15,6 +13,7 @@ from visreplay.agent.protocols import Recipe, choose_recipe
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
+from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.options import EpisodeOptions, PairOptions
 from visreplay.tasks.evaluation.paper import paper_replay
 from visreplay.tools import ImageStore

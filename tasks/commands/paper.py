@@ -1,7 +1,6 @@
 """The command `visreplay paper`: the figures that the paper publishes."""
 
-from rich.console import Console
-
+from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.options import MarkdownOption
 from visreplay.tasks.evaluation.tables import paper_tables
 

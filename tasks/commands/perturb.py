@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
+from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, MarkdownOption, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
@@ -21,6 +21,7 @@ from visreplay.tasks.commands.sample_runs import import_plots, measure_samples
 from visreplay.tasks.commands.settings import KNOBS
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
+from visreplay.tools.disk import write_file
 
 if TYPE_CHECKING:
     from visreplay.agent import VisualAgent
@@ -131,6 +132,7 @@ def perturb(
     run_settings = {
         "task": task,
         "data": data and str(data),
+        "data_digest": getattr(source, "digest", None),
         "policy": choice.names[0],
         "base": choice.names[1],
         "processor": pair.processor,
@@ -160,7 +162,7 @@ def perturb(
 
         results = measure_samples(journal, source, ids, console, measure)
         report = {"settings": run_settings, **summarise_noise(results, perturbations)}
-        (out / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+        write_file(out / "report.json", json.dumps(report, indent=1).encode())
         figure = plots.draw_noise(report, out)
     noise_table(report).show(console, markdown=markdown)
     console.print(correlation_line(report), soft_wrap=True)

@@ -1,18 +1,16 @@
 """The command `visreplay run`: one question about one image or video."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 import visreplay.agent as agents
 from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.protocols import Recipe
 from visreplay.replay_core.config import ReplayConfig
-from visreplay.tasks.commands.console import print_step
+from visreplay.tasks.commands.console import Console, json_line, print_step
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import (
     OUTPUT,
@@ -67,7 +65,7 @@ def run(
         path = trajectory.save(save, visual_agent.store)
         console.print(f"[dim]saved {escape(str(path))}[/]", soft_wrap=True)
     if as_json:
-        print(json.dumps(public_record(trajectory), ensure_ascii=False))
+        print(json_line(public_record(trajectory)))
     else:
         verdict = trajectory.answer if trajectory.answer is not None else "no answer"
         console.print(f"[bold]{escape(verdict)}[/] [dim]({trajectory.stop_reason})[/]")

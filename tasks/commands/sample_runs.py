@@ -5,9 +5,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from visreplay.tasks.commands.console import progress_bar
+from visreplay.tasks.commands.console import Console, progress_bar
 from visreplay.tasks.evaluation.journal import Journal
 
 if TYPE_CHECKING:
@@ -35,6 +33,13 @@ def measure_samples(
     """
     from visreplay.tasks.analysis.estimates import group_of
 
+    if journal.damaged:
+        console.print(
+            f"{len(journal.damaged)} damaged lines of {journal.path} are moved to "
+            f"{journal.path.name}.damaged, and the samples that it lacks are measured again",
+            markup=False,
+            soft_wrap=True,
+        )
     with progress_bar(console) as progress:
         for number, sample_id in enumerate(progress.track(ids, description=source.name)):
             if sample_id not in journal.results:

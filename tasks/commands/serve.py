@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.serving.limits import ServerLimits
 from visreplay.replay_core.config import ReplayConfig
+from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import MODEL, SERVER, ListenOptions, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice

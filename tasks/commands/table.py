@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from visreplay.tasks.commands.console import Console, print_damage
 from visreplay.tasks.commands.options import OUTPUT, MarkdownOption
 from visreplay.tasks.commands.sample_runs import import_plots
 from visreplay.tasks.evaluation.runs import open_runs
@@ -37,6 +37,7 @@ def table(
     """
     console = Console(highlight=False)
     opened = open_runs(runs)
+    print_damage(console, opened)
     if not allow_errors and (failed := next((run for run in opened if run.errors), None)):
         raise ValueError(
             f"{len(failed.errors)} of {len(failed.records)} samples of {failed.name} ended in an "

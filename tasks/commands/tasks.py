@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from visreplay.tasks.commands.console import Console
 from visreplay.tasks.registry import TASK_INFOS
 
 

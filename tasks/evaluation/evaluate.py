@@ -1,7 +1,8 @@
 """Evaluate an agent on a task: play samples, score the answers, and make a record of each.
 
 A sample that fails, in loading, playing or scoring, gives a record with its error and without
-rollouts. It is counted apart, and never as a wrong answer.
+rollouts. It is counted apart, and never as a wrong answer. Only a disk that does not take the run's
+images ends the run: every other sample would fail as well.
 """
 
 import hashlib
@@ -9,8 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from visreplay.tasks.evaluation.runs import SampleRecord, ScoredRollout, record_of, rollout_of
 from visreplay.tasks.types import Sample, Task
+from visreplay.tools.disk import DiskError
 
 if TYPE_CHECKING:
     from visreplay.agent import Trajectory, VisualAgent
@@ -42,6 +46,9 @@ def evaluate(
         rollouts: Episodes per sample. They share prefill and replay up to their first difference.
         seed: The seed of the run; the seed of each rollout follows from it.
         cot_checker: Called with every rollout whose answer is right.
+
+    Raises:
+        DiskError: The images of a sample cannot be written.
     """
     for sample_id in ids:
         seeds = [rollout_seed(seed, sample_id, number) for number in range(rollouts)]
@@ -67,7 +74,11 @@ def evaluate_sample(
     seeds: Sequence[int],
     cot_checker: Checker | None = None,
 ) -> SampleRecord:
-    """Play and score one sample, with a rollout for every seed."""
+    """Play and score one sample, with a rollout for every seed.
+
+    Raises:
+        DiskError: Its images cannot be written.
+    """
     record: SampleRecord = {
         "sample_id": sample_id,
         "question": None,
@@ -85,12 +96,23 @@ def evaluate_sample(
         )
         record["rollouts"] = [_score(task, sample, each, cot_checker) for each in trajectories]
         record["seconds"] = perf_counter() - start
+    except DiskError:
+        raise
     except Exception as error:  # after any error, out of memory for one, the other samples go on
-        record["error"] = f"{type(error).__name__}: {error}"[:2000]
+        record["error"] = describe_error(error)
     finally:
         # No other sample shares its conversations; after an error they may fill the memory.
         agent.close()
     return record
+
+
+def describe_error(error: BaseException) -> str:
+    """Describe an error by its type and its message, which may fail to be made."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"[:2000]
+    except Exception:
+        return f"{name}: its message cannot be read"
 
 
 def _score(
@@ -99,5 +121,33 @@ def _score(
     right = bool(task.is_right(sample, trajectory.answer))
     cot_right = None
     if right and cot_checker is not None:
-        cot_right = bool(cot_checker(sample, trajectory))
+        cot_right = _check_reasoning(cot_checker, sample, trajectory)
     return rollout_of(trajectory, right=right, cot_right=cot_right)
+
+
+def _check_reasoning(checker: Checker, sample: Sample, trajectory: "Trajectory") -> bool:
+    """Ask the user's checker, which is code that may do anything.
+
+    Raises:
+        RuntimeError: It exits, or cannot write to a disk of its own.
+        TypeError: It does not return True or False.
+    """
+    try:
+        verdict = checker(sample, trajectory)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        if isinstance(error, DiskError):  # of an image store of its own
+            raise RuntimeError(f"the checker of the reasoning failed: {error}") from error
+        raise
+    except BaseException as error:  # SystemExit would end the run as if it were complete
+        raise RuntimeError(
+            f"the checker of the reasoning ended with {describe_error(error)}"
+        ) from error
+    # A judge may count: 0 and 1 are verdicts too.
+    if not isinstance(verdict, (int, np.bool_)) or verdict not in (0, 1):
+        raise TypeError(
+            f"the checker of the reasoning returned a {type(verdict).__name__} that is neither "
+            "True nor False"
+        )
+    return bool(verdict)

@@ -7,10 +7,13 @@ vlmevalkit   the TSV of predictions that VLMEvalKit scores
 import base64
 import csv
 import io
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -18,6 +21,7 @@ from PIL import Image
 from visreplay.tasks.evaluation.runs import LINES, Run, SampleRecord, ScoredRollout
 from visreplay.tasks.evaluation.summary import summarise
 from visreplay.tasks.questions import inline_options
+from visreplay.tools.disk import make_folder, replacing, write_all
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -40,15 +44,21 @@ def write_predictions(run: Run, path: Path, rollout: int = 0) -> None:
 
     Raises:
         ValueError: There is no such rollout.
+        DiskError: The file cannot be written; an earlier one is left as it was.
     """
     if rollout >= run.settings["rollouts"]:
         raise ValueError(
             f"--rollout is {rollout}, but the run has rollouts 0 to {run.settings['rollouts'] - 1}"
         )
-    rows = [_prediction(record, record["rollouts"][rollout]) for record in run.scored.values()]
+    records = map(_encodable, run.scored.values())
+    rows = [_prediction(record, record["rollouts"][rollout]) for record in records]
     letters = sorted({name for row in rows for name in row if len(name) == 1})
     columns = ["index", "question", *letters, "answer", "prediction", "category"]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    make_folder(path.parent)
+    with (
+        replacing(path) as descriptor,
+        os.fdopen(descriptor, "w", encoding="utf-8", newline="", closefd=False) as file,
+    ):
         table = csv.DictWriter(file, columns, dialect="excel-tab", restval="")
         table.writeheader()
         table.writerows(rows)
@@ -76,6 +86,7 @@ def write_inspect(run: Run, path: Path) -> None:
 
     Raises:
         ImportError: inspect_ai is not installed; the message says how to install it.
+        DiskError: The file cannot be written; an earlier one is left as it was.
     """
     try:
         from inspect_ai.log import write_eval_log
@@ -83,11 +94,21 @@ def write_inspect(run: Run, path: Path) -> None:
         raise ImportError(
             f"this export needs inspect_ai ({error}): pip install 'visreplay[export]'"
         ) from error
-    write_eval_log(inspect_log(run), path)
+    log = inspect_log(run)
+    make_folder(path.parent)
+    with replacing(path) as descriptor, TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder) / path.name
+        write_eval_log(log, file)
+        with file.open("rb") as source:
+            while chunk := source.read(2**20):
+                write_all(descriptor, chunk)
 
 
 def inspect_log(run: Run) -> "EvalLog":
-    """Convert a run to a log."""
+    """Convert a run to a log.
+
+    In the place of an image that is missing or damaged stands a text that says so.
+    """
     from inspect_ai.log import (
         EvalConfig,
         EvalDataset,
@@ -100,8 +121,9 @@ def inspect_log(run: Run) -> "EvalLog":
         EvalSpec,
         EvalStats,
     )
-    from inspect_ai.model import GenerateConfig
+    from inspect_ai.model import Content, ContentImage, ContentText, GenerateConfig
 
+    run = replace(run, settings=_encodable(run.settings))
     settings = run.settings
     ended = (run.folder / LINES).stat().st_mtime
     created = datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds")
@@ -115,8 +137,15 @@ def inspect_log(run: Run) -> "EvalLog":
         # Viewers show metrics side by side: samples with an error are in none of the others.
         metrics["errors"] = EvalMetric(name="errors", value=len(run.errors))
     rollouts = int(settings["rollouts"])
+
     # Rollouts of one sample share pictures, but few samples do: a small cache is enough.
-    picture = lru_cache(maxsize=256)(lambda reference: data_uri(run.store.get(reference)))
+    @lru_cache(maxsize=256)
+    def picture(reference: str) -> Content:
+        try:
+            return ContentImage(image=data_uri(run.store.get(reference)))
+        except (KeyError, ValueError, OSError):
+            return ContentText(text=f"[the image {reference} is missing or damaged]")
+
     return EvalLog(
         status="success",
         eval=EvalSpec(
@@ -126,7 +155,7 @@ def inspect_log(run: Run) -> "EvalLog":
                 name=settings["task"],
                 location=settings.get("data"),
                 samples=len(run.records),
-                sample_ids=list(run.records),
+                sample_ids=_encodable(list(run.records)),
             ),
             model=run.system,
             model_generate_config=GenerateConfig(
@@ -148,12 +177,16 @@ def inspect_log(run: Run) -> "EvalLog":
         ),
         stats=EvalStats(started_at=created, completed_at=created),
         samples=[
-            sample for record in run.records.values() for sample in _samples(run, record, picture)
+            sample
+            for record in map(_encodable, run.records.values())
+            for sample in _samples(run, record, picture)
         ],
     )
 
 
-def _samples(run: Run, record: SampleRecord, picture: Callable[[str], str]) -> list["EvalSample"]:
+def _samples(
+    run: Run, record: SampleRecord, picture: Callable[[str], "Content"]
+) -> list["EvalSample"]:
     """Make an epoch for every rollout, or one epoch with the error."""
     from inspect_ai.log import EvalError, EvalSample
     from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput
@@ -172,7 +205,7 @@ def _samples(run: Run, record: SampleRecord, picture: Callable[[str], str]) -> l
     for epoch, rollout in enumerate(record["rollouts"], 1):
         trajectory = rollout["trajectory"]
         messages = [_message(message, picture) for message in trajectory["messages"]]
-        last = messages[-1]
+        last = messages[-1] if messages else None
         if not isinstance(last, ChatMessageAssistant):
             last = ChatMessageAssistant(content="")
         cut = trajectory["stop_reason"] == "max_tokens"
@@ -208,12 +241,11 @@ def _samples(run: Run, record: SampleRecord, picture: Callable[[str], str]) -> l
     return samples
 
 
-def _message(message: dict[str, Any], picture: Callable[[str], str]) -> "ChatMessage":
+def _message(message: dict[str, Any], picture: Callable[[str], "Content"]) -> "ChatMessage":
     from inspect_ai.model import (
         ChatMessageAssistant,
         ChatMessageSystem,
         ChatMessageUser,
-        ContentImage,
         ContentText,
     )
 
@@ -222,12 +254,12 @@ def _message(message: dict[str, Any], picture: Callable[[str], str]) -> "ChatMes
         if part["type"] == "text":
             content.append(ContentText(text=part["text"]))
         elif part["type"] == "image":
-            content.append(ContentImage(image=picture(part["image"])))
+            content.append(picture(part["image"]))
         else:
             for frame, time in zip(part["frames"], part["times"], strict=True):
                 content += [
                     ContentText(text=f"[{time:.2f} s]"),
-                    ContentImage(image=picture(frame)),
+                    picture(frame),
                 ]
     match message["role"]:
         case "system":
@@ -236,6 +268,19 @@ def _message(message: dict[str, Any], picture: Callable[[str], str]) -> "ChatMes
             return ChatMessageUser(content=content)
         case _:
             return ChatMessageAssistant(content=content)
+
+
+def _encodable(value: Any) -> Any:
+    """Spell out lone surrogates in the texts of a JSON value: UTF-8 and other tools refuse them."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_encodable(key): _encodable(each) for key, each in value.items()}
+        case list():
+            return [_encodable(each) for each in value]
+        case _:
+            return value
 
 
 def data_uri(image: Image.Image) -> str:

@@ -37,7 +37,7 @@ def strict_scores(records: Iterable[SampleRecord]) -> Floats:
             fmean(map(_strict_score, zip(*steps, strict=True), whole))
             for problem, parts in problems.items()
             if (whole := parts.pop("multi", None)) is not None
-            and len(steps := list(parts.values())) == int(problem[0])
+            and str(len(steps := list(parts.values()))) == problem[:1]
         ]
     )
 

@@ -5,13 +5,15 @@ runs/hr4k/
   images/      every image once, named by the hash of its content
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict, cast
 
-from visreplay.tasks.evaluation.journal import read_journal
+from visreplay.tasks.evaluation.journal import DamagedLine, read_journal
+from visreplay.tasks.evaluation.record_shapes import record_mismatch, settings_mismatch
 from visreplay.tasks.types import Sample
 from visreplay.tools import ImageStore
 
@@ -102,16 +104,22 @@ class Run:
         settings: Everything that its results depend on.
         records: The records by sample id, in the order in which the samples first ended.
         label: A name to use instead of the folder's.
+        damaged: Lines of the file that are no records, and left out.
     """
 
     folder: Path
     settings: dict[str, Any]
     records: dict[str, SampleRecord]
     label: str | None = None
+    damaged: Sequence[DamagedLine] = ()
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
         """Read a run, even while it is being written: an unfinished line is left out.
+
+        Lines that are damaged, or not records of this run, are left out too, and listed in
+        `damaged`. Readers of a run rely on the shapes of its settings and records, which are
+        checked here.
 
         Raises:
             ValueError: The folder does not hold a run.
@@ -120,14 +128,18 @@ class Run:
         path = folder / LINES
         if not path.is_file():
             raise ValueError(f"{folder} is not the folder of a run: it holds no {LINES}")
-        settings, lines, _ = read_journal(path)
-        if settings is None:
+        content = read_journal(path, record_mismatch)
+        if content.settings is None:
             raise ValueError(f"{path} is empty: the run's first sample has not ended yet")
-        fields = SampleRecord.__required_keys__
-        for sample_id, line in lines.items():
-            if missing := sorted(fields - line.keys()):
-                raise ValueError(f"sample {sample_id!r} of {path} has no field {missing[0]!r}")
-        return cls(folder, settings, cast(dict[str, SampleRecord], lines))
+        if wrong := settings_mismatch(content.settings):
+            raise ValueError(f"line 1 of {path} is not the settings of a run: {wrong}")
+        if content.damaged and not content.results:
+            first = content.damaged[0]
+            raise ValueError(
+                f"{path} holds no record of a sample: line {first.number} is none, {first.reason}"
+            )
+        records = cast(dict[str, SampleRecord], content.results)
+        return cls(folder, content.settings, records, damaged=content.damaged)
 
     @property
     def name(self) -> str:
@@ -155,6 +167,69 @@ class Run:
     def errors(self) -> dict[str, SampleRecord]:
         """The records of samples that ended in an error."""
         return {key: record for key, record in self.records.items() if record["error"] is not None}
+
+
+def damaged_samples(run: Run, *, decode: bool = False) -> list[str]:
+    """List the samples of which an image is missing or damaged.
+
+    Args:
+        run: The run.
+        decode: Whether to decode every image, which finds all damage; otherwise, files that are
+            missing, empty or cut are found (`ImageStore.is_whole`).
+    """
+    owners: dict[str, list[str]] = {}
+    for sample_id, record in run.records.items():
+        for reference in dict.fromkeys(_references(record)):
+            owners.setdefault(reference, []).append(sample_id)
+    with ThreadPoolExecutor() as threads:  # both reading and decoding leave the interpreter free
+        whole = threads.map(lambda each: run.store.is_whole(each, decode=decode), owners)
+        lost = {
+            sample_id
+            for each, is_whole in zip(owners.values(), whole, strict=True)
+            if not is_whole
+            for sample_id in each
+        }
+    return [sample_id for sample_id in run.records if sample_id in lost]
+
+
+def damage(run: Run) -> list[str]:
+    """Describe what is damaged in the files of a run, and the way out; a line for each kind."""
+    lines = []
+    if run.damaged:
+        numbers = ", ".join(str(line.number) for line in run.damaged[:5])
+        more = ", ..." if len(run.damaged) > 5 else ""
+        one = len(run.damaged) == 1
+        lines.append(
+            f"{run.name}: line{'' if one else 's'} {numbers}{more} of {LINES} "
+            f"{'is' if one else 'are'} damaged and left out ({run.damaged[0].reason}): the command "
+            "of the run plays its missing samples again"
+        )
+    if lost := damaged_samples(run):
+        lines.append(
+            f"{run.name}: images of {len(lost)} sample{'s' if lost[1:] else ''} are missing or "
+            f"damaged ({', '.join(lost[:3])}{', ...' if lost[3:] else ''}): the command of the run "
+            "plays them again with --retry-errors"
+        )
+    return lines
+
+
+def _references(record: SampleRecord) -> Iterator[str]:
+    """Go through the references of all images of a record, with the maps."""
+    for rollout in record["rollouts"]:
+        trajectory = rollout["trajectory"]
+        yield from trajectory["images"]
+        for message in trajectory["messages"]:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    yield part["image"]
+                elif part["type"] == "video":
+                    yield from part["frames"]
+        for step in trajectory["steps"]:
+            for block in (step["replay"] or {}).get("blocks") or ():
+                if block.get("map") is not None:
+                    yield block["map"]
+            for use in step["tool_calls"]:
+                yield from (use["observation"] or {}).get("images", ())
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:

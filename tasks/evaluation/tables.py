@@ -42,14 +42,13 @@ class TextTable:
     def show(self, console: Console, *, markdown: bool = False) -> None:
         """Print the table, as text or as Markdown."""
         if markdown:
-            lines = [self.headings, ["---"] * len(self.headings), *self.rows]
-            cells = [
-                [cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines
-            ]
-            print(f"{self.title}\n", *(f"| {' | '.join(line)} |" for line in cells), sep="\n")
-            print(*(f"\n{note}" for note in self.notes), sep="\n")
-            if self.notes:
-                print()
+            rule = ["---"] * len(self.headings)
+            rows = [[_markdown(cell) for cell in row] for row in (self.headings, *self.rows)]
+            lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
+            texts = (self.title, *self.notes)
+            title, *notes = (_markdown(text, line_breaks=True) for text in texts)
+            text = "\n".join([f"{title}\n", *lines, *(f"\n{note}" for note in notes)])
+            console.print(f"{text}\n", markup=False, soft_wrap=True)
             return
         # Rich would fold a table's own title to the width of the table.
         console.print(self.title, style="italic", markup=False, soft_wrap=True)
@@ -96,6 +95,18 @@ class TextTable:
             growing = [n for n in range(len(widths)) if widths[n] < whole[n]]
             widths[min(growing, key=widths.__getitem__)] += 1
         return [*widths]
+
+
+def _markdown(text: str, *, line_breaks: bool = False) -> str:
+    """Write text so that Markdown shows it as it is: no column, no HTML, no link or picture.
+
+    Args:
+        text: The text of a cell, a title or a note, which may come from data or a model.
+        line_breaks: Whether lines stay apart.
+    """
+    text = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    text = text.replace("](", "]\\(")
+    return text if line_breaks else " ".join(text.splitlines())
 
 
 def _table_width(widths: Iterable[int]) -> int:

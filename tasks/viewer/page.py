@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -25,6 +26,7 @@ from PIL import Image
 
 from visreplay.tasks.evaluation.runs import Run
 from visreplay.tasks.viewer.page_data import ImageNumbers, sample_details, sample_summary
+from visreplay.tools.disk import make_folder, replacing
 
 LONGEST_SIDE = 896
 """Longest side of a picture on the page, in pixels."""
@@ -61,12 +63,13 @@ def write_page(runs: Sequence[Run], path: Path) -> PageSummary:
 
     Raises:
         ValueError: There is no run, or a record does not have the shape of a run's record.
+        DiskError: The page cannot be written; an earlier one is left as it was.
     """
     if not runs:
         raise ValueError("there is no run to show: name at least one folder")
     samples = list(dict.fromkeys(sample for run in runs for sample in run.records))
     index = {
-        "runs": [{"name": run.name, "settings": run.settings} for run in runs],
+        "runs": [{"name": run.name, "settings": _named_numbers(run.settings)} for run in runs],
         "samples": [sample_summary(sample, runs) for sample in samples],
     }
     images = ImageNumbers()
@@ -94,9 +97,9 @@ def write_page(runs: Sequence[Run], path: Path) -> PageSummary:
         details=(_json(sample_details(sample, runs, images)) for sample in samples),
         images=encoded_images(),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        page.dump(file, encoding="utf-8")
+    make_folder(path.parent)
+    with replacing(path) as descriptor, os.fdopen(descriptor, "wb", closefd=False) as file:
+        page.dump(file, encoding="utf-8", errors="backslashreplace")
     return PageSummary(
         samples=len(samples),
         trajectories=sum(len(r["rollouts"]) for run in runs for r in run.records.values()),
@@ -118,6 +121,15 @@ def _hash(inline: str) -> str:
 def _json(value: object) -> Markup:
     """Write JSON for a script element: no character of it can open or close an element."""
     return Markup(json.dumps(value, separators=(",", ":"), allow_nan=False).translate(_UNSAFE))
+
+
+def _named_numbers(value: Any) -> Any:
+    """Replace the numbers that JSON does not have by their names."""
+    if isinstance(value, dict):
+        return {key: _named_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_named_numbers(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _find(reference: str, runs: Sequence[Run]) -> Image.Image | None:

@@ -92,7 +92,7 @@ def _convert_records(
         record = run.records.get(sample)
         try:
             results.append(None if record is None else convert(record))
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise ValueError(
                 f"the record of sample {sample!r} in {run.name} is not of the shape that "
                 f"`visreplay eval` writes ({type(error).__name__}: {error}): run the sample again"
@@ -145,7 +145,7 @@ def _views(
         is_video = part["type"] == "video"
         numbers = [images.number(r) for r in (part["frames"] if is_video else [part["image"]])]
         view = _view(numbers, part["times"] if is_video else None)
-        if block is not None:
+        if block is not None and block.get("map") is not None:
             view["map"] = {
                 "image": images.number(block["map"], is_map=True),
                 "grid": block["grid"],
@@ -156,7 +156,7 @@ def _views(
 
 
 def _view(frames: list[int], times: Sequence[float] | None = None) -> dict[str, Any]:
-    return {"frames": frames, "times": times and list(times), "map": None}
+    return {"frames": frames, "times": times and list(map(_finite, times)), "map": None}
 
 
 def _step(

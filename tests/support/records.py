@@ -58,7 +58,15 @@ def record(
 
 def trajectory(answer: str | None, messages: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     """Make a finished episode of one turn."""
-    step = {"index": 0, "text": "It is a cat.\tSo B.\n", "seconds": 0.5, "replay": None}
+    step = {
+        "index": 0,
+        "text": "It is a cat.\tSo B.\n",
+        "thought": "It is a cat.",
+        "tool_calls": [],
+        "error": None,
+        "replay": None,
+        "seconds": 0.5,
+    }
     return {
         "question": "Which one?",
         "answer": answer,
@@ -69,6 +77,13 @@ def trajectory(answer: str | None, messages: tuple[dict[str, Any], ...]) -> dict
         "video": None,
         "messages": list(messages),
     }
+
+
+def steady(value: Any) -> Any:
+    """A record without the times, which differ from run to run."""
+    if isinstance(value, dict):
+        return {key: steady(each) for key, each in value.items() if key != "seconds"}
+    return [steady(each) for each in value] if isinstance(value, list) else value
 
 
 def store_of(folder: Path) -> ImageStore:

@@ -1,9 +1,11 @@
 """Folders of runs of the embedded pair, as `visreplay eval` writes them."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from visreplay.agent.episode.embedded_agent import embedded_agent
+from visreplay.agent.episode.visual_agent import versions
 from visreplay.tasks.evaluation.evaluate import evaluate
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.evaluation.runs import IMAGES, LINES
@@ -14,8 +16,16 @@ from visreplay.tools import ImageStore
 def write_run(folder: Path, row: str, counts: Sequence[tuple[str, int]], rollouts: int = 1) -> Path:
     """Play the first samples of some tasks with a row of the demo's table, and write the run."""
     agent = embedded_agent(row, ImageStore(folder / IMAGES), temperature=float(rollouts > 1))
-    settings = {"task": "embedded", "policy": row, "replay": {"method": str(agent.replay.method)}}
-    with Journal(folder / LINES, {**settings, "rollouts": rollouts}) as journal:
+    settings = {
+        "task": "embedded",
+        "policy": row,
+        "replay": {"method": str(agent.replay.method)},
+        "sampling": asdict(agent.sampling),
+        "rollouts": rollouts,
+        "seed": 0,
+        "versions": versions(),
+    }
+    with Journal(folder / LINES, settings) as journal:
         for name, count in counts:
             task = get_task(name)
             for record in evaluate(agent, task, task.sample_ids()[:count], rollouts=rollouts):

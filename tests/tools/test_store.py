@@ -1,3 +1,5 @@
+import io
+import os
 import threading
 from pathlib import Path
 
@@ -75,3 +77,72 @@ def test_pixels_that_mean_nothing_by_themselves_are_refused(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="mode P cannot be stored: convert it to one of RGB"):
         ImageStore(tmp_path).put(picture(1).convert("P"))
     assert "no reference" not in ImageStore(tmp_path)
+
+
+def png_of(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+WHOLE = png_of(picture(3))
+DAMAGED = {
+    "empty": b"",
+    "cut": WHOLE[:30],
+    "without its end": WHOLE[:-12],
+    "NULs": bytes(len(WHOLE)),
+    "changed": WHOLE[:60] + bytes([WHOLE[60] ^ 255]) + WHOLE[61:],
+    "another size": png_of(Image.new("RGB", (50, 41), (3, 3, 3))),
+    "other pixels": png_of(picture(4)),
+    "another format": b"GIF89a",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_file_is_told_and_replaced(damage: str, tmp_path: Path) -> None:
+    reference = ImageStore(tmp_path).put(picture(3))
+    path = tmp_path / f"{reference}.png"
+    assert ImageStore(tmp_path).is_whole(reference)
+    path.write_bytes(DAMAGED[damage])
+    store = ImageStore(tmp_path)
+    assert not store.is_whole(reference)
+    if damage in ("empty", "cut", "without its end", "NULs"):
+        assert not store.is_whole(reference, decode=False)
+    if damage != "without its end":  # whose pixels are all there
+        with pytest.raises(KeyError, match="is damaged, or another image"):
+            store.get(reference)
+    assert store.put(picture(3)) == reference
+    assert ImageStore(tmp_path).get(reference).tobytes() == picture(3).tobytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_what_is_no_file_is_not_read(kind: str, tmp_path: Path) -> None:
+    reference = ImageStore(tmp_path / "first").put(picture(3))
+    path = tmp_path / f"{reference}.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(kind)
+    store = ImageStore(tmp_path)
+    assert reference not in store and not store.is_whole(reference)
+    with pytest.raises(KeyError, match="not in the store"):
+        store.get(reference)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1"])
+def test_images_of_every_mode_are_found_whole(mode: str, tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").convert(mode)
+    reference = ImageStore(tmp_path).put(image)
+    store = ImageStore(tmp_path)
+    assert store.is_whole(reference) and store.is_whole(reference, decode=False)
+    assert store.get(reference).tobytes() == image.tobytes()
+
+
+def test_a_picture_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        reference = ImageStore(tmp_path).put(picture(3))
+    finally:
+        os.umask(before)
+    assert (tmp_path / f"{reference}.png").stat().st_mode & 0o777 == 0o644

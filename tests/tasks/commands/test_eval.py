@@ -2,14 +2,16 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
+from disk_faults import faulty_disk, killed
+from records import steady
 from typer.testing import CliRunner
 
 from visreplay.replay_core import EMBEDDED
@@ -24,13 +26,6 @@ def evaluation(out: Path, *more: str, method: str = "none") -> tuple[int, str, s
     arguments = ["eval", TASK, "--out", str(out), "--replay", method, "--device", "cpu", *more]
     result = CliRunner().invoke(app, arguments)
     return result.exit_code, result.stdout, " ".join(result.stderr.split())
-
-
-def steady(value: Any) -> Any:
-    """A record without the times, which differ from run to run."""
-    if isinstance(value, dict):
-        return {key: steady(each) for key, each in value.items() if key != "seconds"}
-    return [steady(each) for each in value] if isinstance(value, list) else value
 
 
 def images(out: Path) -> dict[str, bytes]:
@@ -208,6 +203,130 @@ def test_an_interrupted_run_says_so_and_goes_on(
     assert len(Run.open(Path("run")).scored) == 3
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise NameError('no judge')", "ended with NameError: no judge"),
+        ("import sys; sys.exit(0)", "ended with SystemExit: 0"),
+        ("def check(", "ended with SyntaxError"),
+    ],
+)
+def test_a_checker_that_cannot_be_imported_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = f"broken_judge_{abs(hash(body))}"
+    Path(f"{module}.py").write_text(body + "\n")
+    code, _, err = evaluation(Path("run"), "--limit", "1", "--cot-checker", f"{module}:check")
+    assert code == 2
+    assert message in err
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("import sys; sys.exit(0)", "RuntimeError: the checker of the reasoning ended with System"),
+        ("raise GeneratorExit", "RuntimeError: the checker of the reasoning ended with Generator"),
+        (
+            "return 'maybe'",
+            "TypeError: the checker of the reasoning returned a str that is",
+        ),
+        ("return None", "TypeError: the checker of the reasoning returned a NoneType"),
+        ("return 2", "TypeError: the checker of the reasoning returned a int"),
+        ("raise Unspeakable", "Unspeakable: its message cannot be read"),
+    ],
+)
+def test_a_checker_that_exits_or_returns_nonsense_is_an_error_of_its_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = f"odd_judge_{abs(hash(body))}"
+    Path(f"{module}.py").write_text(
+        "class Unspeakable(Exception):\n"
+        "    def __str__(self): raise ValueError\n"
+        f"def check(sample, trajectory):\n    {body}\n"
+    )
+    code, printed, err = evaluation(Path("run"), "--limit", "2", "--cot-checker", f"{module}:check")
+    assert code == 1, err
+    assert f"2 x {message}" in " ".join(printed.split())
+    assert len(Run.open(Path("run")).errors) == 2
+
+
+def full_disk(out: str, size: int) -> None:
+    """In a process of its own: the command, where no file may become larger than a size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    code, _, err = evaluation(Path(out), "--limit", "4")
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    Path(out).with_suffix(".txt").write_text(f"{code} {err}")
+    os._exit(0)
+
+
+def test_a_disk_that_takes_no_more_ends_the_run_and_it_goes_on(tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert evaluation(whole, "--limit", "4")[0] == 0
+    lines = (whole / "run.jsonl").read_bytes().splitlines(keepends=True)
+    fork = multiprocessing.get_context("fork")
+
+    def play(size: int) -> str:
+        process = fork.Process(target=full_disk, args=(str(out), size))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside other threads
+            process.start()
+        process.join()
+        assert not list(out.rglob("*.tmp"))
+        told = out.with_suffix(".txt").read_text()
+        assert told.startswith("2 ") and "ulimit -f" in told
+        assert "the same command resumes the run" in told
+        return told
+
+    assert f"{out}/images/" in play(10)
+    assert not (out / "run.jsonl").read_bytes()
+    shutil.copytree(whole / "images", out / "images", dirs_exist_ok=True)
+    assert f"{out}/run.jsonl cannot be written" in play(sum(map(len, lines[:3])) + 9)
+    assert list(Run.open(out).scored) == list(Run.open(whole).records)[:2]
+    code, _, err = evaluation(out, "--limit", "4")
+    assert code == 0, err
+    assert steady(Run.open(out).records) == steady(Run.open(whole).records)
+    assert images(out) == images(whole)
+
+
+def test_a_finished_run_is_only_read(tmp_path: Path) -> None:
+    assert evaluation(tmp_path, "--limit", "2")[0] == 0
+    (tmp_path / "run.jsonl.lock").unlink()
+    with faulty_disk(tmp_path, None, killed) as operations:
+        code, printed, err = evaluation(tmp_path, "--limit", "2")
+    assert code == 0, err
+    assert "accuracy" in printed
+    assert {*operations} <= {"io.open", "builtins.open"}  # no lock, and nothing is written
+    assert not (tmp_path / "run.jsonl.lock").exists()
+
+
+def test_damage_is_told_and_played_again(tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert evaluation(whole, "--limit", "3")[0] == 0
+    shutil.copytree(whole, out)
+    lines = (out / "run.jsonl").read_bytes().splitlines()
+    (out / "run.jsonl").write_bytes(b"\n".join([*lines[:2], b"garbage", *lines[3:], b""]))
+    code, printed, err = evaluation(out, "--limit", "3")
+    assert code == 0, err
+    assert "1 damaged line of" in " ".join(printed.split())
+    assert steady(Run.open(out).records) == steady(Run.open(whole).records)
+    assert Run.open(out).damaged == []
+
+    image = next(iter((out / "images").iterdir()))
+    image.write_bytes(image.read_bytes()[:30])
+    code, printed, _ = evaluation(out, "--limit", "3")
+    assert code == 0
+    assert "images of 1 sample are missing or damaged" in " ".join(printed.split())
+    code, printed, _ = evaluation(out, "--limit", "3", "--retry-errors")
+    assert code == 0
+    assert "damaged" not in printed
+    assert images(out) == images(whole)
+    assert steady(Run.open(out).records) == steady(Run.open(whole).records)
+
+
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     with Journal(tmp_path / "run.jsonl", {}):
         code, _, err = evaluation(tmp_path, "--limit", "1")
@@ -223,6 +342,10 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
         (["--data", "x.tsv"], "leave out --data"),
         (["--cot-checker", "json"], "must name a function"),
         (["--cot-checker", "nowhere_at_all:check"], "nowhere_at_all"),
+        (["--cot-checker", "..x:check"], "importing '..x' ended with TypeError"),
+        (["--cot-checker", ":check"], "must name a function"),
+        (["--cot-checker", "json:"], "must name a function"),
+        (["--cot-checker", "json:nothing"], "must name a function"),
         (["--tau", "7"], "tau is 7"),
     ],
 )
