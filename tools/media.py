@@ -2,7 +2,6 @@
 
 import math
 import os
-from base64 import b64decode
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
+from visreplay.tools.data_uri import decode_base64, is_data_uri, read_data_uri
 from visreplay.tools.image import MAX_PIXELS, TokenGrid, load_image, zoom
 from visreplay.tools.media_budget import Budget
 from visreplay.tools.store import ImageStore
@@ -102,7 +102,7 @@ class Media:
         """
         if base64 is not None:
             self._one_more()
-            return self.store.put(self._loaded(self._decode(base64, "base64"), "the image"))
+            return self.store.put(self._loaded(self._decode(base64), "the image"))
         reference = name.removeprefix(REFERENCE)
         return reference if reference in self.store else self.store.put(self.image(name))
 
@@ -124,7 +124,7 @@ class Media:
             fetch = self._fetcher(left, max_bytes=self.max_video_bytes)
             content = self._content(name, "video", fetch)
         else:
-            content = self._decode(base64, "base64")
+            content = self._decode(base64)
         if isinstance(content, Path):
             return self._sampled(content, grid, left)
         if len(content) > self.max_video_bytes:
@@ -167,13 +167,10 @@ class Media:
 
     def _content(self, name: str, what: str, fetch: "Fetcher | None") -> bytes | Path:
         """Get the content of a data URI or a URL, or the path of a file."""
-        scheme = name.partition(":")[0].lower()
-        if scheme == "data" and self.max_uri:
-            head, _, data = name.partition(",")
-            if not head.endswith(";base64"):
-                raise ToolError(f"{preview(name)} is no base64 data URI: data:image/png;base64,...")
-            return self._decode(data, "data URI", len(name))
-        if scheme in ("http", "https"):
+        if self.max_uri and is_data_uri(name):
+            self._check_length(name, "data URI")
+            return read_data_uri(name)
+        if name.partition(":")[0].lower() in ("http", "https"):
             if fetch is None:
                 raise ToolError(
                     f"{preview(name)} is a URL, which is not fetched here: send the {what} itself"
@@ -181,11 +178,15 @@ class Media:
             return fetch.get(name)
         return self.file(name, what)
 
-    def _decode(self, data: str, form: str, length: int | None = None) -> bytes:
-        length = len(data) if length is None else length
-        if length > self.max_uri:
-            raise ToolError(f"the {form} has {length} characters; at most {self.max_uri} are read")
+    def _decode(self, data: str) -> bytes:
+        self._check_length(data, "base64")
         return decode_base64(data)
+
+    def _check_length(self, text: str, form: str) -> None:
+        if len(text) > self.max_uri:
+            raise ToolError(
+                f"the {form} has {len(text)} characters; at most {self.max_uri} are read"
+            )
 
     def _one_more(self) -> float:
         """Count an image or a video, and give the seconds that are left for reading it."""
@@ -217,18 +218,6 @@ class Media:
         return DecodedVideo(
             tuple(map(self.store.put, images)), tuple(frame.time for frame in frames)
         )
-
-
-def decode_base64(data: str) -> bytes:
-    """Decode base64, in which there may be spaces and line breaks.
-
-    Raises:
-        ToolError: The text is not base64.
-    """
-    try:
-        return b64decode("".join(data.split()), validate=True)
-    except ValueError as error:
-        raise ToolError(f"the base64 cannot be decoded: {error}") from error
 
 
 def _file_url(url: str) -> str:

@@ -28,9 +28,9 @@ from visreplay.agent.mcp.results import (
     RegionResult,
     StepResult,
     VideoResult,
+    episode_result,
     frames_result,
     region_result,
-    result,
     video_result,
 )
 from visreplay.agent.serving.auth import App, KeyRequired
@@ -151,7 +151,7 @@ def mcp_server(
                 episode = EpisodeResult.of(_play(player, start, progress))
                 for reference in episode.references():
                     media.store.put(player.store.get(reference))
-            return result(episode.text(), episode)
+            return episode_result(episode)
 
         if answering.statistics().tasks_waiting >= MAX_WAITING:
             raise ToolError(f"{MAX_WAITING} questions are waiting already: ask again later")
