@@ -49,6 +49,10 @@ class Budget:
             )
         return left
 
+    def leave(self) -> None:
+        """Read nothing more: the caller has left."""
+        self.gone = True
+
     def spend(self, pixels: int) -> None:
         """Count pixels that were decoded.
 

@@ -214,16 +214,15 @@ class EpisodeResult(BaseModel):
 
 def episode_result(episode: EpisodeResult) -> CallToolResult:
     """Make the result of an episode; texts are cut, and at last steps left out, to make it fit."""
-    whole = result(episode.text(), episode)
-    for length in (20_000, 4_000, 800, 160):
+    data = episode.model_dump()
+    for length in (MAX_RESULT, 20_000, 4_000, 800, 160):
+        cut = EpisodeResult.model_validate(cut_texts(data, length))
+        note = "" if length == MAX_RESULT else f"\n(texts are cut to {length} characters)"
+        whole = result(cut.text() + note, cut)
         if _size(whole) <= MAX_RESULT:
             return whole
-        short = EpisodeResult.model_validate(cut_texts(episode.model_dump(mode="json"), length))
-        whole = result(f"{short.text()}\n(texts are cut to {length} characters)", short)
-    if _size(whole) > MAX_RESULT:
-        short = short.model_copy(update={"steps": []})
-        whole = result(f"{short.text()}\n(its {len(episode.steps)} steps are left out)", short)
-    return whole
+    cut = cut.model_copy(update={"steps": []})
+    return result(f"{cut.text()}\n(its {len(episode.steps)} steps are left out)", cut)
 
 
 def _size(whole: CallToolResult) -> int:

@@ -8,12 +8,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cache, partial
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter, from_thread, move_on_after, to_thread
+from anyio import (
+    CapacityLimiter,
+    create_task_group,
+    from_thread,
+    move_on_after,
+    sleep_forever,
+    to_thread,
+)
 from anyio.lowlevel import checkpoint_if_cancelled
 from mcp.server.fastmcp import Context, FastMCP
 from mcp.types import CallToolResult, ToolAnnotations
@@ -22,6 +30,7 @@ from pydantic import Field
 from visreplay.agent.episode.loop import completed_steps
 from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.episode.visual_agent import VisualAgent
+from visreplay.agent.mcp.errors import WholeCharacters, error_response
 from visreplay.agent.mcp.results import (
     EpisodeResult,
     FramesResult,
@@ -33,16 +42,28 @@ from visreplay.agent.mcp.results import (
     region_result,
     video_result,
 )
+from visreplay.agent.mcp.sessions import SessionLimit
 from visreplay.agent.serving.auth import App, KeyRequired
+from visreplay.agent.serving.http import BodyLimit
+from visreplay.agent.serving.json_bounds import JsonBounds
 from visreplay.agent.state import EpisodeState
 from visreplay.replay_core import ReplayError
 from visreplay.tools import ImageStore, Media, TokenGrid, ToolError
+from visreplay.tools.media_budget import Budget
 from visreplay.tools.visual_tools import ImageName, VisualTools
 
 MAX_PIXELS = 40_000_000
 """Largest number of pixels of an image that is opened; an 8K image has 33 million."""
 MAX_URI = 16 * 2**20
 """Largest number of characters of a data URI."""
+MAX_BODY = MAX_URI + 2**20
+"""Largest number of bytes of a message over HTTP."""
+BODY_SECONDS = 60.0
+"""Time that a client may take to send a message over HTTP."""
+BOUNDS = JsonBounds(2**20, values=10_000)
+"""Bounds on the JSON of a message over HTTP."""
+MAX_SESSIONS = 256
+"""Sessions over HTTP from which on one that is idle is ended for a new one."""
 MAX_CROP_PIXELS = 4_000_000
 """Largest number of pixels of a crop, which is sent as it is."""
 GRID = TokenGrid().capped(1280 * 28 * 28)
@@ -51,6 +72,8 @@ MAX_FRAMES = 16
 """Largest number of frames that `sample_frames` shows."""
 MAX_IMAGES = 8
 """Largest number of images that a question may be about."""
+MEDIA_SECONDS = 120.0
+"""Time for reading the images of a call."""
 MAX_WAITING = 8
 """Largest number of questions that may wait while another is answered."""
 
@@ -90,8 +113,8 @@ def mcp_server(
         "by the reference that came with it, by the path of its file, or by a data URI.",
         log_level="WARNING",
         host=host,
-        max_request_body_size=MAX_URI + 2**20,
-        max_sessions=256,
+        max_request_body_size=MAX_BODY,
+        max_sessions=2 * MAX_SESSIONS,
     )
     looking, answering = CapacityLimiter(4), CapacityLimiter(1)
     agent = cache(load)
@@ -104,7 +127,10 @@ def mcp_server(
         """Serve a method of `VisualTools`; its signature is the schema that clients see."""
 
         async def run(**arguments: Any) -> CallToolResult:
-            return await _in_thread(lambda: answer(method(**arguments)), looking)
+            budget = _budget()
+            own = replace(tools, media=replace(media, budget=budget))
+            call = partial(getattr(own, method.__name__), **arguments)
+            return await _in_thread(lambda: answer(call()), looking, budget.leave)
 
         returns = Annotated[CallToolResult, structure]
         run.__signature__ = signature(method).replace(return_annotation=returns)  # type: ignore[attr-defined]
@@ -131,6 +157,8 @@ def mcp_server(
     ) -> Annotated[CallToolResult, EpisodeResult]:
         """Ask a model that looks closer by itself, with Activation Replay at every step."""
         reports: list[asyncio.Task[None]] = []
+        budget = _budget()
+        own = replace(media, budget=budget)
 
         def progress(steps: int, most: int | None, message: str) -> None:
             from_thread.check_cancelled()
@@ -143,7 +171,7 @@ def mcp_server(
 
         def work() -> CallToolResult:
             progress(0, None, "loading")
-            opened = [media.image(name) for name in images or ()]
+            opened = [own.image(name) for name in images or ()]
             path = None if video is None else media.file(video, "video")
             # A store of its own: an episode may show more than a forgetful one keeps.
             with closing(agent().with_store(ImageStore())) as player:
@@ -156,7 +184,7 @@ def mcp_server(
         if answering.statistics().tasks_waiting >= MAX_WAITING:
             raise ToolError(f"{MAX_WAITING} questions are waiting already: ask again later")
         try:
-            return await _in_thread(work, answering)
+            return await _in_thread(work, answering, budget.leave)
         finally:
             # The last reports belong before the result, but may not delay it for long.
             with move_on_after(5):  # seconds
@@ -172,25 +200,52 @@ def http_app(server: FastMCP, api_key: str | None = None) -> App:
         server: The server.
         api_key: The key that every request must bear; None lets everybody in.
     """
-    app = server.streamable_http_app()
+    app: App = WholeCharacters(SessionLimit(server.streamable_http_app(), MAX_SESSIONS))
+    app = BodyLimit(app, MAX_BODY, BODY_SECONDS, error_response, bounds=BOUNDS)
     return app if api_key is None else KeyRequired(app, api_key)
 
 
+def _budget() -> Budget:
+    """The limits on the images of one call."""
+    return Budget(MAX_IMAGES * MAX_PIXELS, MAX_IMAGES, MEDIA_SECONDS)
+
+
 async def _in_thread(
-    work: Callable[[], CallToolResult], limiter: CapacityLimiter
+    work: Callable[[], CallToolResult], limiter: CapacityLimiter, leave: Callable[[], None]
 ) -> CallToolResult:
     """Do a tool's work in a thread, so that other clients are served meanwhile.
 
     Errors that a client can correct go to the client, all others to the log.
+
+    Args:
+        work: The work. A thread cannot be cancelled: it keeps its place until the work ends.
+        limiter: The places.
+        leave: Called as soon as the client gives up the call, so that the work ends early; also
+            called when it has ended by itself.
     """
+    outcome: CallToolResult | Exception
+    async with create_task_group() as group:
+        group.start_soon(_at_the_end, leave)
+        try:
+            outcome = await to_thread.run_sync(work, limiter=limiter)
+        except Exception as error:
+            outcome = error
+        group.cancel_scope.cancel()
+    if not isinstance(outcome, Exception):
+        return outcome
+    if isinstance(outcome, ToolError | ReplayError):
+        raise outcome
+    await checkpoint_if_cancelled()  # a request that was cancelled while it reported progress
+    log.error("a tool failed", exc_info=outcome)
+    raise RuntimeError("the server failed at this; its log says why") from outcome
+
+
+async def _at_the_end(leave: Callable[[], None]) -> None:
+    """Call a function when the task is cancelled."""
     try:
-        return await to_thread.run_sync(work, limiter=limiter)
-    except (ToolError, ReplayError):
-        raise
-    except Exception as error:
-        await checkpoint_if_cancelled()  # a request that was cancelled while it reported progress
-        log.exception("a tool failed")
-        raise RuntimeError("the server failed at this; its log says why") from error
+        await sleep_forever()
+    finally:
+        leave()
 
 
 def _play(agent: VisualAgent, state: EpisodeState, progress: Progress) -> Trajectory:

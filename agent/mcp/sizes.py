@@ -61,10 +61,12 @@ def fit_pictures(pictures: Sequence[Image.Image], room: int = MAX_RESULT - WORDS
 def cut_texts(value: Any, length: int) -> Any:
     """Cut every text in a JSON value that is longer than a number of characters.
 
-    Of the arguments of a call, which have any shape, the JSON is cut.
+    Of the arguments of a call, which have any shape, the JSON is cut. Half of a surrogate pair,
+    which a model may spell in JSON and no message can hold, becomes a question mark.
     """
     match value:
         case str():
+            value = value.encode("utf-8", "replace").decode()
             return value if len(value) <= length else f"{value[:length]}..."
         case list():
             return [cut_texts(item, length) for item in value]
@@ -72,7 +74,9 @@ def cut_texts(value: Any, length: int) -> Any:
             rest = {name: item for name, item in value.items() if name != "arguments"}
             return {**cut_texts(rest, length), "arguments": {"cut": f"{spelled[:length]}..."}}
         case dict():
-            return {name: cut_texts(item, length) for name, item in value.items()}
+            return {
+                cut_texts(name, length): cut_texts(item, length) for name, item in value.items()
+            }
     return value
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from visreplay.agent.serving.auth import App, Receive, Scope, Send
+from visreplay.agent.serving.json_bounds import JsonBounds, JsonBoundsError, JsonCounter
 
 HEADER_SECONDS = 10.0
 """Time that a client may take to send the headers of a request."""
@@ -25,6 +26,7 @@ class BodyLimit:
         refuse: Makes these responses.
         max_held: Bytes of all unfinished bodies together; a request that goes beyond is answered
             with 429. By default 16 of the largest bodies.
+        bounds: Bounds on the JSON of a body, which is counted while it arrives; None sets none.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class BodyLimit:
         seconds: float,
         refuse: ErrorResponder,
         max_held: int | None = None,
+        bounds: JsonBounds | None = None,
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes
@@ -41,6 +44,7 @@ class BodyLimit:
         self._refuse = refuse
         self._max_held = 16 * max_bytes if max_held is None else max_held
         self._held = 0
+        self._bounds = bounds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -53,6 +57,8 @@ class BodyLimit:
                 refusal = await self._receive(body, receive)
         except TimeoutError:
             refusal = 408, f"the body did not come within {self._seconds:g} seconds"
+        except JsonBoundsError as error:
+            refusal = error.status, str(error)
         finally:
             self._held -= len(body)
         if refusal is None:
@@ -68,6 +74,7 @@ class BodyLimit:
 
     async def _receive(self, body: bytearray, receive: Receive) -> tuple[int, str] | None:
         """Receive a body; returns a status (0: nobody is left to answer) and a reason to refuse."""
+        counter = None if self._bounds is None else JsonCounter(self._bounds)
         more = True
         while more:
             message = await receive()
@@ -81,6 +88,8 @@ class BodyLimit:
                 return 413, f"the body has more than {self._max_bytes:,} bytes"
             if self._held > self._max_held:
                 return 429, "too many bytes are being sent at once: try again later"
+            if counter is not None:
+                counter.push(new)
         return None
 
 

@@ -140,6 +140,14 @@ def test_an_episode_that_fits_is_sent_as_it_is() -> None:
     assert words(result) == whole.text()
 
 
+def test_half_a_surrogate_pair_does_not_lose_the_answer() -> None:
+    result = episode_result(episode(1, "\ud800", {"\udc00": ["\ud800 \U0001f600"]}))
+    assert size(result) < MAX_RESULT
+    (step,) = data(result)["steps"]
+    assert step["thought"] == "?"
+    assert step["calls"][0]["arguments"] == {"?": ["? \U0001f600"]}
+
+
 @pytest.mark.parametrize(
     ("steps", "thought", "arguments"),
     [
@@ -148,7 +156,7 @@ def test_an_episode_that_fits_is_sent_as_it_is() -> None:
         (20, "\x00" * 100_000, {}),
         (20, "hm", {"bbox_2d": [123456] * 50_000}),
         (20, "hm", {"label": "x" * 100_000, "more": {"y": ["z" * 100_000]}}),
-        (10_000, "hm", {"bbox_2d": [1, 2, 3, 4]}),
+        (6_000, "hm", {"bbox_2d": [1, 2, 3, 4]}),
     ],
 )
 def test_an_episode_that_does_not_fit_is_cut_and_says_so(
@@ -164,4 +172,4 @@ def test_an_episode_that_does_not_fit_is_cut_and_says_so(
         assert "(texts are cut to " in words(result)
     else:
         assert cut.steps == []
-        assert "(its 10000 steps are left out)" in words(result)
+        assert "(its 6000 steps are left out)" in words(result)

@@ -1,0 +1,74 @@
+"""Errors of messages that cannot be read, in the form of JSON-RPC."""
+
+import json
+import re
+
+from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
+from starlette.responses import Response
+
+from visreplay.agent.serving.auth import App, Message, Receive, Scope, Send
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def error_message(code: int, message: str) -> JSONRPCError:
+    """Build an error about a message whose id is not known; the SDK writes such ids so.
+
+    Args:
+        code: The code of JSON-RPC.
+        message: What is wrong.
+    """
+    return JSONRPCError(
+        jsonrpc="2.0", id="server-error", error=ErrorData(code=code, message=message)
+    )
+
+
+def error_response(status: int, message: str) -> App:
+    """Build the response of an error.
+
+    Args:
+        status: The HTTP status.
+        message: What is wrong.
+    """
+    error = error_message(PARSE_ERROR if status == 400 else INVALID_REQUEST, message)
+    return Response(error.model_dump_json(), status, media_type="application/json")
+
+
+class WholeCharacters:
+    """ASGI middleware that refuses half of a surrogate pair, which no answer could repeat.
+
+    Args:
+        app: The application behind it.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on whose body, which comes as a whole, has whole characters alone."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        messages = [await receive()]
+        if _has_half(messages[0].get("body", b"")):
+            refusal = error_response(400, "a text in the body has half of a surrogate pair")
+            await refusal(scope, receive, send)
+            return
+
+        async def receive_again() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._app(scope, receive_again, send)
+
+
+def _has_half(body: bytes) -> bool:
+    """Tell whether a body has half of a surrogate pair; whatever is no JSON has none."""
+    if not _SURROGATE.search(body):
+        return False
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except ValueError:
+        pass
+    return False
