@@ -5,7 +5,9 @@ import os
 import re
 import tempfile
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -36,7 +38,29 @@ class ImageStore:
         self._drops = forgetful or root is not None
         self._images: OrderedDict[str, Image.Image] = OrderedDict()
         self._bytes = 0
+        self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
+
+    @contextmanager
+    def holding(self) -> Iterator[Callable[[Iterable[str]], None]]:
+        """Keep images while a block runs, even beyond the bound on memory.
+
+        Yields:
+            A function that takes references of the images to keep.
+        """
+        held: set[str] = set()
+
+        def hold(references: Iterable[str]) -> None:
+            with self._lock:
+                new = set(references) - held
+                held.update(new)
+                self._held.update(new)
+
+        try:
+            yield hold
+        finally:
+            with self._lock:
+                self._held -= Counter(held)  # images go when the next one is put
 
     def put(self, image: Image.Image) -> str:
         """Store an image; the same pixels always give the same reference.
@@ -108,8 +132,16 @@ class ImageStore:
                 self._images[reference] = image
                 self._bytes += _size(image)
             self._images.move_to_end(reference)
-            while self._drops and self._bytes > self.memory_bytes and len(self._images) > 1:
-                self._bytes -= _size(self._images.popitem(last=False)[1])
+            if self._drops and self._bytes > self.memory_bytes:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Drop the images that were not used for longest, except the last one used."""
+        for reference in [*self._images][:-1]:
+            if self._bytes <= self.memory_bytes:
+                break
+            if self.root is not None or not self._held[reference]:
+                self._bytes -= _size(self._images.pop(reference))
 
 
 def _size(image: Image.Image) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from visreplay.agent.episode.loop import Loop, turn_seed
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
-from visreplay.agent.state import EpisodeState
+from visreplay.agent.state import EpisodeState, shown_images
 
 WriteTurns = Callable[[Mapping[int, EpisodeState]], Mapping[int, PolicyTurn]]
 """Writes the next turn of every running episode. Keys are the episodes' numbers, from 0."""
@@ -49,6 +49,7 @@ def play_rollouts(
     def write_turns(running: Mapping[int, EpisodeState]) -> dict[int, PolicyTurn]:
         groups: dict[str, list[int]] = {}
         for i, state in running.items():
+            hold(shown_images(state["images"], state["messages"], state["steps"]))
             groups.setdefault(json.dumps(state["messages"]), []).append(i)
         turns: dict[int, PolicyTurn] = {}
         for group in groups.values():
@@ -60,5 +61,5 @@ def play_rollouts(
                 turns.update(zip(group, policy.act_together(messages, seeds), strict=True))
         return turns
 
-    with policy.sessions.holding(2 * len(starts)):
+    with policy.sessions.holding(2 * len(starts)), loop.protocol.store.holding() as hold:
         return play_in_lockstep(loop, starts, write_turns)

@@ -28,7 +28,7 @@ TOKEN_IDS = "token_ids"
 def from_langchain(
     messages: Sequence[BaseMessage],
     renderer: ChatRenderer,
-    generated: Sequence[Sequence[int]] | None = None,
+    generated: Sequence[Sequence[int] | None] | None = None,
 ) -> list[Message]:
     """Convert LangChain's messages; their images go into the renderer's store.
 
@@ -39,7 +39,8 @@ def from_langchain(
         messages: The history.
         renderer: Reads the blocks; it has the tokenizer.
         generated: The tokens of each assistant message, in place of those that come with it, from
-            a source that the caller trusts. They may have special tokens.
+            a source that the caller trusts. They may have special tokens. None leaves a message
+            the tokens that come with it.
 
     Raises:
         MessageError: A message has a type or a block that the policy cannot be shown.
@@ -49,7 +50,8 @@ def from_langchain(
     if generated is not None:
         turns = [message for message in converted if message["role"] == "assistant"]
         for turn, token_ids in zip(turns, generated, strict=True):
-            turn["token_ids"] = list(token_ids)
+            if token_ids is not None:
+                turn["token_ids"] = list(token_ids)
     return converted
 
 

@@ -4,7 +4,6 @@ import json
 import re
 
 from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
-from starlette.responses import Response
 
 from visreplay.agent.serving.auth import App, Message, Receive, Scope, Send
 
@@ -31,7 +30,14 @@ def error_response(status: int, message: str) -> App:
         message: What is wrong.
     """
     error = error_message(PARSE_ERROR if status == 400 else INVALID_REQUEST, message)
-    return Response(error.model_dump_json(), status, media_type="application/json")
+    body = error.model_dump_json(exclude_none=True).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return respond
 
 
 class WholeCharacters:
