@@ -41,7 +41,9 @@ def error_response(status: int, message: str) -> App:
 
 
 class WholeCharacters:
-    """ASGI middleware that refuses half of a surrogate pair, which no answer could repeat.
+    """ASGI middleware that refuses text that is no UTF-8, and half of a surrogate pair.
+
+    The SDK answers the former with a failure of its own, and the latter not at all.
 
     Args:
         app: The application behind it.
@@ -56,9 +58,8 @@ class WholeCharacters:
             await self._app(scope, receive, send)
             return
         messages = [await receive()]
-        if _has_half(messages[0].get("body", b"")):
-            refusal = error_response(400, "a text in the body has half of a surrogate pair")
-            await refusal(scope, receive, send)
+        if (problem := _problem(messages[0].get("body", b""))) is not None:
+            await error_response(400, problem)(scope, receive, send)
             return
 
         async def receive_again() -> Message:
@@ -67,14 +68,16 @@ class WholeCharacters:
         await self._app(scope, receive_again, send)
 
 
-def _has_half(body: bytes) -> bool:
-    """Tell whether a body has half of a surrogate pair; whatever is no JSON has none."""
-    if not _SURROGATE.search(body):
-        return False
+def _problem(body: bytes) -> str | None:
+    """Say what is wrong with the characters of a body; None if nothing is, or it is no JSON."""
     try:
-        json.dumps(json.loads(body), ensure_ascii=False).encode()
+        body.decode()
+        if _SURROGATE.search(body):
+            json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        return "the body is no JSON in UTF-8"
     except UnicodeEncodeError:
-        return True
+        return "a text in the body has half of a surrogate pair"
     except ValueError:
         pass
-    return False
+    return None

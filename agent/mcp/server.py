@@ -118,6 +118,7 @@ def mcp_server(
     )
     looking, answering = CapacityLimiter(4), CapacityLimiter(1)
     agent = cache(load)
+    default_seed = seed
 
     tools = VisualTools(media, GRID, MAX_FRAMES, MAX_CROP_PIXELS)
 
@@ -153,7 +154,7 @@ def mcp_server(
         video: Annotated[
             str | None, Field(description="Path of the video that it is about.")
         ] = None,
-        seed: Annotated[int, Field(ge=0, description="Seed of the sampler.")] = seed,
+        seed: Annotated[int | None, Field(ge=0, description="Seed of the sampler.")] = seed,
     ) -> Annotated[CallToolResult, EpisodeResult]:
         """Ask a model that looks closer by itself, with Activation Replay at every step."""
         reports: list[asyncio.Task[None]] = []
@@ -175,7 +176,8 @@ def mcp_server(
             path = None if video is None else media.file(video, "video")
             # A store of its own: an episode may show more than a forgetful one keeps.
             with closing(agent().with_store(ImageStore())) as player:
-                start = player.start(question, images=opened, video=path, seed=seed)
+                own_seed = default_seed if seed is None else seed
+                start = player.start(question, images=opened, video=path, seed=own_seed)
                 episode = EpisodeResult.of(_play(player, start, progress))
                 for reference in episode.references():
                     media.store.put(player.store.get(reference))

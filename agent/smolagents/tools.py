@@ -93,18 +93,18 @@ class LangChainTool(Tool):
             **arguments: The arguments of its schema.
 
         Raises:
-            ToolError: The tool failed, or returned an image that cannot be read.
+            ToolError: The tool failed, or returned something that is neither text nor an image.
         """
         call = {"name": self.tool.name, "args": arguments, "id": "call", "type": "tool_call"}
         message = self.tool.invoke(call)
         if message.status == "error":
             raise ToolError(message.text)
         media = Media(self.store, max_uri=MAX_URI)
+        # What LangChain does not know, it leaves as it is.
+        blocks = (block.get("value", block) for block in message.content_blocks)
         return "\n".join(
-            REFERENCE + image_reference(block, media)
-            if block["type"] == "image"
-            else str(block.get("text", ""))
-            for block in message.content_blocks
+            str(block["text"]) if "text" in block else REFERENCE + image_reference(block, media)
+            for block in blocks
         )
 
 

@@ -35,7 +35,7 @@ INITIALIZE = {
 DEEP = "[" * 100_000 + "]" * 100_000
 CALL = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"f","arguments":{"a":%s}}}'
 PING_OF = '{"jsonrpc":"2.0","id":%s,"method":"ping"}'
-UNREADABLE = {
+UNREADABLE: dict[str, str | bytes] = {
     "brackets": DEEP,
     "objects": '{"a":' * 100_000 + "1" + "}" * 100_000,
     "brackets in an argument": CALL % DEEP,
@@ -45,6 +45,8 @@ UNREADABLE = {
     "an argument of many digits": CALL % ("1" * 5000),
     "half of a surrogate pair": PING_OF % '"\\ud800"',
     "the other half": CALL % '"\\uDC00"',
+    "no UTF-8": b'{"jsonrpc":"2.0","id":1,"method":"\x80"}',
+    "another encoding": json.dumps(PING).encode("utf-16"),
     "no JSON": "{garbage",
     "no object": "[]",
     "a word": "null",
@@ -186,7 +188,8 @@ serve_stdio(fast)
 
 def test_what_cannot_be_read_is_answered_over_stdio() -> None:
     lines = [json.dumps(INITIALIZE), '{"jsonrpc":"2.0","method":"notifications/initialized"}']
-    lines += UNREADABLE.values()
+    lines += [each for each in UNREADABLE.values() if isinstance(each, str)]
+    unreadable = len(lines) - 2
     lines.append(CALL % "7")
     with subprocess.Popen(
         [sys.executable, "-c", OVER_STDIO],
@@ -206,5 +209,5 @@ def test_what_cannot_be_read_is_answered_over_stdio() -> None:
         assert process.stdout.read() == ""
         assert "Traceback" not in process.stderr.read()
     errors = [answer["error"]["code"] for answer in answers if "error" in answer]
-    assert errors == [-32700] * len(UNREADABLE)
+    assert errors == [-32700] * unreadable
     assert answers[-1]["result"]["content"] == [{"type": "text", "text": "ok"}]
