@@ -22,6 +22,7 @@ come in the forms of other interfaces:
     {"type": "image", "image": URL}                            Qwen's; "video" likewise
 """
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -161,10 +162,7 @@ def _limit(name: str, value: Any, default: int) -> int:
 def _flattened(block: Mapping[str, Any]) -> dict[str, Any]:
     """All fields of a block, those of the object in it among them; a bare URL becomes `url`."""
     extras = block.get("extras")
-    if not isinstance(extras, Mapping):
-        extras = {}
-    # LangChain moves what it does not know there, under such names.
-    flat = {**{str(name).removeprefix("image_url_"): extras[name] for name in extras}, **block}
+    flat = {**(extras if isinstance(extras, Mapping) else {}), **block}
     for name in _NESTED:
         nested = flat.pop(name, None)
         if isinstance(nested, Mapping):
@@ -221,6 +219,8 @@ def _is_time(value: Any) -> bool:
 def _read(read: Callable[..., T], block: Mapping[str, Any], source: Mapping[str, Any]) -> T:
     """Read the base64 or the URL of a block."""
     data = next((source[key] for key in _BASE64 if source.get(key) is not None), None)
+    if isinstance(data, bytes):
+        return read(base64=b64encode(data).decode())
     if isinstance(data, str):
         return read(data) if is_data_uri(data) else read(base64=data)
     url = next((source[key] for key in _URLS if source.get(key) is not None), None)

@@ -100,12 +100,16 @@ class LangChainTool(Tool):
         if message.status == "error":
             raise ToolError(message.text)
         media = Media(self.store, max_uri=MAX_URI)
-        # What LangChain does not know, it leaves as it is.
-        blocks = (block.get("value", block) for block in message.content_blocks)
-        return "\n".join(
-            str(block["text"]) if "text" in block else REFERENCE + image_reference(block, media)
-            for block in blocks
-        )
+        if isinstance(message.content, str):
+            return str(message.content)
+        return "\n".join(_line(item, media) for item in message.content)
+
+
+def _line(item: Any, media: Media) -> str:
+    """A piece of a tool's content as a line: its text, or the reference of its image."""
+    if isinstance(item, str):
+        return item
+    return str(item["text"]) if "text" in item else REFERENCE + image_reference(item, media)
 
 
 def _input(schema: dict[str, Any], *, optional: bool) -> dict[str, Any]:

@@ -44,6 +44,7 @@ IMAGES: list[Block] = [
     {"type": "input_image", "image_url": URI, "detail": "auto"},
     {"type": "input_image", "image_url": {"url": URI}},
     {"type": "media", "mime_type": "image/png", "data": RED},
+    {"type": "media", "mime_type": "image/png", "data": base64.b64decode(RED)},
     {"type": "media", "mime_type": "image/png", "file_uri": URI},
     {"type": "file", "mime_type": "image/png", "base64": RED},
     {"type": "file", "mime_type": "IMAGE/PNG; q=1", "url": URI},
@@ -96,7 +97,8 @@ def test_text_in_every_form(media: Media, kind: str) -> None:
         ({"type": "image", "file_id": "f"}, "neither base64 nor a URL; a file_id"),
         ({"type": "image", "source_type": "id", "id": "f"}, "neither base64 nor a URL"),
         ({"type": "image", "url": 7}, "neither base64 nor a URL"),
-        ({"type": "image", "base64": b"AAAA"}, "neither base64 nor a URL"),
+        ({"type": "image", "base64": bytearray(b"AAAA")}, "neither base64 nor a URL"),
+        ({"type": "image", "base64": b"AAAA"}, "not an image"),
         ({"type": "image", "image_url": None}, "neither base64 nor a URL"),
         ({"type": "image", "source": []}, "neither base64 nor a URL"),
         ({"type": "image", "base64": "*"}, "cannot be decoded"),
@@ -119,8 +121,7 @@ def size_of(media: Media, grid: TokenGrid = GRID, **limits: object) -> tuple[int
     name = media.store.put(Image.new("RGB", (1000, 600)))
     block = {"type": "image", "url": f"visreplay:{name}", **limits}
     nested = {"type": "image_url", "image_url": {"url": f"visreplay:{name}", **limits}}
-    renamed = {f"image_url_{key}": value for key, value in limits.items()}
-    of_langchain = {"type": "image", "url": f"visreplay:{name}", "extras": renamed}
+    of_langchain = {"type": "image", "url": f"visreplay:{name}", "extras": limits}
     sizes = set()
     for form in (block, nested, of_langchain):
         part = read_part(form, media, grid, FRAMES)

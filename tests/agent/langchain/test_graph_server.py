@@ -229,7 +229,8 @@ def test_tokens_and_files_in_a_state_are_the_clients(embedded_pair: ModelPair) -
     stream = graph.stream({"messages": [HumanMessage(content)]}, config)  # type: ignore[arg-type]
     next(stream), next(stream)  # the policy's first turn, and its call
     stream.close()
-    state = graph.get_state(config).values["episode"]
+    snapshot = graph.get_state(config)
+    state = snapshot.values["episode"]
     (turn,) = [message for message in state["messages"] if message["role"] == "assistant"]
     seen: list[list[int] | None] = []
     invoke = ReplayChatModel.invoke
@@ -247,10 +248,10 @@ def test_tokens_and_files_in_a_state_are_the_clients(embedded_pair: ModelPair) -
                 for message in state["messages"]
             ]
             episode = {**state, "messages": messages, "video": "/etc/passwd"}
-            graph.update_state(config, {"episode": episode}, as_node="tools")
-            graph.invoke(None, config)
+            fork = graph.update_state(snapshot.config, {"episode": episode}, as_node="tools")
+            end = graph.invoke(None, fork)
+            assert end["messages"][-1].text.endswith(f"<answer>{SEARCH.answer}</answer>")
     assert seen == [None, None, None, None, turn["token_ids"]]
-    assert graph.get_state(config).values["episode"]["answer"] == SEARCH.answer
 
 
 def play(model: ReplayChatModel, limits: Limits = Limits()) -> list[BaseMessage]:

@@ -55,6 +55,8 @@ def forms(kind: str, mime_type: str, data: str) -> list[dict[str, Any]]:
         {"type": f"input_{kind}", f"{kind}_url": uri},
         {"type": "document", "source": {"type": "base64", "media_type": mime_type, "data": data}},
         {"type": kind, kind: uri},
+        {"type": "media", "mime_type": mime_type, "data": base64.b64decode(data)},
+        {"type": "non_standard", "value": {"type": f"{kind}_url", f"{kind}_url": {"url": uri}}},
     ]
 
 
@@ -122,8 +124,18 @@ def test_a_block_that_cannot_be_shown_is_refused(
             from_langchain([message], hermes)
 
 
+def test_blocks_without_a_type(hermes: ChatRenderer) -> None:
+    bedrock = {"image": {"format": "png", "source": {"bytes": base64.b64decode(RED)}}}
+    (message,) = from_langchain([HumanMessage([bedrock, {"text": "What?"}, "", "Now"])], hermes)
+    picture, *words = message["content"]
+    assert picture["type"] == "image"
+    assert words == [text("What?"), text("Now")]
+    with pytest.raises(MessageError, match="cannot be"):
+        from_langchain([HumanMessage([{"image_url": {"url": "data:,"}}])], hermes)
+
+
 def test_limits_of_an_image_are_held(hermes: ChatRenderer) -> None:
-    """LangChain moves them to another place in some forms."""
+    """LangChain itself would move them to another place."""
     name = hermes.protocol.store.put(Image.new("RGB", (224, 224)))
     for of, url in (("uri", data_uri(name, hermes)), ("store", f"visreplay:{name}")):
         block = {"type": "image_url", "image_url": {"url": url, "max_pixels": 30_000}}
