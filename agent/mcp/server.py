@@ -128,10 +128,11 @@ def mcp_server(
         """Serve a method of `VisualTools`; its signature is the schema that clients see."""
 
         async def run(**arguments: Any) -> CallToolResult:
-            budget = _budget()
-            own = replace(tools, media=replace(media, budget=budget))
-            call = partial(getattr(own, method.__name__), **arguments)
-            return await _in_thread(lambda: answer(call()), looking, budget.leave)
+            def work(budget: Budget) -> CallToolResult:
+                own = replace(tools, media=replace(media, budget=budget))
+                return answer(getattr(own, method.__name__)(**arguments))
+
+            return await _in_thread(work, looking)
 
         returns = Annotated[CallToolResult, structure]
         run.__signature__ = signature(method).replace(return_annotation=returns)  # type: ignore[attr-defined]
@@ -158,8 +159,6 @@ def mcp_server(
     ) -> Annotated[CallToolResult, EpisodeResult]:
         """Ask a model that looks closer by itself, with Activation Replay at every step."""
         reports: list[asyncio.Task[None]] = []
-        budget = _budget()
-        own = replace(media, budget=budget)
 
         def progress(steps: int, most: int | None, message: str) -> None:
             from_thread.check_cancelled()
@@ -170,7 +169,8 @@ def mcp_server(
                 )
             )
 
-        def work() -> CallToolResult:
+        def work(budget: Budget) -> CallToolResult:
+            own = replace(media, budget=budget)
             progress(0, None, "loading")
             opened = [own.image(name) for name in images or ()]
             path = None if video is None else media.file(video, "video")
@@ -186,7 +186,7 @@ def mcp_server(
         if answering.statistics().tasks_waiting >= MAX_WAITING:
             raise ToolError(f"{MAX_WAITING} questions are waiting already: ask again later")
         try:
-            return await _in_thread(work, answering, budget.leave)
+            return await _in_thread(work, answering)
         finally:
             # The last reports belong before the result, but may not delay it for long.
             with move_on_after(5):  # seconds
@@ -207,29 +207,34 @@ def http_app(server: FastMCP, api_key: str | None = None) -> App:
     return app if api_key is None else KeyRequired(app, api_key)
 
 
-def _budget() -> Budget:
-    """The limits on the images of one call."""
-    return Budget(MAX_IMAGES * MAX_PIXELS, MAX_IMAGES, MEDIA_SECONDS)
-
-
 async def _in_thread(
-    work: Callable[[], CallToolResult], limiter: CapacityLimiter, leave: Callable[[], None]
+    work: Callable[[Budget], CallToolResult], limiter: CapacityLimiter
 ) -> CallToolResult:
     """Do a tool's work in a thread, so that other clients are served meanwhile.
 
-    Errors that a client can correct go to the client, all others to the log.
+    A thread cannot be cancelled, and keeps its place until its work ends: when the client gives up
+    the call, the budget of the work is told that the caller has left.
 
-    Args:
-        work: The work. A thread cannot be cancelled: it keeps its place until the work ends.
-        limiter: The places.
-        leave: Called as soon as the client gives up the call, so that the work ends early; also
-            called when it has ended by itself.
+    Errors that a client can correct go to the client, all others to the log.
     """
+    budgets: list[Budget] = []
+
+    def begin() -> CallToolResult:
+        budgets.append(Budget(MAX_IMAGES * MAX_PIXELS, MAX_IMAGES, MEDIA_SECONDS))
+        return work(budgets[0])
+
+    async def leave_when_cancelled() -> None:
+        try:
+            await sleep_forever()
+        finally:
+            for budget in budgets:
+                budget.leave()
+
     outcome: CallToolResult | Exception
     async with create_task_group() as group:
-        group.start_soon(_at_the_end, leave)
+        group.start_soon(leave_when_cancelled)
         try:
-            outcome = await to_thread.run_sync(work, limiter=limiter)
+            outcome = await to_thread.run_sync(begin, limiter=limiter)
         except Exception as error:
             outcome = error
         group.cancel_scope.cancel()
@@ -240,14 +245,6 @@ async def _in_thread(
     await checkpoint_if_cancelled()  # a request that was cancelled while it reported progress
     log.error("a tool failed", exc_info=outcome)
     raise RuntimeError("the server failed at this; its log says why") from outcome
-
-
-async def _at_the_end(leave: Callable[[], None]) -> None:
-    """Call a function when the task is cancelled."""
-    try:
-        await sleep_forever()
-    finally:
-        leave()
 
 
 def _play(agent: VisualAgent, state: EpisodeState, progress: Progress) -> Trajectory:

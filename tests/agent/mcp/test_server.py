@@ -39,6 +39,7 @@ from visreplay.agent import VisualAgent
 from visreplay.agent.mcp import server
 from visreplay.agent.mcp.server import MAX_WAITING, client_media, http_app, mcp_server
 from visreplay.tools import ToolError
+from visreplay.tools.media_budget import Budget
 
 
 async def every_tool(session: ClientSession) -> None:
@@ -286,19 +287,23 @@ def test_so_many_questions_wait_and_no_more(root: Path) -> None:
     assert sum("nobody is there" in line for line in errors) == MAX_WAITING + 1
 
 
-def test_a_call_that_is_given_up_ends_its_work() -> None:
+def test_a_call_that_is_given_up_ends_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread cannot be cancelled: the work is told, and its place is free when it has ended."""
     left = Event()
+    monkeypatch.setattr(Budget, "leave", lambda budget: left.set())
 
-    def work() -> CallToolResult:
+    def work(budget: Budget) -> CallToolResult:
         assert left.wait(60)
         raise ToolError("the caller has left")
+
+    def fail(budget: Budget) -> CallToolResult:
+        raise ToolError("no")
 
     async def play() -> None:
         limiter = anyio.CapacityLimiter(1)
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
-                group.start_soon(server._in_thread, work, limiter, left.set)
+                group.start_soon(server._in_thread, work, limiter)
                 while not limiter.borrowed_tokens:
                     await anyio.sleep(0.01)
                 assert not left.is_set()
@@ -306,14 +311,9 @@ def test_a_call_that_is_given_up_ends_its_work() -> None:
         assert left.is_set() and limiter.borrowed_tokens == 0
         # What is not given up gives its result, or its error as it is.
         done = CallToolResult(content=[])
-        assert await server._in_thread(lambda: done, limiter, left.clear) is done
-        assert not left.is_set()
-
-        def fail() -> CallToolResult:
-            raise ToolError("no")
-
+        assert await server._in_thread(lambda budget: done, limiter) is done
         with pytest.raises(ToolError, match=r"^no$"):
-            await server._in_thread(fail, limiter, left.clear)
+            await server._in_thread(fail, limiter)
 
     anyio.run(play)
 
