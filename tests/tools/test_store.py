@@ -50,33 +50,6 @@ def test_a_forgetful_one_keeps_what_was_used_last() -> None:
     assert store.get(large).size == (500, 400)
 
 
-def test_unknown_images_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="put it there first"):
-        ImageStore(tmp_path).get("0" * 64)
-
-
-@pytest.mark.parametrize("reference", ["", "../../etc/passwd", "x" * 64, "A" * 64])
-def test_a_reference_is_no_path(reference: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a reference"):
-        ImageStore(tmp_path).get(reference)
-
-
-def test_threads_may_put_the_same_image_at_once(tmp_path: Path) -> None:
-    store = ImageStore(tmp_path)
-    threads = [threading.Thread(target=store.put, args=(picture(7),)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_pixels_that_mean_nothing_by_themselves_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mode P cannot be stored: convert it to one of RGB"):
-        ImageStore(tmp_path).put(picture(1).convert("P"))
-    assert "no reference" not in ImageStore(tmp_path)
-
-
 def test_images_that_are_held_stay_until_they_are_let_go() -> None:
     store = ImageStore(memory_bytes=2 * 50 * 40 * 3, forgetful=True)
     with store.holding() as first, store.holding() as second:
@@ -114,3 +87,30 @@ def test_what_is_on_the_disk_is_not_held_in_memory(tmp_path: Path) -> None:
         store.put(picture(100))
         assert len(store._images) == 1
         assert all(reference in store for reference in references)
+
+
+def test_unknown_images_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="put it there first"):
+        ImageStore(tmp_path).get("0" * 64)
+
+
+@pytest.mark.parametrize("reference", ["", "../../etc/passwd", "x" * 64, "A" * 64])
+def test_a_reference_is_no_path(reference: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a reference"):
+        ImageStore(tmp_path).get(reference)
+
+
+def test_threads_may_put_the_same_image_at_once(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    threads = [threading.Thread(target=store.put, args=(picture(7),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_pixels_that_mean_nothing_by_themselves_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mode P cannot be stored: convert it to one of RGB"):
+        ImageStore(tmp_path).put(picture(1).convert("P"))
+    assert "no reference" not in ImageStore(tmp_path)
