@@ -111,7 +111,7 @@ def _typed(item: object, message: BaseMessage) -> Mapping[str, Any]:
     match item:
         case {"type": "non_standard", "value": Mapping() as value}:
             return value
-        case {"type": _}:
+        case Mapping() if "type" in item:
             return item
     # Others are text, or Bedrock's, which LangChain knows. Of some that have a type it changes the
     # type of the file, or moves fields.

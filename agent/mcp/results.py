@@ -42,8 +42,8 @@ class RegionResult(BaseModel):
 
 def region_result(store: ImageStore, view: RegionView) -> CallToolResult:
     """Make the result of a region, whose image is put in the store at the size that is sent."""
-    sent = fit_pictures(view.images)
-    view = replace(view, image=sent.pictures[0])
+    fitted = fit_pictures(view.images)
+    view = replace(view, image=fitted.pictures[0])
     reference = store.put(view.image)
     structured = RegionResult(
         image=reference,
@@ -51,8 +51,8 @@ def region_result(store: ImageStore, view: RegionView) -> CallToolResult:
         source_size=list(view.source_size),
         size=list(view.image.size),
     )
-    line = ", ".join(filter(None, (view.text, sent.note)))
-    return result(f"{line} ({reference})", structured, sent.blocks)
+    line = ", ".join(filter(None, (view.text, fitted.note)))
+    return result(f"{line} ({reference})", structured, fitted.blocks)
 
 
 class FrameResult(BaseModel):
@@ -87,11 +87,11 @@ class FramesResult(BaseModel):
 
 def frames_result(store: ImageStore, view: FramesView) -> CallToolResult:
     """Make the result of frames, whose images are put in the store at the size that is sent."""
-    sent = fit_pictures(view.images)
-    pairs = zip(view.frames, sent.pictures, strict=True)
+    fitted = fit_pictures(view.images)
+    pairs = zip(view.frames, fitted.pictures, strict=True)
     frames = [FrameResult.of(store, replace(frame, image=image)) for frame, image in pairs]
-    lines = [*(frame.text() for frame in frames), sent.note]
-    return result("\n".join(filter(None, lines)), FramesResult(frames=frames), sent.blocks)
+    lines = [*(frame.text() for frame in frames), fitted.note]
+    return result("\n".join(filter(None, lines)), FramesResult(frames=frames), fitted.blocks)
 
 
 class VideoResult(BaseModel):

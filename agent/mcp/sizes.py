@@ -25,8 +25,8 @@ Below the last one, pictures are shrunk.
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """Pictures as they are sent.
+class FittedPictures:
+    """Pictures in a form that fits.
 
     Attributes:
         pictures: The pictures, smaller where they would not fit.
@@ -39,23 +39,15 @@ class Sent:
     note: str
 
 
-def fit_pictures(pictures: Sequence[Image.Image], room: int = MAX_RESULT - WORDS) -> Sent:
+def fit_pictures(pictures: Sequence[Image.Image], room: int = MAX_RESULT - WORDS) -> FittedPictures:
     """Encode pictures so that they fit together: as PNG, else as JPEG, at last smaller.
 
     Args:
         pictures: The pictures.
         room: Bytes of the base64 of all files together.
     """
-    for quality, scale in chain(_FORMS, ((75, 0.9**step) for step in count(1))):
-        shown = tuple(pictures) if scale == 1 else tuple(_shrunk(each, scale) for each in pictures)
-        if (files := _encode(shown, room, quality)) is not None:
-            break
-    kind, note = "image/png", ""
-    if quality is not None:
-        kind, note = "image/jpeg", f"sent as JPEG of quality {quality} to fit {MAX_RESULT:,} bytes"
-        note = note if scale == 1 else f"shrunk and {note}"
-    blocks = (ImageContent(type="image", data=file, mimeType=kind) for file in files)
-    return Sent(shown, tuple(blocks), note)
+    forms = chain(_FORMS, ((75, 0.9**step) for step in count(1)))
+    return next(filter(None, (_fitted(pictures, room, *form) for form in forms)))
 
 
 def cut_texts(value: Any, length: int) -> Any:
@@ -78,6 +70,21 @@ def cut_texts(value: Any, length: int) -> Any:
                 cut_texts(name, length): cut_texts(item, length) for name, item in value.items()
             }
     return value
+
+
+def _fitted(
+    pictures: Sequence[Image.Image], room: int, quality: int | None, scale: float
+) -> FittedPictures | None:
+    """Encode pictures in one form; None if they take more room."""
+    shown = tuple(pictures) if scale == 1 else tuple(_shrunk(each, scale) for each in pictures)
+    if (files := _encode(shown, room, quality)) is None:
+        return None
+    kind, note = "image/png", ""
+    if quality is not None:
+        kind, note = "image/jpeg", f"sent as JPEG of quality {quality} to fit {MAX_RESULT:,} bytes"
+        note = note if scale == 1 else f"shrunk and {note}"
+    blocks = (ImageContent(type="image", data=file, mimeType=kind) for file in files)
+    return FittedPictures(shown, tuple(blocks), note)
 
 
 def _shrunk(picture: Image.Image, scale: float) -> Image.Image:

@@ -274,8 +274,11 @@ class ChatRequest(NeutralSettings):
     def signatures(self) -> list[dict[str, Any]]:
         """The tools in the form in which the prompt has them."""
         tools = self.tools or []
-        named = {"type": True, "function": {"name", "description", "parameters"}}
-        return [tool.model_dump(include=named) for tool in tools]
+        shown = {"name", "description", "parameters"}
+        return [
+            {"type": tool.type, "function": tool.function.model_dump(include=shown)}
+            for tool in tools
+        ]
 
     @property
     def sampling(self) -> Sampling:
