@@ -145,7 +145,7 @@ def test_images_of_episodes_that_are_over_are_let_go(make_agent: MakeAgent) -> N
         trajectory = agent.run(sample.question, images=sample.images)
         assert trajectory.steps and all(name in store for name in trajectory.references())
         store.put(Image.new("RGB", (8, 8), (number, 0, 0)))
-        assert sum(name in store for name in trajectory.references()) == 0
+        assert trajectory.images[0] not in store and store._bytes <= store.memory_bytes
     together = agent.rollouts(SEARCH.question, range(3), images=SEARCH.images)
     assert all(name in store for each in together for name in each.references())
 
@@ -164,7 +164,7 @@ def test_copies_share_weights_and_none_is_pickled(make_agent: MakeAgent) -> None
     for copied in (copy.copy(agent), copy.deepcopy(agent), copy.deepcopy([agent])[0]):
         assert copied is not agent and copied.pair is agent.pair
         assert outcome(play(copied)) == outcome(play(agent))
-    with pytest.raises(TypeError, match=r"a VisualAgent holds weights .* from_pretrained"):
+    with pytest.raises(TypeError, match=r"a VisualAgent holds weights .*from_pretrained"):
         pickle.dumps(agent)
 
 

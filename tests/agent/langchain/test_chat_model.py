@@ -387,7 +387,7 @@ def test_a_protocol_that_is_named_is_taken(embedded_pair: ModelPair) -> None:
 
 def test_a_copy_shares_weights_and_answers_as_the_model_does(make_model: MakeModel) -> None:
     model = make_model(stop=["</never>"], tags=["a"])
-    messages = [question(model)]
+    messages = [question(model, SEARCH)]
     expected = model.invoke(messages).content
     for copied in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
         assert copied is not model and copied.pair is model.pair and copied.store is model.store
@@ -401,7 +401,7 @@ def test_a_copy_shares_weights_and_answers_as_the_model_does(make_model: MakeMod
 
 def test_a_copy_with_another_replay_replays_so(make_model: MakeModel) -> None:
     model = make_model()
-    messages = [question(model)]
+    messages = [question(model, SEARCH)]
     for deep in (False, True):
         plain = model.model_copy(update={"replay": "none", "max_new_tokens": 4}, deep=deep)
         assert plain.pair is model.pair
@@ -415,5 +415,5 @@ def test_a_copy_with_another_replay_replays_so(make_model: MakeModel) -> None:
 
 
 def test_a_model_is_not_pickled(make_model: MakeModel) -> None:
-    with pytest.raises(TypeError, match=r"a ReplayChatModel holds weights .* from_pretrained"):
+    with pytest.raises(TypeError, match=r"a ReplayChatModel holds weights .*from_pretrained"):
         pickle.dumps(make_model())
