@@ -43,7 +43,7 @@ class ImageStore:
 
     @contextmanager
     def holding(self) -> Iterator[Callable[[Iterable[str]], None]]:
-        """Keep images while a block runs, even beyond the bound on memory.
+        """Keep images in memory while a block runs, beside those that the bound on memory allows.
 
         Yields:
             A function that takes references of the images to keep.
@@ -137,11 +137,15 @@ class ImageStore:
 
     def _forget(self) -> None:
         """Drop the images that were not used for longest, except the last one used."""
-        for reference in [*self._images][:-1]:
-            if self._bytes <= self.memory_bytes:
+        held = self._held if self.root is None else {}
+        loose = [reference for reference in self._images if reference not in held]
+        size = sum(_size(self._images[reference]) for reference in loose)
+        for reference in loose[:-1]:
+            if size <= self.memory_bytes:
                 break
-            if self.root is not None or not self._held[reference]:
-                self._bytes -= _size(self._images.pop(reference))
+            dropped = _size(self._images.pop(reference))
+            size -= dropped
+            self._bytes -= dropped
 
 
 def _size(image: Image.Image) -> int:

@@ -25,10 +25,14 @@ def play_in_lockstep(
         The final states, in the order of `starts`.
     """
     states = list(starts)
-    while running := {i: state for i, state in enumerate(states) if not state["stop_reason"]}:
-        turns = write_turns(running)
-        for i, state in running.items():
-            states[i] = loop.step(state, turns[i])
+    with loop.protocol.store.holding() as hold:
+        for state in states:
+            hold(shown_images(state["images"], state["messages"], state["steps"]))
+        while running := {i: state for i, state in enumerate(states) if not state["stop_reason"]}:
+            turns = write_turns(running)
+            for i, state in running.items():
+                state = states[i] = loop.step(state, turns[i])
+                hold(shown_images(state["images"], state["messages"], state["steps"]))
     return states
 
 
@@ -49,7 +53,6 @@ def play_rollouts(
     def write_turns(running: Mapping[int, EpisodeState]) -> dict[int, PolicyTurn]:
         groups: dict[str, list[int]] = {}
         for i, state in running.items():
-            hold(shown_images(state["images"], state["messages"], state["steps"]))
             groups.setdefault(json.dumps(state["messages"]), []).append(i)
         turns: dict[int, PolicyTurn] = {}
         for group in groups.values():
@@ -61,5 +64,5 @@ def play_rollouts(
                 turns.update(zip(group, policy.act_together(messages, seeds), strict=True))
         return turns
 
-    with policy.sessions.holding(2 * len(starts)), loop.protocol.store.holding() as hold:
+    with policy.sessions.holding(2 * len(starts)):
         return play_in_lockstep(loop, starts, write_turns)

@@ -238,11 +238,11 @@ async def _in_thread(
         except Exception as error:
             outcome = error
         group.cancel_scope.cancel()
+    await checkpoint_if_cancelled()  # what came of a call that was given up concerns nobody
     if not isinstance(outcome, Exception):
         return outcome
     if isinstance(outcome, ToolError | ReplayError):
         raise outcome
-    await checkpoint_if_cancelled()  # a request that was cancelled while it reported progress
     log.error("a tool failed", exc_info=outcome)
     raise RuntimeError("the server failed at this; its log says why") from outcome
 

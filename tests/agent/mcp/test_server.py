@@ -175,7 +175,7 @@ serve_stdio(mcp_server(client_media([]), load))
         ("zoom", {"image": "data:image/png;base64,AAAA"}, "not an image"),
         ("zoom", {"image": "scene.png", "bbox": [9, 9, 1, 1]}, "no area"),
         ("zoom", {"image": "scene.png", "bbox": [9, 9]}, "four numbers"),
-        ("zoom", {"image": "scene.png", "bbox": [0] * 100_000}, "at most 4 items"),
+        ("zoom", {"image": "scene.png", "bbox": [0] * 5_000}, "at most 4 items"),
         ("zoom", {"image": "scene.png", "bbox": "everything"}, "valid list"),
         ("zoom", {}, "Field required"),
         ("sample_frames", {"video": "broken.png", "count": 2}, "not a video"),
