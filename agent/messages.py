@@ -94,7 +94,7 @@ class Message(TypedDict):
 
 
 def append_messages(messages: Sequence[Message], update: Sequence[Message]) -> list[Message]:
-    """Reducer: the conversation only grows."""
+    """Add messages at the end of a conversation, which only grows."""
     return [*messages, *update]
 
 

@@ -4,11 +4,11 @@ Images and frames are references into an `ImageStore` (content hashes), never pi
 grows by a few hundred bytes a step, however large the pictures are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NotRequired, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
-from visreplay.agent.messages import Message, VideoPart, append_messages
+from visreplay.agent.messages import Message, VideoPart
 from visreplay.agent.messages import ToolCall as ToolCall
 
 
@@ -84,7 +84,7 @@ def merge_steps(steps: Sequence[Step], update: Sequence[Step]) -> list[Step]:
 
 
 class EpisodeState(TypedDict):
-    """The state of the graph.
+    """The state of the graph. A new one replaces the state of a thread: it is another episode.
 
     Attributes:
         question: The user's question.
@@ -101,8 +101,8 @@ class EpisodeState(TypedDict):
     images: list[str]
     video: str | None
     seed: int
-    messages: Annotated[list[Message], append_messages]
-    steps: Annotated[list[Step], merge_steps]
+    messages: list[Message]
+    steps: list[Step]
     answer: str | None
     stop_reason: str | None
 
@@ -138,6 +138,28 @@ class Scene:
     def all_images(self) -> tuple[str, ...]:
         """References of the question's images, then of all observations' images."""
         return (*self.images, *(image for each in self.observations for image in each["images"]))
+
+
+def shown_images(
+    images: Iterable[str], messages: Iterable[Message], steps: Iterable[Step]
+) -> list[str]:
+    """List every image that the policy saw, in order, then the replay maps; without repeats.
+
+    Args:
+        images: References of the images that the question is about.
+        messages: The conversation.
+        steps: The steps of the episode.
+    """
+    references = list(images)
+    for message in messages:
+        for part in message["content"]:
+            if part["type"] == "image":
+                references.append(part["image"])
+            elif part["type"] == "video":
+                references.extend(part["frames"])
+    for step in steps:
+        references += [block["map"] for block in (step["replay"] or {}).get("blocks", ())]
+    return list(dict.fromkeys(references))
 
 
 def observations(state: EpisodeState) -> list[Observation]:

@@ -2,7 +2,6 @@
 
 import math
 import os
-from base64 import b64decode
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
+from visreplay.tools.data_uri import decode_base64, is_data_uri, read_data_uri
 from visreplay.tools.files import OpenFile, open_beneath, open_bytes
 from visreplay.tools.image import MAX_PIXELS, TokenGrid, decode_image, zoom
 from visreplay.tools.media_budget import Budget
@@ -103,7 +103,7 @@ class Media:
         """
         if base64 is not None:
             left = self._one_more()
-            with open_bytes(self._decode(base64, "base64"), "the image") as file:
+            with open_bytes(self._decode(base64), "the image") as file:
                 return self.store.put(self._decoded(file, left))
         reference = name.removeprefix(REFERENCE)
         return reference if reference in self.store else self.store.put(self.image(name))
@@ -126,7 +126,7 @@ class Media:
             fetch = self._fetcher(left, max_bytes=self.max_video_bytes)
             file = self._opened(name, "video", fetch)
         else:
-            file = open_bytes(self._decode(base64, "base64"), "the video")
+            file = open_bytes(self._decode(base64), "the video")
         with file:
             size = os.fstat(file.descriptor).st_size
             if file.in_memory and size > self.max_video_bytes:
@@ -197,13 +197,10 @@ class Media:
 
     def _opened(self, name: str, what: str, fetch: "Fetcher | None") -> OpenFile:
         """Open the content of a data URI or a URL, or a file."""
-        scheme = name.partition(":")[0].lower()
-        if scheme == "data" and self.max_uri:
-            head, _, data = name.partition(",")
-            if not head.endswith(";base64"):
-                raise ToolError(f"{preview(name)} is no base64 data URI: data:image/png;base64,...")
-            return open_bytes(self._decode(data, "data URI", len(name)), preview(name))
-        if scheme in ("http", "https"):
+        if self.max_uri and is_data_uri(name):
+            self._check_length(name, "data URI")
+            return open_bytes(read_data_uri(name), preview(name))
+        if name.partition(":")[0].lower() in ("http", "https"):
             if fetch is None:
                 raise ToolError(
                     f"{preview(name)} is a URL, which is not fetched here: send the {what} itself"
@@ -211,11 +208,15 @@ class Media:
             return open_bytes(fetch.get(name), preview(name))
         return self.file(name, what)
 
-    def _decode(self, data: str, form: str, length: int | None = None) -> bytes:
-        length = len(data) if length is None else length
-        if length > self.max_uri:
-            raise ToolError(f"the {form} has {length} characters; at most {self.max_uri} are read")
+    def _decode(self, data: str) -> bytes:
+        self._check_length(data, "base64")
         return decode_base64(data)
+
+    def _check_length(self, text: str, form: str) -> None:
+        if len(text) > self.max_uri:
+            raise ToolError(
+                f"the {form} has {len(text)} characters; at most {self.max_uri} are read"
+            )
 
     def _one_more(self) -> float:
         """Count an image or a video, and give the seconds that are left for reading it."""
@@ -247,18 +248,6 @@ class Media:
         if self.budget:
             self.budget.spend(sum(math.prod(frame.image.size) for frame in frames))
         return frames
-
-
-def decode_base64(data: str) -> bytes:
-    """Decode base64, in which there may be spaces and line breaks.
-
-    Raises:
-        ToolError: The text is not base64.
-    """
-    try:
-        return b64decode("".join(data.split()), validate=True)
-    except ValueError as error:
-        raise ToolError(f"the base64 cannot be decoded: {error}") from error
 
 
 def _file_url(url: str) -> str:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from visreplay.tools.types import ToolError
@@ -48,6 +49,10 @@ class PixelAllowance:
         """Give pixels back."""
         with self._lock:
             self._held -= pixels
+
+
+CALLER: ContextVar["Budget | None"] = ContextVar("caller", default=None)
+"""The limits of the caller for whom this thread works; when they leave, decoding ends for them."""
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from visreplay.tools.files import OpenFile
-from visreplay.tools.media_budget import Budget
+from visreplay.tools.media_budget import CALLER, Budget
 from visreplay.tools.media_wire import receive, send
 from visreplay.tools.types import ToolError
 
@@ -78,12 +78,14 @@ class MediaPool:
             request: The request, as JSON; see `media_worker`.
             file: The file.
             seconds: Time for everything, waiting for a free child included.
-            budget: The limits of the caller; if they leave, the child is ended.
+            budget: The limits of the caller; if they leave, the child is ended. By default, those
+                of `CALLER`.
 
         Raises:
             ToolError: The file cannot be read, the child ended, or it took too long.
         """
         job = _Job(self, file, seconds)
+        budget = budget or CALLER.get()
         with budget.ended_by(job.cancel) if budget else nullcontext():
             return job.run(request)
 

@@ -4,7 +4,9 @@ import hashlib
 import io
 import re
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -39,7 +41,29 @@ class ImageStore:
         self._drops = forgetful or root is not None
         self._images: OrderedDict[str, Image.Image] = OrderedDict()
         self._bytes = 0
+        self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
+
+    @contextmanager
+    def holding(self) -> Iterator[Callable[[Iterable[str]], None]]:
+        """Keep images in memory while a block runs, beside those that the bound on memory allows.
+
+        Yields:
+            A function that takes references of the images to keep.
+        """
+        held: set[str] = set()
+
+        def hold(references: Iterable[str]) -> None:
+            with self._lock:
+                new = set(references) - held
+                held.update(new)
+                self._held.update(new)
+
+        try:
+            yield hold
+        finally:
+            with self._lock:
+                self._held -= Counter(held)  # images go when the next one is put
 
     def put(self, image: Image.Image) -> str:
         """Store an image; the same pixels always give the same reference.
@@ -142,8 +166,20 @@ class ImageStore:
                 self._images[reference] = image
                 self._bytes += _size(image)
             self._images.move_to_end(reference)
-            while self._drops and self._bytes > self.memory_bytes and len(self._images) > 1:
-                self._bytes -= _size(self._images.popitem(last=False)[1])
+            if self._drops and self._bytes > self.memory_bytes:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Drop the images that were not used for longest, except the last one used."""
+        held = self._held if self.root is None else {}
+        loose = [reference for reference in self._images if reference not in held]
+        size = sum(_size(self._images[reference]) for reference in loose)
+        for reference in loose[:-1]:
+            if size <= self.memory_bytes:
+                break
+            dropped = _size(self._images.pop(reference))
+            size -= dropped
+            self._bytes -= dropped
 
 
 def _reference(image: Image.Image) -> str:

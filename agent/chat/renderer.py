@@ -95,8 +95,9 @@ class ChatRenderer:
         Raises:
             MessageError: A block cannot be shown.
         """
+        grids = self.protocol.grid, self.protocol.frame_grid
         try:
-            return [read_part(block, self.readable, self.protocol.frame_grid) for block in blocks]
+            return [read_part(block, self.readable, *grids) for block in blocks]
         except ToolError as error:
             raise MessageError(str(error)) from error
 

@@ -171,7 +171,7 @@ def turn_seed(seed: int, step: int) -> int:
 
 
 def apply_update(state: EpisodeState, update: Mapping[str, Any]) -> EpisodeState:
-    """Merge an update into a state, as LangGraph's reducers do, for drivers without a graph."""
+    """Merge an update of the loop into a state: messages and steps are added to what is there."""
     merged: dict[str, Any] = {**state, **update}
     merged["messages"] = append_messages(state["messages"], update.get("messages", []))
     merged["steps"] = merge_steps(state["steps"], update.get("steps", []))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from visreplay.agent.episode.loop import Loop, turn_seed
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
-from visreplay.agent.state import EpisodeState
+from visreplay.agent.state import EpisodeState, shown_images
 
 WriteTurns = Callable[[Mapping[int, EpisodeState]], Mapping[int, PolicyTurn]]
 """Writes the next turn of every running episode. Keys are the episodes' numbers, from 0."""
@@ -25,10 +25,14 @@ def play_in_lockstep(
         The final states, in the order of `starts`.
     """
     states = list(starts)
-    while running := {i: state for i, state in enumerate(states) if not state["stop_reason"]}:
-        turns = write_turns(running)
-        for i, state in running.items():
-            states[i] = loop.step(state, turns[i])
+    with loop.protocol.store.holding() as hold:
+        for state in states:
+            hold(shown_images(state["images"], state["messages"], state["steps"]))
+        while running := {i: state for i, state in enumerate(states) if not state["stop_reason"]}:
+            turns = write_turns(running)
+            for i, state in running.items():
+                state = states[i] = loop.step(state, turns[i])
+                hold(shown_images(state["images"], state["messages"], state["steps"]))
     return states
 
 

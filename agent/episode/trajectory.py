@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from visreplay.agent.messages import Message
-from visreplay.agent.state import EpisodeState, Step
+from visreplay.agent.state import EpisodeState, Step, shown_images
 from visreplay.tools import ImageStore
 from visreplay.tools.disk import write_file
 
@@ -94,16 +94,7 @@ class Trajectory:
 
     def references(self) -> list[str]:
         """List every image that the policy saw, in order, then the replay maps; without repeats."""
-        references = list(self.images)
-        for message in self.messages:
-            for part in message["content"]:
-                if part["type"] == "image":
-                    references.append(part["image"])
-                elif part["type"] == "video":
-                    references.extend(part["frames"])
-        for step in self.steps:
-            references += [block["map"] for block in (step["replay"] or {}).get("blocks", ())]
-        return list(dict.fromkeys(references))
+        return shown_images(self.images, self.messages, self.steps)
 
     def save(self, folder: Path, store: ImageStore) -> Path:
         """Write `trajectory.json` and every image as `images/<reference>.png`.

@@ -11,6 +11,8 @@ from uuid import uuid4
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Checkpointer
 
+from visreplay.agent.chat.chat_policy import STORE_BYTES
+from visreplay.agent.copying import SharesWeights
 from visreplay.agent.episode.graph import build_graph
 from visreplay.agent.episode.limits import Limits
 from visreplay.agent.episode.loop import Loop
@@ -26,7 +28,7 @@ from visreplay.agent.protocols import (
     choose_recipe,
     get_protocol,
 )
-from visreplay.agent.state import EpisodeState
+from visreplay.agent.state import EpisodeState, shown_images
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, ReplaySession, load_pair
 from visreplay.tools import ImageStore, load_image
 from visreplay.tools.types import Picture
@@ -35,7 +37,7 @@ Driver = Literal["graph", "rollouts"]
 """The driver that played an episode: the LangGraph graph, or the batches of `rollouts`."""
 
 
-class VisualAgent:
+class VisualAgent(SharesWeights):
     """A pair, a protocol and an image store, ready to run episodes.
 
     Examples:
@@ -133,7 +135,9 @@ class VisualAgent:
             base_device: Device of the base, as in `load_pair`.
             dtype: As in `load_pair`.
             processor: As in `load_pair`.
-            store: Where images are kept; None keeps them in memory.
+            store: Where images are kept. None keeps them in memory, up to a gigabyte and what
+                running episodes need: those that were not used for longest go first. With a
+                checkpointer, all of them are kept, since an episode may be resumed.
             load_options: More options of `load_pair`: `device_map`, `attn_implementation`, ...
             **options: Arguments of the constructor.
 
@@ -154,9 +158,10 @@ class VisualAgent:
             processor=processor,
             **(load_options or {}),
         )
-        tool_protocol = get_protocol(
-            chosen, token_grid(pair.processor), ImageStore() if store is None else store
-        )
+        if store is None:
+            forgetful = options.get("checkpointer") is None
+            store = ImageStore(memory_bytes=STORE_BYTES, forgetful=forgetful)
+        tool_protocol = get_protocol(chosen, token_grid(pair.processor), store)
         return cls(pair, tool_protocol, replay, **options)
 
     def start(
@@ -190,16 +195,22 @@ class VisualAgent:
     ) -> Iterator[EpisodeState]:
         """Play an episode by the graph, and yield the state after every turn and every call.
 
+        The store keeps the episode's images as long as it is played.
+
         Args:
             start: A state that `start` built, or None to resume the thread from its checkpoint.
-            thread_id: The checkpointer's name for the episode.
+            thread_id: The checkpointer's name for the episode. A start on a thread that has one
+                already begins a new episode in its place.
         """
         config: RunnableConfig = {
             "configurable": {"thread_id": thread_id},
             "recursion_limit": 2 * self.loop.max_steps + 2,
         }
-        for state in self.graph.stream(start, config, stream_mode="values"):
-            yield cast(EpisodeState, state)
+        with self.store.holding() as hold:
+            for values in self.graph.stream(start, config, stream_mode="values"):
+                state = cast(EpisodeState, values)
+                hold(shown_images(state["images"], state["messages"], state["steps"]))
+                yield state
 
     def run(
         self,

@@ -1,9 +1,10 @@
 """The policy under replay as a chat model for LangChain and LangGraph."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -17,6 +18,7 @@ from pydantic import AliasChoices, ConfigDict, Field, InstanceOf, PrivateAttr
 
 from visreplay.agent.chat.chat_policy import STORE_BYTES, ChatPolicy
 from visreplay.agent.chat.renderer import ChatRenderer
+from visreplay.agent.copying import refuse_pickling
 from visreplay.agent.langchain.messages import from_langchain, image_block, reply_fields
 from visreplay.agent.policy.sampling import SAMPLING_FIELDS, Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
@@ -26,6 +28,9 @@ from visreplay.tools import ImageStore, load_image
 
 _OPTIONS = {*SAMPLING_FIELDS, "generated", "max_tokens", "seed", "stream", "tools", "tool_choice"}
 """The options that one call may have."""
+
+_RESOLVED = {"pair", "replay", "protocol", "recipe", "store", "cache_bytes"}
+"""The attributes that the chat policy is built from."""
 
 
 class ReplayChatModel(BaseChatModel):
@@ -38,8 +43,8 @@ class ReplayChatModel(BaseChatModel):
 
     A message that it returns has the generated tokens in `additional_kwargs["token_ids"]`, which
     go back into the context as they are if the message still says the same and none of them is
-    special. (The call option `generated`, a list of tokens for each assistant message, replaces
-    them by tokens that the caller trusts, special ones too.) What replay did
+    special. (The call option `generated`, a list of tokens or None for each assistant message,
+    replaces them by tokens that the caller trusts, special ones too.) What replay did
     (`telemetry.replay_record`) is in `response_metadata["replay"]`, and in a run of LangGraph goes
     out on the `custom` stream before the first token (`telemetry.report`).
 
@@ -188,6 +193,34 @@ class ReplayChatModel(BaseChatModel):
     def close(self) -> None:
         """Free the caches."""
         self._chat.close()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy the model; weights and the image store are shared.
+
+        The caches are shared as well, unless the pair, its replay or its protocol is another one.
+
+        Args:
+            update: The attributes that the copy has instead.
+            deep: Whether lists of settings are copied too.
+        """
+        changes = dict(update or {})
+        if "protocol" in changes:
+            changes.setdefault("recipe", None)  # the protocol's own
+        copied = BaseChatModel.model_copy(deepcopy(self) if deep else self, update=changes)
+        if changes.keys() & _RESOLVED:
+            copied.model_post_init(None)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copy the model and its lists of settings; weights, images and caches are shared."""
+        copied = self.__copy__()
+        for name in ("stop", "tags", "metadata"):
+            copied.__dict__[name] = deepcopy(getattr(self, name), memo)
+        return copied
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse to be pickled."""
+        refuse_pickling(self)
 
     @property
     def _llm_type(self) -> str:

@@ -13,6 +13,8 @@
 """
 
 import asyncio
+import hashlib
+import json
 import os
 import threading
 import time
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any, NotRequired
 
 import torch
+from cachetools import LRUCache
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
@@ -56,6 +59,32 @@ class ChatState(MessagesState):
     episode: NotRequired[EpisodeState]
 
 
+class WrittenTurns:
+    """The turns that this process wrote, by digests of their tokens.
+
+    A client may write the state of its thread. Tokens that come from there are trusted if they are
+    among these turns; others could be special, and add messages that no one sees.
+    """
+
+    def __init__(self) -> None:
+        self._digests: LRUCache[bytes, None] = LRUCache(100_000)
+        self._lock = threading.Lock()
+
+    def add(self, token_ids: Sequence[int]) -> None:
+        """Remember a turn; the least recently used go first."""
+        with self._lock:
+            self._digests[self._digest(token_ids)] = None
+
+    def __contains__(self, token_ids: object) -> bool:
+        """Tell whether this process wrote such a turn."""
+        with self._lock:
+            return self._digests.get(self._digest(token_ids), self) is None
+
+    @staticmethod
+    def _digest(token_ids: object) -> bytes:
+        return hashlib.sha256(json.dumps(token_ids).encode()).digest()
+
+
 ChatGraph = CompiledStateGraph[ChatState, None, MessagesState, MessagesState]
 
 
@@ -87,6 +116,7 @@ def chat_graph(
             "its calls: use VisualAgent"
         )
     loop = Loop(protocol, limits)
+    written = WrittenTurns()
 
     def policy(state: ChatState) -> dict[str, Any]:
         messages = state["messages"]
@@ -95,15 +125,17 @@ def chat_graph(
             episode = _start(model, loop, messages)
         if episode is None or episode["stop_reason"]:
             raise MessageError("there is no question: send a human's message")
-        reply, turn = _write_turn(model, episode, messages)
+        reply, turn = _write_turn(model, episode, messages, written)
         return {
             "messages": [reply],
             "episode": apply_update(episode, loop.after_turn(episode, turn)),
         }
 
     def tools(state: ChatState) -> dict[str, Any]:
-        before, reply = state["episode"], state["messages"][-1]
+        reply = state["messages"][-1]
         assert isinstance(reply, AIMessage)
+        # No episode has a file here: a name in the state is the client's.
+        before: EpisodeState = {**state["episode"], "video": None}
         after = apply_update(before, loop.after_call(before))
         return {"messages": list(_results(protocol, reply, before, after)), "episode": after}
 
@@ -134,19 +166,21 @@ def _write_turn(
     model: ReplayChatModel,
     episode: EpisodeState,
     messages: Sequence[BaseMessage],
+    written: WrittenTurns,
 ) -> tuple[AIMessage, PolicyTurn]:
     """Let the chat model answer the episode's messages, so that clients can stream its tokens."""
     began = time.perf_counter()
-    written = [message for message in messages if isinstance(message, AIMessage)]
-    replies = iter(written[len(written) - len(episode["steps"]) :])
+    turns = [message for message in messages if isinstance(message, AIMessage)]
+    replies = iter(turns[len(turns) - len(episode["steps"]) :])
     conversation: list[BaseMessage] = []
-    generated: list[list[int]] = []
+    generated: list[list[int] | None] = []
     for message in episode["messages"]:
         if message["role"] == "assistant":
             if (earlier := next(replies, None)) is None:
                 raise MessageError("a turn of the policy is missing: ask the question again")
             conversation.append(earlier)
-            generated.append(message["token_ids"])
+            token_ids = message.get("token_ids")
+            generated.append(token_ids if token_ids in written else None)
         else:
             kind = SystemMessage if message["role"] == "system" else HumanMessage
             conversation.append(kind(content_blocks(message["content"])))
@@ -159,6 +193,7 @@ def _write_turn(
         replay=reply.response_metadata["replay"],
         seconds=time.perf_counter() - began,
     )
+    written.add(turn.message["token_ids"])
     return reply, turn
 
 

@@ -28,7 +28,7 @@ TOKEN_IDS = "token_ids"
 def from_langchain(
     messages: Sequence[BaseMessage],
     renderer: ChatRenderer,
-    generated: Sequence[Sequence[int]] | None = None,
+    generated: Sequence[Sequence[int] | None] | None = None,
 ) -> list[Message]:
     """Convert LangChain's messages; their images go into the renderer's store.
 
@@ -39,7 +39,8 @@ def from_langchain(
         messages: The history.
         renderer: Reads the blocks; it has the tokenizer.
         generated: The tokens of each assistant message, in place of those that come with it, from
-            a source that the caller trusts. They may have special tokens.
+            a source that the caller trusts. They may have special tokens. None leaves a message
+            the tokens that come with it.
 
     Raises:
         MessageError: A message has a type or a block that the policy cannot be shown.
@@ -49,7 +50,8 @@ def from_langchain(
     if generated is not None:
         turns = [message for message in converted if message["role"] == "assistant"]
         for turn, token_ids in zip(turns, generated, strict=True):
-            turn["token_ids"] = list(token_ids)
+            if token_ids is not None:
+                turn["token_ids"] = list(token_ids)
     return converted
 
 
@@ -59,16 +61,9 @@ def message_parts(message: BaseMessage, renderer: ChatRenderer) -> list[Part]:
     Raises:
         MessageError: A block cannot be shown.
     """
-    try:
-        blocks: Sequence[Mapping[str, Any]] = message.content_blocks
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise MessageError(
-            f"a block of a {message.type} message cannot be read: {error}"
-        ) from error
-    # What LangChain does not know, it leaves as it is.
-    return renderer.parts(
-        block["value"] if block["type"] == "non_standard" else block for block in blocks
-    )
+    content = message.content
+    items = [content] if isinstance(content, str) else content
+    return renderer.parts(_typed(item, message) for item in items if item != "")
 
 
 def content_blocks(parts: Sequence[Part]) -> Blocks:
@@ -109,6 +104,24 @@ def reply_fields(reply: ChatReply, model_name: str) -> dict[str, Any]:
             "input_token_details": {"cache_read": turn.known_tokens},
         },
     }
+
+
+def _typed(item: object, message: BaseMessage) -> Mapping[str, Any]:
+    """A piece of a message's content as a block that has a type."""
+    match item:
+        case {"type": "non_standard", "value": Mapping() as value}:
+            return value
+        case Mapping() if "type" in item:
+            return item
+    # Others are text, or Bedrock's, which LangChain knows. Of some that have a type it changes the
+    # type of the file, or moves fields.
+    try:
+        (block,) = HumanMessage([item]).content_blocks  # type: ignore[list-item]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise MessageError(
+            f"a block of a {message.type} message cannot be read: {error}"
+        ) from error
+    return block["value"] if block["type"] == "non_standard" else block
 
 
 def _convert(message: BaseMessage, renderer: ChatRenderer) -> Message:

@@ -4,20 +4,20 @@ Many clients drop images, and many show no structured content, so the text says 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
-from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent
-from PIL import Image
+from mcp.types import CallToolResult, ImageContent, TextContent
 from pydantic import BaseModel, Field
 
 from visreplay.agent.episode.trajectory import Trajectory
+from visreplay.agent.mcp.sizes import MAX_RESULT, cut_texts, fit_pictures
 from visreplay.agent.state import Step, ToolUse
 from visreplay.tools import Frame, ImageStore, VideoInfo
-from visreplay.tools.image import png_base64
 from visreplay.tools.visual_tools import FramesView, RegionView
 
 
-def result(text: str, structured: BaseModel, images: Sequence[Image.Image] = ()) -> CallToolResult:
+def result(text: str, structured: BaseModel, images: Sequence[ImageContent] = ()) -> CallToolResult:
     """Make a tool's result in all forms.
 
     Args:
@@ -25,10 +25,10 @@ def result(text: str, structured: BaseModel, images: Sequence[Image.Image] = ())
         structured: The result as data.
         images: The pictures that belong to it.
     """
-    content: list[ContentBlock] = [TextContent(type="text", text=text)]
-    for image in images:
-        content.append(ImageContent(type="image", data=png_base64(image), mimeType="image/png"))
-    return CallToolResult(content=content, structuredContent=structured.model_dump(mode="json"))
+    return CallToolResult(
+        content=[TextContent(type="text", text=text), *images],
+        structuredContent=structured.model_dump(mode="json"),
+    )
 
 
 class RegionResult(BaseModel):
@@ -41,7 +41,9 @@ class RegionResult(BaseModel):
 
 
 def region_result(store: ImageStore, view: RegionView) -> CallToolResult:
-    """Make the result of a region, whose image is put in the store."""
+    """Make the result of a region, whose image is put in the store at the size that is sent."""
+    fitted = fit_pictures(view.images)
+    view = replace(view, image=fitted.pictures[0])
     reference = store.put(view.image)
     structured = RegionResult(
         image=reference,
@@ -49,7 +51,8 @@ def region_result(store: ImageStore, view: RegionView) -> CallToolResult:
         source_size=list(view.source_size),
         size=list(view.image.size),
     )
-    return result(f"{view.text} ({reference})", structured, view.images)
+    line = ", ".join(filter(None, (view.text, fitted.note)))
+    return result(f"{line} ({reference})", structured, fitted.blocks)
 
 
 class FrameResult(BaseModel):
@@ -83,10 +86,12 @@ class FramesResult(BaseModel):
 
 
 def frames_result(store: ImageStore, view: FramesView) -> CallToolResult:
-    """Make the result of frames, whose images are put in the store."""
-    frames = [FrameResult.of(store, frame) for frame in view.frames]
-    text = "\n".join(frame.text() for frame in frames)
-    return result(text, FramesResult(frames=frames), view.images)
+    """Make the result of frames, whose images are put in the store at the size that is sent."""
+    fitted = fit_pictures(view.images)
+    pairs = zip(view.frames, fitted.pictures, strict=True)
+    frames = [FrameResult.of(store, replace(frame, image=image)) for frame, image in pairs]
+    lines = [*(frame.text() for frame in frames), fitted.note]
+    return result("\n".join(filter(None, lines)), FramesResult(frames=frames), fitted.blocks)
 
 
 class VideoResult(BaseModel):
@@ -205,3 +210,21 @@ class EpisodeResult(BaseModel):
     def references(self) -> list[str]:
         """List the references of all images that the calls showed."""
         return [image for step in self.steps for call in step.calls for image in call.images]
+
+
+def episode_result(episode: EpisodeResult) -> CallToolResult:
+    """Make the result of an episode; texts are cut, and at last steps left out, to make it fit."""
+    data = episode.model_dump()
+    for length in (MAX_RESULT, 20_000, 4_000, 800, 160):
+        cut = EpisodeResult.model_validate(cut_texts(data, length))
+        note = "" if length == MAX_RESULT else f"\n(texts are cut to {length} characters)"
+        whole = result(cut.text() + note, cut)
+        if _size(whole) <= MAX_RESULT:
+            return whole
+    cut = cut.model_copy(update={"steps": []})
+    return result(f"{cut.text()}\n(its {len(episode.steps)} steps are left out)", cut)
+
+
+def _size(whole: CallToolResult) -> int:
+    """The bytes of a result as it is sent."""
+    return len(whole.model_dump_json(by_alias=True, exclude_none=True).encode())

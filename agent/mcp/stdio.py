@@ -7,8 +7,13 @@ from contextlib import contextmanager
 from typing import TextIO
 
 import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server.fastmcp import FastMCP
 from mcp.server.stdio import stdio_server
+from mcp.shared.message import SessionMessage
+from mcp.types import PARSE_ERROR, JSONRPCMessage
+
+from visreplay.agent.mcp.errors import error_message
 
 
 def serve_stdio(server: FastMCP) -> None:
@@ -20,9 +25,27 @@ def serve_stdio(server: FastMCP) -> None:
         options = protocol.create_initialization_options()
         with _protocol_alone_on_stdout() as out:
             async with stdio_server(stdout=anyio.wrap_file(out)) as (read, write):
-                await protocol.run(read, write, options)
+                messages, readable = anyio.create_memory_object_stream[SessionMessage | Exception]()
+                async with anyio.create_task_group() as group:
+                    group.start_soon(_pass_on, read, messages, write)
+                    await protocol.run(readable, write, options)
 
     anyio.run(serve)
+
+
+async def _pass_on(
+    read: MemoryObjectReceiveStream[SessionMessage | Exception],
+    messages: MemoryObjectSendStream[SessionMessage | Exception],
+    write: MemoryObjectSendStream[SessionMessage],
+) -> None:
+    """Pass messages on to the protocol; a line that is none is answered with an error."""
+    async with read, messages:
+        async for message in read:
+            if isinstance(message, Exception):
+                error = error_message(PARSE_ERROR, "a line is no message of JSON-RPC")
+                await write.send(SessionMessage(JSONRPCMessage(error)))
+            else:
+                await messages.send(message)
 
 
 @contextmanager

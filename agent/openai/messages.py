@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from visreplay.agent.chat.media_parts import sampled_video
+from visreplay.agent.chat.media_parts import fitted_image, sampled_video
 from visreplay.agent.chat.renderer import ChatRenderer, MessageError
 from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, image, text
 from visreplay.agent.openai import request_schema as wire
@@ -33,7 +33,7 @@ def _convert(message: wire.RequestMessage, renderer: ChatRenderer) -> Message:
             calls = [(call, _arguments(call)) for call in message.tool_calls or ()]
             return {
                 "role": "assistant",
-                "content": parts,
+                "content": parts or _parts(message.refusal, renderer),
                 "tool_calls": [
                     ToolCall(name=call.function.name, arguments=arguments, id=call.id)
                     for call, arguments in calls
@@ -51,7 +51,9 @@ def _convert(message: wire.RequestMessage, renderer: ChatRenderer) -> Message:
             }
 
 
-def _parts(content: str | Sequence[wire.ContentPart] | None, renderer: ChatRenderer) -> list[Part]:
+def _parts(
+    content: str | Sequence[wire.ContentPart | wire.RefusalPart] | None, renderer: ChatRenderer
+) -> list[Part]:
     if not content:
         return []
     if isinstance(content, str):
@@ -64,12 +66,16 @@ def _parts(content: str | Sequence[wire.ContentPart] | None, renderer: ChatRende
         raise MessageError(str(error)) from error
 
 
-def _part(part: wire.ContentPart, renderer: ChatRenderer) -> Part:
+def _part(part: wire.ContentPart | wire.RefusalPart, renderer: ChatRenderer) -> Part:
     match part:
         case wire.TextPart():
             return text(part.text)
+        case wire.RefusalPart():
+            return text(part.refusal)
         case wire.ImagePart():
-            return image(renderer.readable.reference(part.image_url.url))
+            media, limits = renderer.readable, part.image_url.model_dump(exclude={"url"})
+            reference = media.reference(part.image_url.url)
+            return image(fitted_image(reference, media, renderer.protocol.grid, **limits))
         case wire.VideoPart():
             grid = renderer.protocol.frame_grid
             return sampled_video(renderer.readable.video(part.video_url.url, grid=grid))
@@ -82,7 +88,9 @@ def _spelled(call: wire.Call, renderer: ChatRenderer) -> str:
 
 
 def _arguments(call: wire.Call) -> dict[str, object] | None:
-    """The arguments of a call; None if their text is no JSON object."""
+    """The arguments of a call; None if their text is no JSON object. No text means none."""
+    if not call.function.arguments.strip():
+        return {}
     try:
         arguments = json.loads(call.function.arguments)
     except (ValueError, RecursionError):

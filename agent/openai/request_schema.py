@@ -1,21 +1,20 @@
 """The bodies of requests for chat completions, checked down to every field.
 
-A few fields of OpenAI's are accepted though they change nothing. An unknown field, or one that asks
-for something that this server does not do, is refused rather than ignored.
+An unknown field, or one that asks for something that this server does not do, is refused rather
+than ignored (`request_objects`).
 """
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StringConstraints,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, StrictBool, StringConstraints, model_validator
 
+from visreplay.agent.openai.request_objects import (
+    Lenient,
+    Marked,
+    NeutralSettings,
+    Strict,
+    Unique,
+)
 from visreplay.agent.policy.sampling import Sampling
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -24,51 +23,51 @@ Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 
-MAX_FIELDS = 64
-"""Most fields of an object: of more, not each is checked."""
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_size(cls, value: Any) -> Any:
-        if isinstance(value, dict) and len(value) > MAX_FIELDS:
-            raise ValueError(
-                f"an object has {len(value)} fields; {MAX_FIELDS} are enough for all that there are"
-            )
-        return value
-
-
-class TextPart(_Strict):
+class TextPart(Marked):
     """A piece of text."""
 
     type: Literal["text"]
     text: Text
 
 
-class ImageURL(BaseModel):
-    """The place of an image: a data URI, or another that the server allows."""
+class RefusalPart(Marked):
+    """A piece of text in which the policy declines."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+
+class ImageURL(Strict):
+    """An image: its data URI, or another that the server allows, and limits of its size.
+
+    Attributes:
+        url: The URL.
+        detail: "low" shrinks the image (`media_parts.LOW_DETAIL`); the others leave it.
+        min_pixels: The image is enlarged to so many pixels; this field and the next are Qwen's.
+        max_pixels: The image is shrunk to so many pixels.
+    """
 
     url: str
-    detail: str | None = None
+    detail: Literal["auto", "low", "high", "original"] = "auto"
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
 
 
-class ImagePart(_Strict):
+class ImagePart(Unique):
     """An image."""
 
     type: Literal["image_url"]
     image_url: ImageURL
 
 
-class VideoURL(BaseModel):
+class VideoURL(Strict):
     """The place of a video."""
 
     url: str
 
 
-class VideoPart(_Strict):
+class VideoPart(Unique):
     """A video: not in OpenAI's API, but in that of other servers of vision-language models."""
 
     type: Literal["video_url"]
@@ -78,10 +77,11 @@ class VideoPart(_Strict):
 ContentPart = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 Parts = Annotated[list[ContentPart], Field(max_length=1024, fail_fast=True)]
 Texts = Annotated[list[TextPart], Field(max_length=1024, fail_fast=True)]
+TurnPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 Content = Text | Parts
 
 
-class SystemMessage(_Strict):
+class SystemMessage(Marked):
     """A message of instructions."""
 
     role: Literal["system", "developer"]
@@ -89,7 +89,7 @@ class SystemMessage(_Strict):
     name: str | None = None
 
 
-class UserMessage(_Strict):
+class UserMessage(Marked):
     """A message of the user, with text, images and videos."""
 
     role: Literal["user"]
@@ -97,14 +97,17 @@ class UserMessage(_Strict):
     name: str | None = None
 
 
-class Function(BaseModel):
-    """The name of a called function, and its arguments as the text of a JSON object."""
+class Function(Lenient):
+    """The name of a called function, and its arguments as the text of a JSON object.
+
+    Without arguments, the text may be empty.
+    """
 
     name: str
-    arguments: Text
+    arguments: Text = ""
 
 
-class Call(BaseModel):
+class Call(Lenient):
     """A tool call of the policy. Clients may add fields of their own (`parsed_arguments`)."""
 
     id: str
@@ -112,19 +115,31 @@ class Call(BaseModel):
     function: Function
 
 
-class AssistantMessage(BaseModel):
-    """A message of the policy. Clients may send more fields of it back, which are ignored."""
+class AssistantMessage(Lenient):
+    """A message of the policy. Clients may send more fields of it back, which are ignored.
+
+    Attributes:
+        role: The author.
+        content: The text; if there is none, `refusal` is read in its place.
+        refusal: A text in which the policy declines.
+        tool_calls: The calls.
+        function_call: Refused: the old form of a call.
+        audio: Refused: the id of a sound.
+    """
 
     role: Literal["assistant"]
-    content: Text | Texts | None = None
+    content: Text | Annotated[list[TurnPart], Field(max_length=1024, fail_fast=True)] | None = None
+    refusal: Text | None = None
     tool_calls: Annotated[list[Call], Field(max_length=128, fail_fast=True)] | None = None
+    function_call: None = None
+    audio: None = None
 
 
-class ToolMessage(_Strict):
+class ToolMessage(Marked):
     """The result of a tool call, with text, images and videos."""
 
     role: Literal["tool"]
-    content: Content
+    content: Content = ""
     tool_call_id: str
     name: str | None = None
 
@@ -134,7 +149,7 @@ RequestMessage = Annotated[
 ]
 
 
-class ToolFunction(_Strict):
+class ToolFunction(Marked):
     """A tool: its name, what it does, and its arguments as a JSON schema."""
 
     name: Name
@@ -143,40 +158,40 @@ class ToolFunction(_Strict):
     strict: StrictBool | None = None
 
 
-class Tool(_Strict):
+class Tool(Marked):
     """A tool that the policy may call."""
 
     type: Literal["function"]
     function: ToolFunction
 
 
-class ChosenFunction(_Strict):
+class ChosenFunction(Strict):
     """The name of the tool that must be called."""
 
     name: str
 
 
-class Chosen(_Strict):
+class Chosen(Strict):
     """The choice of one tool, which must be called."""
 
     type: Literal["function"]
     function: ChosenFunction
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """Options of a stream."""
 
     include_usage: StrictBool = False
     include_obfuscation: StrictBool = False
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     """The form of the reply: text alone, since a policy is not forced into a schema."""
 
     type: Literal["text"]
 
 
-class ChatRequest(_Strict):
+class ChatRequest(NeutralSettings):
     """The body of a request for a chat completion.
 
     Attributes:
@@ -217,24 +232,11 @@ class ChatRequest(_Strict):
     tool_choice: Literal["none", "auto", "required"] | Chosen | None = None
     parallel_tool_calls: StrictBool | None = None
     response_format: ResponseFormat | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    # These change nothing.
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: StrictBool | None = None
-    service_tier: str | None = None
-
-    @field_validator("frequency_penalty", "presence_penalty", mode="before")
-    @classmethod
-    def _integer_zero(cls, value: Any) -> Any:
-        """Accept 0.0, as clients write 0."""
-        return 0 if value == 0 and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _check_sense(self) -> Self:
         """Refuse a field that would change nothing, and names that mean two tools."""
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs")
         names = [tool.function.name for tool in self.tools or ()]
         duplicate = next((name for name in names if names.count(name) > 1), None)
@@ -276,7 +278,11 @@ class ChatRequest(_Strict):
     def signatures(self) -> list[dict[str, Any]]:
         """The tools in the form in which the prompt has them."""
         tools = self.tools or []
-        return [tool.model_dump(exclude={"function": {"strict"}}) for tool in tools]
+        shown = {"name", "description", "parameters"}
+        return [
+            {"type": tool.type, "function": tool.function.model_dump(include=shown)}
+            for tool in tools
+        ]
 
     @property
     def sampling(self) -> Sampling:

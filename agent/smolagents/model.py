@@ -29,6 +29,7 @@ from smolagents.models import (
 )
 
 from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply
+from visreplay.agent.copying import SharesWeights
 from visreplay.agent.policy.sampling import SAMPLING_FIELDS, Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
 from visreplay.agent.protocols import Recipe
@@ -40,7 +41,7 @@ from visreplay.tools import ImageStore
 _OPTIONS = {*SAMPLING_FIELDS, "max_tokens", "seed", "stop", "tool_choice"}
 
 
-class ReplayModel(Model):
+class ReplayModel(SharesWeights, Model):
     """A model for the agents of smolagents: the policy of a pair writes its turns under replay.
 
     A step of an agent costs its new tokens alone: the tokens that the policy generated go back as

@@ -93,19 +93,23 @@ class LangChainTool(Tool):
             **arguments: The arguments of its schema.
 
         Raises:
-            ToolError: The tool failed, or returned an image that cannot be read.
+            ToolError: The tool failed, or returned something that is neither text nor an image.
         """
         call = {"name": self.tool.name, "args": arguments, "id": "call", "type": "tool_call"}
         message = self.tool.invoke(call)
         if message.status == "error":
             raise ToolError(message.text)
         media = Media(self.store, max_uri=MAX_URI)
-        return "\n".join(
-            REFERENCE + image_reference(block, media)
-            if block["type"] == "image"
-            else str(block.get("text", ""))
-            for block in message.content_blocks
-        )
+        if isinstance(message.content, str):
+            return str(message.content)
+        return "\n".join(_line(item, media) for item in message.content)
+
+
+def _line(item: Any, media: Media) -> str:
+    """A piece of a tool's content as a line: its text, or the reference of its image."""
+    if isinstance(item, str):
+        return item
+    return str(item["text"]) if "text" in item else REFERENCE + image_reference(item, media)
 
 
 def _input(schema: dict[str, Any], *, optional: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from visreplay.tasks.datasets.table_files import DataFile, JsonFile, Row, TsvFil
 from visreplay.tasks.scoring.scorers import same_option
 from visreplay.tasks.types import Sample
 from visreplay.tools import ToolError, load_image, probe
-from visreplay.tools.media import decode_base64
+from visreplay.tools.data_uri import decode_base64
 
 MIN_IMAGE_CHARACTERS = 64
 """A shorter `image` cell is the index of the row that holds the image."""

@@ -86,11 +86,17 @@ PICTURES = damaged() | st.sampled_from(
     ]
 )
 
+IMAGES = st.fixed_dictionaries(
+    {"url": PICTURES},
+    optional={
+        "detail": st.sampled_from(["auto", "low", "high", None, "medium"]),
+        "min_pixels": st.sampled_from([1, 4000, 10**6, 10**30, 0, None]),
+        "max_pixels": st.sampled_from([1, 4000, 10**6, 10**30, True, None]),
+    },
+)
 PARTS = (
     st.fixed_dictionaries({"type": st.just("text"), "text": WORDS})
-    | st.fixed_dictionaries(
-        {"type": st.just("image_url"), "image_url": st.fixed_dictionaries({"url": PICTURES})}
-    )
+    | st.fixed_dictionaries({"type": st.just("image_url"), "image_url": IMAGES})
     | st.fixed_dictionaries(
         {"type": st.just("video_url"), "video_url": st.fixed_dictionaries({"url": PICTURES})}
     )
@@ -170,6 +176,11 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "tool_choice": CHOICES,
     "parallel_tool_calls": st.booleans(),
     "metadata": st.dictionaries(WORDS, WORDS, max_size=1),
+    "prompt_cache_key": WORDS | st.none(),
+    "min_p": st.sampled_from([0, 0.0, None, 0.1, 10**400]),
+    "logit_bias": st.sampled_from([{}, None, {"1": 1}]),
+    "reasoning_effort": st.sampled_from([None, "low"]),
+    "made_up": st.none(),
 }
 
 

@@ -89,8 +89,9 @@ def text(result: CallToolResult) -> str:
 
 def images(result: CallToolResult) -> list[Image.Image]:
     shown = [block for block in result.content if isinstance(block, ImageContent)]
-    assert all(block.mimeType == "image/png" for block in shown)
-    return [Image.open(io.BytesIO(base64.b64decode(block.data))) for block in shown]
+    opened = [Image.open(io.BytesIO(base64.b64decode(block.data))) for block in shown]
+    assert [Image.MIME[str(image.format)] for image in opened] == [b.mimeType for b in shown]
+    return opened
 
 
 def structured(result: CallToolResult) -> dict[str, Any]:

@@ -52,6 +52,45 @@ def test_a_forgetful_one_keeps_what_was_used_last() -> None:
     assert store.get(large).size == (500, 400)
 
 
+def test_images_that_are_held_stay_until_they_are_let_go() -> None:
+    store = ImageStore(memory_bytes=2 * 50 * 40 * 3, forgetful=True)
+    with store.holding() as first, store.holding() as second:
+        held = [store.put(picture(shade)) for shade in range(5)]
+        first(held[:4])  # too late for what was dropped, and no harm
+        kept = [reference for reference in held if reference in store]
+        second(kept[-1:])
+        first(kept)
+        others = [store.put(picture(shade)) for shade in range(100, 120)]
+        assert all(reference in store for reference in kept)
+        assert [reference for reference in others if reference in store] == others[-2:]
+    assert all(reference in store for reference in kept)
+    last = store.put(picture(200))
+    assert len(store._images) == 2 and last in store
+
+
+def test_holding_twice_needs_letting_go_twice() -> None:
+    store = ImageStore(memory_bytes=1, forgetful=True)
+    reference = store.put(picture(1))
+    with store.holding() as hold:
+        hold([reference])
+        with store.holding() as again:
+            again([reference])
+        store.put(picture(2))
+        assert reference in store
+    store.put(picture(3))
+    assert reference not in store
+
+
+def test_what_is_on_the_disk_is_not_held_in_memory(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path, memory_bytes=50 * 40 * 3)
+    with store.holding() as hold:
+        references = [store.put(picture(shade)) for shade in range(9)]
+        hold(references)
+        store.put(picture(100))
+        assert len(store._images) == 1
+        assert all(reference in store for reference in references)
+
+
 def test_unknown_images_are_explained(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="put it there first"):
         ImageStore(tmp_path).get("0" * 64)

@@ -1,6 +1,8 @@
 """Whole episodes on the embedded pair: real model, real tools, real media."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -8,8 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from shared import MakeAgent
 from transformers import AutoModelForImageTextToText
 
@@ -103,6 +107,66 @@ def test_a_second_run_is_an_episode_of_its_own(make_agent: MakeAgent) -> None:
     agent = make_agent(checkpointer=InMemorySaver())
     first, second = (agent.run(SEARCH.question, images=SEARCH.images) for _ in range(2))
     assert [step["text"] for step in first.steps] == [step["text"] for step in second.steps]
+
+
+def test_a_second_question_on_a_thread_is_a_new_episode(make_agent: MakeAgent) -> None:
+    other = get_task("visual-search-medium").sample(Split.TUNING + 2)
+    expected = [play(make_agent(), sample) for sample in (SEARCH, other)]
+    agent = make_agent(checkpointer=InMemorySaver())
+    for sample, alone in zip((SEARCH, other), expected, strict=True):
+        *_, end = agent.stream(agent.start(sample.question, images=sample.images))
+        assert outcome(end) == outcome(alone)
+        assert (end["answer"], end["question"]) == (alone["answer"], sample.question)
+        assert [message["content"] for message in end["messages"]] == [
+            message["content"] for message in alone["messages"]
+        ]
+
+
+def test_a_question_in_the_middle_of_another_is_a_new_episode(make_agent: MakeAgent) -> None:
+    expected = play(make_agent())
+    agent = make_agent(checkpointer=InMemorySaver())
+    config: RunnableConfig = {"configurable": {"thread_id": "a"}}
+    for moves in (1, 2, 3):
+        stream = agent.stream(agent.start("What?", images=SEARCH.images), thread_id="a")
+        for _ in range(moves):
+            next(stream)
+        stream.close()
+        start = agent.start(SEARCH.question, images=SEARCH.images)
+        assert outcome(agent.graph.invoke(start, config)) == outcome(expected)  # type: ignore[arg-type]
+
+
+def test_images_of_episodes_that_are_over_are_let_go(make_agent: MakeAgent) -> None:
+    """The pictures of one episode alone take more than the store's bound."""
+    store = ImageStore(memory_bytes=150_000, forgetful=True)
+    agent = make_agent(store=store)
+    task = get_task("visual-search-medium")
+    for number in range(4):
+        sample = task.sample(Split.TUNING + number)
+        trajectory = agent.run(sample.question, images=sample.images)
+        assert trajectory.steps and all(name in store for name in trajectory.references())
+        store.put(Image.new("RGB", (8, 8), (number, 0, 0)))
+        assert trajectory.images[0] not in store and store._bytes <= store.memory_bytes
+    store.memory_bytes = 400_000  # for what the three write at the same time
+    together = agent.rollouts(SEARCH.question, range(3), images=SEARCH.images)
+    assert all(name in store for each in together for name in each.references())
+
+
+def test_the_agents_own_store_is_bounded_unless_episodes_are_resumed() -> None:
+    bounded = VisualAgent.from_pretrained("embedded", replay="none").store
+    assert bounded.root is None and bounded._drops and bounded.memory_bytes == 2**30
+    resumed = VisualAgent.from_pretrained("embedded", replay="none", checkpointer=InMemorySaver())
+    assert not resumed.store._drops
+    own = ImageStore()
+    assert VisualAgent.from_pretrained("embedded", replay="none", store=own).store is own
+
+
+def test_copies_share_weights_and_none_is_pickled(make_agent: MakeAgent) -> None:
+    agent = make_agent()
+    for copied in (copy.copy(agent), copy.deepcopy(agent), copy.deepcopy([agent])[0]):
+        assert copied is not agent and copied.pair is agent.pair
+        assert outcome(play(copied)) == outcome(play(agent))
+    with pytest.raises(TypeError, match=r"a VisualAgent holds weights .*from_pretrained"):
+        pickle.dumps(agent)
 
 
 def test_an_assistants_turn_without_its_tokens_is_read_as_text(make_agent: MakeAgent) -> None:

@@ -1,6 +1,8 @@
 """The chat model on the embedded pair: LangChain's and LangGraph's own agents around it."""
 
 import asyncio
+import copy
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -378,3 +380,40 @@ def test_a_protocol_that_is_named_is_taken(embedded_pair: ModelPair) -> None:
     assert ReplayChatModel(pair=embedded_pair, protocol="deepeyes").protocol == "deepeyes"
     with pytest.raises(ValueError, match="there is no protocol 'deepeye'"):
         ReplayChatModel(pair=embedded_pair, protocol="deepeye")
+
+
+# Copies
+
+
+def test_a_copy_shares_weights_and_answers_as_the_model_does(make_model: MakeModel) -> None:
+    model = make_model(stop=["</never>"], tags=["a"])
+    messages = [question(model, SEARCH)]
+    expected = model.invoke(messages).content
+    for copied in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
+        assert copied is not model and copied.pair is model.pair and copied.store is model.store
+        assert copied.invoke(messages).content == expected
+    deep = copy.deepcopy(model)
+    assert deep.stop is not None and model.stop is not None
+    deep.stop.append("<think>")
+    assert model.stop == ["</never>"]
+    assert copy.deepcopy({"model": model})["model"].tags == ["a"]
+
+
+def test_a_copy_with_another_replay_replays_so(make_model: MakeModel) -> None:
+    model = make_model()
+    messages = [question(model, SEARCH)]
+    for deep in (False, True):
+        plain = model.model_copy(update={"replay": "none", "max_new_tokens": 4}, deep=deep)
+        assert plain.pair is model.pair
+        assert plain.replay == ReplayConfig(Method.NONE)
+        reply = plain.invoke(messages)
+        assert reply.response_metadata["replay"] is None
+        assert reply.usage_metadata and reply.usage_metadata["output_tokens"] == 4
+    other = model.model_copy(update={"protocol": "hermes"})
+    assert other.renderer.protocol.name == other.protocol == "hermes"
+    assert model.invoke(messages).response_metadata["replay"]["method"] == "token"
+
+
+def test_a_model_is_not_pickled(make_model: MakeModel) -> None:
+    with pytest.raises(TypeError, match=r"a ReplayChatModel holds weights .*from_pretrained"):
+        pickle.dumps(make_model())

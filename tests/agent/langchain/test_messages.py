@@ -14,6 +14,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.messages.tool import tool_call
+from PIL import Image
 from shared import png, write_clip
 
 from visreplay.agent import Message, MessageError, get_protocol
@@ -23,6 +24,7 @@ from visreplay.agent.messages import text, user
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.replay_core import ModelPair
 from visreplay.tools import ImageStore
+from visreplay.tools.image import png_base64
 
 RED = png("red")
 
@@ -43,10 +45,25 @@ def forms(kind: str, mime_type: str, data: str) -> list[dict[str, Any]]:
         {"type": kind, "source_type": "base64", "data": data, "mime_type": mime_type},
         {"type": kind, "source_type": "url", "url": uri},
         {"type": kind, "source": {"type": "base64", "media_type": mime_type, "data": data}},
+        {"type": f"{kind}_url", f"{kind}_url": uri},
+        {"type": "media", "mime_type": mime_type, "data": data},
+        {"type": "media", "mime_type": mime_type, "file_uri": uri},
+        {"type": "file", "mime_type": mime_type, "base64": data},
+        {"type": "file", "mime_type": mime_type, "url": uri},
+        {"type": "file", "source_type": "base64", "mime_type": mime_type, "data": data},
+        {"type": "file", "file": {"file_data": uri, "filename": "a"}},
+        {"type": f"input_{kind}", f"{kind}_url": uri},
+        {"type": "document", "source": {"type": "base64", "media_type": mime_type, "data": data}},
+        {"type": kind, kind: uri},
+        {"type": "media", "mime_type": mime_type, "data": base64.b64decode(data)},
+        {"type": "non_standard", "value": {"type": f"{kind}_url", f"{kind}_url": {"url": uri}}},
     ]
 
 
-@pytest.mark.parametrize("form", range(6))
+FORMS = range(len(forms("image", "", "")))
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_an_image_is_the_same_in_every_form(hermes: ChatRenderer, form: int) -> None:
     block = forms("image", "image/png", RED)[form]
     question, result = from_langchain(
@@ -69,7 +86,7 @@ def test_an_image_is_the_same_in_every_form(hermes: ChatRenderer, form: int) -> 
     assert again == [user(picture)]
 
 
-@pytest.mark.parametrize("form", range(6))
+@pytest.mark.parametrize("form", FORMS)
 def test_a_video_is_the_same_in_every_form(hermes: ChatRenderer, tmp_path: Path, form: int) -> None:
     path = write_clip(tmp_path / "a.mp4", [20] * 10 + [220] * 10)
     block = forms("video", "video/mp4", base64.b64encode(path.read_bytes()).decode())[form]
@@ -90,7 +107,12 @@ def test_a_video_is_the_same_in_every_form(hermes: ChatRenderer, tmp_path: Path,
         ({"type": "image", "url": "/etc/passwd"}, "no files may be read"),
         ({"type": "image", "file_id": "f"}, "neither base64 nor a URL"),
         ({"type": "image_url"}, "cannot be"),
-        ({"type": "image_url", "image_url": "data:image/png;base64," + RED}, "cannot be"),
+        ({"type": "file", "mime_type": "application/pdf", "base64": RED}, "'application/pdf'"),
+        ({"type": "file", "file": {"file_id": "f"}}, "nothing says what it is"),
+        (
+            {"type": "image", "base64": RED, "mime_type": "image/png", "max_pixels": 0},
+            "max_pixels is 0",
+        ),
         ({"type": "audio", "base64": "aGVsbG8="}, "'audio' cannot be shown"),
         ({"type": "text", "text": 7}, "cannot be"),
         ({"type": "video_url", "video_url": {"url": 7}}, "neither base64 nor a URL"),
@@ -103,6 +125,31 @@ def test_a_block_that_cannot_be_shown_is_refused(
     for message in (HumanMessage([block]), ToolMessage([block], tool_call_id="1")):
         with pytest.raises(MessageError, match=error):
             from_langchain([message], hermes)
+
+
+def test_blocks_without_a_type(hermes: ChatRenderer) -> None:
+    bedrock = {"image": {"format": "png", "source": {"bytes": base64.b64decode(RED)}}}
+    (message,) = from_langchain([HumanMessage([bedrock, {"text": "What?"}, "", "Now"])], hermes)
+    picture, *words = message["content"]
+    assert picture["type"] == "image"
+    assert words == [text("What?"), text("Now")]
+    with pytest.raises(MessageError, match="cannot be"):
+        from_langchain([HumanMessage([{"image_url": {"url": "data:,"}}])], hermes)
+
+
+def test_limits_of_an_image_are_held(hermes: ChatRenderer) -> None:
+    """LangChain itself would move them to another place."""
+    name = hermes.protocol.store.put(Image.new("RGB", (224, 224)))
+    for of, url in (("uri", data_uri(name, hermes)), ("store", f"visreplay:{name}")):
+        block = {"type": "image_url", "image_url": {"url": url, "max_pixels": 30_000}}
+        (message,) = from_langchain([HumanMessage([block])], hermes)
+        (part,) = message["content"]
+        assert part["type"] == "image"
+        assert hermes.protocol.store.get(part["image"]).size == (168, 168), of
+
+
+def data_uri(reference: str, renderer: ChatRenderer) -> str:
+    return f"data:image/png;base64,{png_base64(renderer.protocol.store.get(reference))}"
 
 
 def test_a_message_of_another_kind_is_refused(hermes: ChatRenderer) -> None:
@@ -156,5 +203,8 @@ def test_tokens_from_a_trusted_source_may_be_special(hermes: ChatRenderer) -> No
     edited = from_langchain([HumanMessage("?"), AIMessage("Hallo")], hermes, generated=[ids])
     _, turn, _ = hermes.conversation([*edited, user(text("?"))])
     assert turn == {"role": "assistant", "content": [text("Hallo")]}
+    untold = AIMessage("Hello", additional_kwargs={"token_ids": ids[1:]})
+    (_, kept) = from_langchain([HumanMessage("?"), untold], hermes, generated=[None])
+    assert kept["token_ids"] == ids[1:]
     with pytest.raises(ValueError, match="argument 2 is longer"):
         from_langchain(history, hermes, generated=[ids, ids])

@@ -8,10 +8,16 @@ from threading import Event
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 from mcp import ClientSession, McpError, StdioServerParameters
 from mcp.client.stdio import stdio_client
-from mcp.types import CancelledNotification, CancelledNotificationParams, ClientNotification
+from mcp.types import (
+    CallToolResult,
+    CancelledNotification,
+    CancelledNotificationParams,
+    ClientNotification,
+)
 from PIL import Image
 from served import (
     COMMAND,
@@ -30,8 +36,10 @@ from served import (
 from shared import MakeAgent
 
 from visreplay.agent import VisualAgent
+from visreplay.agent.mcp import server
 from visreplay.agent.mcp.server import MAX_WAITING, client_media, http_app, mcp_server
 from visreplay.tools import ToolError
+from visreplay.tools.media_budget import Budget
 
 
 async def every_tool(session: ClientSession) -> None:
@@ -132,6 +140,7 @@ def test_standard_output_is_the_protocols_whatever_libraries_print(tmp_path: Pat
     script = """
 import os
 from visreplay.agent import VisualAgent
+from visreplay.agent.mcp import server
 from visreplay.agent.mcp.server import client_media, mcp_server
 from visreplay.agent.mcp.stdio import serve_stdio
 
@@ -166,7 +175,7 @@ serve_stdio(mcp_server(client_media([]), load))
         ("zoom", {"image": "data:image/png;base64,AAAA"}, "not an image"),
         ("zoom", {"image": "scene.png", "bbox": [9, 9, 1, 1]}, "no area"),
         ("zoom", {"image": "scene.png", "bbox": [9, 9]}, "four numbers"),
-        ("zoom", {"image": "scene.png", "bbox": [0] * 100_000}, "at most 4 items"),
+        ("zoom", {"image": "scene.png", "bbox": [0] * 5_000}, "at most 4 items"),
         ("zoom", {"image": "scene.png", "bbox": "everything"}, "valid list"),
         ("zoom", {}, "Field required"),
         ("sample_frames", {"video": "broken.png", "count": 2}, "not a video"),
@@ -276,3 +285,59 @@ def test_so_many_questions_wait_and_no_more(root: Path) -> None:
         with_session(url, scenario)
     assert "questions are waiting already" in errors[0]
     assert sum("nobody is there" in line for line in errors) == MAX_WAITING + 1
+
+
+def test_a_call_that_is_given_up_ends_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread cannot be cancelled: the work is told, and its place is free when it has ended."""
+    left = Event()
+    monkeypatch.setattr(Budget, "leave", lambda budget: left.set())
+
+    def work(budget: Budget) -> CallToolResult:
+        assert left.wait(60)
+        raise ToolError("the caller has left")
+
+    def fail(budget: Budget) -> CallToolResult:
+        raise ToolError("no")
+
+    async def play() -> None:
+        limiter = anyio.CapacityLimiter(1)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(server._in_thread, work, limiter)
+                while not limiter.borrowed_tokens:
+                    await anyio.sleep(0.01)
+                assert not left.is_set()
+                scope.cancel()
+        assert left.is_set() and limiter.borrowed_tokens == 0
+        # What is not given up gives its result, or its error as it is.
+        done = CallToolResult(content=[])
+        assert await server._in_thread(lambda budget: done, limiter) is done
+        with pytest.raises(ToolError, match=r"^no$"):
+            await server._in_thread(fail, limiter)
+
+    anyio.run(play)
+
+
+def test_a_noisy_photograph_fits_the_message_of_a_desktop_client(
+    root: Path, make_agent: MakeAgent
+) -> None:
+    grain = np.random.default_rng(0).normal(128, 40, (3000, 4000, 3))
+    Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8)).save(root / "noisy.jpg", quality=97)
+    with served(http_app(mcp_server(client_media([root]), make_agent))) as address:
+        url = f"{address}/mcp"
+        calls: list[tuple[str, dict[str, Any]]] = [
+            ("zoom", {"image": "noisy.jpg"}),
+            ("zoom", {"image": "noisy.jpg", "bbox": [0, 0, 1500, 1500]}),
+            ("crop", {"image": "noisy.jpg", "bbox": [0, 0, 2000, 2000]}),
+            ("ask", {"question": SCENE.question, "images": ["noisy.jpg"]}),
+        ]
+        for tool, arguments in calls:
+            result = call(url, tool, **arguments)
+            assert not result.isError, text(result)
+            assert len(result.model_dump_json(by_alias=True, exclude_none=True)) < 1_000_000
+            if tool != "ask":
+                assert "sent as JPEG" in text(result)
+                (picture,) = images(result)
+                assert list(picture.size) == structured(result)["size"]
+                again = call(url, "zoom", image=structured(result)["image"])
+                assert structured(again)["source_size"] == list(picture.size)

@@ -1,7 +1,9 @@
 """The model for smolagents on the embedded pair, with real agents around it."""
 
+import copy
 import importlib
 import json
+import pickle
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -364,3 +366,15 @@ def test_the_embedded_pair_needs_no_settings(model: ReplayModel) -> None:
     assert loaded.chat.protocol.name == "embedded"
     assert loaded.chat.replay == embedded_config(Method.TOKEN)
     assert loaded.generate(task()).content == model.generate(task()).content
+
+
+def test_copies_share_weights_and_none_is_pickled(embedded_pair: ModelPair) -> None:
+    model = ReplayModel(chat_on(embedded_pair), stop=["</never>"], max_tokens=8)
+    messages = [{"role": "user", "content": "Hello"}]
+    for copied in (copy.copy(model), copy.deepcopy(model)):
+        assert copied is not model and copied.chat.pair is embedded_pair
+        assert copied.generate(messages).content == model.generate(messages).content
+    copy.deepcopy(model).kwargs["stop"].append("a")
+    assert model.kwargs["stop"] == ["</never>"]
+    with pytest.raises(TypeError, match=r"a ReplayModel holds weights .*from_pretrained"):
+        pickle.dumps(model)

@@ -76,3 +76,28 @@ def test_images_come_in_any_form_of_a_block() -> None:
     assert painted(where=observed) == observed
     with pytest.raises(ToolError, match="is not fetched"):
         painted(where="https://example.org/a.png")
+
+
+def test_pictures_in_the_blocks_of_other_frameworks_are_not_lost() -> None:
+    blocks: list[dict[str, object]] = []
+
+    @langchain_tool
+    def show() -> list[dict[str, object]]:
+        """Show pictures."""
+        return blocks
+
+    uri = f"data:image/png;base64,{png('red')}"
+    blocks += [
+        {"type": "text", "text": "Look:"},
+        {"type": "image_url", "image_url": uri},
+        {"type": "image_url", "image_url": {"url": uri}},
+        {"type": "media", "mime_type": "image/png", "data": png("red")},
+    ]
+    store = ImageStore()
+    shown = LangChainTool(show, store)
+    words, *lines = shown().splitlines()
+    assert words == "Look:" and len(lines) == 3
+    assert {store.get(line.removeprefix("visreplay:")).size for line in lines} == {(40, 30)}
+    blocks.append({"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"})
+    with pytest.raises(ToolError, match="cannot be shown"):
+        shown()
