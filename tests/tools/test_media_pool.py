@@ -1,5 +1,6 @@
 """Files that end their decoder, take for ever or need all memory hurt nobody else."""
 
+import contextvars
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from PIL import Image
 
 from visreplay.tools import ImageStore, Media, ToolError
 from visreplay.tools.files import open_bytes
-from visreplay.tools.media_budget import Budget, BusyMediaError, PixelAllowance
+from visreplay.tools.media_budget import CALLER, Budget, BusyMediaError, PixelAllowance
 from visreplay.tools.media_pool import MediaPool
 
 SUPPORT = str(Path(__file__).parent.parent / "support")
@@ -230,3 +231,18 @@ def test_the_pixels_of_all_callers_are_limited(tmp_path: Path) -> None:
     first.budget.leave()
     assert shared.held == 10_000
     second.image("a.png")
+
+
+def test_the_caller_of_a_thread_ends_what_is_decoded_in_it(pool: MediaPool) -> None:
+    budget = Budget(pixels=10**9, count=9, seconds=600)
+
+    def work() -> None:
+        CALLER.set(budget)
+        decode(pool, endless())
+
+    with ThreadPoolExecutor(1) as threads:
+        decoding = threads.submit(contextvars.copy_context().run, work)
+        until(lambda: bool(pool._busy))
+        budget.leave()
+        with pytest.raises(ToolError, match="the caller has left"):
+            decoding.result()
