@@ -9,13 +9,14 @@ its class; all texts, budgets and limits come from a `Recipe`.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from visreplay.agent.messages import Message, Part, VideoPart, image, text, user
 from visreplay.agent.policy.sampling import Sampling
+from visreplay.agent.protocols.calls import TOOL_CALL, CallSyntax, FoundCalls
 from visreplay.agent.protocols.crops import crop_region
-from visreplay.agent.protocols.parsing import bodies, parse_call, parse_calls, split_thought
+from visreplay.agent.protocols.parsing import split_thought
 from visreplay.agent.protocols.recipe import Recipe
 from visreplay.agent.protocols.tool_schemas import Signature
 from visreplay.agent.protocols.turns import (
@@ -51,6 +52,8 @@ class ToolProtocol(ABC):
     named_calls: ClassVar[bool] = True
     """True if calls are JSON with the tool's name between <tool_call> tags. If so, the policy can
     also call tools that are not the protocol's own."""
+    call_syntax: ClassVar[CallSyntax] = TOOL_CALL
+    """How calls are written."""
     call_break: ClassVar[str] = "\n"
     """Text between those tags and the JSON."""
     unused: ClassVar[tuple[str, ...]] = ()
@@ -124,37 +127,61 @@ class ToolProtocol(ABC):
                 "",
                 error=f"The turn has {len(written)} characters; the limit is "
                 f"{MAX_TURN_CHARACTERS}. Write less.",
+                calls_at=self.call_syntax.may_begin(written),
             )
         thought, rest = split_thought(written)
+        unclosed = not rest and "</think>" not in written
+        if unclosed:
+            # The model waits for what the turn ends with, though it did not close the thought.
+            end = self._last_part(written)
+            thought, rest = split_thought(f"{written[:end]}</think>{written[end:]}")
+        calls = self._find(rest)
+        begin = len(written) - len(rest)
         try:
-            return self._read(thought, rest)
+            turn = self._read(thought, rest, calls)
         except ToolError as error:
-            return ParsedTurn(thought, error=str(error))
+            return ParsedTurn(thought, error=str(error), calls_at=begin + calls.start)
+        if turn.calls:
+            if thought is turn.thought and not unclosed and "</think>" not in written:
+                turn = replace(turn, thought=rest[: calls.start].strip())
+            return replace(turn, calls_at=begin + calls.start)
+        if turn.answer is None and (unread := self._find(written).attempts):
+            # Nothing that looks like a call is left out in silence.
+            return ParsedTurn(
+                thought,
+                error="The call is in the thought, so it was not run: close the thought with "
+                "</think>, and write the call after it.",
+                calls_at=unread[0].start if unclosed else None,
+            )
+        return turn
 
-    def _read(self, thought: str, rest: str) -> ParsedTurn:
+    def _find(self, written: str) -> FoundCalls:
+        return self.call_syntax.find(written, tolerant=self.recipe.tolerant_json)
+
+    def _last_part(self, written: str) -> int:
+        """Find the calls or the answer that a turn ends with; the turn's end if there are none."""
+        if written.rstrip().endswith("</answer>") and "<answer>" in written:
+            return written.rfind("<answer>")
+        closing = self._find(written).closing
+        return len(written) if closing is None else closing
+
+    def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
         """Parse the text after the thought: by default, the last tag is a call or an answer.
+
+        Args:
+            thought: The thought.
+            rest: The text.
+            calls: What looks like a call in it.
 
         Raises:
             ToolError: A call cannot be parsed.
         """
-        if rest.rfind("<answer>") > rest.rfind("<tool_call>"):
-            return ParsedTurn.tagged(thought, rest)
-        if "<tool_call>" in rest:
-            return ParsedTurn(thought, self._calls(rest))
-        return self._read_untagged(thought, rest)
-
-    def _calls(self, rest: str) -> tuple[ToolCall, ...]:
-        """Parse those calls of a turn that are run.
-
-        Raises:
-            ToolError: One of them cannot be parsed. No call is run then.
-        """
-        which, tolerant = self.recipe.calls, self.recipe.tolerant_json
-        if which == "all":
-            return parse_calls(rest, tolerant=tolerant)
-        pieces = rest.split("<tool_call>")
-        (body,) = bodies(f"<tool_call>{pieces[1 if which == 'first' else -1]}", "tool_call")
-        return (parse_call(body, tolerant=tolerant),)
+        answer = rest.rfind("<answer>")
+        if calls.after(answer):
+            return ParsedTurn(thought, calls.chosen(self.recipe.calls))
+        return (
+            ParsedTurn.tagged(thought, rest) if answer >= 0 else self._read_untagged(thought, rest)
+        )
 
     def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
         return ParsedTurn(thought)
