@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from visreplay.agent.chat.renderer import ChatRenderer, ParsedReply
 from visreplay.agent.chat.text_stream import TextStream
-from visreplay.agent.protocols.calls import BEGUN_OBJECT
+from visreplay.agent.protocols.call_syntax import BEGUN_OBJECT
 
 CALL_END = "</tool_call>"
 _CALL_BEGIN = "<tool_call>"

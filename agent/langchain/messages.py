@@ -17,6 +17,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 from visreplay.agent.chat.chat_policy import ChatReply
 from visreplay.agent.chat.renderer import ChatRenderer, MessageError
 from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, text
+from visreplay.replay_core.control_tokens import special_token_ids
 from visreplay.tools.media import REFERENCE
 
 Blocks = list[str | dict[str, Any]]
@@ -154,7 +155,7 @@ def _are_words(token_ids: object, tokenizer: Any) -> TypeGuard[list[int]]:
     """Tell whether something is a list of tokens of text, with or without the end of a turn."""
     if not isinstance(token_ids, list) or not all(type(token) is int for token in token_ids):
         return False
-    special = set(tokenizer.all_special_ids)
+    special = special_token_ids(tokenizer)
     words = token_ids[:-1] if token_ids[-1:] == [tokenizer.eos_token_id] else token_ids
     return all(0 <= token < len(tokenizer) and token not in special for token in words)
 

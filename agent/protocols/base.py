@@ -9,31 +9,26 @@ its class; all texts, budgets and limits come from a `Recipe`.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.messages import Message, Part, VideoPart, image, text, user
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.agent.protocols.calls import TOOL_CALL, CallSyntax, FoundCalls
 from visreplay.agent.protocols.crops import crop_region
-from visreplay.agent.protocols.parsing import split_thought
 from visreplay.agent.protocols.recipe import Recipe
 from visreplay.agent.protocols.tool_schemas import Signature
-from visreplay.agent.protocols.turns import (
-    MAX_TURN_CHARACTERS,
-    ObservationPosition,
-    ParsedTurn,
-    positions,
-)
-from visreplay.agent.protocols.wording import Question, fill
+from visreplay.agent.protocols.turn_reader import TurnReader
+from visreplay.agent.protocols.turns import ObservationPosition, positions
+from visreplay.agent.protocols.wording import Question, fill, tags_of
 from visreplay.agent.state import Observation, Scene, Step, ToolCall
+from visreplay.replay_core.control_tokens import break_up
 from visreplay.tools import Frame, ImageStore, TokenGrid, ToolError, probe, sample_frames, zoom
 from visreplay.tools.types import Size
 from visreplay.tools.video import frames_line
 
 
 @dataclass(frozen=True)
-class ToolProtocol(ABC):
+class ToolProtocol(TurnReader, ABC):
     """One protocol; `get_protocol` makes it.
 
     Attributes:
@@ -52,8 +47,6 @@ class ToolProtocol(ABC):
     named_calls: ClassVar[bool] = True
     """True if calls are JSON with the tool's name between <tool_call> tags. If so, the policy can
     also call tools that are not the protocol's own."""
-    call_syntax: ClassVar[CallSyntax] = TOOL_CALL
-    """How calls are written."""
     call_break: ClassVar[str] = "\n"
     """Text between those tags and the JSON."""
     unused: ClassVar[tuple[str, ...]] = ()
@@ -119,72 +112,6 @@ class ToolProtocol(ABC):
         if video is not None:
             parts.append(self._overview(video))
         return parts
-
-    def read(self, written: str) -> ParsedTurn:
-        """Parse a turn. Never raises: whatever is wrong with it is its `error`."""
-        if len(written) > MAX_TURN_CHARACTERS:
-            return ParsedTurn(
-                "",
-                error=f"The turn has {len(written)} characters; the limit is "
-                f"{MAX_TURN_CHARACTERS}. Write less.",
-                calls_at=self.call_syntax.may_begin(written),
-            )
-        thought, rest = split_thought(written)
-        unclosed = not rest and "</think>" not in written
-        if unclosed:
-            # The model waits for what the turn ends with, though it did not close the thought.
-            end = self._last_part(written)
-            thought, rest = split_thought(f"{written[:end]}</think>{written[end:]}")
-        calls = self._find(rest)
-        begin = len(written) - len(rest)
-        try:
-            turn = self._read(thought, rest, calls)
-        except ToolError as error:
-            return ParsedTurn(thought, error=str(error), calls_at=begin + calls.start)
-        if turn.calls:
-            if thought is turn.thought and not unclosed and "</think>" not in written:
-                turn = replace(turn, thought=rest[: calls.start].strip())
-            return replace(turn, calls_at=begin + calls.start)
-        if turn.answer is None and (unread := self._find(written).attempts):
-            # Nothing that looks like a call is left out in silence.
-            return ParsedTurn(
-                thought,
-                error="The call is in the thought, so it was not run: close the thought with "
-                "</think>, and write the call after it.",
-                calls_at=unread[0].start if unclosed else None,
-            )
-        return turn
-
-    def _find(self, written: str) -> FoundCalls:
-        return self.call_syntax.find(written, tolerant=self.recipe.tolerant_json)
-
-    def _last_part(self, written: str) -> int:
-        """Find the calls or the answer that a turn ends with; the turn's end if there are none."""
-        if written.rstrip().endswith("</answer>") and "<answer>" in written:
-            return written.rfind("<answer>")
-        closing = self._find(written).closing
-        return len(written) if closing is None else closing
-
-    def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
-        """Parse the text after the thought: by default, the last tag is a call or an answer.
-
-        Args:
-            thought: The thought.
-            rest: The text.
-            calls: What looks like a call in it.
-
-        Raises:
-            ToolError: A call cannot be parsed.
-        """
-        answer = rest.rfind("<answer>")
-        if calls.after(answer):
-            return ParsedTurn(thought, calls.chosen(self.recipe.calls))
-        return (
-            ParsedTurn.tagged(thought, rest) if answer >= 0 else self._read_untagged(thought, rest)
-        )
-
-    def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
-        return ParsedTurn(thought)
 
     @abstractmethod
     def run(self, call: ToolCall, scene: Scene) -> Observation:
@@ -281,12 +208,19 @@ class ToolProtocol(ABC):
         return [*_some(before), *map(image, images), *_some(after)]
 
     def framed(self, parts: Sequence[Part]) -> list[Part]:
-        """Put the result of any tool between the tags that mark it as one."""
+        """Put the result of any tool between the tags that mark it as one.
+
+        A result that spells these tags out cannot end the frame.
+        """
         before, after = self.recipe.texts.frame.split("{result}")
-        return [*_some(before), *parts, *_some(after)]
+        texts = [part["text"] for part in parts if part["type"] == "text"]
+        broken = iter(break_up(texts, tags_of(self.recipe.texts.frame)))
+        inside = [text(next(broken)) if part["type"] == "text" else part for part in parts]
+        return [*_some(before), *inside, *_some(after)]
 
     def error_parts(self, error: str) -> list[Part]:
         """Show what was wrong with one call, or with the turn."""
+        (error,) = break_up([error], tags_of(self.recipe.texts.error))
         return [text(fill(self.recipe.texts.error, error=error))]
 
     @property
@@ -295,7 +229,11 @@ class ToolProtocol(ABC):
 
     def _tool_section(self, tools: Sequence[Signature]) -> str:
         """Write the section of a system prompt that offers tools."""
-        return fill(self.recipe.texts.tools, signatures="\n".join(map(json.dumps, tools)))
+        section = self.recipe.texts.tools
+        around = section.split("{signatures}")
+        ends = (*tags_of(around[0])[-1:], *tags_of(around[1])[:1])
+        (signatures,) = break_up(["\n".join(map(json.dumps, tools))], ends)
+        return fill(section, signatures=signatures)
 
     def _extent(self, size: Size) -> Size:
         """Choose the pixels that a box in pixels counts, of an image of some size."""

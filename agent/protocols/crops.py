@@ -15,8 +15,8 @@ _SPECK = 28
 def refuse_shares(bbox: object, extent: tuple[float, float]) -> None:
     """Refuse a box in shares of the image (0 to 1) where coordinates go further.
 
-    Such a box would be a single pixel at most. [0, 0, 1, 1] is refused too, unless the image is
-    tiny: it could be its first pixel, but is meant as the whole.
+    Such a box would be a pixel or two. [0, 0, 1, 1] is refused too, unless the image is tiny: it
+    could be its first pixel, but is meant as the whole.
 
     Args:
         bbox: The box as the model wrote it; what is no box is left to `parse_box`.
@@ -26,10 +26,10 @@ def refuse_shares(bbox: object, extent: tuple[float, float]) -> None:
         ToolError: The box is in shares.
     """
     values = _four_numbers(bbox)
-    if values is None or not 0 <= min(values) <= max(values) <= 1:
+    if values is None or not 0 <= min(values) <= max(values) < 2:
         return
     whole = all(value in (0, 1) for value in values)
-    if min(extent) > _SPECK if whole else max(extent) > 1:
+    if min(extent) > _SPECK if whole else max(extent) > 2:
         width, height = extent
         raise ToolError(
             f"the box {list(values)} is in shares of the image, but here x goes from 0 to "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
-from visreplay.agent.protocols.calls import CallSyntax
+from visreplay.agent.protocols.call_syntax import CallSyntax
 from visreplay.agent.protocols.crops import refuse_pixels
 from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
 from visreplay.agent.state import Observation, Scene, ToolCall
