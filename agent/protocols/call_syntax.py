@@ -167,21 +167,25 @@ class _Scan:
         closed = self.syntax.end.match(text, end)
         if value is not None and (closed or close is None or (following or close) < close):
             return self._found(start, closed.end() if closed else end, value)
+        quoted = self._quoted(start)
+        unclosed = f"The {what} is not closed with </{tag}>."
+        inside = (
+            None if text.startswith("{", lead.end()) else self.syntax.beginning.search(text, begin)
+        )
+        if inside and inside[0] == "{" and inside.start() < (close or len(text)):
+            # The object that comes later is the call.
+            return FoundCall(start, begin, error=unclosed, mention=True, quoted=quoted)
         if close is None or (following or close) < close:
-            attempt = _WRITTEN.match(text, lead.end())
-            end = (following or len(text)) if attempt else begin
-            error = f"The {what} is not closed with </{tag}>."
-            return FoundCall(
-                start, end, error=error, mention=not attempt, quoted=self._quoted(start)
-            )
+            if not _WRITTEN.match(text, lead.end()):
+                return FoundCall(start, begin, error=unclosed, mention=True, quoted=quoted)
+            end = following or len(text)
+            return FoundCall(start, end, error=unclosed, closed=False, quoted=quoted)
         body, end = text[begin:close], close + len(f"</{tag}>")
         try:
             value = parse_json(body, what, tolerant=self.tolerant)
         except ToolError as error:
             mention = _IN_PROSE.fullmatch(body) is not None
-            return FoundCall(
-                start, end, error=str(error), mention=mention, quoted=self._quoted(start)
-            )
+            return FoundCall(start, end, error=str(error), mention=mention, quoted=quoted)
         return self._found(start, end, value)
 
     def _bare(self, start: int) -> FoundCall | None:
@@ -198,7 +202,7 @@ class _Scan:
             ends = (_next(self.opens, start), _next(self.closes, start), len(self.text))
             reason = f"The {self.syntax.what} is not valid JSON: {getattr(error, 'msg', error)}."
             end = min(end for end in ends if end is not None)
-            return FoundCall(start, end, error=reason, quoted=self._quoted(start))
+            return FoundCall(start, end, error=reason, closed=False, quoted=self._quoted(start))
         if not self.syntax.resembles(value):
             self.in_vain += end - start
             return None

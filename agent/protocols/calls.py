@@ -18,6 +18,7 @@ class FoundCall:
         end: Where it ends.
         call: The call, if it can be read.
         error: Why it cannot be read, in words for the model.
+        closed: Whether its end is marked; if not, it may have ended earlier.
         mention: Whether it is a tag in prose.
         quoted: Whether it stands in a block of code, or in backquotes.
     """
@@ -26,6 +27,7 @@ class FoundCall:
     end: int
     call: ToolCall | None = None
     error: str = ""
+    closed: bool = True
     mention: bool = False
     quoted: bool = False
 
@@ -88,7 +90,7 @@ class FoundCalls:
             answer: Where the answer begins; -1 if there is none.
         """
         last = (self.attempts if answer >= 0 else self.counted)[-1:]
-        return any(answer < (each.end if each.call else each.start) for each in last)
+        return any(answer < (each.end if each.closed else each.start) for each in last)
 
     @property
     def closing(self) -> int | None:

@@ -85,7 +85,7 @@ def tolerate(body: str) -> str:
     for piece in _PIECE.finditer(body):
         text = piece[0]
         match piece.lastgroup:
-            case "comment":
+            case "comment" if text[1] == "/" or (text.endswith("*/") and len(text) > 3):
                 text = " "
             case "string" if text[0] == "'" or "\\" in text:
                 text = _requoted(text)
