@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,36 @@ def test_qwen3_vl_is_told_the_times_of_the_frames_that_it_sees(tmp_path: Path) -
     expected = f"<|im_start|>user\n{shown}<|im_end|>\n<|im_start|>assistant\n"
     assert segment.token_ids.tolist() == processor.tokenizer.encode(expected)
     assert [block.length for block in segment.blocks] == [64, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("times", "steps"),
+    [
+        # 16 frames of 40 s.
+        (
+            [1.25 + 2.5 * i for i in range(16)],
+            ["2.5", "7.5", "12.5", "17.5", "22.5", "27.5", "32.5", "37.5"],
+        ),
+        ([29.25, 29.75, 30.25, 30.75], ["29.5", "30.5"]),  # a stretch around 30 s
+        ([0.0, 0.1, 0.3, 2.3, 2.4, 9.0], ["0.1", "1.3", "5.7"]),  # a variable rate
+        ([112.5 + 225 * i for i in range(16)], [f"{225 + 450 * i}.0" for i in range(8)]),  # an hour
+        ([7.0], ["7.0"]),
+        ([5.0, 5.0], ["5.0"]),
+    ],
+)
+def test_qwen3_vl_is_told_true_times_of_any_choice(
+    tmp_path: Path, times: list[float], steps: list[str]
+) -> None:
+    processor = real_checkpoints.processor(tmp_path, "qwen3-vl-8b")
+    adapter = QwenTokens(processor.image_token_id, processor.video_token_id, 2, frames_apart=True)
+    encoder = ContextEncoder(processor, ImageStore(), adapter)
+    frames = [encoder.store.put(Image.new("RGB", (64, 64), (i, 0, 0))) for i in range(len(times))]
+    segment = encoder.encode(
+        [{"role": "user", "content": [{"type": "video", "frames": frames, "times": times}]}]
+    )
+    told = re.findall(r"<([\d.]+) seconds>", processor.tokenizer.decode(segment.token_ids.tolist()))
+    assert told == steps
+    assert len(segment.blocks) == len(steps)
 
 
 def test_images_are_resized_as_the_processor_does_it(encoder: ContextEncoder) -> None:
