@@ -59,6 +59,11 @@ class CallSyntax:
         return self.tag.replace("_", " ")
 
     @cached_property
+    def key_patterns(self) -> tuple[re.Pattern[str], ...]:
+        """The keys, one of each group, as they stand in an object."""
+        return tuple(re.compile(rf"\b(?:{'|'.join(keys)})[\"']?\s{{0,9}}:") for keys in self.keys)
+
+    @cached_property
     def beginning(self) -> re.Pattern[str]:
         """What a call begins with: its tag, or the object itself."""
         key = rf"\b(?:{'|'.join(key for group in self.keys for key in group)})[\"']?\s{{0,9}}:"
@@ -195,9 +200,8 @@ class _Scan:
         try:
             value, end = self._object(start)
         except ValueError as error:
-            beginning = self.text[start : start + 400]
-            if not all(re.search(rf"\b(?:{'|'.join(keys)})[\"']?\s*:", beginning)
-                       for keys in self.syntax.keys):  # fmt: skip
+            beginning = self.text[start : start + 2 * _KEY_WITHIN]
+            if not all(key.search(beginning) for key in self.syntax.key_patterns):
                 return None
             ends = (_next(self.opens, start), _next(self.closes, start), len(self.text))
             reason = f"The {self.syntax.what} is not valid JSON: {getattr(error, 'msg', error)}."

@@ -60,7 +60,8 @@ class PixelReasonerProtocol(ToolProtocol):
     def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
         # The end of the turn counts, in a thought too: nothing here depends on <think>.
         written = rest if rest.strip() else thought
-        calls = self._find(written)
+        if written is thought:
+            calls = self._find(thought)
         if calls.closing is not None:
             before = written[: calls.attempts[-1].start].strip()
             return ParsedTurn(

@@ -44,8 +44,12 @@ class TurnReader:
             if thought is turn.thought and not unclosed and "</think>" not in written:
                 turn = replace(turn, thought=rest[: calls.start].strip())
             return replace(turn, calls_at=begin + calls.start)
-        if turn.answer is None and (unread := self._find(written).attempts):
+        if turn.answer is None and len(rest) < len(written):
             # Nothing that looks like a call is left out in silence.
+            unread = self._find(written).attempts
+        else:
+            unread = ()
+        if unread:
             return ParsedTurn(
                 thought,
                 error="The call is in the thought, so it was not run: close the thought with "
