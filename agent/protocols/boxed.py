@@ -9,6 +9,7 @@ from visreplay.agent.protocols.parsing import unknown_tool
 from visreplay.agent.protocols.recipe import NO_TOOLS
 from visreplay.agent.protocols.turns import ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
+from visreplay.tools import ToolError
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class BoxedProtocol(ToolProtocol):
     def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
         turn = ParsedTurn.boxed(thought or rest.strip(), rest or thought)
         if turn.answer is None and calls.attempts:
-            return ParsedTurn(turn.thought, calls.chosen(self.recipe.calls))
+            raise ToolError(r"There are no tools to call. Give the answer in \boxed{}.")
         return turn
 
     def run(self, call: ToolCall, scene: Scene) -> Observation:

@@ -147,5 +147,5 @@ def test_a_long_conversation_has_more_room() -> None:
 def test_the_limits_of_one_rendering_are_not_those_of_the_next() -> None:
     for _ in range(3):
         assert len(render("{{ 'a' * 6000000 }}")) == 6_000_000
-        with pytest.raises(TemplateLimitError, match="too much text"):
+        with pytest.raises(TemplateLimitError, match="too"):
             render("{{ 'a' * 6000000 }}{{ 'b' * 6000000 }}")
