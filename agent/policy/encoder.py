@@ -116,13 +116,20 @@ class ContextEncoder:
                 "do_sample_frames": False,
             }
         text = self._without_doubled_tags(render(self.processor, messages, start))
-        with self._lock:
-            batch = self.processor(
-                text=[text],
-                do_resize=False,  # every image fits the model's grid already
-                return_tensors="pt",
-                **visual,
-            )
+        try:
+            with self._lock:
+                batch = self.processor(
+                    text=[text],
+                    do_resize=False,  # every image fits the model's grid already
+                    return_tensors="pt",
+                    **visual,
+                )
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ContextError(
+                f"the processor cannot prepare the conversation ({type(error).__name__}: {error}): "
+                "the checkpoint's tokenizer, chat template or processor may be damaged, or not "
+                "belong together; name another `processor`"
+            ) from error
         if "second_per_grid_ts" in batch:
             batch["second_per_grid_ts"] = [
                 part.get("step_seconds", seconds)

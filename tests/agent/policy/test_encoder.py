@@ -9,8 +9,8 @@ import real_checkpoints
 from PIL import Image
 
 from visreplay.agent.messages import Message
-from visreplay.agent.policy.encoder import ContextEncoder, token_grid
-from visreplay.replay_core import ModelPair
+from visreplay.agent.policy.encoder import ContextEncoder, check_text, token_grid
+from visreplay.replay_core import ContextError, ModelPair
 from visreplay.replay_core.chat_template import render
 from visreplay.replay_core.families.qwen import QwenTokens
 from visreplay.tools import ImageStore, TokenGrid
@@ -97,6 +97,34 @@ def test_a_turn_cut_before_its_end_is_closed(encoder: ContextEncoder) -> None:
 def test_only_what_follows_the_assistant_can_be_rendered(encoder: ContextEncoder) -> None:
     with pytest.raises(ValueError, match="message 0 is the user's"):
         render(encoder.processor, [text("user", "a"), text("user", "b")], 1)
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ("{{ raise_exception('no system prompt') }}", "TemplateError: no system prompt"),
+        ("{% for %}", "TemplateSyntaxError"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ 'a' * 10 ** 10 }}", "TemplateLimitError: it makes too much text"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("<|image_pad|>", "the processor cannot prepare the conversation"),
+        ({"other": "a"}, "there is no template"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_told_as_such(
+    tmp_path: Path, template: Any, error: str
+) -> None:
+    processor = real_checkpoints.processor(tmp_path)
+    processor.chat_template = template
+    encoder = ContextEncoder(processor, ImageStore())
+    with pytest.raises(ContextError, match=error):
+        encoder.encode([text("user", "a")])
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_half_of_a_surrogate_pair_is_refused(role: str) -> None:
+    with pytest.raises(ContextError, match="half of a surrogate pair"):
+        check_text([text(role, "a\ud800")], None)
 
 
 def test_images_that_fit_are_not_resampled(encoder: ContextEncoder) -> None:
