@@ -46,28 +46,31 @@ class Meter:
         self.nodes -= count
         if self.nodes < 0:
             raise TemplateLimitError("it runs for too long")
-        self.make(count * self.largest // _SHARE)
+        self._spend(count * self.largest // _SHARE)
 
     def make(self, size: int) -> None:
-        """Count characters that are made.
+        """Count the characters of a value that is made.
 
         Raises:
             TemplateLimitError: They are too many.
         """
-        self.size -= size
-        if self.size < 0:
-            raise TemplateLimitError("it makes too much text")
+        self._spend(size)
+        if size > self.largest:
+            self.largest = size
 
     def made(self, value: Any) -> Any:
         """Count a value with all that is in it."""
-        size = self._size_of(value)
-        self.make(size)
-        self.largest = max(self.largest, size)
+        self.make(self._size_of(value))
         return value
 
     def text_of(self, value: Any) -> str:
         """Convert a value to text, and count it; what is text already is not made."""
         return value if isinstance(value, str) else str(self.made(value))
+
+    def _spend(self, size: int) -> None:
+        self.size -= size
+        if self.size < 0:
+            raise TemplateLimitError("it makes too much text")
 
     def _size_of(self, value: Any) -> int:
         size, left = 0, [value]

@@ -33,9 +33,9 @@ def _names(words: str) -> frozenset[str]:
 
 
 _FILTERS = _names(
-    "abs batch capitalize count d default dictsort e escape first float groupby int items last "
-    "length list lower map max min reject rejectattr reverse round safe select selectattr slice "
-    "sort string striptags title trim truncate unique upper wordcount"
+    "abs batch capitalize count d default dictsort e escape first float groupby indent int items "
+    "last length list lower map max min reject rejectattr reverse round safe select selectattr "
+    "slice sort string striptags title trim truncate unique upper wordcount"
 )
 """Jinja's filters whose result is at most a few times as large as their input."""
 
@@ -43,7 +43,7 @@ _LOOKING = _names("count d default first last length max min")
 """Filters that make nothing."""
 
 _OF_TEXT = _names(
-    "capitalize e escape lower safe string striptags title trim truncate upper wordcount"
+    "capitalize e escape indent lower safe string striptags title trim truncate upper wordcount"
 )
 """Filters that convert their input to text."""
 
@@ -273,6 +273,10 @@ def _limited(plain: ImmutableSandboxedEnvironment, name: str) -> Callable[..., A
             _refuse(f"it uses {name} with too large a number")
         if name in _OF_TEXT:
             value = meter.text_of(value)
+        if name == "indent":
+            width = args[0] if args else kwargs.get("width", 4)
+            columns = len(width) if isinstance(width, str) else int(width)
+            meter.make(len(value) + columns * (value.count("\n") + 1))
         made = plain.call_filter(name, value, args, kwargs, context)
         return made if name in _LOOKING or made is value else meter.made(made)
 

@@ -49,7 +49,7 @@ def test_real_templates_render_as_transformers_renders_them(name: str) -> None:
         ("{{ ['a', 'b'] | join(', ') }}{{ ', '.join(['c', 'd']) }}", "a, bc, d"),
         ("{{ 'abca' | replace('a', 'x') }}{{ 'abca'.replace('a', 'x', 1) }}", "xbcxxbca"),
         ("{{ {'a': [1, 'é<']} | tojson }}", '{"a": [1, "é<"]}'),
-        ("{{ [1] | tojson(indent=2) }}", "[\n  1\n]"),
+        ("{{ [1] | tojson(indent=2) }}{{ 'a\nb' | indent(1) }}", "[\n  1\n]a\n b"),
         ("{{ 'a' ~ 1 ~ none }}{{ [1, 'b'] }}", "a1None[1, 'b']"),
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') }}", "<a>"),
         ("{% macro f() %}<{{ caller() }}>{% endmacro %}{% call f() %}b{% endcall %}", "<b>"),
@@ -104,7 +104,10 @@ def test_what_chat_templates_use(source: str, text: str) -> None:
         "{{ lipsum(n=100000000) }}",
         "{{ ('a ' * 5000000).split() }}",
         BIG + "{% for i in range(99999) %}{% if 'y' in x %}{% endif %}{% endfor %}",
+        "{% set x = 'xx' %}" + "{% set x = x + x %}" * 21 + "{% for i in range(99999) %}"
+        "{% if 'y' in x %}{% endif %}{% endfor %}",
         BIG + "{% for i in range(99999) %}{% set y = x[1:] %}{% endfor %}",
+        "{{ ('\n' * 10000) | indent(10000) }}",
         BIG + "{% for i in range(99999) %}{{ x }}{% endfor %}",
         "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = n.x + [n.x] %}"
         "{% endfor %}",
