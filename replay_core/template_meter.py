@@ -135,7 +135,7 @@ class Counting(NodeTransformer):
         constant = all(isinstance(each, nodes.Const | nodes.List | nodes.Tuple) for each in inside)
         return node if constant else _filtered(node, "_made")
 
-    def _counted(self, node: Any) -> Any:
+    def _counted(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
         weight = 1 + sum(1 for each in node.body for _ in each.find_all(nodes.Node))
         self.generic_visit(node)
         count = _filtered(nodes.Const(weight, lineno=node.lineno), "_run")

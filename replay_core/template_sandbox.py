@@ -78,17 +78,19 @@ def _refuse(reason: str) -> NoReturn:
 def _join(parts: Iterable[Any], separator: Any = "") -> str:
     meter = METER.get()
     texts = [meter.text_of(part) for part in parts]
-    separator = str(separator)
-    meter.make(sum(map(len, texts)) + len(separator) * len(texts))
-    return separator.join(texts)
+    between = str(separator)
+    meter.make(sum(map(len, texts)) + len(between) * len(texts))
+    return between.join(texts)
 
 
-def _replace(text: Any, old: Any, new: Any, count: int = -1) -> str:
+def _replace(value: Any, before: Any, after: Any, count: int | None = None) -> str:
     meter = METER.get()
-    text, old, new = (meter.text_of(each) for each in (text, old, new))
+    text, old, new = map(meter.text_of, (value, before, after))
     places = len(text) // len(old) if old else len(text) + 1
-    meter.make(len(text) + min(places, count if count >= 0 else places) * len(new))
-    return text.replace(old, new, count)
+    if count is not None and count >= 0:
+        places = min(places, count)
+    meter.make(len(text) + places * len(new))
+    return text.replace(old, new, places)
 
 
 def _cut(value: Any) -> Any:
@@ -181,7 +183,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             "_made": pass_context(lambda _, value: METER.get().made(value)),
             "_run": pass_context(lambda _, count: METER.get().run(count)),
         }
-        functions: dict[str, Callable[..., Any]] = {
+        functions: dict[str, Any] = {
             "range": self.globals["range"],
             "dict": _dict,
             "namespace": _Namespace,
@@ -193,9 +195,10 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = Counting().visit(super()._parse(source, name, filename))
-        return tree.set_environment(self)
+        tree.set_environment(self)
+        return tree
 
-    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, parts: Iterable[str]) -> str:
         """Join the parts of an output."""
         return _join(parts)
 
@@ -215,7 +218,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         name, owner = getattr(__obj, "__name__", ""), getattr(__obj, "__self__", None)
         if isinstance(owner, str) and name in ("join", "replace"):
             if name == "join":
-                return _join(*args, separator=owner)
+                return _join(args[0], owner)
             return _replace(owner, *args)
         value = super().call(__context, __obj, *args, **kwargs)
         return value if name in _VIEWING else meter.made(value)
