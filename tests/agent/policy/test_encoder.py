@@ -1,3 +1,4 @@
+import base64
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 import real_checkpoints
 from PIL import Image
+from shared import write_clip
 
-from visreplay.agent.messages import Message
+from visreplay.agent import get_protocol
+from visreplay.agent.chat.renderer import ChatRenderer
+from visreplay.agent.messages import Message, user
 from visreplay.agent.policy.encoder import ContextEncoder, check_text, token_grid
 from visreplay.replay_core import ContextError, ModelPair
 from visreplay.replay_core.chat_template import render
@@ -216,6 +220,30 @@ def test_qwen3_vl_is_told_true_times_of_any_choice(
     told = re.findall(r"<([\d.]+) seconds>", processor.tokenizer.decode(segment.token_ids.tolist()))
     assert told == steps
     assert len(segment.blocks) == len(steps)
+
+
+def test_qwen3_vl_is_told_the_times_of_a_videos_frames(tmp_path: Path) -> None:
+    """From the file to the prompt: a question's video of 40 s and of an hour, and one of a chat."""
+    processor = real_checkpoints.processor(tmp_path, "qwen3-vl-8b")
+    adapter = QwenTokens(processor.image_token_id, processor.video_token_id, 2, frames_apart=True)
+    protocol = get_protocol("qwen3-vl", token_grid(processor), ImageStore())
+    encoder = ContextEncoder(processor, protocol.store, adapter, grid=protocol.grid)
+
+    def told(messages: list[Message]) -> list[str]:
+        ids = encoder.encode(messages).token_ids.tolist()
+        return re.findall(r"<([\d.]+) seconds>", processor.tokenizer.decode(ids))
+
+    clip = write_clip(tmp_path / "40s.mp4", [90] * 160, fps=4)
+    assert told(protocol.open("?", [], str(clip))) == [f"{5 * i + 2}.5" for i in range(8)]
+    hour = write_clip(tmp_path / "hour.mp4", [90] * 3600, fps=1)
+    # The frame on screen at 112.5 s is that of 112 s; the next is that of 337 s.
+    steps = [f"{(2 * (450 * i + 112) + 225) / 2:.1f}" for i in range(8)]
+    assert told(protocol.open("?", [], str(hour))) == steps
+    chat = write_clip(tmp_path / "chat.mp4", [90] * 16, fps=4)
+    block = {"type": "video", "base64": base64.b64encode(chat.read_bytes()).decode()}
+    renderer = ChatRenderer(protocol, processor.tokenizer)
+    messages = renderer.conversation([user(*renderer.parts([block]))])
+    assert told(messages) == ["0.5", "1.5", "2.5", "3.5"]
 
 
 def test_images_are_resized_as_the_processor_does_it(encoder: ContextEncoder) -> None:
