@@ -14,7 +14,7 @@ from uuid import uuid4
 from jinja2 import TemplateError
 from PIL import Image, ImageOps
 
-from visreplay.replay_core.control_tokens import without_control_tokens
+from visreplay.replay_core.control_tokens import ControlTokens
 from visreplay.replay_core.errors import ContextError
 from visreplay.replay_core.template_sandbox import render_template
 
@@ -136,7 +136,8 @@ def _fill_template(processor: Any, messages: Sequence[ChatMessage]) -> str:
 
     Templates render bare `image` and `video` placeholders, not references.
     """
-    conversation = [_plain(processor, message) for message in messages]
+    control = ControlTokens.of(processor)
+    conversation = [_plain(message, control) for message in messages]
     try:
         text = fill_template(processor, conversation, add_generation_prompt=True)
     except Exception as error:  # a template is a program, and raises what it likes
@@ -154,11 +155,11 @@ def _fill_template(processor: Any, messages: Sequence[ChatMessage]) -> str:
     return text
 
 
-def _plain(processor: Any, message: ChatMessage) -> dict[str, Any]:
+def _plain(message: ChatMessage, control: ControlTokens) -> dict[str, Any]:
     """Make a message as templates read it: no control tokens in its texts, no references."""
     parts = message["content"]
     texts = [part["text"] for part in parts if part["type"] == "text"]
-    broken = iter(without_control_tokens(texts, processor))
+    broken = iter(control.broken_in(texts))
     content = [
         {"type": "text", "text": next(broken)} if part["type"] == "text" else {"type": part["type"]}
         for part in parts

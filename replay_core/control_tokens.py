@@ -7,8 +7,9 @@ tokenized: it would otherwise end a turn, or add an image that is not there.
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self
 
 
 def special_token_ids(tokenizer: Any) -> frozenset[int]:
@@ -23,49 +24,56 @@ def special_token_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset({*held, *tokenizer.all_special_ids})
 
 
-def control_tokens(processor: Any) -> frozenset[str]:
-    """List all tokens that a text must not spell out.
+@dataclass(frozen=True)
+class ControlTokens:
+    """The tokens that a text must not spell out.
 
-    These are the special tokens of the tokenizer, and what the processor puts images and videos in
-    the place of.
-
-    Args:
-        processor: A processor of transformers, with its `tokenizer`.
+    Attributes:
+        tokens: The special tokens of the tokenizer, and what the processor puts images and videos
+            in the place of.
+        normalizer: How the tokenizer normalizes a text; None if it does not.
+        normalized: Those of the tokens that it looks for in the normalized text, as they are there.
     """
-    tokenizer = processor.tokenizer
-    added = _added(tokenizer)
-    tokens = {token.content for token in added.values() if token.special}
-    tokens.update(map(str, tokenizer.all_special_tokens))
-    for name, value in vars(processor).items():
-        if name.endswith("_token") and isinstance(value, str):
-            tokens.add(value)
-        elif name.endswith("_token_id") and isinstance(value, int) and value in added:
-            tokens.add(added[value].content)
-    return frozenset(token for token in tokens if token.strip())
 
+    tokens: frozenset[str]
+    normalizer: Any = None
+    normalized: frozenset[str] = frozenset()
 
-def without_control_tokens(texts: Sequence[str], processor: Any) -> list[str]:
-    """Break every control token that texts spell out.
+    @classmethod
+    def of(cls, processor: Any) -> Self:
+        """Collect the control tokens of a processor.
 
-    Args:
-        texts: Texts that may come to stand one after the other.
-        processor: As in `control_tokens`.
-    """
-    tokens = control_tokens(processor)
-    broken = break_up(texts, tokens)
-    normalized = {
-        token.content for token in _added(processor.tokenizer).values() if token.normalized
-    }
-    normalizer = getattr(
-        getattr(processor.tokenizer, "backend_tokenizer", None), "normalizer", None
-    )
-    if normalizer is None or not normalized & tokens:
-        return broken
-    # The tokenizer looks for some of them in the text as it normalizes it.
-    plain = [normalizer.normalize_str(text) for text in broken]
-    spelled = {normalizer.normalize_str(token) for token in normalized & tokens}
-    again = break_up(plain, spelled)
-    return broken if again == plain else again
+        Args:
+            processor: A processor of transformers, with its `tokenizer`.
+        """
+        tokenizer = processor.tokenizer
+        added = _added(tokenizer)
+        tokens = {token.content for token in added.values() if token.special}
+        tokens.update(map(str, tokenizer.all_special_tokens))
+        for name, value in vars(processor).items():
+            if name.endswith("_token") and isinstance(value, str):
+                tokens.add(value)
+            elif name.endswith("_token_id") and isinstance(value, int) and value in added:
+                tokens.add(added[value].content)
+        spelled = frozenset(token for token in tokens if token.strip())
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+        normalized = spelled & {token.content for token in added.values() if token.normalized}
+        if normalizer is None or not normalized:
+            return cls(spelled)
+        return cls(spelled, normalizer, frozenset(map(normalizer.normalize_str, normalized)))
+
+    def broken_in(self, texts: Sequence[str]) -> list[str]:
+        """Break every control token that texts spell out.
+
+        Args:
+            texts: Texts that may come to stand one after the other.
+        """
+        broken = break_up(texts, self.tokens)
+        if not self.normalized:
+            return broken
+        plain = [self.normalizer.normalize_str(text) for text in broken]
+        again = break_up(plain, self.normalized)
+        return broken if again == plain else again
 
 
 def break_up(texts: Sequence[str], tokens: Collection[str]) -> list[str]:

@@ -17,7 +17,7 @@ from visreplay.replay_core import (
     ReplaySession,
     TokenLogprob,
 )
-from visreplay.replay_core.control_tokens import without_control_tokens
+from visreplay.replay_core.control_tokens import ControlTokens
 from visreplay.replay_core.decoding import checkpoint_decoding
 from visreplay.replay_core.generation import run_to_end
 from visreplay.tools import ImageStore, TokenGrid
@@ -330,7 +330,7 @@ class ReplayPolicy:
         return self._tokens(text_of(message))
 
     def _tokens(self, text: str) -> list[int]:
-        (text,) = without_control_tokens([text], self.pair.processor)
+        (text,) = ControlTokens.of(self.pair.processor).broken_in([text])
         ids: list[int] = self.pair.tokenizer.encode(text, add_special_tokens=False)
         return ids
 

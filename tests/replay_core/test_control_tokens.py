@@ -12,10 +12,9 @@ from transformers import AutoProcessor, PreTrainedTokenizerFast
 from visreplay.replay_core import EMBEDDED
 from visreplay.replay_core.chat_template import render
 from visreplay.replay_core.control_tokens import (
+    ControlTokens,
     break_up,
-    control_tokens,
     special_token_ids,
-    without_control_tokens,
 )
 
 
@@ -66,10 +65,12 @@ def test_words_are_broken_wherever_they_stand(texts: list[str], broken: list[str
 def test_what_the_tokenizer_holds_counts(tmp_path: Path) -> None:
     processor = unlisted(tmp_path)
     listed = AutoProcessor.from_pretrained(EMBEDDED / "policy")
-    assert control_tokens(processor) == control_tokens(listed) >= {"<|im_start|>", "<|image_pad|>"}
+    control = ControlTokens.of(processor)
+    assert control == ControlTokens.of(listed)
+    assert control.tokens >= {"<|im_start|>", "<|image_pad|>"}
     assert special_token_ids(processor.tokenizer) == special_token_ids(listed.tokenizer)
     # Words of a protocol are no control tokens: recipes and questions may use them.
-    assert "<tool_call>" not in control_tokens(processor)
+    assert "<tool_call>" not in control.tokens
 
 
 def test_what_the_processor_puts_images_in_the_place_of_counts() -> None:
@@ -82,7 +83,7 @@ def test_what_the_processor_puts_images_in_the_place_of_counts() -> None:
         chat_template="<m>",
     )
     assert processor.tokenizer.convert_tokens_to_ids("<e>") == 18
-    assert control_tokens(processor) == {"<image>", "<e>", "?"}
+    assert ControlTokens.of(processor).tokens == {"<image>", "<e>", "?"}
 
 
 def test_tokens_are_found_in_the_text_as_the_tokenizer_normalizes_it() -> None:
@@ -90,9 +91,9 @@ def test_tokens_are_found_in_the_text_as_the_tokenizer_normalizes_it() -> None:
     end = processor.tokenizer.convert_tokens_to_ids("<|Ke|>")
     for text in ("<|Ke|>", "<|ke|>", "<|\u212ae|>"):
         assert end in processor.tokenizer.encode(text, add_special_tokens=False)
-        (broken,) = without_control_tokens([text], processor)
+        (broken,) = ControlTokens.of(processor).broken_in([text])
         assert end not in processor.tokenizer.encode(broken, add_special_tokens=False)
-    assert without_control_tokens(["A \u212a"], processor) == ["A \u212a"]
+    assert ControlTokens.of(processor).broken_in(["A \u212a"]) == ["A \u212a"]
 
 
 @pytest.mark.parametrize(
