@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from jinja2 import TemplateError
 from PIL import Image, ImageOps
 
+from visreplay.replay_core.control_tokens import ControlTokens
 from visreplay.replay_core.errors import ContextError
+from visreplay.replay_core.template_sandbox import render_template
 
 ChatMessage = Mapping[str, Any]
 """A message: `role`, `content` (a list of parts, each with its `type` and maybe `text`), and the
@@ -31,12 +34,13 @@ def render(processor: Any, messages: Sequence[ChatMessage], start: int = 0) -> s
     of its turn if it generated that too.
 
     Args:
-        processor: With `apply_chat_template` and `tokenizer`.
+        processor: As in `fill_template`.
         messages: The conversation.
         start: 0, or the index that follows the last assistant message.
 
     Raises:
-        ContextError: `start` does not follow an assistant turn, or the template drops it.
+        ContextError: `start` does not follow an assistant turn, or the template drops it; or the
+            template cannot render the conversation.
     """
     if start == 0:
         return _fill_template(processor, messages)
@@ -77,15 +81,33 @@ def render_user_turn(processor: Any, text: str, images: int, context_ids: Sequen
     return render(processor, [earlier, last, turn], start=2)
 
 
-def without_special_tokens(text: str, tokenizer: Any) -> str:
-    """Break every special token that a text spells out by a space.
+def fill_template(
+    processor: Any, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False
+) -> str:
+    """Render the chat template's text of messages, within the limits of `template_sandbox`.
 
-    In a question, or an error that quotes the model, it would become that token: an image
-    that is not there, or the end of a turn.
+    Args:
+        processor: With `chat_template`, or a tokenizer that has one, and `tokenizer`.
+        messages: As the template reads them.
+        add_generation_prompt: Whether the opening of the assistant's turn follows.
+
+    Raises:
+        TemplateError: The template is wrong, or goes beyond a limit. A template may raise any
+            other exception too.
     """
-    for token in tokenizer.all_special_tokens:
-        text = text.replace(token, f"{token[:1]} {token[1:]}")
-    return text
+    template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    if not isinstance(template, str):
+        raise TemplateError("there is no template")
+    variables = {
+        **processor.tokenizer.special_tokens_map,
+        "messages": messages,
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+    }
+    return render_template(template, variables)
 
 
 def load_image(image: Image.Image | str | Path) -> Image.Image:
@@ -114,15 +136,32 @@ def _fill_template(processor: Any, messages: Sequence[ChatMessage]) -> str:
 
     Templates render bare `image` and `video` placeholders, not references.
     """
+    control = ControlTokens.of(processor)
+    conversation = [_plain(message, control) for message in messages]
+    try:
+        text = fill_template(processor, conversation, add_generation_prompt=True)
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise ContextError(
+            f"the chat template cannot render the conversation ({type(error).__name__}: {error}): "
+            "use a checkpoint with another template, or other messages"
+        ) from error
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ContextError(
+            f"the conversation holds {error.object[error.start]!a}, half of a surrogate pair, "
+            "which no text in UTF-8 has: leave it out"
+        ) from error
+    return text
 
-    def plain(part: Mapping[str, Any]) -> dict[str, str]:
-        if part["type"] != "text":
-            return {"type": part["type"]}
-        return {"type": "text", "text": without_special_tokens(part["text"], processor.tokenizer)}
 
-    conversation = [
-        {"role": message["role"], "content": [plain(part) for part in message["content"]]}
-        for message in messages
+def _plain(message: ChatMessage, control: ControlTokens) -> dict[str, Any]:
+    """Make a message as templates read it: no control tokens in its texts, no references."""
+    parts = message["content"]
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    broken = iter(control.broken_in(texts))
+    content = [
+        {"type": "text", "text": next(broken)} if part["type"] == "text" else {"type": part["type"]}
+        for part in parts
     ]
-    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    return str(text)
+    return {"role": message["role"], "content": content}

@@ -9,7 +9,6 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
@@ -19,6 +18,7 @@ from transformers import (
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
+from visreplay.replay_core.chat_template import fill_template
 from visreplay.replay_core.checkpoint import UNREADABLE, Checkpoint
 from visreplay.replay_core.compatibility import (
     check_alike,
@@ -243,10 +243,9 @@ def _shows_images(processor: Any) -> bool:
     """Tell whether the chat template has a place for an image."""
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}
     try:
-        text = processor.apply_chat_template([turn], tokenize=False)
-    except (*UNREADABLE, TemplateError):
+        return processor.image_token in fill_template(processor, [turn])
+    except Exception:  # a template is a program, and raises what it likes
         return False
-    return processor.image_token in text
 
 
 def _note_budgets(policy: Any, base: Any, names: tuple[str, str]) -> None:

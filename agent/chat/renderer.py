@@ -14,7 +14,6 @@ from uuid import uuid4
 from visreplay.agent.chat.media_parts import read_part
 from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, text, text_of, user
 from visreplay.agent.protocols import ToolProtocol
-from visreplay.agent.protocols.parsing import first_call
 from visreplay.agent.protocols.tool_schemas import Signature
 from visreplay.tools import Media, ToolError
 
@@ -145,23 +144,26 @@ class ChatRenderer:
         Args:
             reply: The whole text that the policy wrote, special tokens left out.
         """
-        start = self.first_call(reply)
-        if start == len(reply):
+        if not self.protocol.named_calls:
             return ParsedReply(reply)
         turn = self.protocol.read(reply)
+        content = reply[: turn.calls_at]
         if turn.calls:
             calls = (
                 ToolCall(name=call["name"], arguments=call["arguments"], id=f"call_{uuid4().hex}")
                 for call in turn.calls
             )
-            return ParsedReply(reply[:start], tuple(calls))
-        if turn.error is not None:
-            return ParsedReply(reply[:start], (), {"text": reply[start:], "error": turn.error})
+            return ParsedReply(content, tuple(calls))
+        if turn.error is not None and content != reply:
+            unparsed: UnparsedCall = {"text": reply[len(content) :], "error": turn.error}
+            return ParsedReply(content, (), unparsed)
         return ParsedReply(reply)
 
     def first_call(self, reply: str) -> int:
-        """Find where the calls begin in a reply that may be unfinished; its length without any."""
-        return first_call(reply) if self.protocol.named_calls else len(reply)
+        """Find where calls may begin in a reply that may be unfinished; its length if nowhere."""
+        if not self.protocol.named_calls:
+            return len(reply)
+        return self.protocol.call_syntax.may_begin(reply)
 
     def _assistant_turn(self, messages: Sequence[Message]) -> Message:
         """One turn of the policy: the tokens that it generated, if they say the same.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from visreplay.agent.chat.renderer import ChatRenderer, ParsedReply
 from visreplay.agent.chat.text_stream import TextStream
+from visreplay.agent.protocols.call_syntax import BEGUN_OBJECT
 
 CALL_END = "</tool_call>"
 _CALL_BEGIN = "<tool_call>"
@@ -15,7 +16,8 @@ class ReplyStream:
     """Turn the tokens of one reply into text for a client, and parse the reply at its end.
 
     Stop strings and tool calls are kept back, and so is what may be the beginning of one. Only the
-    text that is kept back is searched, so each token costs the same.
+    text that is kept back is searched, so each token costs the same. A call in a thought is kept
+    back until the thought is closed: if it never is, the call counts.
 
     Args:
         renderer: Parses replies of the policy's protocol.
@@ -47,6 +49,7 @@ class ReplyStream:
         self._marks = [*self.stops, *([_CALL_BEGIN, _THOUGHT_END] if self._calls else [])]
         self._kept = ""  # text that is not sent yet
         self._before = ""  # stands for the text that is
+        self._considered = False  # whether the kept text begins with a call in an open thought
         self._closed = False  # by a stop string or a call
 
     def push(self, token_id: int) -> str:
@@ -59,14 +62,18 @@ class ReplyStream:
         if self._closed or not new:
             return ""
         self._kept += new
+        if self._considered and _THOUGHT_END not in self._kept[1 - len(_THOUGHT_END) - len(new) :]:
+            return ""
         call = self._first_call()
+        found = call < len(self._kept)
         ready = self.cut(self._kept[:call])
-        if ready == self._kept:
+        stopped = len(ready) < call
+        if not found and not stopped:
             ready = ready[: len(ready) - self._begun_mark()]
-            self._before = _gist(self._before + ready) if self._calls else ""
-            self._kept = self._kept[len(ready) :]
-        else:
-            self._closed, self._kept = True, ""
+        self._before = _gist(self._before + ready) if self._calls else ""
+        self._considered = found and not stopped and self._before == _THOUGHT_BEGIN
+        self._closed = stopped or (found and not self._considered)
+        self._kept = "" if self._closed else self._kept[len(ready) :]
         self.sent += len(ready)
         return ready
 
@@ -96,20 +103,23 @@ class ReplyStream:
         return self.renderer.first_call(self._before + self._kept) - len(self._before)
 
     def _begun_mark(self) -> int:
-        """Count the last characters that may be the beginning of a tag or a stop string."""
-        lengths = (
+        """Count the last characters that may be the beginning of a call or a stop string."""
+        lengths = [
             length
             for mark in self._marks
             for length in range(1, min(len(mark) - 1, len(self._kept)) + 1)
             if self._kept.endswith(mark[:length])
-        )
+        ]
+        if self._calls and (begun := BEGUN_OBJECT.search(self._kept)):
+            lengths.append(len(begun[0]))
         return max(lengths, default=0)
 
 
 def _gist(text: str) -> str:
     """Shorten the beginning of a reply to what decides where its first call may begin.
 
-    That is whether it is in the middle of a thought, where calls are only considered.
+    That is whether it is in the middle of a thought, where a call counts only if the thought is
+    never closed.
     """
     text = text.lstrip()
     if _THOUGHT_BEGIN.startswith(text):

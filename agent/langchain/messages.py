@@ -1,5 +1,6 @@
 """LangChain's messages as ours, and replies as LangChain's."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 from uuid import uuid4
@@ -17,6 +18,8 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 from visreplay.agent.chat.chat_policy import ChatReply
 from visreplay.agent.chat.renderer import ChatRenderer, MessageError
 from visreplay.agent.messages import Message, Part, ToolCall, UnparsedCall, text
+from visreplay.agent.protocols.calls import arguments_object
+from visreplay.replay_core.control_tokens import special_token_ids
 from visreplay.tools.media import REFERENCE
 
 Blocks = list[str | dict[str, Any]]
@@ -127,7 +130,7 @@ def _typed(item: object, message: BaseMessage) -> Mapping[str, Any]:
 def _convert(message: BaseMessage, renderer: ChatRenderer) -> Message:
     match message:
         case AIMessage():
-            return _assistant(message, renderer.tokenizer)
+            return _assistant(message, renderer)
         case ToolMessage():
             return {
                 "role": "tool",
@@ -142,15 +145,22 @@ def _convert(message: BaseMessage, renderer: ChatRenderer) -> Message:
     raise MessageError(f"a message of type {message.type!r} cannot be shown to the policy")
 
 
-def _assistant(message: AIMessage, tokenizer: Any) -> Message:
+def _assistant(message: AIMessage, renderer: ChatRenderer) -> Message:
     calls = [
         ToolCall(name=call["name"], arguments=call["args"], id=call["id"] or "")
         for call in message.tool_calls
     ]
-    unparsed = [
-        UnparsedCall(text=call["args"] or "", error=call["error"] or "")
-        for call in message.invalid_tool_calls
-    ]
+    unparsed: list[UnparsedCall] = []
+    for call in message.invalid_tool_calls:
+        name, written = call["name"], call["args"] or ""
+        arguments = arguments_object(written) if name else None
+        if name and arguments is not None:
+            calls.append(ToolCall(name=name, arguments=arguments, id=call["id"] or ""))
+            continue
+        if name:  # of another provider: the arguments alone
+            body = f'{{"name": {json.dumps(name)}, "arguments": {written}}}'
+            written = renderer.protocol.tagged_call(body)
+        unparsed.append(UnparsedCall(text=written, error=call["error"] or ""))
     converted: Message = {
         "role": "assistant",
         "content": [text(message.text)],
@@ -158,7 +168,7 @@ def _assistant(message: AIMessage, tokenizer: Any) -> Message:
         "unparsed_calls": unparsed,
     }
     token_ids = message.additional_kwargs.get(TOKEN_IDS)
-    if _are_words(token_ids, tokenizer):
+    if _are_words(token_ids, renderer.tokenizer):
         converted["token_ids"] = token_ids
     return converted
 
@@ -167,7 +177,7 @@ def _are_words(token_ids: object, tokenizer: Any) -> TypeGuard[list[int]]:
     """Tell whether something is a list of tokens of text, with or without the end of a turn."""
     if not isinstance(token_ids, list) or not all(type(token) is int for token in token_ids):
         return False
-    special = set(tokenizer.all_special_ids)
+    special = special_token_ids(tokenizer)
     words = token_ids[:-1] if token_ids[-1:] == [tokenizer.eos_token_id] else token_ids
     return all(0 <= token < len(tokenizer) and token not in special for token in words)
 

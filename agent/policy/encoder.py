@@ -20,6 +20,9 @@ from visreplay.replay_core.segment import VisualTokens
 from visreplay.tools import ImageStore, TokenGrid, zoom
 from visreplay.tools.types import Size
 
+CHARACTERS_PER_TOKEN = 16
+"""A bound: no text but a row of spaces has so many characters a token."""
+
 
 class ContextEncoder:
     """Encodes the parts of a conversation that the policy reads.
@@ -113,13 +116,20 @@ class ContextEncoder:
                 "do_sample_frames": False,
             }
         text = self._without_doubled_tags(render(self.processor, messages, start))
-        with self._lock:
-            batch = self.processor(
-                text=[text],
-                do_resize=False,  # every image fits the model's grid already
-                return_tensors="pt",
-                **visual,
-            )
+        try:
+            with self._lock:
+                batch = self.processor(
+                    text=[text],
+                    do_resize=False,  # every image fits the model's grid already
+                    return_tensors="pt",
+                    **visual,
+                )
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ContextError(
+                f"the processor cannot prepare the conversation ({type(error).__name__}: {error}): "
+                "the checkpoint's tokenizer, chat template or processor may be damaged, or not "
+                "belong together; name another `processor`"
+            ) from error
         if "second_per_grid_ts" in batch:
             batch["second_per_grid_ts"] = [
                 part.get("step_seconds", seconds)
@@ -153,6 +163,33 @@ def _check_room(tokens: int, room: int | None) -> None:
             f"what is new of the conversation has {tokens} tokens or more, but there is room for "
             f"{room}: send less text, or fewer or smaller pictures"
         )
+
+
+def check_text(messages: Sequence[Message], max_context: int | None) -> None:
+    """Refuse a text that cannot be tokenized, or only with effort.
+
+    Args:
+        messages: A conversation.
+        max_context: Largest number of tokens in it; None leaves it to the model.
+
+    Raises:
+        ContextError: The text is far too long, or has a half of a surrogate pair.
+    """
+    parts = [part for message in messages for part in message["content"]]
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    characters = sum(map(len, texts))
+    if max_context is not None and characters > CHARACTERS_PER_TOKEN * max_context:
+        raise ContextError(
+            f"the conversation has {characters} characters; its {max_context} tokens may have "
+            f"{CHARACTERS_PER_TOKEN} each: send less text"
+        )
+    try:
+        "".join(texts).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ContextError(
+            f"the conversation holds {error.object[error.start]!a}, half of a surrogate pair, "
+            "which no text in UTF-8 has: leave it out"
+        ) from error
 
 
 def token_grid(processor: Any) -> TokenGrid:

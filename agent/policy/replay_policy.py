@@ -6,25 +6,21 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, Self
 
 from visreplay.agent.messages import Message, text_of
-from visreplay.agent.policy.encoder import ContextEncoder
+from visreplay.agent.policy.encoder import ContextEncoder, check_text
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.policy.telemetry import replay_record, report
 from visreplay.replay_core import (
-    ContextError,
     Generation,
     ModelPair,
     ReplayConfig,
     ReplaySession,
     TokenLogprob,
 )
-from visreplay.replay_core.chat_template import without_special_tokens
+from visreplay.replay_core.control_tokens import ControlTokens
 from visreplay.replay_core.decoding import checkpoint_decoding
 from visreplay.replay_core.generation import run_to_end
 from visreplay.tools import ImageStore, TokenGrid
-
-CHARACTERS_PER_TOKEN = 16
-"""A bound: no text but a row of spaces has so many characters a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +238,7 @@ class ReplayPolicy:
             self.pair.processor, self._store, adapter, self.pair.lock, self._grid
         )
         keys = (self._own, *keys_of(messages))
-        self._check_text(messages)
+        check_text(messages, self.max_context)
         end = len(messages)
         if not end or messages[-1]["role"] == "assistant":
             raise ValueError("the conversation must end with a turn that the policy can answer")
@@ -271,23 +267,13 @@ class ReplayPolicy:
         report(sum(map(_wrote, messages)), tokens, known, replay)
         opened: list[int] = []
         if opening:
-            opened = self.pair.tokenizer.encode(opening, add_special_tokens=False)
+            opened = self._tokens(opening)
             session.extend_generated(opened)
         return Reading(keys, session, replay, tokens, known, tuple(opened), began)
 
     def _room(self, tokens: int) -> int | None:
         """Count the tokens that a conversation of `tokens` may still add."""
         return None if self.max_context is None else self.max_context - tokens
-
-    def _check_text(self, messages: Sequence[Message]) -> None:
-        """Refuse a text that is far too long before it is tokenized, which takes time."""
-        parts = [part for message in messages for part in message["content"]]
-        characters = sum(len(part["text"]) for part in parts if part["type"] == "text")
-        if self.max_context is not None and characters > CHARACTERS_PER_TOKEN * self.max_context:
-            raise ContextError(
-                f"the conversation has {characters} characters; its {self.max_context} tokens may "
-                f"have {CHARACTERS_PER_TOKEN} each: send less text"
-            )
 
     def resolved(self, sampling: Sampling = Sampling()) -> Sampling:
         """Fill in the settings of a turn: the policy's own, the recipe's, the checkpoint's.
@@ -341,7 +327,10 @@ class ReplayPolicy:
         """
         if "token_ids" in message:
             return message["token_ids"]
-        text = without_special_tokens(text_of(message), self.pair.tokenizer)
+        return self._tokens(text_of(message))
+
+    def _tokens(self, text: str) -> list[int]:
+        (text,) = ControlTokens.of(self.pair.processor).broken_in([text])
         ids: list[int] = self.pair.tokenizer.encode(text, add_special_tokens=False)
         return ids
 

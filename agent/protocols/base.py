@@ -15,24 +15,20 @@ from typing import ClassVar
 from visreplay.agent.messages import Message, Part, VideoPart, image, text, user
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols.crops import crop_region
-from visreplay.agent.protocols.parsing import bodies, parse_call, parse_calls, split_thought
 from visreplay.agent.protocols.recipe import Recipe
 from visreplay.agent.protocols.tool_schemas import Signature
-from visreplay.agent.protocols.turns import (
-    MAX_TURN_CHARACTERS,
-    ObservationPosition,
-    ParsedTurn,
-    positions,
-)
-from visreplay.agent.protocols.wording import Question, fill
+from visreplay.agent.protocols.turn_reader import TurnReader
+from visreplay.agent.protocols.turns import ObservationPosition, positions
+from visreplay.agent.protocols.wording import Question, fill, tags_of
 from visreplay.agent.state import Observation, Scene, Step, ToolCall
+from visreplay.replay_core.control_tokens import break_up
 from visreplay.tools import Frame, ImageStore, TokenGrid, ToolError, probe, sample_frames, zoom
 from visreplay.tools.types import Size
 from visreplay.tools.video import frames_line
 
 
 @dataclass(frozen=True)
-class ToolProtocol(ABC):
+class ToolProtocol(TurnReader, ABC):
     """One protocol; `get_protocol` makes it.
 
     Attributes:
@@ -116,48 +112,6 @@ class ToolProtocol(ABC):
         if video is not None:
             parts.append(self._overview(video))
         return parts
-
-    def read(self, written: str) -> ParsedTurn:
-        """Parse a turn. Never raises: whatever is wrong with it is its `error`."""
-        if len(written) > MAX_TURN_CHARACTERS:
-            return ParsedTurn(
-                "",
-                error=f"The turn has {len(written)} characters; the limit is "
-                f"{MAX_TURN_CHARACTERS}. Write less.",
-            )
-        thought, rest = split_thought(written)
-        try:
-            return self._read(thought, rest)
-        except ToolError as error:
-            return ParsedTurn(thought, error=str(error))
-
-    def _read(self, thought: str, rest: str) -> ParsedTurn:
-        """Parse the text after the thought: by default, the last tag is a call or an answer.
-
-        Raises:
-            ToolError: A call cannot be parsed.
-        """
-        if rest.rfind("<answer>") > rest.rfind("<tool_call>"):
-            return ParsedTurn.tagged(thought, rest)
-        if "<tool_call>" in rest:
-            return ParsedTurn(thought, self._calls(rest))
-        return self._read_untagged(thought, rest)
-
-    def _calls(self, rest: str) -> tuple[ToolCall, ...]:
-        """Parse those calls of a turn that are run.
-
-        Raises:
-            ToolError: One of them cannot be parsed. No call is run then.
-        """
-        which, tolerant = self.recipe.calls, self.recipe.tolerant_json
-        if which == "all":
-            return parse_calls(rest, tolerant=tolerant)
-        pieces = rest.split("<tool_call>")
-        (body,) = bodies(f"<tool_call>{pieces[1 if which == 'first' else -1]}", "tool_call")
-        return (parse_call(body, tolerant=tolerant),)
-
-    def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
-        return ParsedTurn(thought)
 
     @abstractmethod
     def run(self, call: ToolCall, scene: Scene) -> Observation:
@@ -254,12 +208,19 @@ class ToolProtocol(ABC):
         return [*_some(before), *map(image, images), *_some(after)]
 
     def framed(self, parts: Sequence[Part]) -> list[Part]:
-        """Put the result of any tool between the tags that mark it as one."""
+        """Put the result of any tool between the tags that mark it as one.
+
+        A result that spells these tags out cannot end the frame.
+        """
         before, after = self.recipe.texts.frame.split("{result}")
-        return [*_some(before), *parts, *_some(after)]
+        texts = [part["text"] for part in parts if part["type"] == "text"]
+        broken = iter(break_up(texts, tags_of(self.recipe.texts.frame)))
+        inside = [text(next(broken)) if part["type"] == "text" else part for part in parts]
+        return [*_some(before), *inside, *_some(after)]
 
     def error_parts(self, error: str) -> list[Part]:
         """Show what was wrong with one call, or with the turn."""
+        (error,) = break_up([error], tags_of(self.recipe.texts.error))
         return [text(fill(self.recipe.texts.error, error=error))]
 
     @property
@@ -268,7 +229,11 @@ class ToolProtocol(ABC):
 
     def _tool_section(self, tools: Sequence[Signature]) -> str:
         """Write the section of a system prompt that offers tools."""
-        return fill(self.recipe.texts.tools, signatures="\n".join(map(json.dumps, tools)))
+        section = self.recipe.texts.tools
+        around = section.split("{signatures}")
+        ends = (*tags_of(around[0])[-1:], *tags_of(around[1])[:1])
+        (signatures,) = break_up(["\n".join(map(json.dumps, tools))], ends)
+        return fill(section, signatures=signatures)
 
     def _extent(self, size: Size) -> Size:
         """Choose the pixels that a box in pixels counts, of an image of some size."""

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
+from visreplay.agent.protocols.calls import FoundCalls
 from visreplay.agent.protocols.parsing import unknown_tool
 from visreplay.agent.protocols.recipe import NO_TOOLS
 from visreplay.agent.protocols.turns import ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
+from visreplay.tools import ToolError
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,11 @@ class BoxedProtocol(ToolProtocol):
     named_calls: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = NO_TOOLS
 
-    def _read(self, thought: str, rest: str) -> ParsedTurn:
-        return ParsedTurn.boxed(thought or rest.strip(), rest or thought)
+    def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
+        turn = ParsedTurn.boxed(thought or rest.strip(), rest or thought)
+        if turn.answer is None and calls.attempts:
+            raise ToolError(r"There are no tools to call. Give the answer in \boxed{}.")
+        return turn
 
     def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Refuse: the protocol has no tools."""

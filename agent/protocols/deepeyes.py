@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
+from visreplay.agent.protocols.crops import refuse_shares
 from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
 from visreplay.agent.protocols.tool_schemas import Signature, box, signature
 from visreplay.agent.protocols.turns import ParsedTurn
@@ -46,6 +47,7 @@ class DeepEyesProtocol(ToolProtocol):
         (bbox,) = arguments_of(call, ("bbox_2d",), ("label",))
         reference = scene.images[0]
         extent = self._extent(self.store.get(reference).size)
+        refuse_shares(bbox, extent)
         return self._zoom(reference, bbox, extent, self.crop_grid, scene)
 
     def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:

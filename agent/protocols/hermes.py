@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from visreplay.agent.messages import Part, image, text
 from visreplay.agent.protocols.base import ToolProtocol
+from visreplay.agent.protocols.crops import refuse_shares
 from visreplay.agent.protocols.parsing import arguments_of, numbered, unknown_tool
 from visreplay.agent.protocols.tool_schemas import Schema, Signature, box, signature
 from visreplay.agent.protocols.turns import ObservationPosition, ParsedTurn
@@ -73,6 +74,7 @@ class HermesProtocol(ToolProtocol):
             number = call["arguments"].get("image", 1)
             reference = images[numbered(number, "image", "images", 1, len(images))]
             size = self.grid.fit(self.store.get(reference).size)
+            refuse_shares(bbox, size)
             grid = self.crop_grid if call["name"] == "zoom" else self.grid
             return self._zoom(reference, bbox, size, grid, scene)
         if call["name"] == "sample_frames":

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
-from visreplay.agent.protocols.parsing import arguments_of, bodies, parse_json, unknown_tool
-from visreplay.agent.protocols.turns import ParsedTurn
+from visreplay.agent.protocols.call_syntax import CallSyntax
+from visreplay.agent.protocols.crops import refuse_pixels
+from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
 from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import ToolError
 from visreplay.tools.types import preview
@@ -33,29 +34,18 @@ class MiniO3Protocol(ToolProtocol):
     )
 
     CALL: ClassVar[str] = "grounding"
-
-    def _read(self, thought: str, rest: str) -> ParsedTurn:
-        # Generation stops at a grounding: it counts although the thought is not closed.
-        if not rest and thought.endswith("</grounding>"):
-            thought, tag, last = thought.rpartition("<grounding>")
-            thought, rest = thought.strip(), tag + last
-        answer_at, call_at = rest.rfind("<answer>"), rest.rfind("<grounding>")
-        if answer_at > call_at:
-            return ParsedTurn.tagged(thought, rest)
-        if call_at < 0:
-            return ParsedTurn(thought)
-        (body,) = bodies(rest[call_at:], "grounding")
-        arguments = parse_json(body, "grounding", tolerant=self.recipe.tolerant_json)
-        if not isinstance(arguments, dict):
-            raise ToolError('A grounding is one JSON object {"bbox_2d": [...], "source": string}.')
-        return ParsedTurn(thought, ({"name": self.CALL, "arguments": arguments},))
+    call_syntax: ClassVar[CallSyntax] = CallSyntax(
+        CALL, '{"bbox_2d": [...], "source": string}', (("bbox_2d",),), name=CALL
+    )
 
     def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Crop the image that the grounding names."""
         if call["name"] != self.CALL:
             raise unknown_tool(call["name"], self.CALL)
         bbox, source = arguments_of(call, ("bbox_2d", "source"))
-        return self._zoom(self._resolve(source, scene), bbox, (1.0, 1.0), self.crop_grid, scene)
+        reference = self._resolve(source, scene)
+        refuse_pixels(bbox)
+        return self._zoom(reference, bbox, (1.0, 1.0), self.crop_grid, scene)
 
     def _resolve(self, source: object, scene: Scene) -> str:
         """Find the reference of the image that a source names."""

@@ -4,14 +4,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
+from visreplay.agent.protocols.calls import FoundCalls
 from visreplay.agent.protocols.crops import crop_observation
-from visreplay.agent.protocols.parsing import (
-    arguments_of,
-    bodies,
-    numbered,
-    parse_call,
-    unknown_tool,
-)
+from visreplay.agent.protocols.parsing import arguments_of, numbered, unknown_tool
 from visreplay.agent.protocols.tool_schemas import Signature, box, signature
 from visreplay.agent.protocols.turns import ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
@@ -62,15 +57,20 @@ class PixelReasonerProtocol(ToolProtocol):
         ),
     )
 
-    def _read(self, thought: str, rest: str) -> ParsedTurn:
-        # The end of the turn counts, in an unclosed thought too: nothing here depends on <think>.
-        written = rest or thought
-        if written.rstrip().endswith("</tool_call>") and "<tool_call>" in written:
-            before, tag, last = written.rpartition("<tool_call>")
-            (body,) = bodies(tag + last, "tool_call")
-            call = parse_call(body, tolerant=self.recipe.tolerant_json)
-            return ParsedTurn(thought if rest and thought else before.strip(), (call,))
-        return ParsedTurn.boxed(thought or rest.strip(), written)
+    def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
+        # The end of the turn counts, in a thought too: nothing here depends on <think>.
+        written = rest if rest.strip() else thought
+        if written is thought:
+            calls = self._find(thought)
+        if calls.closing is not None:
+            before = written[: calls.attempts[-1].start].strip()
+            return ParsedTurn(
+                thought if written is rest and thought else before, calls.chosen("last")
+            )
+        turn = ParsedTurn.boxed(thought or rest.strip(), written)
+        if turn.answer is None and calls.attempts:
+            raise ToolError("A call counts at the very end of a turn: write nothing after it.")
+        return turn
 
     def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Run `crop_image_normalized` or `select_frames`."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
-from visreplay.agent.protocols.crops import crop_observation
+from visreplay.agent.protocols.calls import FoundCalls
+from visreplay.agent.protocols.crops import crop_observation, refuse_shares
 from visreplay.agent.protocols.parsing import arguments_of, numbered, unknown_tool
 from visreplay.agent.protocols.tool_schemas import Signature, box, signature
 from visreplay.agent.protocols.turns import ParsedTurn
@@ -48,9 +49,9 @@ class Qwen3VLProtocol(ToolProtocol):
         ),
     )
 
-    def _read(self, thought: str, rest: str) -> ParsedTurn:
-        if "<tool_call>" in rest:
-            return ParsedTurn(thought, self._calls(rest))
+    def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
+        if calls.found:
+            return ParsedTurn(thought, calls.chosen(self.recipe.calls))
         return ParsedTurn.free(thought, rest)
 
     def run(self, call: ToolCall, scene: Scene) -> Observation:
@@ -60,6 +61,7 @@ class Qwen3VLProtocol(ToolProtocol):
         bbox, _, index = arguments_of(call, ("bbox_2d", "label", "img_idx"))
         images = scene.all_images
         reference = images[numbered(index, "img_idx", "images", 0, len(images))]
+        refuse_shares(bbox, self.EXTENT)
         picture = self.store.get(reference)
         rules = self.recipe.crops
         region = parse_box(

@@ -221,8 +221,7 @@ class Recipe:
             their place.
         stop_strings: Texts that end a turn, and stay in it.
         calls: Which of several calls of a turn are run, where the protocol allows several.
-        tolerant_json: Whether calls may have single quotes, keys without quotes, and commas at
-            the end of a list.
+        tolerant_json: Whether calls may be JSON5.
         texts: Words around questions and results.
         question: Words of a question.
         endings: Text after the suffix, by the kind of question.

@@ -1,7 +1,7 @@
 """What is parsed out of a policy's turn, and the places of the results of its calls."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from visreplay.agent.protocols.parsing import boxed, ends_in_a_box
 from visreplay.agent.state import Scene, Step, ToolCall
@@ -21,6 +21,8 @@ class ParsedTurn:
         error: Why the turn cannot be parsed.
         open_ended: Whether nothing marks the end of the answer (free text, or a tag or a box that
             is not closed): if the token limit cut the turn off, there is no answer.
+        calls_at: Where the calls begin in the turn, or the text that cannot be read as calls; None
+            if there are none.
     """
 
     thought: str
@@ -28,6 +30,7 @@ class ParsedTurn:
     answer: str | None = None
     error: str | None = None
     open_ended: bool = False
+    calls_at: int | None = field(default=None, compare=False)
 
     @classmethod
     def free(cls, thought: str, written: str) -> "ParsedTurn":

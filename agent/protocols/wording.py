@@ -82,6 +82,11 @@ def fill(template: str, **values: object) -> str:
     )
 
 
+def tags_of(template: str) -> list[str]:
+    """List the tags of a template, such as <tool_response>."""
+    return re.findall(r"</?\w+>", template)
+
+
 def check_marks(name: str, template: str, *marks: str) -> None:
     """Check that a template has each of some marks once.
 

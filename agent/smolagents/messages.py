@@ -16,6 +16,7 @@ from smolagents import AgentImage, ChatMessage, MessageRole
 from visreplay.agent.chat.renderer import ChatRenderer, MessageError
 from visreplay.agent.chat.turn_memory import TurnMemory
 from visreplay.agent.messages import Message, Part, ToolCall, image, text, text_of, user
+from visreplay.agent.protocols.calls import arguments_object
 from visreplay.tools import ToolError, load_image
 from visreplay.tools.media import REFERENCE
 
@@ -206,7 +207,7 @@ def _parse_listed_calls(words: str) -> list[ToolCall]:
         calls = [
             ToolCall(
                 name=call["function"]["name"],
-                arguments=call["function"]["arguments"],
+                arguments=arguments_object(call["function"]["arguments"]),  # type: ignore[typeddict-item]
                 id=call["id"],
             )
             for call in listed

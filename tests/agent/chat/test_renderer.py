@@ -272,6 +272,26 @@ def test_a_call_that_cannot_be_read_keeps_its_text(hermes: ChatRenderer, call: s
     assert text_of(turn) == "Now." + call
 
 
+def test_what_stands_before_a_call_is_content(hermes: ChatRenderer) -> None:
+    call = '{"name": "add", "arguments": ""}'
+    for written, content in (
+        (f"The <tool_call> tag. <tool_call>{call}</tool_call>", "The <tool_call> tag. "),
+        (f"So: {call}", "So: "),
+        (f"<think>Yes. <tool_call>{call}", "<think>Yes. "),
+    ):
+        reply = hermes.parse_reply(written)
+        assert (reply.content, reply.tool_calls[0]["arguments"]) == (content, {})
+        _, turn, _ = hermes.conversation([user(text("?")), reply.message(), user(text("?"))])
+        assert hermes.parse_reply(text_of(turn)).matches(reply.message())
+        assert '{"name": "add", "arguments": {}}' in text_of(turn)
+
+
+def test_a_call_in_a_thought_that_went_on_is_told(hermes: ChatRenderer) -> None:
+    reply = hermes.parse_reply('<think>By <tool_call>{"name": "add", "arguments": {}}, or')
+    assert (reply.content, reply.tool_calls) == ("<think>By ", ())
+    assert reply.unparsed_call is not None and "in the thought" in reply.unparsed_call["error"]
+
+
 def test_a_thought_about_a_call_is_none(hermes: ChatRenderer) -> None:
     thought = '<think>Should I <tool_call>{"name"?</think>No.'
     assert hermes.parse_reply(thought).content == thought

@@ -8,12 +8,15 @@ from visreplay.agent import get_protocol
 from visreplay.agent.chat.renderer import ChatRenderer
 from visreplay.agent.chat.reply_text import ReplyStream
 from visreplay.agent.policy.encoder import token_grid
+from visreplay.agent.protocols.call_syntax import BEGUN_OBJECT
 from visreplay.replay_core import ModelPair
 from visreplay.tools import ImageStore
 
-CALL = '<tool_call>{"name": "zoom", "arguments": {}}</tool_call>'
+OBJECT = '{"name": "zoom", "arguments": {}}'
+CALL = f"<tool_call>{OBJECT}</tool_call>"
 PIECES = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<", "<th", "ink>", "</", "<tool_"]
 PIECES += ["call>", "END", "E", "ND", " ", "\n", "a", "你", "�", CALL]
+PIECES += ["{", "}", '"name"', ": 1, ", '"arguments":', OBJECT, f"{OBJECT}</tool_call>"]
 STOPS = [(), ("END",), ("END", "N", "</think>")]
 
 
@@ -38,6 +41,10 @@ def text_of(renderer: ChatRenderer, ids: list[int]) -> str:
 @example(["<think>", CALL, "</think>", "a", CALL], (), True)
 @example([" ", "<th", "ink>", CALL, "</", "think>", CALL], (), True)
 @example(["a", "<think>", CALL, "</think>"], (), True)
+@example(["<think>", "a", CALL], (), True)
+@example(["<think>", CALL, "a", "</think>", "a", OBJECT], (), True)
+@example(["a", OBJECT, "a"], (), True)
+@example(["{", " ", '"name"', ": 1, ", "}", "a"], (), True)
 @settings(
     deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -59,9 +66,9 @@ def test_what_is_sent_is_never_taken_back(
         assert open_text.startswith(sent)
         kept = open_text[len(sent) :]
         if open_text == text:
-            assert any(
-                mark.startswith(kept.rstrip("�")) for mark in ("<tool_call>", "</think>", *stops)
-            )
+            marks = ("<tool_call>", "</think>", *stops)
+            begun = any(mark.startswith(kept.rstrip("�")) for mark in marks)
+            assert begun or (calls and BEGUN_OBJECT.fullmatch(kept))
         else:
             assert not kept
     content = stream.finish(text_of(renderer, ids)).content
@@ -69,6 +76,28 @@ def test_what_is_sent_is_never_taken_back(
     count = stream.tokens_in(len(content))
     assert text_of(renderer, ids[:count]).startswith(content)
     assert len(text_of(renderer, ids[: max(count - 1, 0)])) <= len(content)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "sent", "names"),
+    [
+        (["<think>", "a", CALL], "<think>a", ["zoom"]),
+        (["<think>", "a", CALL, "</think>", "b"], f"<think>a{CALL}</think>b", []),
+        (["a ", OBJECT], "a ", ["zoom"]),
+        (["a ", "<tool_call>", " is a tag. ", CALL], "a ", ["zoom"]),
+        (["a ", '{"name": "Bob"}'], "a ", []),
+        (["a ", "{b}", " c"], "a {b} c", []),
+    ],
+)
+def test_what_is_kept_back_until_it_is_known(
+    renderer: ChatRenderer, pieces: list[str], sent: str, names: list[str]
+) -> None:
+    stream = ReplyStream(renderer)
+    ids = tokens(renderer, pieces)
+    assert "".join(map(stream.push, ids)) == sent
+    reply = stream.finish(text_of(renderer, ids))
+    assert [call["name"] for call in reply.tool_calls] == names
+    assert names or reply.content == "".join(pieces)
 
 
 def test_the_cost_of_a_token_does_not_grow(
@@ -83,7 +112,7 @@ def test_the_cost_of_a_token_does_not_grow(
         return first_call(self, text)
 
     monkeypatch.setattr(ChatRenderer, "first_call", counted)
-    for begun in ("<think>", "a", " "):
+    for begun in ("<think>", "<think> <tool_call>", "a", " "):
         stream = ReplyStream(renderer, ("END",))
         for token in tokens(renderer, [begun, *(["<tool_cal", "a", "你", " ", "EN"] * 100)]):
             stream.push(token)

@@ -177,6 +177,21 @@ def test_roles_calls_and_errors(hermes: ChatRenderer) -> None:
     ]
 
 
+def test_a_call_of_another_provider_keeps_its_name(hermes: ChatRenderer) -> None:
+    """LangChain has the arguments as text alone where they are no JSON object."""
+    calls = [
+        {"name": "look", "args": arguments, "id": str(number), "error": ""}
+        for number, arguments in enumerate(("", None, '"{}"', "{broken"))
+    ]
+    message = AIMessage("", invalid_tool_calls=calls)
+    (converted,) = from_langchain([message], hermes)
+    assert converted["tool_calls"] == [
+        {"name": "look", "arguments": {}, "id": str(number)} for number in range(3)
+    ]
+    (unparsed,) = converted["unparsed_calls"]
+    assert unparsed["text"] == ('<tool_call>\n{"name": "look", "arguments": {broken}\n</tool_call>')
+
+
 def test_tokens_of_text_alone_are_taken_from_a_message(hermes: ChatRenderer) -> None:
     def convert(token_ids: object) -> Message:
         message = AIMessage("Hello", additional_kwargs={"token_ids": token_ids})

@@ -1,3 +1,5 @@
+import base64
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,10 +8,13 @@ import numpy as np
 import pytest
 import real_checkpoints
 from PIL import Image
+from shared import write_clip
 
-from visreplay.agent.messages import Message
-from visreplay.agent.policy.encoder import ContextEncoder, token_grid
-from visreplay.replay_core import ModelPair
+from visreplay.agent import get_protocol
+from visreplay.agent.chat.renderer import ChatRenderer
+from visreplay.agent.messages import Message, user
+from visreplay.agent.policy.encoder import ContextEncoder, check_text, token_grid
+from visreplay.replay_core import ContextError, ModelPair
 from visreplay.replay_core.chat_template import render
 from visreplay.replay_core.families.qwen import QwenTokens
 from visreplay.tools import ImageStore, TokenGrid
@@ -98,6 +103,34 @@ def test_only_what_follows_the_assistant_can_be_rendered(encoder: ContextEncoder
         render(encoder.processor, [text("user", "a"), text("user", "b")], 1)
 
 
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ("{{ raise_exception('no system prompt') }}", "TemplateError: no system prompt"),
+        ("{% for %}", "TemplateSyntaxError"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ 'a' * 10 ** 10 }}", "TemplateLimitError: it makes too much text"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("<|image_pad|>", "the processor cannot prepare the conversation"),
+        ({"other": "a"}, "there is no template"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_told_as_such(
+    tmp_path: Path, template: Any, error: str
+) -> None:
+    processor = real_checkpoints.processor(tmp_path)
+    processor.chat_template = template
+    encoder = ContextEncoder(processor, ImageStore())
+    with pytest.raises(ContextError, match=error):
+        encoder.encode([text("user", "a")])
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_half_of_a_surrogate_pair_is_refused(role: str) -> None:
+    with pytest.raises(ContextError, match="half of a surrogate pair"):
+        check_text([text(role, "a\ud800")], None)
+
+
 def test_images_that_fit_are_not_resampled(encoder: ContextEncoder) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (56, 84, 3), dtype=np.uint8)
     reference = encoder.store.put(Image.fromarray(noise))
@@ -157,6 +190,60 @@ def test_qwen3_vl_is_told_the_times_of_the_frames_that_it_sees(tmp_path: Path) -
     expected = f"<|im_start|>user\n{shown}<|im_end|>\n<|im_start|>assistant\n"
     assert segment.token_ids.tolist() == processor.tokenizer.encode(expected)
     assert [block.length for block in segment.blocks] == [64, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("times", "steps"),
+    [
+        # 16 frames of 40 s.
+        (
+            [1.25 + 2.5 * i for i in range(16)],
+            ["2.5", "7.5", "12.5", "17.5", "22.5", "27.5", "32.5", "37.5"],
+        ),
+        ([29.25, 29.75, 30.25, 30.75], ["29.5", "30.5"]),  # a stretch around 30 s
+        ([0.0, 0.1, 0.3, 2.3, 2.4, 9.0], ["0.1", "1.3", "5.7"]),  # a variable rate
+        ([112.5 + 225 * i for i in range(16)], [f"{225 + 450 * i}.0" for i in range(8)]),  # an hour
+        ([7.0], ["7.0"]),
+        ([5.0, 5.0], ["5.0"]),
+    ],
+)
+def test_qwen3_vl_is_told_true_times_of_any_choice(
+    tmp_path: Path, times: list[float], steps: list[str]
+) -> None:
+    processor = real_checkpoints.processor(tmp_path, "qwen3-vl-8b")
+    adapter = QwenTokens(processor.image_token_id, processor.video_token_id, 2, frames_apart=True)
+    encoder = ContextEncoder(processor, ImageStore(), adapter)
+    frames = [encoder.store.put(Image.new("RGB", (64, 64), (i, 0, 0))) for i in range(len(times))]
+    segment = encoder.encode(
+        [{"role": "user", "content": [{"type": "video", "frames": frames, "times": times}]}]
+    )
+    told = re.findall(r"<([\d.]+) seconds>", processor.tokenizer.decode(segment.token_ids.tolist()))
+    assert told == steps
+    assert len(segment.blocks) == len(steps)
+
+
+def test_qwen3_vl_is_told_the_times_of_a_videos_frames(tmp_path: Path) -> None:
+    """From the file to the prompt: a question's video of 40 s and of an hour, and one of a chat."""
+    processor = real_checkpoints.processor(tmp_path, "qwen3-vl-8b")
+    adapter = QwenTokens(processor.image_token_id, processor.video_token_id, 2, frames_apart=True)
+    protocol = get_protocol("qwen3-vl", token_grid(processor), ImageStore())
+    encoder = ContextEncoder(processor, protocol.store, adapter, grid=protocol.grid)
+
+    def told(messages: list[Message]) -> list[str]:
+        ids = encoder.encode(messages).token_ids.tolist()
+        return re.findall(r"<([\d.]+) seconds>", processor.tokenizer.decode(ids))
+
+    clip = write_clip(tmp_path / "40s.mp4", [90] * 160, fps=4)
+    assert told(protocol.open("?", [], str(clip))) == [f"{5 * i + 2}.5" for i in range(8)]
+    hour = write_clip(tmp_path / "hour.mp4", [90] * 3600, fps=1)
+    # The frame on screen at 112.5 s is that of 112 s; the next is that of 337 s.
+    steps = [f"{(2 * (450 * i + 112) + 225) / 2:.1f}" for i in range(8)]
+    assert told(protocol.open("?", [], str(hour))) == steps
+    chat = write_clip(tmp_path / "chat.mp4", [90] * 16, fps=4)
+    block = {"type": "video", "base64": base64.b64encode(chat.read_bytes()).decode()}
+    renderer = ChatRenderer(protocol, processor.tokenizer)
+    messages = renderer.conversation([user(*renderer.parts([block]))])
+    assert told(messages) == ["0.5", "1.5", "2.5", "3.5"]
 
 
 def test_images_are_resized_as_the_processor_does_it(encoder: ContextEncoder) -> None:

@@ -16,7 +16,7 @@ from visreplay.agent.protocols import (
     guess_protocol,
     load_recipe,
 )
-from visreplay.agent.protocols.parsing import tolerate
+from visreplay.agent.protocols.tolerant_json import tolerate
 from visreplay.agent.state import Scene
 from visreplay.replay_core import ConfigError
 from visreplay.tools import ImageStore, TokenGrid, ToolError

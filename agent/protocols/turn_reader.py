@@ -1,0 +1,90 @@
+"""How a turn is read: a thought, then calls or an answer."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+from visreplay.agent.protocols.call_syntax import TOOL_CALL, CallSyntax
+from visreplay.agent.protocols.calls import FoundCalls
+from visreplay.agent.protocols.parsing import split_thought
+from visreplay.agent.protocols.recipe import Recipe
+from visreplay.agent.protocols.turns import MAX_TURN_CHARACTERS, ParsedTurn
+from visreplay.tools import ToolError
+
+
+class TurnReader:
+    """Reads the turns of a policy: the half of a `ToolProtocol` that the policy writes."""
+
+    recipe: Recipe
+
+    call_syntax: ClassVar[CallSyntax] = TOOL_CALL
+    """How calls are written."""
+
+    def read(self, written: str) -> ParsedTurn:
+        """Parse a turn. Never raises: whatever is wrong with it is its `error`."""
+        if len(written) > MAX_TURN_CHARACTERS:
+            return ParsedTurn(
+                "",
+                error=f"The turn has {len(written)} characters; the limit is "
+                f"{MAX_TURN_CHARACTERS}. Write less.",
+                calls_at=self.call_syntax.may_begin(written),
+            )
+        thought, rest = split_thought(written)
+        unclosed = not rest and "</think>" not in written
+        if unclosed:
+            # The model waits for what the turn ends with, though it did not close the thought.
+            end = self._last_part(written)
+            thought, rest = split_thought(f"{written[:end]}</think>{written[end:]}")
+        calls = self._find(rest)
+        begin = len(written) - len(rest)
+        try:
+            turn = self._read(thought, rest, calls)
+        except ToolError as error:
+            return ParsedTurn(thought, error=str(error), calls_at=begin + calls.start)
+        if turn.calls:
+            if thought is turn.thought and not unclosed and "</think>" not in written:
+                turn = replace(turn, thought=rest[: calls.start].strip())
+            return replace(turn, calls_at=begin + calls.start)
+        if turn.answer is None and len(rest) < len(written):
+            # Nothing that looks like a call is left out in silence.
+            unread = self._find(written).attempts
+        else:
+            unread = ()
+        if unread:
+            return ParsedTurn(
+                thought,
+                error="The call is in the thought, so it was not run: close the thought with "
+                "</think>, and write the call after it.",
+                calls_at=unread[0].start if unclosed else None,
+            )
+        return turn
+
+    def _find(self, written: str) -> FoundCalls:
+        return self.call_syntax.find(written, tolerant=self.recipe.tolerant_json)
+
+    def _last_part(self, written: str) -> int:
+        """Find the calls or the answer that a turn ends with; the turn's end if there are none."""
+        if written.rstrip().endswith("</answer>") and "<answer>" in written:
+            return written.rfind("<answer>")
+        closing = self._find(written).closing
+        return len(written) if closing is None else closing
+
+    def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
+        """Parse the text after the thought: by default, the last tag is a call or an answer.
+
+        Args:
+            thought: The thought.
+            rest: The text.
+            calls: What looks like a call in it.
+
+        Raises:
+            ToolError: A call cannot be parsed.
+        """
+        answer = rest.rfind("<answer>")
+        if calls.after(answer):
+            return ParsedTurn(thought, calls.chosen(self.recipe.calls))
+        return (
+            ParsedTurn.tagged(thought, rest) if answer >= 0 else self._read_untagged(thought, rest)
+        )
+
+    def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
+        return ParsedTurn(thought)

@@ -1,0 +1,147 @@
+"""The meter of a chat template: what it runs and makes is counted, up to a limit.
+
+The counting is put into the template's syntax tree. A loop or a macro counts the nodes of its body
+each time that it runs, and whatever makes a new value counts its size.
+"""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.visitor import NodeTransformer
+
+MAX_NODES, NODES_A_MESSAGE = 5_000_000, 20_000
+"""Nodes of the template's syntax tree that may be run: in all, and more for each message."""
+
+MAX_SIZE, COPIES = 20_000_000, 50
+"""Characters that may be made: in all, and how often more the conversation may be copied."""
+
+ITEM = 50
+"""What an item of a list counts, in characters."""
+_SHARE = 1000
+"""A node may look at all of the largest value; that costs this much less than to copy it."""
+
+
+class TemplateLimitError(TemplateError):
+    """A chat template does more than chat templates need to do."""
+
+
+class Meter:
+    """What a template may still do in one rendering."""
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        messages = len(variables.get("messages") or ())
+        self.nodes = MAX_NODES + NODES_A_MESSAGE * messages
+        self.size = float("inf")
+        self.largest = self._size_of(variables)
+        self.size = MAX_SIZE + (COPIES + messages) * self.largest
+
+    def run(self, count: int) -> None:
+        """Count nodes that are run.
+
+        Raises:
+            TemplateLimitError: They are too many.
+        """
+        self.nodes -= count
+        if self.nodes < 0:
+            raise TemplateLimitError("it runs for too long")
+        self._spend(count * self.largest // _SHARE)
+
+    def make(self, size: int) -> None:
+        """Count the characters of a value that is made.
+
+        Raises:
+            TemplateLimitError: They are too many.
+        """
+        self._spend(size)
+        if size > self.largest:
+            self.largest = size
+
+    def made(self, value: Any) -> Any:
+        """Count a value with all that is in it."""
+        self.make(self._size_of(value))
+        return value
+
+    def text_of(self, value: Any) -> str:
+        """Convert a value to text, and count it; what is text already is not made."""
+        return value if isinstance(value, str) else str(self.made(value))
+
+    def _spend(self, size: int) -> None:
+        self.size -= size
+        if self.size < 0:
+            raise TemplateLimitError("it makes too much text")
+
+    def _size_of(self, value: Any) -> int:
+        size, left = 0, [value]
+        while left:
+            each = left.pop()
+            if isinstance(each, str):
+                size += len(each)
+            elif isinstance(each, Mapping):
+                left += [*each, *each.values()]
+            elif isinstance(each, list | tuple):
+                left += each
+            size += ITEM
+            if size > self.size:
+                raise TemplateLimitError("it makes too large a value")
+        return size
+
+
+METER: ContextVar[Meter] = ContextVar("meter")
+"""The meter of the template that is being rendered."""
+
+
+class Counting(NodeTransformer):
+    """Put the counting into a template's syntax tree."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        """Count the runs of a loop."""
+        return self._counted(node)
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
+        """Count the calls of a macro."""
+        return self._counted(node)
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
+        """Count the calls of a block."""
+        return self._counted(node)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        """Count a text that is joined."""
+        self.generic_visit(node)
+        return _filtered(nodes.List(node.nodes, lineno=node.lineno), "_joined")
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        """Count a slice."""
+        self.generic_visit(node)
+        return _filtered(node, "_cut") if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        """Count a list."""
+        return self._literal(node)
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        """Count a mapping."""
+        return self._literal(node)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        """Count a tuple, unless it is assigned to."""
+        return self._literal(node) if node.ctx == "load" else node
+
+    def _literal(self, node: nodes.Expr) -> nodes.Node:
+        self.generic_visit(node)
+        inside = node.find_all(nodes.Expr)
+        constant = all(isinstance(each, nodes.Const | nodes.List | nodes.Tuple) for each in inside)
+        return node if constant else _filtered(node, "_made")
+
+    def _counted(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
+        weight = 1 + sum(1 for each in node.body for _ in each.find_all(nodes.Node))
+        self.generic_visit(node)
+        count = _filtered(nodes.Const(weight, lineno=node.lineno), "_run")
+        node.body.insert(0, nodes.ExprStmt(count, lineno=node.lineno))
+        return node
+
+
+def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)

@@ -1,0 +1,154 @@
+"""Chat templates of strangers: what they render, and where they are stopped."""
+
+import json
+from typing import Any
+
+import pytest
+from jinja2 import TemplateError
+from real_checkpoints import DATA
+
+from visreplay.replay_core.template_meter import MAX_NODES, MAX_SIZE, Meter
+from visreplay.replay_core.template_sandbox import MAX_SOURCE, TemplateLimitError, render_template
+
+BIG = "{% set x = 'x' * 1000000 %}"
+TURN = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+
+
+def render(source: str, **variables: Any) -> str:
+    return render_template(source, {"messages": [TURN], **variables})
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "qwen3-vl-8b"])
+def test_real_templates_render_as_transformers_renders_them(name: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template = json.loads((DATA / name / "chat_template.json").read_text("utf-8"))["chat_template"]
+    turns = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        TURN,
+        {"role": "assistant", "content": [{"type": "text", "text": "<think>a</think>\n{{ b }}"}]},
+        {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "'<é>'"}]},
+    ]
+    for messages in (turns, turns[1:2], turns[1:]):
+        (theirs,), _ = render_jinja_template(
+            [messages], chat_template=template, add_generation_prompt=True, eos_token="<|im_end|>"
+        )
+        ours = render_template(
+            template,
+            {"messages": messages, "add_generation_prompt": True, "eos_token": "<|im_end|>"},
+        )
+        assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ messages[0]['role'] | upper }} {{ messages | length }}", "USER 1"),
+        ("{%- for m in messages if m.role == 'user' %}{{ loop.index0 % 2 }}{% endfor %}", "0"),
+        ("{% set ns = namespace(a=1) %}{% set ns.a = ns.a + 1 %}{{ ns.a }}", "2"),
+        ("{{ ['a', 'b'] | join(', ') }}{{ ', '.join(['c', 'd']) }}", "a, bc, d"),
+        ("{{ 'abca' | replace('a', 'x') }}{{ 'abca'.replace('a', 'x', 1) }}", "xbcxxbca"),
+        ("{{ {'a': [1, 'é<']} | tojson }}", '{"a": [1, "é<"]}'),
+        ("{{ [1] | tojson(indent=2) }}{{ 'a\nb' | indent(1) }}", "[\n  1\n]a\n b"),
+        ("{{ 'a' ~ 1 ~ none }}{{ [1, 'b'] }}", "a1None[1, 'b']"),
+        ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') }}", "<a>"),
+        ("{% macro f() %}<{{ caller() }}>{% endmacro %}{% call f() %}b{% endcall %}", "<b>"),
+        ("{% set x %}a{% endset %}{{ x.strip().split(',')[::-1] }}", "['a']"),
+        ("{% generation %}a{% endgeneration %}{% for a, b in [(1, 2)] %}{{ b }}{% endfor %}", "a2"),
+        ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}{{ 2 * 3 }}", "a16"),
+        ("{% for x in [1, 2, 3] %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% endfor %}", "1"),
+        ("{{ messages | map(attribute='role') | list }}", "['user']"),
+        ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1"),
+        ("{{ missing | default('d') }}{{ missing }}{{ messages[0].get('x', 'y') }}", "dy"),
+        ("{{ strftime_now('%Y') | length }}{{ dict(a=1).a }}{{ range(3) | list }}", "41[0, 1, 2]"),
+    ],
+)
+def test_what_chat_templates_use(source: str, text: str) -> None:
+    assert render(source) == text
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{{ 'a' * 10 ** 10 }}",
+        "{{ 10 ** 10 ** 10 }}{{ (10 ** 999) ** 9999 }}",
+        "{% set x = 'aa' %}" + "{% set x = x ~ x %}" * 60,
+        "{% set x = 'aa' %}" + "{% set x = x + x %}" * 60,
+        "{% set x = 'aa' %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60,
+        "{% set x = [1] %}" + "{% set x = x + x %}" * 60,
+        "{% set x = [1] %}" + "{% set x = [x, x] %}" * 60,
+        "{% set x = 1 %}" + "{% set x = {'a': x, 'b': x} %}" * 60,
+        "{% set x = 1 %}" + "{% set x = dict(a=x, b=x) %}" * 60,
+        "{{ ['a' * 1000000] * 1000 }}",
+        "{{ (['a' * 1000000] * 1000) | string }}",
+        "{{ (['a' * 1000000] * 1000) ~ '' }}",
+        "{{ range(99999) | join('a' * 100000) }}",
+        "{{ ('a' * 100000).join('b' * 100000) }}",
+        "{{ ('a' * 100000) | replace('a', 'b' * 100000) }}",
+        "{{ ('a' * 100000).replace('', 'b' * 100000) }}",
+        "{{ range(99999) | map('replace', '1', 'a' * 10000) | join }}",
+        "{{ '%1000000000s' % 'a' }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '{:>1000000000}'.format('a') }}",
+        "{{ 'a'.center(1000000000) }}",
+        "{{ 'a' | center(1000000000) }}",
+        "{{ 'a'.ljust(1000000000) }}{{ 'a'.zfill(1000000000) }}{{ '\t'.expandtabs(1000000000) }}",
+        "{{ ('a' * 1000).translate({97: 'b' * 100000}) }}",
+        "{{ (1).to_bytes(1000000000, 'big') }}",
+        "{{ range(9) | batch(1000000000, 1) | list }}",
+        "{{ range(9) | slice(1000000000) | list }}",
+        "{{ 5 | round(-1000000000) }}",
+        "{{ [1] | tojson(indent=1000000000) }}",
+        "{{ lipsum(n=100000000) }}",
+        "{{ ('a ' * 5000000).split() }}",
+        BIG + "{% for i in range(99999) %}{% if 'y' in x %}{% endif %}{% endfor %}",
+        "{% set x = 'xx' %}" + "{% set x = x + x %}" * 21 + "{% for i in range(99999) %}"
+        "{% if 'y' in x %}{% endif %}{% endfor %}",
+        BIG + "{% for i in range(99999) %}{% set y = x[1:] %}{% endfor %}",
+        "{{ ('\n' * 10000) | indent(10000) }}",
+        BIG + "{% for i in range(99999) %}{{ x }}{% endfor %}",
+        "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = n.x + [n.x] %}"
+        "{% endfor %}",
+        "{% set n = namespace(x=3) %}{% for i in range(99999) %}{% set n.x = n.x * n.x %}"
+        "{% endfor %}",
+        "a" * (MAX_SOURCE + 1),
+    ],
+)
+def test_a_template_is_stopped(source: str) -> None:
+    with pytest.raises(TemplateError):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ self.x() }}{% block x %}{% endblock %}",
+        "{{ cycler(1) }}",
+        "{{ messages[0].__init__.__globals__ }}",
+        "{{ ''['format']('a') }}",
+        "{{ '{0.__class__}'.format(1) }}",
+    ],
+)
+def test_a_template_calls_only_what_it_may(source: str) -> None:
+    with pytest.raises(TemplateError):
+        render(source)
+
+
+def test_a_long_conversation_has_more_room() -> None:
+    one, many = Meter({"messages": [TURN]}), Meter({"messages": [TURN] * 1000})
+    assert MAX_NODES < one.nodes < many.nodes
+    assert MAX_SIZE < one.size < many.size
+    words = "word " * 100_000
+    copies = "{% for m in messages %}{{ m.content | trim + m.content.strip() }}{% endfor %}"
+    assert len(render_template(copies, {"messages": [{"content": words}] * 9})) == 18 * 499_999
+
+
+def test_the_limits_of_one_rendering_are_not_those_of_the_next() -> None:
+    for _ in range(3):
+        assert len(render("{{ 'a' * 6000000 }}")) == 6_000_000
+        with pytest.raises(TemplateLimitError, match="too"):
+            render("{{ 'a' * 6000000 }}{{ 'b' * 6000000 }}")
