@@ -36,7 +36,8 @@ def render(processor: Any, messages: Sequence[ChatMessage], start: int = 0) -> s
         start: 0, or the index that follows the last assistant message.
 
     Raises:
-        ContextError: `start` does not follow an assistant turn, or the template drops it.
+        ContextError: `start` does not follow an assistant turn, or the template drops it; or the
+            template cannot render the conversation.
     """
     if start == 0:
         return _fill_template(processor, messages)
@@ -124,5 +125,20 @@ def _fill_template(processor: Any, messages: Sequence[ChatMessage]) -> str:
         {"role": message["role"], "content": [plain(part) for part in message["content"]]}
         for message in messages
     ]
-    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    try:
+        text = processor.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise ContextError(
+            f"the chat template cannot render the conversation ({type(error).__name__}: {error}): "
+            "use a checkpoint with another template, or other messages"
+        ) from error
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ContextError(
+            f"the conversation holds {error.object[error.start]!a}, half of a surrogate pair, "
+            "which no text in UTF-8 has: leave it out"
+        ) from error
     return str(text)

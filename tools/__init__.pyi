@@ -1,5 +1,6 @@
 from .image import TokenGrid, crop, load_image, parse_box, zoom
 from .media import DecodedVideo, Media
+from .media_kind import media_kind
 from .store import ImageStore
 from .types import Box, Frame, Size, ToolError
 from .video import VideoInfo, probe, sample_frames
@@ -16,6 +17,7 @@ __all__ = [
     "VideoInfo",
     "crop",
     "load_image",
+    "media_kind",
     "parse_box",
     "probe",
     "sample_frames",
