@@ -224,10 +224,12 @@ class Checkpoint:
 
     def refusal(self, error: Exception, what: str = "") -> CheckpointError:
         """Make the error for a checkpoint, or a part of it, that cannot be read."""
+        why = reason(error)
         if isinstance(error, UnpicklingError):
+            why = "it is a pickle that holds more than tensors"
             way_out = (
-                "of a pickle (pytorch_model.bin, adapter_model.bin) tensors are read and nothing "
-                "else: convert it to safetensors (`save_pretrained`)"
+                "nothing else is read from pytorch_model.bin or adapter_model.bin, and nothing in "
+                "them is run. Convert them to safetensors (`save_pretrained`)"
             )
         elif os.path.isdir(self.at):
             way_out = (
@@ -240,9 +242,7 @@ class Checkpoint:
                 "folder"
             )
         part = f"{what} of " if what else ""
-        return CheckpointError(
-            f"cannot read {part}the checkpoint {self.at!r} ({reason(error)}): {way_out}"
-        )
+        return CheckpointError(f"cannot read {part}the checkpoint {self.at!r} ({why}): {way_out}")
 
     def _code_refusal(self) -> UnsupportedModelError:
         """Make the error for a checkpoint that works only with code of its own."""
