@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,15 +167,25 @@ def load_theta(path: str | Path) -> tuple[float, ...]:
         content = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"theta cannot be read from {path} ({error.strerror}): {hint}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON ({error}): {hint}") from error
     theta = content.get("theta") if isinstance(content, dict) else None
     if not isinstance(theta, list) or not theta:
         raise ConfigError(f'{path} has no list "theta" of one limit in nats per layer: {hint}')
-    for layer, limit in enumerate(theta):
-        number = isinstance(limit, int | float) and not isinstance(limit, bool)
-        if not number or not 0 <= limit < math.inf:
-            raise ConfigError(
-                f"theta[{layer}] in {path} is {limit!r}, but must be a number of nats, 0 or more"
-            )
-    return tuple(float(limit) for limit in theta)
+    return tuple(_limit(layer, limit, path) for layer, limit in enumerate(theta))
+
+
+def _limit(layer: int, limit: Any, path: str | Path) -> float:
+    """Check one limit of a file.
+
+    Raises:
+        ConfigError: it is no number of nats.
+    """
+    try:
+        if isinstance(limit, int | float) and not isinstance(limit, bool) and 0 <= limit < math.inf:
+            return float(limit)
+    except OverflowError:  # a whole number of hundreds of digits
+        pass
+    raise ConfigError(
+        f"theta[{layer}] in {path} is {limit!r:.80}, but must be a number of nats, 0 or more"
+    )

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from visreplay.replay_core.errors import PairMismatchError
 
 Facts = dict[str, Any]
@@ -36,6 +38,30 @@ def architecture(config: Any) -> Facts:
         **{name: rope.get(name) for name in ("rope_theta", "mrope_section")},
         **_facts("vision ", vision, (*grid, "tokens_per_second", "deepstack_visual_indexes")),
     }
+
+
+def check_config(config: Any) -> None:
+    """Refuse a configuration without what is read of every one, or with values of another kind.
+
+    Raises:
+        Exception: whatever the values lead to.
+    """
+    text = config.get_text_config()
+    for name in ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"):
+        value = getattr(text, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}, but must be a whole number, 1 or more")
+    architecture(config)
+    named_dtype(config)
+
+
+def named_dtype(config: Any) -> torch.dtype | None:
+    """Return the data type that a configuration names; some name it for the text model alone."""
+    dtype = config.dtype or config.get_text_config().dtype
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not isinstance(named, torch.dtype):
+        raise ValueError(f"dtype is {dtype!r}, which is no type of torch")
+    return named
 
 
 def image_processing(processor: Any) -> Facts:

@@ -1,12 +1,13 @@
 """Everything that `replay_core` raises on purpose.
 
 ReplayError
- ├── CheckpointError        a checkpoint that is not there, or that the hub does not give
+ ├── CheckpointError        a checkpoint that is not there, is damaged, or that the hub withholds
  ├── ConfigError            a setting, or a combination of settings, that cannot work
  ├── PairMismatchError      policy and base are not two states of one model
  ├── UnsupportedModelError  a model family (or a way of loading it) without an adapter
  ├── ContextError           tokens, images and positions that do not fit together
  ├── OptimisationError      token replay diverged
+ ├── LogitsError            the policy's logits are no numbers
  ├── MemoryExhaustedError   a device has too little memory
  └── SessionClosedError     a session was used after `close()`
 """
@@ -17,7 +18,7 @@ class ReplayError(Exception):
 
 
 class CheckpointError(ReplayError, OSError):
-    """A checkpoint is not there, lacks files, or cannot be fetched from the hub."""
+    """A checkpoint is not there, lacks files, is damaged, or cannot be fetched from the hub."""
 
 
 class ConfigError(ReplayError, ValueError):
@@ -38,6 +39,10 @@ class ContextError(ReplayError, ValueError):
 
 class OptimisationError(ReplayError):
     """The steps of token replay led to infinite or undefined embeddings."""
+
+
+class LogitsError(ReplayError, RuntimeError):
+    """The policy's logits are infinite or undefined, so that no token can be drawn."""
 
 
 class MemoryExhaustedError(ReplayError, MemoryError):

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 from torch import Tensor
 
 from visreplay.replay_core.decoding import Decoding, checkpoint_decoding, resolved
-from visreplay.replay_core.errors import ConfigError
+from visreplay.replay_core.errors import ConfigError, LogitsError
 from visreplay.replay_core.sampling import Sampler, draw
 
 FinishReason = Literal["stop", "length"]
@@ -153,7 +153,7 @@ class TokenWriter:
         """Draw the next token.
 
         Raises:
-            RuntimeError: the logits are no numbers.
+            LogitsError: the logits are no numbers.
         """
         (error,) = write_tokens([self], logits_V[None])
         if error is not None:
@@ -191,7 +191,7 @@ def write_tokens(writers: Sequence[TokenWriter], logits_KV: Tensor) -> list[Exce
     for writer, token_id, logprob in zip(writers, drawn, logprobs, strict=True):
         try:
             if token_id is None:
-                raise RuntimeError(
+                raise LogitsError(
                     "the policy's logits are no numbers (NaN, or infinite), so that no token can "
                     "be drawn: load it with another dtype, or replay with smaller steps"
                 )

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from visreplay.replay_core import lora
 from visreplay.replay_core.checkpoint import Checkpoint
@@ -17,10 +16,18 @@ from visreplay.replay_core.config import Method, ReplayConfig, Teacher, tuned_co
 from visreplay.replay_core.decoding import checkpoint_decoding
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 from visreplay.replay_core.errors import ConfigError, UnsupportedModelError
+from visreplay.replay_core.families.registry import adapter_class
+from visreplay.replay_core.memory import memory_errors
 from visreplay.replay_core.pair import ModelPair
+from visreplay.replay_core.placement import (
+    check_device,
+    check_dtype,
+    common_dtype,
+    default_device,
+)
 from visreplay.replay_core.processors import choose_processor, set_pixel_budget
-
-logger = logging.getLogger(__name__)
+from visreplay.replay_core.trial import try_out
+from visreplay.replay_core.weight_files import check_size, count_weights
 
 
 def load_pair(
@@ -47,7 +54,8 @@ def load_pair(
     What can be compared without weights is compared first, and of the base only the layers that
     will be needed are read. A policy that is a LoRA adapter is put onto its base, which is read
     once and serves as both (`ModelPair.from_peft`). What is tolerated in a checkpoint, a processor
-    file of an older release for example, is logged once as a warning.
+    file of an older release for example, is logged once as a warning. Last, the pair is tried out
+    on a small picture (`try_out`): a checkpoint that loads and cannot answer is refused here.
 
     Args:
         policy: Folder or hub id of the model that answers, or of a LoRA adapter. "embedded" is
@@ -76,13 +84,15 @@ def load_pair(
             ("sdpa" by default, which takes no mask for images; "flash_attention_2", "eager"), ...
 
     Raises:
-        CheckpointError: a path that is not there, a hub that does not give a checkpoint, or one
-            without a processor or a chat template.
+        CheckpointError: a path that is not there, a hub that does not give a checkpoint, one
+            without a processor or a chat template, or files that are damaged or do not belong
+            together.
         ConfigError: `replay` needs a base and none is named, or more layers than there are; there
             is no such device; the pixel budget cannot be; or code from the hub would run.
+        MemoryExhaustedError: memory ran out.
         PairMismatchError: architecture, vocabulary or image processing differ.
-        UnsupportedModelError: no adapter knows the models, weights are missing, or a LoRA cannot
-            be taken apart from its base, or takes peft to load.
+        UnsupportedModelError: no adapter knows the models, they work only with code of their own,
+            weights are missing, or a LoRA cannot be taken apart from its base, or takes peft.
 
     Examples:
         >>> pair = load_pair("embedded", device="cpu")
@@ -105,11 +115,10 @@ def load_pair(
             replay_layers = config.depth
         if not adapted:
             base = _needed_base(config, base)
-    if adapted and base is None:
-        base, trained_on = lora.base_of(source)
-        base_revision = base_revision or trained_on
     base_source = None
-    if base is not None:
+    if adapted and base is None:
+        base_source = lora.find_base(source, base_revision, **hub)
+    elif base is not None:
         base_source = Checkpoint.find(base, 1, revision=base_revision, **hub)
     weights = source
     processor_source = source if processor is None else Checkpoint.find(processor, 0, **hub)
@@ -118,43 +127,64 @@ def load_pair(
         weights = base_source
         if processor is None and not lora.has_processor(source):
             processor_source = base_source
-    policy_config = weights.config()
-    base_config = None if base_source is None else base_source.config()
-    if base_config is not None:
+    policy_config = _checked_config(weights)
+    base_config = None
+    if base_source is not None:
+        base_config = policy_config if adapted else _checked_config(base_source)
         check_alike(architecture(policy_config), architecture(base_config))
     _check_layers(policy_config, base_config, config, replay_layers)
     chosen = choose_processor(
         processor_source, source, base_source, policy_config, compare=processor is None
     )
     set_pixel_budget(chosen, min_pixels, max_pixels)
-    device = _default_device() if device == "auto" else device
+    device = default_device() if device == "auto" else device
     if "device_map" not in model_kwargs:
-        _check_device(device)
+        check_device("device", device)
     if base_device is not None:
-        _check_device(base_device)
-    _check_dtype(dtype)
+        check_device("base_device", base_device)
+    check_dtype(dtype)
     if dtype == "auto":
-        dtype = _common_dtype(weights, policy_config, base_source, base_config)
+        dtype = common_dtype(weights, policy_config, base_source, base_config)
     kwargs = {"dtype": dtype, **model_kwargs}
-    policy_model = _load(weights, policy_config, kwargs)
-    if "device_map" not in kwargs:
-        policy_model.to(device)  # type: ignore[arg-type]  # its weights are mapped from the file
-    if adapted:
-        pair = ModelPair.from_peft(lora.attach(policy_model, source), chosen, replay_layers)
-    else:
-        base_model = None
-        place = None if "device_map" in kwargs and base_device is None else base_device or device
-        if base_source is not None:
-            if replay_layers is not None:
-                keep_layers(base_config, replay_layers)
-            if base_device is not None:
-                kwargs.pop("device_map", None)
-            if dtype == "auto":
-                kwargs["dtype"] = policy_model.dtype
-            base_model = _load(base_source, base_config, kwargs)
-        pair = ModelPair.assemble(policy_model, base_model, chosen, replay_layers, place)
+    with memory_errors():
+        policy_model = _load(weights, policy_config, kwargs)
+        if "device_map" not in kwargs:
+            policy_model.to(device)  # type: ignore[arg-type]  # its weights are mapped from the file
+        if adapted:
+            pair = ModelPair.from_peft(lora.attach(policy_model, source), chosen, replay_layers)
+        else:
+            base_model = None
+            apart = "device_map" not in kwargs or base_device is not None
+            if base_source is not None:
+                if replay_layers is not None:
+                    keep_layers(base_config, replay_layers)
+                if base_device is not None:
+                    kwargs.pop("device_map", None)
+                if dtype == "auto":
+                    kwargs["dtype"] = policy_model.dtype
+                base_model = _load(base_source, base_config, kwargs)
+            place = base_device or device if apart else None
+            pair = ModelPair.assemble(policy_model, base_model, chosen, replay_layers, place)
     names = (source.name, None if base_source is None else base_source.name)
-    return replace(pair, names=names, tuned=tuned)
+    pair = replace(pair, names=names, tuned=tuned)
+    try_out(pair)
+    return pair
+
+
+def _checked_config(source: Checkpoint) -> Any:
+    """Load the configuration of a model, and look at the files of its weights.
+
+    Raises:
+        CheckpointError: the configuration, or a file of weights, cannot be used.
+        UnsupportedModelError: no adapter knows such a model.
+    """
+    stored = count_weights(source)
+    config = source.config()
+    adapter_class(config.model_type)
+    if stored is not None:
+        check_size(source, config, stored)
+    source.generation_config()
+    return config
 
 
 def _check_kwargs(model_kwargs: dict[str, Any]) -> None:
@@ -206,38 +236,6 @@ def _check_layers(
         )
 
 
-def _common_dtype(
-    policy: Checkpoint, policy_config: Any, base: Checkpoint | None, base_config: Any
-) -> torch.dtype | str:
-    """Choose one data type for both models by their configurations.
-
-    The optimiser's copy of a policy is often saved in float32 beside a base in bfloat16. Of two
-    types the smaller one is taken, and of two of one size the base's: equal tensors are then
-    shared, and memory is what it is for one model.
-
-    Returns:
-        The data type, or "auto" if none is named.
-    """
-    ours = _named_dtype(policy_config)
-    theirs = ours if base_config is None else _named_dtype(base_config)
-    if ours is None or theirs is None:
-        return ours or theirs or "auto"
-    common = theirs if theirs.itemsize <= ours.itemsize else ours
-    if ours != theirs and base is not None:
-        kinds = [str(kind).removeprefix("torch.") for kind in (ours, theirs, common)]
-        logger.warning(
-            "%s is in %s and %s in %s: both are loaded in %s",
-            *(policy.name, kinds[0], base.name, kinds[1], kinds[2]),
-        )
-    return common
-
-
-def _named_dtype(config: Any) -> torch.dtype | None:
-    """Return the data type that a configuration names; some name it for the text model alone."""
-    dtype: torch.dtype | str | None = config.dtype or config.get_text_config().dtype
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
-
-
 def load_decoding(policy: str, base: str | None = None, **hub: Any) -> dict[str, Any]:
     """Read how a checkpoint is to be decoded, without loading it (`checkpoint_decoding`).
 
@@ -252,58 +250,24 @@ def load_decoding(policy: str, base: str | None = None, **hub: Any) -> dict[str,
     """
     source = Checkpoint.find(policy, 0, **hub)
     if lora.is_adapter(source):
-        named, revision = lora.base_of(source) if base is None else (base, None)
-        source = Checkpoint.find(named, 1, revision=revision, **hub)
-    try:
-        return checkpoint_decoding(source.read(GenerationConfig))
-    except OSError:  # there is no such file, and the model is loaded without it
-        return {}
-
-
-def _default_device() -> str:
-    """Return the name of a GPU, if there is one, or else of the CPU."""
-    accelerators = {"cuda": torch.cuda, "mps": torch.backends.mps}
-    return next((name for name, kind in accelerators.items() if kind.is_available()), "cpu")
-
-
-def _check_device(device: str) -> None:
-    """Refuse a device that is not there, before any weights are read.
-
-    Raises:
-        ConfigError: torch cannot put a tensor there.
-    """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"device is {device!r}, which cannot be used ({reason}): use 'auto', 'cpu', or a GPU "
-            "that is there, such as 'cuda:0'"
-        ) from error
-
-
-def _check_dtype(dtype: torch.dtype | str) -> None:
-    """Refuse the name of a data type that torch does not have, before any weights are read.
-
-    Raises:
-        ConfigError: there is no such type.
-    """
-    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype != "auto" and not isinstance(named, torch.dtype):
-        raise ConfigError(
-            f"dtype is {dtype!r}, but must be 'auto' or a type of torch, such as 'bfloat16'"
-        )
+        source = Checkpoint.find(base, 1, **hub) if base else lora.find_base(source, None, **hub)
+    settings = source.generation_config()
+    return {} if settings is None else checkpoint_decoding(settings)
 
 
 def _load(source: Checkpoint, config: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """Load the weights of a checkpoint; on the CPU they stay in their files until they are used."""
+    """Load the weights of a checkpoint; on the CPU they stay in their files until they are used.
+
+    Raises:
+        CheckpointError: they cannot be read, or have other sizes than the configuration says.
+        UnsupportedModelError: some are missing.
+    """
     # transformers looks for an adapter too, and by itself not where the other files are.
     options = {"config": config, "adapter_kwargs": dict(source.hub), "output_loading_info": True}
-    try:
-        with _quiet("transformers.modeling_utils"):
-            loaded: Any = source.read(AutoModelForImageTextToText, **options, **kwargs)
-    except (OSError, SafetensorError) as error:
-        raise source.refusal(error) from error
+    chosen = ", ".join(f"{name}={value!r}" for name, value in kwargs.items() if name != "dtype")
+    what = f"the weights ({chosen})" if chosen else "the weights"
+    with _quiet("transformers.modeling_utils"):
+        loaded = source.auto(AutoModelForImageTextToText, what, **options, **kwargs)
     model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])

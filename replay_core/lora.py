@@ -5,10 +5,12 @@ threads would trip over each other. Here policy and base are instead two trees o
 same tensors. The policy's tree has peft's LoRA layers, the base's has the layers inside them.
 """
 
+import os
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
@@ -16,11 +18,14 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from visreplay.replay_core.checkpoint import Checkpoint
-from visreplay.replay_core.errors import UnsupportedModelError
+from visreplay.replay_core.errors import CheckpointError, UnsupportedModelError
 from visreplay.replay_core.lora_names import present_names
+from visreplay.replay_core.weight_files import tensor_shapes
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 WAY_OUT = "or merge it (`merge_and_unload`), and give policy and base as two models"
 
@@ -134,7 +139,7 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
     Raises:
         UnsupportedModelError: it is one, but peft is not installed.
     """
-    if find_adapter_config_file(checkpoint.at, **checkpoint.hub) is None:
+    if checkpoint.read(find_adapter_config_file, CONFIG) is None:
         return False
     if find_spec("peft") is None:
         raise UnsupportedModelError(
@@ -144,20 +149,34 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
     return True
 
 
-def base_of(checkpoint: Checkpoint) -> tuple[str, str | None]:
-    """Return the folder or hub id of the base that an adapter was trained on, and its revision.
+def find_base(checkpoint: Checkpoint, revision: str | None, **hub: Any) -> Checkpoint:
+    """Find the base that an adapter was trained on, by the name that it has for it.
+
+    Args:
+        checkpoint: The adapter.
+        revision: The revision of the base; None takes the adapter's, if it names one.
+        **hub: How files are fetched, as in `Checkpoint`.
 
     Raises:
+        CheckpointError: there is none by this name here or on the hub.
         UnsupportedModelError: the adapter names none.
     """
     from peft import PeftConfig
 
-    config: Any = checkpoint.read(PeftConfig)
-    if not config.base_model_name_or_path:
+    config: Any = checkpoint.read(PeftConfig.from_pretrained, CONFIG)
+    name = config.base_model_name_or_path
+    if not isinstance(name, str) or not name:
         raise UnsupportedModelError(
-            f"the adapter {checkpoint.name} names no base: give it as `base`"
+            f"the adapter {checkpoint.name} names {name!r} as its base: give its base yourself "
+            "(`base`, or --base)"
         )
-    return config.base_model_name_or_path, config.revision
+    try:
+        return Checkpoint.find(name, 1, revision=revision or config.revision, **hub)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the adapter {checkpoint.name} names the base {name!r}, perhaps a path of the machine "
+            f"that it was trained on: give its base yourself (`base`, or --base). {error}"
+        ) from error
 
 
 def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> "PeftModel":
@@ -171,12 +190,16 @@ def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> "PeftModel":
         checkpoint: The adapter.
 
     Raises:
+        CheckpointError: the adapter cannot be read.
         UnsupportedModelError: the checkpoint lacks weights that its configuration names.
     """
     from peft import PeftConfig, PeftModel
 
-    config, key_mapping = present_names(model, checkpoint.read(PeftConfig), checkpoint)
-    with warnings.catch_warnings():
+    if os.path.isfile(file := os.path.join(checkpoint.at, WEIGHTS)):
+        list(tensor_shapes(Path(file)))
+    config = checkpoint.read(PeftConfig.from_pretrained, CONFIG)
+    with checkpoint.reading("the adapter"), warnings.catch_warnings():
+        config, key_mapping = present_names(model, config, checkpoint)
         warnings.filterwarnings("error", "Found missing adapter keys")
         # peft 0.21 still asks transformers 5.24 by the old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)

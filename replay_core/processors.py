@@ -19,7 +19,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
 from visreplay.replay_core.chat_template import fill_template
-from visreplay.replay_core.checkpoint import UNREADABLE, Checkpoint
+from visreplay.replay_core.checkpoint import Checkpoint
 from visreplay.replay_core.compatibility import (
     check_alike,
     image_processing,
@@ -95,18 +95,23 @@ def read_processor(source: Checkpoint, config: Any, other: Any = None, other_nam
             are prepared for models of another kind.
     """
     try:
-        processor = source.read(AutoProcessor)
-        _check_tokenizer(processor.tokenizer, source)
-    except UNREADABLE as error:
+        processor = source.auto(AutoProcessor, "the processor")
+        with source.reading("the processor"):
+            _check_tokenizer(processor.tokenizer, source)
+    except CheckpointError as error:
         processor = _mended(source, config, other, other_name, error)
-    _check_kind(processor.image_processor, source, config)
-    for kind in ("image_processor", "video_processor"):
-        _name_edges(getattr(processor, kind, None))
+    with source.reading(_file(source)):
+        _check_kind(processor.image_processor, source, config)
+        for kind in ("image_processor", "video_processor"):
+            _name_edges(getattr(processor, kind, None))
+        _check_budget(processor, config)
     _complete_template(processor, source, other, other_name)
     return processor
 
 
-def _mended(source: Checkpoint, config: Any, other: Any, other_name: str, error: Exception) -> Any:
+def _mended(
+    source: Checkpoint, config: Any, other: Any, other_name: str, error: CheckpointError
+) -> Any:
     """Build a processor from the parts that can be read, and parts of another one.
 
     A part is looked up by the type of the model here, and not by the name of a class in its file,
@@ -115,16 +120,16 @@ def _mended(source: Checkpoint, config: Any, other: Any, other_name: str, error:
     known: Any = PROCESSOR_MAPPING.get(type(config), None)
     kind = known if other is None else type(other)
     if kind is None:
-        raise source.refusal(error) from error
+        raise error
     parts: dict[str, Any] = {}
     replaced: dict[str, list[str]] = {}
     for name in kind.get_attributes():
         try:
-            parts[name] = source.read(PARTS[name], **_known(name, config))
+            part = name.replace("_", " ")
+            parts[name] = source.auto(PARTS[name], f"the {part}", **_known(name, config))
             if name == "tokenizer":
                 _check_tokenizer(parts[name], source)
-        except UNREADABLE as reason:
-            part = name.replace("_", " ")
+        except CheckpointError as reason:
             if other is None:
                 raise CheckpointError(
                     f"cannot read the {part} of {source.name!r} ({_state(source, name)}): {WAY_OUT}"
@@ -132,8 +137,8 @@ def _mended(source: Checkpoint, config: Any, other: Any, other_name: str, error:
             parts[name] = getattr(other, name)
             replaced.setdefault(_state(source, name), []).append(part)
     try:
-        settings, _ = kind.get_processor_dict(source.at, **source.hub)
-    except UNREADABLE:
+        settings, _ = source.read(kind.get_processor_dict, PROCESSOR_NAME)
+    except CheckpointError:
         settings = None
         logger.warning("%s: its processor_config.json or chat template cannot be read", source.name)
     for state, names in replaced.items():
@@ -177,10 +182,10 @@ def _check_tokenizer(tokenizer: Any, source: Checkpoint) -> None:
     """Refuse the empty tokenizer that transformers makes where there are no files for one.
 
     Raises:
-        OSError: no file has a vocabulary.
+        CheckpointError: no file has a vocabulary.
     """
     if not any(source.has(file) for file in tokenizer.vocab_files_names.values()):
-        raise OSError(f"{source.name} has no tokenizer")
+        raise CheckpointError(f"{source.name} has no tokenizer")
 
 
 def _check_kind(images: Any, source: Checkpoint, config: Any) -> None:
@@ -206,13 +211,32 @@ def _name_edges(part: Any) -> None:
     if not hasattr(part, "merge_size"):
         return
     size, usual = part.size, type(part).size
+    least = size.shortest_edge or size.min_pixels or usual["shortest_edge"]
+    most = size.longest_edge or size.max_pixels or usual["longest_edge"]
+    for pixels in (least, most):
+        if not isinstance(pixels, int) or pixels < 1:
+            raise ValueError(f"its pixel budget is {least!r} to {most!r}, but must be of numbers")
     part.size = replace(
-        size,
-        shortest_edge=size.shortest_edge or size.min_pixels or usual["shortest_edge"],
-        longest_edge=size.longest_edge or size.max_pixels or usual["longest_edge"],
-        min_pixels=None,
-        max_pixels=None,
+        size, shortest_edge=least, longest_edge=most, min_pixels=None, max_pixels=None
     )
+
+
+def _check_budget(processor: Any, config: Any) -> None:
+    """Refuse a pixel budget whose smallest image has more visual tokens than a context can hold.
+
+    Raises:
+        ValueError: there is no image that fits.
+    """
+    budget = pixel_budgets(processor).get("image")
+    if budget is None:
+        return
+    images, positions = processor.image_processor, config.get_text_config().max_position_embeddings
+    tokens = budget[0] // (images.patch_size * images.merge_size) ** 2
+    if tokens > positions:
+        raise ValueError(
+            f"its smallest image, of {budget[0]:,} pixels, has {tokens:,} visual tokens, but the "
+            f"model has {positions:,} positions"
+        )
 
 
 def _complete_template(processor: Any, source: Checkpoint, other: Any, other_name: str) -> None:

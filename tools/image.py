@@ -79,10 +79,10 @@ def decode_image(
 
 
 def media_kind(path: str | Path) -> Literal["image", "video"]:
-    """Tell by its content whether a file is a picture; every other file may be a video.
+    """Tell by its content whether a file is a picture or a video; a GIF that moves is a video.
 
     Raises:
-        ToolError: There is no such file, or it is a picture that cannot be read.
+        ToolError: There is no such file, or it is neither, or a picture that cannot be read.
     """
     with open_file(path, "image or video") as file:
         kind: Literal["image", "video"] = POOL.decode({"op": "kind"}, file).values["kind"]

@@ -45,10 +45,11 @@ def decode_image(path: str, name: str, max_pixels: int) -> Image.Image:
         return upright(image, max_pixels)
 
 
-def media_kind(path: str, name: str) -> Literal["image", "video"]:
-    """Tell by its content whether a file is a picture; every other file may be a video.
+def picture_kind(path: str, name: str) -> Literal["image", "video"] | None:
+    """Tell by its content whether a file is a picture; a GIF that moves is a video.
 
-    A GIF that moves is a video.
+    Returns:
+        None for a file that no picture's decoder knows.
 
     Raises:
         ToolError: The file is a picture that cannot be read.
@@ -58,7 +59,7 @@ def media_kind(path: str, name: str) -> Literal["image", "video"]:
             moves = image.format == "GIF" and getattr(image, "is_animated", False)
             return "video" if moves else "image"
     except _UnknownFormatError:
-        return "video"
+        return None
 
 
 class _UnknownFormatError(ToolError):

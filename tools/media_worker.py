@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visreplay.tools.disk import write_all
-from visreplay.tools.image_decoding import PIXEL_BYTES, decode_image, media_kind, rgb_strips
+from visreplay.tools.image_decoding import PIXEL_BYTES, decode_image, picture_kind, rgb_strips
 from visreplay.tools.media_wire import anonymous_file, receive, send
 from visreplay.tools.types import ToolError
 
@@ -104,7 +104,13 @@ def _image(request: dict[str, Any], path: str, output: int) -> dict[str, Any]:
 
 
 def _kind(request: dict[str, Any], path: str, output: int) -> dict[str, Any]:
-    return {"kind": media_kind(path, request["name"])}
+    kind = picture_kind(path, request["name"])
+    if kind is None:
+        from visreplay.tools.video_decoding import is_video
+
+        if not is_video(path):
+            raise ToolError(f"{request['name']} is neither an image nor a video that can be read")
+    return {"kind": kind or "video"}
 
 
 def _probe(request: dict[str, Any], path: str, output: int) -> dict[str, Any]:
@@ -154,7 +160,7 @@ OPERATIONS: dict[str, Callable[[dict[str, Any], str, int], dict[str, Any]]] = {
 }
 _LIMITS: dict[str, Callable[[dict[str, Any]], int]] = {
     "image": _image_bytes,
-    "kind": lambda _: _BASE_BYTES,
+    "kind": lambda _: _BASE_BYTES + _VIDEO_BYTES,
     "probe": _video_bytes,
     "frames": _video_bytes,
 }

@@ -129,11 +129,7 @@ class Video:
     # The timeline.
 
     def _open(self) -> tuple[Any, VideoStream]:
-        container = av.open(
-            self._path,
-            metadata_errors="ignore",
-            options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-        )
+        container = _open_container(self._path)
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
             container.close()
@@ -287,6 +283,23 @@ class Video:
         if picture.size != size:
             picture = picture.resize(size, Image.Resampling.BICUBIC)
         return _shrunk(picture, max_side)
+
+
+def is_video(path: str) -> bool:
+    """Tell whether a file is a container with a video."""
+    try:
+        with _open_container(path) as container:
+            return container.streams.best("video") is not None
+    except (av.FFmpegError, ValueError):
+        return False
+
+
+def _open_container(path: str) -> Any:
+    return av.open(
+        path,
+        metadata_errors="ignore",
+        options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+    )
 
 
 def _next_frame(

@@ -24,10 +24,18 @@ def adapter_for(model: PreTrainedModel) -> ModelAdapter:
     Raises:
         UnsupportedModelError: no adapter lists the model's type.
     """
-    model_type = model.config.model_type
+    return adapter_class(model.config.model_type)(model)
+
+
+def adapter_class(model_type: str) -> type[ModelAdapter]:
+    """Return the adapter of the family that a type of models belongs to.
+
+    Raises:
+        UnsupportedModelError: no adapter lists the type.
+    """
     for adapter in ADAPTERS:
         if model_type in adapter.model_types:
-            return adapter(model)
+            return adapter
     known = ", ".join(sorted(name for adapter in ADAPTERS for name in adapter.model_types))
     members = ", ".join(sorted(ModelAdapter.__abstractmethods__))
     raise UnsupportedModelError(

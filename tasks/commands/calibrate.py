@@ -13,11 +13,11 @@ import visreplay.replay_core as replay_core
 from visreplay.replay_core.config import Method
 from visreplay.tasks.commands.console import Console, progress_bar
 from visreplay.tasks.commands.option_groups import with_options
-from visreplay.tasks.commands.options import OUTPUT, VIDEO_SUFFIXES, PairOptions
+from visreplay.tasks.commands.options import OUTPUT, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.registry import SYNTHETIC_TASKS, get_task
 from visreplay.tasks.types import Sample, Split, ids_of
-from visreplay.tools import load_image
+from visreplay.tools import load_image, media_kind
 
 if TYPE_CHECKING:
     from visreplay.replay_core import Calibration
@@ -116,7 +116,7 @@ def read(inputs: Sequence[str], samples: int) -> Iterator[Sample]:
         if not is_file(name):
             seeds = range(Split.TUNING, Split.TUNING + samples)
             yield from map(get_task(name).load, ids_of(name, seeds))
-        elif path.suffix.lower() in VIDEO_SUFFIXES:
+        elif media_kind(path) == "video":
             yield Sample(sample_id=name, question="", answer="", video=path)
         else:
             yield Sample(sample_id=name, question="", answer="", images=(load_image(path),))

@@ -34,8 +34,6 @@ DataOption = Annotated[
     ),
 ]
 
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"}
-
 ProtocolName = StrEnum("ProtocolName", {name: name for name in ("auto", *PROTOCOLS)})  # type: ignore[misc]
 
 

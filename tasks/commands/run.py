@@ -12,15 +12,10 @@ from visreplay.agent.protocols import Recipe
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import Console, json_line, print_step
 from visreplay.tasks.commands.option_groups import with_options
-from visreplay.tasks.commands.options import (
-    OUTPUT,
-    VIDEO_SUFFIXES,
-    EpisodeOptions,
-    PairOptions,
-)
+from visreplay.tasks.commands.options import OUTPUT, EpisodeOptions, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.settings import Overrides
-from visreplay.tools.types import regular_file
+from visreplay.tools import media_kind
 
 
 @with_options
@@ -41,10 +36,13 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Ask a question about an image or a video, and print each step of the episode."""
+    """Ask a question about an image or a video, and print each step of the episode.
+
+    Which of the two a file is, its content says, and not its name.
+    """
     console = Console(stderr=as_json, highlight=False)
-    is_video = media.suffix.lower() in VIDEO_SUFFIXES
-    regular_file(media, "video" if is_video else "image")
+    check_text(question)
+    is_video = media_kind(media) == "video"
     choice = PairChoice.of(pair, console)
     config = choice.config(replay.values)
     if note := missing_texts(episode.worded(choice.recipe)):
@@ -69,6 +67,21 @@ def run(
     else:
         verdict = trajectory.answer if trajectory.answer is not None else "no answer"
         console.print(f"[bold]{escape(verdict)}[/] [dim]({trajectory.stop_reason})[/]")
+
+
+def check_text(question: str) -> None:
+    """Refuse a question whose bytes are no UTF-8: Python keeps such bytes as halves of pairs.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the question {question[:80]!a} is not UTF-8 at character {error.start + 1}: "
+            "write it in UTF-8"
+        ) from error
 
 
 def missing_texts(recipe: Recipe) -> str | None:

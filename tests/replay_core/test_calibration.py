@@ -126,6 +126,10 @@ def test_limits_from_a_file_are_used(pair: ModelPair, tmp_path: Path) -> None:
         ('{"theta": [true]}', r"theta\[0\]"),
         ('{"theta": [1, NaN]}', r"theta\[1\]"),
         ('{"theta": [-1]}', r"theta\[0\]"),
+        ('{"theta": [1, 1e400]}', r"theta\[1\]"),
+        ('{"theta": [1' + "0" * 400 + "]}", r"theta\[0\]"),
+        ('{"theta": [1' + "0" * 5000 + "]}", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_the_error_of_a_wrong_file(tmp_path: Path, content: str | None, message: str) -> None:

@@ -23,7 +23,15 @@ from replay_cases import (
     save,
 )
 
-from visreplay.replay_core import ModelPair, ReplaySession, UnsupportedModelError, load_pair, lora
+from visreplay.replay_core import (
+    CheckpointError,
+    ModelPair,
+    ReplaySession,
+    UnsupportedModelError,
+    load_pair,
+    lora,
+)
+from visreplay.replay_core.loading import load_decoding
 
 # peft 0.21 still asks transformers 5.24 by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -205,10 +213,47 @@ def test_an_adapter_that_does_not_fit(folders: tuple[str, str], tmp_path: Path) 
         load_pair(other, folders[1], device="cpu")
 
 
-def test_an_adapter_that_names_no_base(folders: tuple[str, str], tmp_path: Path) -> None:
-    other = edited(folders, tmp_path, base_model_name_or_path=None)
-    with pytest.raises(UnsupportedModelError, match="names no base: give it as `base`"):
+@pytest.mark.parametrize("base", [None, "", ["a", "b"], {"a": "b"}, 7], ids=str)
+def test_an_adapter_that_names_no_base(
+    folders: tuple[str, str], tmp_path: Path, base: object
+) -> None:
+    other = edited(folders, tmp_path, base_model_name_or_path=base)
+    with pytest.raises(
+        UnsupportedModelError, match=r"as its base: give its base yourself .*--base"
+    ):
         load_pair(other, None, device="cpu")
+    with pytest.raises(UnsupportedModelError, match="as its base"):
+        load_decoding(other)
+
+
+def test_an_adapter_whose_base_is_a_path_of_another_machine(
+    folders: tuple[str, str], tmp_path: Path
+) -> None:
+    other = edited(folders, tmp_path, base_model_name_or_path="/data/somebody/base")
+    rule = r"names the base '/data/somebody/base', perhaps a path .*give its base yourself .*--base"
+    with pytest.raises(CheckpointError, match=rule):
+        load_pair(other, device="cpu")
+    assert load_pair(other, folders[1], device="cpu").base is not None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"peft_type": ["LORA"]}', "[" * 99999])
+def test_adapter_settings_of_another_form(
+    folders: tuple[str, str], tmp_path: Path, content: str
+) -> None:
+    other = edited(folders, tmp_path)
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"cannot read adapter_config\.json of"):
+        load_pair(other, folders[1], device="cpu")
+
+
+def test_an_adapter_whose_weights_are_cut_off(folders: tuple[str, str], tmp_path: Path) -> None:
+    other = edited(folders, tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(
+        CheckpointError, match=r"adapter_model\.safetensors' of .*download it again"
+    ):
+        load_pair(other, folders[1], device="cpu")
 
 
 def test_the_error_without_peft_names_the_extra(

@@ -7,16 +7,22 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from PIL import Image
+from shared import write_clip
+from tampered import CODE, copied, own_bytes
 from typer.testing import CliRunner
 
+from visreplay.replay_core import EMBEDDED
 from visreplay.tasks.commands.cli import app
 
 TASK = "visual-search-easy"
 
 
 def one_line(*arguments: str) -> str:
-    """The only line of standard error of a command that fails with code 2."""
-    result = CliRunner().invoke(app, list(arguments))
+    """The only line of standard error of a command that fails with code 2.
+
+    Whatever it asks on standard input is answered by "y".
+    """
+    result = CliRunner().invoke(app, list(arguments), input="y\n" * 99)
     assert result.exit_code == 2, result.output
     lines = result.stderr.strip().splitlines()
     # A note on the embedded pair is on standard output, or before the error.
@@ -97,3 +103,54 @@ def test_too_little_memory_is_told_with_the_ways_out(scene: str) -> None:
 
 def test_attention_that_transformers_does_not_know_is_refused(scene: str) -> None:
     assert "nothing_else" in one_line("run", scene, "?", "--attention", "nothing_else")
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:7", "cpu:x"])
+@pytest.mark.parametrize("option", ["--device", "--base-device"])
+def test_a_device_that_is_not_there(scene: str, option: str, device: str) -> None:
+    assert f"device is '{device}'" in one_line("run", scene, "?", option, device)
+
+
+def test_a_question_that_is_not_utf8(scene: str) -> None:
+    line = one_line("run", scene, "what is \udcff here?")
+    assert "'what is \\udcff here?' is not UTF-8 at character 9" in line
+
+
+def test_limits_of_huge_numbers_or_depth(scene: str, tmp_path: Path) -> None:
+    theta = tmp_path / "theta.json"
+    for content in ('{"theta": [1' + "0" * 400 + "]}", '{"theta": ' * 99_999):
+        theta.write_text(content)
+        assert str(theta) in one_line("run", scene, "?", "--replay", "state", "--theta", str(theta))
+
+
+def test_an_unfinished_download(scene: str, tmp_path: Path) -> None:
+    folder = copied(EMBEDDED / "policy", tmp_path / "copy")
+    whole = (folder / "model.safetensors").read_bytes()
+    own_bytes(folder / "model.safetensors", whole[:-4096])
+    line = one_line("run", scene, "?", "--policy", str(folder), "--replay", "none")
+    assert str(folder / "model.safetensors") in line
+    assert f"{len(whole) - 4096:,} bytes" in line and "download it again" in line
+
+
+def test_code_of_a_checkpoint_is_not_run_whatever_is_on_standard_input(
+    scene: str, tmp_path: Path
+) -> None:
+    own = {"processor_class": "Evil", "auto_map": {"AutoProcessor": "evil.Evil"}}
+    folder = copied(EMBEDDED / "policy", tmp_path / "copy", processor_config=own)
+    (folder / "evil.py").write_text(CODE, "utf-8")
+    line = one_line("run", scene, "?", "--policy", str(folder), "--replay", "none")
+    assert "AutoProcessor is 'evil.Evil' in processor_config.json" in line
+    assert "--processor" in line and not (folder / "was-run").exists()
+
+
+def test_media_are_told_apart_by_content(scene: str, tmp_path: Path) -> None:
+    """A name of the other kind changes nothing: the embedded pair's protocol takes both."""
+    picture = Path(scene).rename(tmp_path / "scene.mp4")
+    clip = write_clip(tmp_path / "clip.mp4", [0, 80, 160, 240] * 3).rename(tmp_path / "clip.png")
+    for media in (picture, clip):
+        options = ("--max-steps", "1", "--max-new-tokens", "2", "--device", "cpu")
+        result = CliRunner().invoke(app, ["run", str(media), "?", *options])
+        assert result.exit_code == 0, result.output
+    text = tmp_path / "text.png"
+    text.write_text("this is a text")
+    assert "neither an image nor a video" in one_line("run", str(text), "?")
