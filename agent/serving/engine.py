@@ -186,8 +186,9 @@ class Slot:
         loop = asyncio.get_running_loop()
         result = loop.run_in_executor(self.engine._preparers, work, *arguments)
         closing = asyncio.create_task(self.engine._closing.wait())
+        either: set[asyncio.Future[Any]] = {result, closing}
         try:
-            await asyncio.wait({result, closing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
                 raise engine_closed()
             return await result
