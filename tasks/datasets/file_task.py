@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, cast
 
 from visreplay.tasks.datasets.table_files import DataFile, JsonFile, Row, TsvFile, is_text_list
-from visreplay.tasks.scoring.scorers import same_option
-from visreplay.tasks.types import Sample
+from visreplay.tasks.scoring.scorers import Scorer
+from visreplay.tasks.types import Sample, Verdict
 from visreplay.tools import ToolError, load_image, probe
 from visreplay.tools.media import decode_base64
 
@@ -72,9 +72,17 @@ class FileTask(ABC):
             ValueError: Something is wrong with the row; see `Row.error`.
         """
 
-    @abstractmethod
+    def scorer(self, sample: Sample) -> Scorer:
+        """Choose the rule for the answers to a sample; by default, one of its options is right."""
+        return Scorer("option", cast(Mapping[str, str], sample.facts["options"]))
+
+    def judge(self, sample: Sample, answer: str | None) -> Verdict:
+        """Tell whether an answer to a sample is right, and by which rule; never raises."""
+        return self.scorer(sample).judge(sample.answer, answer)
+
     def is_right(self, sample: Sample, answer: str | None) -> bool:
         """Tell whether an answer to a sample is right; never raises."""
+        return self.judge(sample, answer).right
 
     def media_folder(self, data: Path) -> Path:
         """The folder that paths in the file are relative to, and that no path may leave."""
@@ -185,11 +193,6 @@ class FileTask(ABC):
                 yield decode_base64(encoded.rpartition("base64,")[2])
             except ToolError as error:
                 raise row.error("image", str(error)) from error
-
-
-def is_right_option(sample: Sample, answer: str | None) -> bool:
-    """Tell whether an answer chooses the right one of the options in a sample's facts."""
-    return same_option(sample.answer, answer, cast(Mapping[str, str], sample.facts["options"]))
 
 
 def parse_list(row: Row, field: str, text: str) -> list[str]:

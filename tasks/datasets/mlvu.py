@@ -13,7 +13,7 @@ and summaries) are not read, because their answers are judged by a model.
 
 from pathlib import Path
 
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import options_by_letter, question_fields
 from visreplay.tasks.types import Sample
@@ -43,10 +43,6 @@ class MLVU(FileTask):
             category=row.optional("question_type") or task,
             facts={"options": options},
         )
-
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer chooses the right candidate."""
-        return is_right_option(sample, answer)
 
 
 def answer_text(row: Row, options: dict[str, str]) -> str:

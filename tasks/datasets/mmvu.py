@@ -15,11 +15,11 @@ its answer is a text: "Simple harmonic motion (SHM)".
 
 import re
 
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import question_fields
-from visreplay.tasks.scoring.scorers import same_text
-from visreplay.tasks.types import Sample
+from visreplay.tasks.scoring.scorers import Scorer
+from visreplay.tasks.types import Sample, Verdict
 
 
 class MMVU(FileTask):
@@ -48,13 +48,13 @@ class MMVU(FileTask):
             facts={"options": options, "subject": subject},
         )
 
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
+    def judge(self, sample: Sample, answer: str | None) -> Verdict:
         """Tell whether the answer chooses the right option, or is the expected text.
 
         An abbreviation in brackets may be left out, or stand alone.
         """
         if sample.facts["options"]:
-            return is_right_option(sample, answer)
+            return super().judge(sample, answer)
         spelled = re.fullmatch(r"(.+?)\s*\(([^()]+)\)", sample.answer)
         accepted = (sample.answer, *(spelled.groups() if spelled else ()))
-        return any(same_text(text, answer) for text in accepted)
+        return Scorer("text").judge(accepted, answer)

@@ -17,10 +17,10 @@ the picture, and the question says so.
 
 from pathlib import Path
 
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import options_by_letter, question_fields, strip_media_marks
-from visreplay.tasks.scoring.scorers import same_value
+from visreplay.tasks.scoring.scorers import Scorer
 from visreplay.tasks.types import Sample
 
 PICTURE_IN_VIDEO = "The video ends with the picture that the question calls [image 1]."
@@ -55,8 +55,6 @@ class VideoMMMU(FileTask):
             facts={"options": options},
         )
 
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer chooses the right option, or is the expected number or text."""
-        if sample.facts["options"]:
-            return is_right_option(sample, answer)
-        return same_value(sample.answer, answer)
+    def scorer(self, sample: Sample) -> Scorer:
+        """Choose the rule: one of the options, or the expected number or text."""
+        return super().scorer(sample) if sample.facts["options"] else Scorer("value")

@@ -20,7 +20,7 @@ alone.
 from random import Random
 from typing import ClassVar
 
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import (
     inline_options,
@@ -72,7 +72,3 @@ class VStar(FileTask):
             category=row.text("category"),
             facts={"options": options},
         )
-
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer chooses the right option."""
-        return is_right_option(sample, answer)
