@@ -8,10 +8,11 @@ MathVista, MathVerse, MathVision, DynaMath, LogicVista, MMMU, MMMU-Pro and other
     index  image      question                       question_type  answer_type  precision  answer
     12     iVBORw0..  How wide is gap x, in metres?  free_form      float        1.0        2.4
 
-`image` is a file in base64, a list of them, or the index of the row that has it; without that
-column, `image_path` is a path. Options are columns, or a list in `choices`, or lines in the
-question. An answer without options is compared by the rule of the task, or as a number where
-`answer_type` is integer or float. LogicVista's answers are one letter or several: "A, C".
+`image` is a file in base64, a list of them, or the index of the row that has it; without it,
+`image_path` is a path or a list of them. Options are columns, or a list in `choices`, or stand in
+the question. An answer without options is compared by the rule of the task, or as a number where
+`answer_type` is integer or float; it may be a list of which any is right: "['24/7', '3.429']".
+LogicVista's answers are one letter or several: "A, C".
 
 `split` is the split of a sample, where a file holds several: MMMU_DEV_VAL.tsv has "dev" and
 "validation". DynaMath has ten variants of each question, which share their `qid`; its numbers are
@@ -84,8 +85,10 @@ class ImageQA(FileTask):
         scorer = Scorer("option", options) if options else self._open_scorer(row)
         field = "answer_option" if options and row.optional("answer_option") else "answer"
         images: tuple[Path, ...] = ()
-        if "image" not in row.fields:
-            images = (self.find(row, "image_path", row.text("image_path")),)
+        if "image" not in row.fields or (
+            row.optional("image") is None and row.optional("image_path") is not None
+        ):
+            images = tuple(self.find(row, "image_path", path) for path in self._paths(row))
         category = next(filter(None, map(row.optional, ("category", "task", "skill"))), None)
         return Sample(
             sample_id=row.text("index"),
@@ -97,6 +100,12 @@ class ImageQA(FileTask):
             split=row.optional("split"),
             facts={"options": options, "scorer": scorer},
         )
+
+    def _paths(self, row: Row) -> list[str]:
+        """Read `image_path`: a path, or a list of them."""
+        text = row.text("image_path")
+        is_list = text.startswith("[") and not (self.folder / text).is_file()
+        return parse_list(row, "image_path", text) if is_list else [text]
 
     def _options(self, row: Row) -> dict[str, str]:
         """Read the options from columns, or from `choices`."""

@@ -7,8 +7,9 @@ One JSON file for each task, in `json/`, with its videos in a folder of the same
       "candidates": ["In the drawer", "On the shelf", "In the sink", "In the pan"],
       "answer": "In the sink", "question_type": "ego"}]
 
-The data is one of these files, or the folder `json/`. Tasks without candidates (captions of scenes
-and summaries) are not read, because their answers are judged by a model.
+The data is one of these files, or the folder `json/`. Questions without candidates (captions of
+scenes and summaries) are left out with a note, because the paper has their answers judged by a
+model (arXiv 2406.04264).
 """
 
 from pathlib import Path
@@ -26,6 +27,12 @@ class MLVU(FileTask):
         """The folder above `json/`."""
         folder = super().media_folder(data)
         return folder.parent if folder.resolve().name == "json" else folder
+
+    def left_out(self, row: Row) -> str | None:
+        """Leave out questions without candidates."""
+        if row.fields.get("candidates") is not None:
+            return None
+        return "no candidates, and MLVU's paper has such answers judged by a model"
 
     def read(self, row: Row) -> Sample:
         """Make the sample of a question; facts hold `options`."""

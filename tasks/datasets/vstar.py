@@ -63,7 +63,7 @@ class VStar(FileTask):
         question = strip_media_marks(row.text("text"))
         options = inline_options(question)
         if not options:
-            raise row.error("text", "there are no lines with options, as (A) red")
+            raise row.error("text", "there are no options in it, as (A) red (B) blue")
         return Sample(
             sample_id=row.text("question_id"),
             question=question,

@@ -50,8 +50,8 @@ OPTIONS = st.lists(
     max_size=8,
 ).map(options_by_letter)
 SPACE = st.text(alphabet=" \t\n", max_size=4)
-ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "  # noqa: SIM905
+ONES = (  # noqa: SIM905
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen"
 ).split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
