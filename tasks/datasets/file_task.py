@@ -82,9 +82,28 @@ class FileTask(ABC):
             ValueError: Something is wrong with the row; see `Row.error`.
         """
 
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
+        """Choose the rule for the open questions of the task of a name.
+
+        Raises:
+            ValueError: The task has no open questions.
+        """
+        raise ValueError(f"{name} has no open questions: a question needs its options")
+
+    @classmethod
+    def scorer_for(cls, name: str, options: Mapping[str, str]) -> Scorer:
+        """Choose the rule of the task of a name for a question with options, or for an open one.
+
+        Raises:
+            ValueError: There are no options, and the task has no open questions.
+        """
+        return Scorer("option", options) if options else cls.open_scorer(name)
+
     def scorer(self, sample: Sample) -> Scorer:
-        """Choose the rule for the answers to a sample; by default, one of its options is right."""
-        return Scorer("option", cast(Mapping[str, str], sample.facts["options"]))
+        """Choose the rule for the answers to a sample."""
+        options = cast(Mapping[str, str], sample.facts.get("options", {}))
+        return self.scorer_for(self.name, options)
 
     def judge(self, sample: Sample, answer: str | None) -> Verdict:
         """Tell whether an answer to a sample is right, and by which rule; never raises."""

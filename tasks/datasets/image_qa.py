@@ -82,7 +82,7 @@ class ImageQA(FileTask):
         listed = {} if inline else options
         if not options and inline and re.fullmatch(r"\(?[A-Z]\)?\.?", row.text("answer")):
             options = inline
-        scorer = Scorer("option", options) if options else self._open_scorer(row)
+        scorer = Scorer("option", options) if options else self._typed_scorer(row)
         field = "answer_option" if options and row.optional("answer_option") else "answer"
         images: tuple[Path, ...] = ()
         if "image" not in row.fields or (
@@ -119,13 +119,13 @@ class ImageQA(FileTask):
             raise row.error(max(options), "an option before it is empty")
         return options if len(options) > 1 else {}
 
-    def _open_scorer(self, row: Row) -> Scorer:
+    def _typed_scorer(self, row: Row) -> Scorer:
         """Choose the rule and, for numbers, the tolerance: half a unit of the last decimal."""
         kind = row.optional("answer_type")
         if kind == "multiple choice":  # its options stand in the picture, or within a line
             return Scorer("letters")
         if kind not in ("integer", "float"):
-            return Scorer(OPEN_RULES[self.name])
+            return self.open_scorer(self.name)
         if stated_number(row.text("answer")) is None:
             raise row.error("answer", f"{row.text('answer')!r} is not a number, but {kind}")
         if kind == "integer":
@@ -136,6 +136,11 @@ class ImageQA(FileTask):
         if not re.fullmatch(r"\d{1,2}(\.0)?", precision):
             raise row.error("precision", f"{precision!r} is not a number of decimals")
         return Scorer("number", tolerance=0.5 * 10.0 ** -float(precision) + 1e-9)
+
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
+        """Choose the rule for open questions without an `answer_type`."""
+        return Scorer(OPEN_RULES[name])
 
     def scorer(self, sample: Sample) -> Scorer:
         """Choose the sample's rule."""

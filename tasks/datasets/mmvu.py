@@ -19,7 +19,7 @@ from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import question_fields
 from visreplay.tasks.scoring.scorers import Scorer
-from visreplay.tasks.types import Sample, Verdict
+from visreplay.tasks.types import Sample
 
 
 class MMVU(FileTask):
@@ -48,13 +48,7 @@ class MMVU(FileTask):
             facts={"options": options, "subject": subject},
         )
 
-    def judge(self, sample: Sample, answer: str | None) -> Verdict:
-        """Tell whether the answer chooses the right option, or is the expected text.
-
-        An abbreviation in brackets may be left out, or stand alone.
-        """
-        if sample.facts["options"]:
-            return super().judge(sample, answer)
-        spelled = re.fullmatch(r"(.+?)\s*\(([^()]+)\)", sample.answer)
-        accepted = (sample.answer, *(spelled.groups() if spelled else ()))
-        return Scorer("text").judge(accepted, answer)
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
+        """Choose the rule for open questions: a text, whose abbreviation may be left out."""
+        return Scorer("text", abbreviations=True)

@@ -62,10 +62,12 @@ class VideoR1(FileTask):
             facts={"kind": kind, "options": options},
         )
 
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
+        """Choose the rule for open questions that are not numerical: the expected text."""
+        return Scorer("text")
+
     def scorer(self, sample: Sample) -> Scorer:
         """Choose the rule by the problem's kind."""
-        if sample.facts["kind"] == "multiple choice":
-            return super().scorer(sample)
-        if sample.facts["kind"] == "numerical":
-            return Scorer("number", tolerance=0.005)
-        return Scorer("text")
+        is_number = sample.facts["kind"] == "numerical"
+        return Scorer("number", tolerance=0.005) if is_number else super().scorer(sample)

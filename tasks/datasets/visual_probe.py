@@ -46,6 +46,7 @@ class VisualProbe(FileTask):
             category=row.optional("data_source"),
         )
 
-    def scorer(self, sample: Sample) -> Scorer:
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
         """Choose the rule: the expected text."""
         return Scorer("text")

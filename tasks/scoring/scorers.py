@@ -38,11 +38,14 @@ class Scorer:
             "number", "value" for a text or a number, or "mathematics".
         options: Texts by letter, for "option" and "letters".
         tolerance: The largest difference of a right number, for "number".
+        abbreviations: Whether an abbreviation in brackets, as in "Depth-First Search (DFS)", may be
+            left out or stand alone.
     """
 
     kind: ScorerKind
     options: Mapping[str, str] = field(default_factory=lambda: TEXTLESS_OPTIONS)
     tolerance: float = 1e-9
+    abbreviations: bool = False
 
     def judge(self, expected: str | Sequence[str], answer: str | None) -> Verdict:
         """Tell whether an answer is right, and by which rule; never raises, whatever the answer.
@@ -60,6 +63,8 @@ class Scorer:
         accepted = [expected] if isinstance(expected, str) else list(expected)
         if isinstance(expected, str) and self.kind in ("text", "number", "value"):
             accepted = text_list(expected) or accepted
+        if self.abbreviations:
+            accepted += [part for each in accepted for part in _without_abbreviation(each)]
         verdicts = (self._judge_one(each, answer) for each in accepted)
         first = next(verdicts)
         return first if first.right else next((v for v in verdicts if v.right), first)
@@ -77,6 +82,11 @@ class Scorer:
             case "value":
                 return judge_value(expected, answer)
         return judge_text(expected, answer)
+
+
+def _without_abbreviation(expected: str) -> tuple[str, ...]:
+    match = re.fullmatch(r"(.+?)\s*\(([^()]+)\)", expected)
+    return match.groups() if match else ()
 
 
 def judge_number(expected: str, answer: str, tolerance: float = 1e-9) -> Verdict:
