@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -50,7 +50,7 @@ def print_json(judged: Iterable[JudgedAnswer]) -> int:
     """Print an object for each answer; gives the number of lines that could not be read."""
     unreadable = 0
     for each in judged:
-        verdict = {"right": None, "rule": None, "reading": None}
+        verdict: dict[str, Any] = {"right": None, "rule": None, "reading": None}
         if each.verdict is not None:
             verdict = asdict(each.verdict)
         fields = asdict(each)

@@ -144,7 +144,8 @@ class _TsvReader:
         at = len(BOM) if self.begin == 0 and line.startswith(BOM) else 0
         if b'"' not in line:
             return line[at:].rstrip(b"\r\n").split(b"\t"), line
-        row, cells = bytearray(line), []
+        row = bytearray(line)
+        cells: list[bytes] = []
         while True:
             close = self._closing_quote(row, at + 1) if row[at : at + 1] == b'"' else -1
             if close >= 0:

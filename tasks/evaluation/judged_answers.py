@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from visreplay.tasks.datasets.file_task import FileTask
 from visreplay.tasks.datasets.table_files import JsonFile, Row
 from visreplay.tasks.evaluation.runs import Run
 from visreplay.tasks.questions import options_by_letter
 from visreplay.tasks.registry import get_scorer, get_task
-from visreplay.tasks.scoring.scorers import SCORER_KINDS, TEXTLESS_OPTIONS, Scorer
+from visreplay.tasks.scoring.scorers import SCORER_KINDS, TEXTLESS_OPTIONS, Scorer, ScorerKind
 from visreplay.tasks.types import Verdict
 from visreplay.tools.types import preview
 
@@ -84,9 +85,11 @@ def judge_run(run: Run, data: Path | None = None) -> Iterator[JudgedAnswer]:
     if digest is not None and digest != getattr(task, "digest", None):
         raise ValueError(f"{data} is not the data of the run {run.folder}: its content is another")
     for sample_id, record in run.scored.items():
-        is_file = isinstance(task, FileTask)
         try:
-            sample = task.describe(sample_id) if is_file else task.load(sample_id)
+            if isinstance(task, FileTask):
+                sample = task.describe(sample_id)
+            else:
+                sample = task.load(sample_id)
         except ValueError as error:
             yield JudgedAnswer(sample_id, error=str(error))
             continue
@@ -107,14 +110,14 @@ def _expected(row: Row) -> str | list[str]:
 def _answer(row: Row) -> str | None:
     if "answer" not in row.fields:
         raise row.error("answer", "it is missing; null is a model's missing answer")
-    value = row.fields["answer"]
-    if value is not None and not isinstance(value, str):
-        raise row.error("answer", f"a text or null is needed, not {preview(value)}")
-    return value
+    answer: str | None = row.fields["answer"]
+    if not (answer is None or isinstance(answer, str)):
+        raise row.error("answer", f"a text or null is needed, not {preview(answer)}")
+    return answer
 
 
 def _scorer(row: Row) -> Scorer:
-    options = {}
+    options: dict[str, str] = {}
     if row.fields.get("options"):
         is_list = isinstance(row.fields["options"], list)
         # Options that stand in the picture have no texts.
@@ -132,4 +135,4 @@ def _scorer(row: Row) -> Scorer:
     tolerance = row.fields.get("tolerance", 1e-9)
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
         raise row.error("tolerance", f"a number from 0 is needed, not {preview(tolerance)}")
-    return Scorer(kind, options or TEXTLESS_OPTIONS, float(tolerance))
+    return Scorer(cast(ScorerKind, kind), options or TEXTLESS_OPTIONS, float(tolerance))

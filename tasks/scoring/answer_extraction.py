@@ -107,8 +107,9 @@ def text_list(text: str) -> list[str] | None:
     if not re.match(r"\s*\[\s*[\"']", text):
         return None
     values = _parsed(text)
-    is_list = isinstance(values, list) and all(isinstance(value, str) for value in values)
-    return values if is_list else None
+    if isinstance(values, list) and all(isinstance(value, str) for value in values):
+        return values
+    return None
 
 
 def _unwrapped(text: str) -> str:

@@ -8,10 +8,9 @@ from visreplay.tasks.scoring.answer_extraction import strip_markup
 BEFORE_LETTER = r"(?<![A-Za-z0-9_\\])(?<![A-Za-z]['.])(?<![+^≤≥])(?<! [<>=] )"
 AFTER_LETTER = (
     r"(?![A-Za-z0-9_]|'(?:[A-Za-z]|\s?=)|\.[A-Z]\b|\s?[=^≤≥≈≠\u00d7÷]|\s[<>+]\s?[\w\\]|\+"
-    r"|\s[-\u2212]\s?\d|\s?\\(?:cdot|times|approx|neq?|leq?|geq?|equiv|sim|perp|parallel|pm|div)\b)"
+    r"|\s?\\(?:cdot|times|approx|neq?|leq?|geq?|equiv|sim|perp|parallel|pm|div)\b)"
 )
 """What may not follow: "A's", "A = 12", "E + 1", "A.M."."""
-_CAPITAL = rf"{BEFORE_LETTER}([A-Z]){AFTER_LETTER}"
 _ONE = rf"[(\[\"']{{0,2}}[A-Z]{AFTER_LETTER}[)\]\"']{{0,2}}"
 _SEVERAL = (
     rf"{_ONE}(?:,\s?{_ONE}(?=\s*,|\s+(?:or|nor|and)\b)){{0,8}}"
@@ -23,7 +22,7 @@ _FILLERS = (
     r"|figure|picture|panel|to)\s+){0,7}"
 )
 _NEGATION = (
-    r"(?i:\b(?:not|cannot|neither|nor|never|instead\sof|rather\sthan|except|anything\sbut"
+    r"(?i:\b(?:no(?=\s)|not|cannot|neither|nor|never|instead\sof|rather\sthan|except|anything\sbut"
     r"|other\sthan|unlike|rul(?:e|es|ed|ing)\sout|exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)"
     r"|discard(?:s|ed|ing)?|reject(?:s|ed|ing)?|(?:wrong|incorrect)\sto)|n't|nicht|不是|不选|而非|排除)"
 )

@@ -43,7 +43,7 @@ _CLAUSE_END = (
     r"(?=[)\]\"']{0,2}\s*(?:[.,;:!?\n。]|$|\s(?:because|since|as|instead)\b|\s[-\u2013]\s))"
 )
 _CONCLUSION = re.compile(
-    r"(?:(?i:\b(?:so|therefore|thus|hence|actually|wait|no|correction|sorry|scratch\sthat|meant"
+    r"(?:(?i:\b(?:so|therefore|thus|hence|actually|wait|no(?=[,.;:!])|correction|sorry|scratch\sthat|meant"
     r"|hold\son|on\sreflection|on\ssecond\sthought|(?:let\sme\s)?correct\smyself|rather|leaves|leaving"
     r"|(?:right|correct|best)\s(?:one|match|letter|guess)\sis))|所以|因此)[\s,:;.]{0,4}"
     r"(?i:(?:(?:no|wait|that|it|it's|is|must|be|i|meant|option|choice|answer|the|letter|only)"
@@ -68,6 +68,11 @@ _BOXES = re.compile(r"(?:\\boxed\s?\{[^{}]{1,40}\}\s?(?:,|and|&)?\s?){2,9}")
 _ITEM = re.compile(
     rf"^\W{{0,6}}(?:\d{{1,2}}[.)]\s*)?\W{{0,3}}([A-Z]){AFTER_LETTER}(?:[).:]|\W{{0,9}}$)(.*)$"
 )
+_ALTERNATIVES = re.compile(
+    rf"{BEFORE_LETTER}[A-Z]\W{{0,3}}(?:\bor\b|或)\W{{0,3}}[A-Z]{AFTER_LETTER}"
+)
+_SO = re.compile(r"(?i:\b(?:so|therefore|thus|hence)\b)|所以|因此")
+_REASON = re.compile(r",?\s(?:because|since)\b")
 _LETTERS_ONLY = re.compile(r"[A-Z](?:[\s,;&、/]*[A-Z])+")
 
 
@@ -152,8 +157,8 @@ def read_options(answer: str, options: Mapping[str, str]) -> Reading[set[str]]:
     """Find the letters of all options that an answer chooses; none in "A or C".
 
     The first of these counts: a list with a letter at the beginning of each line; letters alone;
-    the letters of the sentence after "the answer is", or of the text; the options whose texts are
-    in it.
+    the letters of the sentence after "the answer is", or, without one, of the part after the last
+    "so", the first sentence or the text; the options whose texts are there.
     """
     text = strip_markup(final_answer(answer))
     if boxes := _BOXES.findall(text):
@@ -164,19 +169,36 @@ def read_options(answer: str, options: Mapping[str, str]) -> Reading[set[str]]:
     items = [_ITEM.match(line) for line in body.splitlines() if line.strip()]
     if len(items) > 1 and all(items):
         return Reading({item[1] for item in items if item}, "a letter at the start of each line")
-    # "A. red, C. blue" is one sentence.
-    sentence = re.split(r"(?<![A-Z])[.;。;](?:\s|$)|\n", body)[0].strip(EDGES)
-    if _LETTERS_ONLY.fullmatch(sentence):
-        return Reading(set(re.findall("[A-Z]", sentence)), "letters alone")
-    without = without_denied(sentence)
-    if re.search(
-        rf"{BEFORE_LETTER}[A-Z]\W{{0,3}}(?:\bor\b|或)\W{{0,3}}[A-Z]{AFTER_LETTER}", without
-    ):
-        return Reading(set(), '"or" between letters')
-    letters = set(mentions(without, options))
-    if letters:
-        return Reading(letters, "the letters in the statement" if statement else "the letters")
-    return Reading(named_options(sentence, options), "the options whose texts are in the answer")
+    for letter, option in options.items():  # "A. red, C. blue" is one sentence
+        if option := strip_markup(option):
+            marked = rf"(?<![A-Za-z0-9]){letter}[).:]\s?{re.escape(option)}(?!\w)"
+            body = re.sub(marked, letter, body, flags=re.IGNORECASE)
+    sentence = SENTENCE_END.split(body)[0].strip(EDGES)
+    parts = {
+        "the first sentence"
+        if statement is None
+        else 'the sentence after "the answer is"': sentence
+    }
+    if statement is None:
+        *_, concluded = _SO.split(body)
+        parts = {'the text after "so"': concluded} | parts if concluded != body else parts
+        parts["the text"] = body
+    readings = [_named(part, where, options) for where, part in parts.items()]
+    several = (reading for reading in readings if len(reading.value) > 1)
+    some = (reading for reading in readings if reading.value)
+    return next(several, next(some, readings[0]))
+
+
+def _named(part: str, where: str, options: Mapping[str, str]) -> Reading[set[str]]:
+    """Find the letters, or else the options' texts, in a part of an answer."""
+    if _LETTERS_ONLY.fullmatch(part.strip(EDGES)):
+        return Reading(set(re.findall("[A-Z]", part)), f"the letters that are {where}")
+    without = without_denied(part)
+    if _ALTERNATIVES.search(without):
+        return Reading(set(), f'"or" between the letters in {where}')
+    if letters := set(mentions(without, options)):
+        return Reading(letters, f"the letters in {where}")
+    return Reading(named_options(part, options), f"the options whose texts are in {where}")
 
 
 def _single(chosen: Reading[str], where: str) -> Reading[str | None]:
@@ -212,7 +234,7 @@ def _choice(text: str, options: Mapping[str, str], *, marked: bool = False) -> R
     sentence = SENTENCE_END.split(text)[0]
     if len(mentioned := set(mentions(sentence, options))) == 1:
         return Reading(mentioned.pop(), "the only letter")
-    for part in (sentence, text):
+    for part in dict.fromkeys((_REASON.split(sentence)[0], sentence, text)):
         if (letter := option_by_text(part, options).value) is not None:
             return Reading(letter, _BY_TEXT)
     return None
