@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from visreplay.tasks.datasets.file_task import FileTask
 from visreplay.tasks.datasets.table_files import JsonFile, Row
 from visreplay.tasks.evaluation.runs import Run
 from visreplay.tasks.questions import options_by_letter
 from visreplay.tasks.registry import get_scorer, get_task
-from visreplay.tasks.scoring.scorers import SCORER_KINDS, TEXTLESS_OPTIONS, Scorer, ScorerKind
+from visreplay.tasks.scoring.scorers import SCORER_KINDS, TEXTLESS_OPTIONS, Scorer
 from visreplay.tasks.types import Verdict
 from visreplay.tools.types import preview
 
@@ -135,4 +134,4 @@ def _scorer(row: Row) -> Scorer:
     tolerance = row.fields.get("tolerance", 1e-9)
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
         raise row.error("tolerance", f"a number from 0 is needed, not {preview(tolerance)}")
-    return Scorer(cast(ScorerKind, kind), options or TEXTLESS_OPTIONS, float(tolerance))
+    return Scorer(kind, options or TEXTLESS_OPTIONS, float(tolerance))

@@ -96,8 +96,8 @@ _NONE = re.compile(
     rf"\sno\s{_NOT_COUNTED}\w"
     r"|\bthere\s(?:is|are|was|were)(?:\snot|n't)\s(?:any|an?|one)\b"
     r"|\b(?:do|does|did|can)(?:\snot|n't)\s(?:see|count|find|spot|contain|show|have)\sany\b"
-    rf"|^\W{{0,9}}no\s{_NOT_COUNTED}\w+(?:\s\w+)?(?:\s(?:is|are|was|were)\s"
-    r"(?:visible|present|there|shown|seen|in)\b|\W{0,9}$)",
+    rf"|^\W{{0,9}}no\s{_NOT_COUNTED}\w+(?:\s\w+)?(?:\s(?:is|are|was|were|can\sbe)\s"
+    r"(?:visible|present|there|shown|seen|found|in)\b|\W{0,9}$)",
     re.IGNORECASE,
 )
 

@@ -184,5 +184,5 @@ def _in_order(found: list[str], tokens: list[str]) -> bool:
 
 def _only(letters: Iterable[str]) -> str | None:
     """Return the only one of some letters; None if there are none or several."""
-    first, *more = [*letters] or [None]
-    return None if more else first
+    found = list(letters)
+    return found[0] if len(found) == 1 else None
