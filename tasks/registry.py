@@ -1,12 +1,17 @@
 """Every task of the package by its name. The module of a task is imported when it is opened."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING, cast
 
+from visreplay.tasks.scoring.scorers import Scorer
 from visreplay.tasks.types import Task, TaskInfo
+
+if TYPE_CHECKING:
+    from visreplay.tasks.datasets.file_task import FileTask
 
 _LETTER = "option letter"
 _OPEN_TEXT = f"{_LETTER}; open questions: number or text"
@@ -118,10 +123,7 @@ def get_task(name: str, data: str | Path | None = None) -> Task:
         OSError: The file cannot be read.
         ImportError: The task's scorer is not installed.
     """
-    if name not in _INFO_BY_NAME:
-        close = _close_names(name, list(_INFO_BY_NAME))
-        raise ValueError(f"there is no task {name!r}{close}: see `visreplay tasks`")
-    files = _INFO_BY_NAME[name].files
+    files = _info(name).files
     if files and data is None:
         raise ValueError(f"{name} needs its file, --data: {files}")
     if not files and data is not None:
@@ -131,10 +133,32 @@ def get_task(name: str, data: str | Path | None = None) -> Task:
         module = import_module(f"visreplay.tasks.synthetic.{_OWNER_BY_NAME[name]}")
         task = module.TASKS[name]
     else:
-        file, _, class_name = _OWNER_BY_NAME[name].partition(".")
-        module = import_module(f"visreplay.tasks.datasets.{file}")
-        task = getattr(module, class_name)(name, Path(data))
+        task = _file_task(name)(name, Path(data))
     return task
+
+
+def get_scorer(name: str, options: Mapping[str, str]) -> Scorer:
+    """Choose the rule of a task for a question with options, or for an open one, without its file.
+
+    Raises:
+        ValueError: There is no such task, or there are no options and it has no open questions.
+    """
+    if not _info(name).files:
+        return Scorer("text")
+    return _file_task(name).scorer_for(name, options)
+
+
+def _info(name: str) -> TaskInfo:
+    if name not in _INFO_BY_NAME:
+        close = _close_names(name, list(_INFO_BY_NAME))
+        raise ValueError(f"there is no task {name!r}{close}: see `visreplay tasks`")
+    return _INFO_BY_NAME[name]
+
+
+def _file_task(name: str) -> "type[FileTask]":
+    file, _, class_name = _OWNER_BY_NAME[name].partition(".")
+    module = import_module(f"visreplay.tasks.datasets.{file}")
+    return cast("type[FileTask]", getattr(module, class_name))
 
 
 def select(

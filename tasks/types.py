@@ -59,6 +59,21 @@ class Sample:
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How an answer is judged.
+
+    Attributes:
+        right: Whether it is right.
+        rule: The rule that decided, in words for the user.
+        reading: What was read as the answer; None if nothing was.
+    """
+
+    right: bool
+    rule: str
+    reading: str | None = None
+
+
 class Task(Protocol):
     """A source of samples that can tell whether an answer is right."""
 
@@ -77,6 +92,10 @@ class Task(Protocol):
         Raises:
             ValueError: There is no such sample, or its media cannot be read.
         """
+        ...
+
+    def judge(self, sample: Sample, answer: str | None) -> Verdict:
+        """Tell whether an answer to a sample is right, and by which rule; never raises."""
         ...
 
     def is_right(self, sample: Sample, answer: str | None) -> bool:

@@ -16,8 +16,8 @@ atexit.register(lambda: print("imported", *sorted(set({HEAVY!r}) & set(sys.modul
 """
 
 COMMANDS = (
-    "run", "demo", "tasks", "eval", "table", "compare", "view", "export", "analyze", "perturb",
-    "calibrate", "serve", "mcp", "doctor",
+    "run", "demo", "tasks", "eval", "score", "table", "compare", "view", "export", "analyze",
+    "perturb", "calibrate", "serve", "mcp", "doctor",
 )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ COMMANDS = (
     CommandInfo("demo", START, "Try the embedded pair: two episodes, a table and a page."),
     CommandInfo("tasks", EVALUATION, "List the tasks for eval and analyze."),
     CommandInfo("eval", EVALUATION, "Evaluate an agent on a task.", "evaluation"),
+    CommandInfo("score", EVALUATION, "Show how answers are judged, and by which rule."),
     CommandInfo("table", EVALUATION, "Print runs beside the paper's figures."),
     CommandInfo("paper", EVALUATION, "Print the paper's own figures."),
     CommandInfo("compare", EVALUATION, "Compare two runs sample by sample."),

@@ -100,6 +100,8 @@ def evaluation(
     console = Console(highlight=False)
     checker = load_checker(cot_checker) if cot_checker else None
     source = get_task(task, data)
+    for note in getattr(source, "notes", ()):
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
     chosen = sample_ids.split(",") if sample_ids else None
     ids = select(source.sample_ids(), limit=limit, sample_ids=chosen, shuffle=shuffle)
     choice = PairChoice.of(pair, console)

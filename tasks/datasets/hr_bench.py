@@ -23,7 +23,6 @@ from visreplay.tasks.datasets.file_task import (
     MIN_IMAGE_CHARACTERS,
     FileTask,
     answer_letter,
-    is_right_option,
 )
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import question_fields
@@ -68,7 +67,3 @@ class HRBench(FileTask):
             group=sha256(json.dumps(shared).encode()).hexdigest()[:16],
             facts={"options": options, "cycle": row.text("cycle_category")},
         )
-
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer chooses the right option."""
-        return is_right_option(sample, answer)

@@ -8,10 +8,11 @@ MathVista, MathVerse, MathVision, DynaMath, LogicVista, MMMU, MMMU-Pro and other
     index  image      question                       question_type  answer_type  precision  answer
     12     iVBORw0..  How wide is gap x, in metres?  free_form      float        1.0        2.4
 
-`image` is a file in base64, a list of them, or the index of the row that has it; without that
-column, `image_path` is a path. Options are columns, or a list in `choices`, or lines in the
-question. An answer without options is compared by the rule of the task, or as a number where
-`answer_type` is integer or float. LogicVista's answers are one letter or several: "A, C".
+`image` is a file in base64, a list of them, or the index of the row that has it; without it,
+`image_path` is a path or a list of them. Options are columns, or a list in `choices`, or stand in
+the question. An answer without options is compared by the rule of the task, or as a number where
+`answer_type` is integer or float; it may be a list of which any is right: "['24/7', '3.429']".
+LogicVista's answers are one letter or several: "A, C".
 
 `split` is the split of a sample, where a file holds several: MMMU_DEV_VAL.tsv has "dev" and
 "validation". DynaMath has ten variants of each question, which share their `qid`; its numbers are
@@ -22,12 +23,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from visreplay.tasks.datasets.file_task import (
     FileTask,
     answer_letter,
-    is_right_option,
     parse_list,
 )
 from visreplay.tasks.datasets.table_files import Row
@@ -37,21 +37,21 @@ from visreplay.tasks.questions import (
     question_fields,
     strip_media_marks,
 )
-from visreplay.tasks.scoring.answer_extraction import stated_number
-from visreplay.tasks.scoring.mathematics import require_math_verify, same_mathematics
-from visreplay.tasks.scoring.scorers import same_number, same_options, same_value
+from visreplay.tasks.scoring.mathematics import require_math_verify
+from visreplay.tasks.scoring.numerals import stated_number
+from visreplay.tasks.scoring.scorers import Scorer, ScorerKind
 from visreplay.tasks.types import Sample
 
-OPEN_RULES = {
-    "mathvista": "text",
+OPEN_RULES: dict[str, ScorerKind] = {
+    "mathvista": "value",
     "mathverse": "mathematics",
     "mathvision": "mathematics",
-    "dynamath": "text",
+    "dynamath": "value",
     "logicvista": "letters",
-    "mmmu": "text",
-    "mmmu-pro": "text",
-    "we-math": "text",
-    "image-qa": "text",
+    "mmmu": "value",
+    "mmmu-pro": "value",
+    "we-math": "value",
+    "image-qa": "value",
 }
 """The rule by which each task compares open answers."""
 
@@ -73,21 +73,22 @@ class ImageQA(FileTask):
         super().__init__(name, data)
 
     def read(self, row: Row) -> Sample:
-        """Make the sample of a question; facts hold `options`, `rule` and `tolerance`."""
+        """Make the sample of a question; facts hold `options` and `scorer`."""
         question = strip_media_marks(row.text("question"))
         if (hint := row.optional("hint")) and hint not in question:
             question = f"Hint: {hint}\n{question}"
-        options, rule, tolerance = self._options(row), "option", 0.0
+        options = self._options(row)
         inline = inline_options(question)
         listed = {} if inline else options
         if not options and inline and re.fullmatch(r"\(?[A-Z]\)?\.?", row.text("answer")):
             options = inline
-        if not options:
-            rule, tolerance = self._open_rule(row)
+        scorer = Scorer("option", options) if options else self._typed_scorer(row)
         field = "answer_option" if options and row.optional("answer_option") else "answer"
         images: tuple[Path, ...] = ()
-        if "image" not in row.fields:
-            images = (self.find(row, "image_path", row.text("image_path")),)
+        if "image" not in row.fields or (
+            row.optional("image") is None and row.optional("image_path") is not None
+        ):
+            images = tuple(self.find(row, "image_path", path) for path in self._paths(row))
         category = next(filter(None, map(row.optional, ("category", "task", "skill"))), None)
         return Sample(
             sample_id=row.text("index"),
@@ -97,8 +98,14 @@ class ImageQA(FileTask):
             category=category,
             group=row.optional("qid") if self.name == "dynamath" else None,
             split=row.optional("split"),
-            facts={"options": options, "rule": rule, "tolerance": tolerance},
+            facts={"options": options, "scorer": scorer},
         )
+
+    def _paths(self, row: Row) -> list[str]:
+        """Read `image_path`: a path, or a list of them."""
+        text = row.text("image_path")
+        is_list = text.startswith("[") and not (self.folder / text).is_file()
+        return parse_list(row, "image_path", text) if is_list else [text]
 
     def _options(self, row: Row) -> dict[str, str]:
         """Read the options from columns, or from `choices`."""
@@ -112,33 +119,29 @@ class ImageQA(FileTask):
             raise row.error(max(options), "an option before it is empty")
         return options if len(options) > 1 else {}
 
-    def _open_rule(self, row: Row) -> tuple[str, float]:
+    def _typed_scorer(self, row: Row) -> Scorer:
         """Choose the rule and, for numbers, the tolerance: half a unit of the last decimal."""
         kind = row.optional("answer_type")
         if kind == "multiple choice":  # its options stand in the picture, or within a line
-            return "letters", 0.0
+            return Scorer("letters")
         if kind not in ("integer", "float"):
-            return OPEN_RULES[self.name], 0.0
+            return self.open_scorer(self.name)
         if stated_number(row.text("answer")) is None:
             raise row.error("answer", f"{row.text('answer')!r} is not a number, but {kind}")
         if kind == "integer":
-            return "number", 1e-6
+            return Scorer("number", tolerance=1e-6)
         if self.name == "dynamath":
-            return "number", DYNAMATH_TOLERANCE + 1e-9
+            return Scorer("number", tolerance=DYNAMATH_TOLERANCE + 1e-9)
         precision = row.optional("precision") or "1"
         if not re.fullmatch(r"\d{1,2}(\.0)?", precision):
             raise row.error("precision", f"{precision!r} is not a number of decimals")
-        return "number", 0.5 * 10.0 ** -float(precision) + 1e-9
+        return Scorer("number", tolerance=0.5 * 10.0 ** -float(precision) + 1e-9)
 
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer is right by the sample's rule."""
-        match sample.facts["rule"]:
-            case "option":
-                return is_right_option(sample, answer)
-            case "number":
-                return same_number(sample.answer, answer, float(str(sample.facts["tolerance"])))
-            case "mathematics":
-                return same_mathematics(sample.answer, answer)
-            case "letters":
-                return same_options(sample.answer, answer)
-        return same_value(sample.answer, answer)
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
+        """Choose the rule for open questions without an `answer_type`."""
+        return Scorer(OPEN_RULES[name])
+
+    def scorer(self, sample: Sample) -> Scorer:
+        """Choose the sample's rule."""
+        return cast(Scorer, sample.facts["scorer"])

@@ -7,13 +7,14 @@ One JSON file for each task, in `json/`, with its videos in a folder of the same
       "candidates": ["In the drawer", "On the shelf", "In the sink", "In the pan"],
       "answer": "In the sink", "question_type": "ego"}]
 
-The data is one of these files, or the folder `json/`. Tasks without candidates (captions of scenes
-and summaries) are not read, because their answers are judged by a model.
+The data is one of these files, or the folder `json/`. Questions without candidates (captions of
+scenes and summaries) are left out with a note, because the paper has their answers judged by a
+model (arXiv 2406.04264).
 """
 
 from pathlib import Path
 
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import options_by_letter, question_fields
 from visreplay.tasks.types import Sample
@@ -26,6 +27,12 @@ class MLVU(FileTask):
         """The folder above `json/`."""
         folder = super().media_folder(data)
         return folder.parent if folder.resolve().name == "json" else folder
+
+    def left_out(self, row: Row) -> str | None:
+        """Leave out questions without candidates."""
+        if row.fields.get("candidates") is not None:
+            return None
+        return "no candidates, and MLVU's paper has such answers judged by a model"
 
     def read(self, row: Row) -> Sample:
         """Make the sample of a question; facts hold `options`."""
@@ -43,10 +50,6 @@ class MLVU(FileTask):
             category=row.optional("question_type") or task,
             facts={"options": options},
         )
-
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer chooses the right candidate."""
-        return is_right_option(sample, answer)
 
 
 def answer_text(row: Row, options: dict[str, str]) -> str:

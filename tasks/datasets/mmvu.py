@@ -15,10 +15,10 @@ its answer is a text: "Simple harmonic motion (SHM)".
 
 import re
 
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import question_fields
-from visreplay.tasks.scoring.scorers import same_text
+from visreplay.tasks.scoring.scorers import Scorer
 from visreplay.tasks.types import Sample
 
 
@@ -48,13 +48,7 @@ class MMVU(FileTask):
             facts={"options": options, "subject": subject},
         )
 
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer chooses the right option, or is the expected text.
-
-        An abbreviation in brackets may be left out, or stand alone.
-        """
-        if sample.facts["options"]:
-            return is_right_option(sample, answer)
-        spelled = re.fullmatch(r"(.+?)\s*\(([^()]+)\)", sample.answer)
-        accepted = (sample.answer, *(spelled.groups() if spelled else ()))
-        return any(same_text(text, answer) for text in accepted)
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
+        """Choose the rule for open questions: a text, whose abbreviation may be left out."""
+        return Scorer("text", abbreviations=True)

@@ -1,26 +1,24 @@
 """Readers of data files that other people wrote: errors name file, row and field.
 
-There are two readers with one interface. `TsvFile` reads tables with images in them, which can have
-gigabytes, in bounded memory. `JsonFile` reads JSON and JSON Lines, which are small: they hold paths
-to their media.
+There are two readers with one interface. `TsvFile` (`tsv_file.py`) reads tables with images in
+them, which can have gigabytes, in bounded memory. `JsonFile` reads JSON and JSON Lines, which are
+small: they hold paths to their media. What is wrong with the whole file is an error; a row that
+cannot be read has a `fault`, and the others are read.
 """
 
-import csv
 import json
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
+from visreplay.tasks.datasets.text_encoding import utf8_bytes
 from visreplay.tools.types import preview
 
-MAX_ROW = 256 << 20
-"""The most bytes of a TSV row; a picture of 8K has about 30 million as base64."""
 MAX_JSON = 1 << 30
 """The most bytes of a JSON file, which is held in memory."""
-ByteCallback = Callable[[bytes], object]
+ByteCallback = Callable[[bytes | bytearray], object]
 """A function that is called with a file's bytes as they are read, such as a digest's `update`."""
 
 
@@ -34,6 +32,7 @@ class Row:
         label: Its name in error messages.
         fields: Values by column or key.
         groups: Keys of the objects around it, from the outermost.
+        fault: What is wrong with the row as a whole, which has no fields then; None if nothing is.
     """
 
     file: Path
@@ -41,6 +40,16 @@ class Row:
     label: str
     fields: Mapping[str, Any] = field(repr=False)
     groups: tuple[str, ...] = ()
+    fault: str | None = None
+
+    def check(self) -> None:
+        """Refuse a row that could not be read.
+
+        Raises:
+            ValueError: The row has a fault; the message names file and row.
+        """
+        if self.fault is not None:
+            raise ValueError(f"{self.file}, {self.label}: {self.fault}")
 
     def error(self, name: str, why: str) -> ValueError:
         """Make the error that names file, row and field."""
@@ -49,9 +58,15 @@ class Row:
     def optional(self, name: str) -> str | None:
         """Read a text, or a number as text; None if the field is missing or empty.
 
+        "nan" is empty, too: so pandas writes a missing value.
+
         Raises:
             ValueError: The value is neither a text nor a number.
         """
+        value = self._read(name)
+        return None if value is None or value.lower() == "nan" else value
+
+    def _read(self, name: str) -> str | None:
         value = self.fields.get(name)
         if value is None:
             return None
@@ -65,7 +80,7 @@ class Row:
         Raises:
             ValueError: The field is missing or empty, or its value has another type.
         """
-        value = self.optional(name)
+        value = self._read(name)
         if value is None:
             has = f"has {', '.join(self.fields)}" if name not in self.fields else "it is empty"
             raise self.error(name, f"a text is needed; the row {has}"[:500])
@@ -93,7 +108,8 @@ class Row:
         values = self.fields.get(name)
         if not isinstance(values, dict):
             raise self.error(name, f"an object of options is needed, not {preview(values)}")
-        options = {k: str(v).strip() for k, v in values.items() if v is not None and str(v).strip()}
+        texts = {k: str(v).strip() for k, v in values.items() if v is not None}
+        options = {k: text for k, text in texts.items() if text and text.lower() != "nan"}
         if list(options) != [chr(65 + i) for i in range(len(options))]:
             raise self.error(name, f"the keys must be A, B, C.., not {', '.join(options)}"[:500])
         if len(options) < 2:
@@ -122,118 +138,6 @@ class DataFile(Protocol):
         ...
 
 
-class TsvFile:
-    """A table with a heading, tabs between columns, and quotes around cells that need them.
-
-    One pass over the file finds where each row begins; later, `row` reads one row alone. Memory
-    holds one row at a time.
-
-    Args:
-        path: The file, UTF-8.
-        columns: The columns that the file must have; it may have more.
-
-    Raises:
-        ValueError: A column is missing or occurs twice.
-    """
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path = path
-        self.digest = ""
-        self._starts = array("Q")
-        self._heading = sha256()
-        csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
-        with self._reader(0, "the heading", self._heading.update) as reader:
-            self.columns = next(reader, [])
-            self._first = reader.position
-        if missing := [name for name in columns if name not in self.columns]:
-            raise ValueError(
-                f"{path} has no column {missing[0]!r}; it has {', '.join(self.columns)}"[:1000]
-            )
-        if twice := {name for name in self.columns if self.columns.count(name) > 1}:
-            raise ValueError(f"{path} has the column {min(twice)!r} twice")
-
-    def scan(self) -> Iterator[Row]:
-        """Read all rows, in order, and remember where each begins.
-
-        Raises:
-            ValueError: A row is malformed.
-        """
-        self._starts = array("Q")
-        digest = self._heading.copy()
-        with self._reader(self._first, "row 1", digest.update) as reader:
-            start = reader.position
-            for cells in reader:
-                if cells:  # an empty line is no row
-                    self._starts.append(start)
-                    yield self._row(len(self._starts) - 1, cells)
-                start = reader.position
-                reader.label = f"row {len(self._starts) + 1}"
-        self.digest = digest.hexdigest()
-
-    def row(self, number: int) -> Row:
-        """Read one row."""
-        with self._reader(self._starts[number], f"row {number + 1}") as reader:
-            return self._row(number, next(reader))
-
-    def _row(self, number: int, cells: list[str]) -> Row:
-        label = f"row {number + 1}"
-        if len(cells) != len(self.columns):
-            raise ValueError(
-                f"{self.path}, {label}: it has {len(cells)} cells, but the heading has "
-                f"{len(self.columns)}"
-            )
-        return Row(self.path, number, label, dict(zip(self.columns, cells, strict=True)))
-
-    def _reader(
-        self, position: int, label: str, on_bytes: ByteCallback | None = None
-    ) -> "_TsvReader":
-        return _TsvReader(self.path, position, label, on_bytes)
-
-
-class _TsvReader:
-    """A csv reader that is fed line by line, so that the start of the next row is known."""
-
-    def __init__(
-        self, path: Path, position: int, label: str, on_bytes: ByteCallback | None
-    ) -> None:
-        self.position = position
-        self.label = label
-        self._path = path
-        self._on_bytes = on_bytes
-        self._file = path.open("rb")
-        self._file.seek(position)
-        self._rows = csv.reader(self._lines(), delimiter="\t", strict=True)
-
-    def __enter__(self) -> "_TsvReader":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-        self._rows = csv.reader(())  # the generator refers to this object, which holds a row
-
-    def __iter__(self) -> "_TsvReader":
-        return self
-
-    def __next__(self) -> list[str]:
-        self._begin = self.position
-        try:
-            return next(self._rows)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{self._path}, {self.label}: {error}") from error
-
-    def _lines(self) -> Iterator[str]:
-        while line := self._file.readline(MAX_ROW + 1):
-            self.position += len(line)
-            if self._on_bytes is not None:
-                self._on_bytes(line)
-            if self.position - self._begin > MAX_ROW:
-                raise ValueError(
-                    f"{self._path}, {self.label}: it is longer than {MAX_ROW} bytes; is a quote "
-                    "left open?"
-                )
-            yield line.decode("utf-8-sig" if self.position == len(line) else "utf-8")
-
-
 class JsonFile:
     """A JSON file, a JSON Lines file, or a folder of them.
 
@@ -254,7 +158,7 @@ class JsonFile:
         if not files:
             raise ValueError(f"there is no {pattern} in the folder {path}")
         digest = sha256()
-        self._rows = [row for file in files for row in _json_rows(file, digest.update)]
+        self._rows = [row for file in files for row in json_rows(file, digest.update)]
         self.digest = digest.hexdigest()
 
     def scan(self) -> Iterator[Row]:
@@ -271,32 +175,47 @@ def is_text_list(values: object) -> bool:
     return isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
 
 
-def _json_rows(file: Path, on_bytes: ByteCallback) -> list[Row]:
+def json_rows(file: Path, on_bytes: ByteCallback) -> list[Row]:
+    """Read the rows of a JSON or JSON Lines file.
+
+    Raises:
+        ValueError: The file is too large, or is not JSON.
+    """
     if (size := file.stat().st_size) > MAX_JSON:
         raise ValueError(f"{file} has {size} bytes; at most {MAX_JSON} are read: split it")
     content = file.read_bytes()
     on_bytes(content)
-    if file.suffix == ".jsonl":
-        named: list[tuple[str, tuple[str, ...], Any]] = [
-            (f"line {number}", (), _parse(file, f", line {number}", line))
-            for number, line in enumerate(content.splitlines(), 1)
-            if line.strip()
-        ]
-    else:
-        named = list(_objects(_parse(file, "", content), ()))
-    rows = []
-    for number, (label, groups, value) in enumerate(named):
-        if not isinstance(value, dict):
-            raise ValueError(f"{file}, {label}: an object is needed, not {preview(value)}")
-        rows.append(Row(file, number, label, value, groups))
-    return rows
-
-
-def _parse(file: Path, label: str, content: bytes) -> Any:
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        content = utf8_bytes(content)
+        if file.suffix == ".jsonl":
+            lines = [line for line in enumerate(content.splitlines(), 1) if line[1].strip()]
+            return [
+                _json_row(file, row, f"line {number}", line)
+                for row, (number, line) in enumerate(lines)
+            ]
+        named = list(_objects(json.loads(content), ()))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}{label} is not JSON: {error}") from error
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    return [
+        _object_row(file, number, label, value, groups)
+        for number, (label, groups, value) in enumerate(named)
+    ]
+
+
+def _json_row(file: Path, number: int, label: str, line: bytes) -> Row:
+    try:
+        return _object_row(file, number, label, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        return Row(file, number, label, {}, fault=f"it is not JSON: {error}")
+
+
+def _object_row(
+    file: Path, number: int, label: str, value: object, groups: tuple[str, ...] = ()
+) -> Row:
+    if isinstance(value, dict):
+        return Row(file, number, label, value, groups)
+    fault = f"an object is needed, not {preview(value)}"
+    return Row(file, number, label, {}, groups, fault)
 
 
 def _objects(value: Any, groups: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], Any]]:

@@ -9,7 +9,7 @@ A JSON file; the film is `VIDEO ID.mp4`, beside the file or in `videos/`:
       "Answer": "A", "Explanation": "At 02:10 he sees .."}]
 """
 
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import question_fields
 from visreplay.tasks.types import Sample
@@ -32,7 +32,3 @@ class VideoHolmes(FileTask):
             category=row.optional("Question Type"),
             facts={"options": options, "explanation": row.optional("Explanation")},
         )
-
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer chooses the right option."""
-        return is_right_option(sample, answer)

@@ -17,10 +17,10 @@ the picture, and the question says so.
 
 from pathlib import Path
 
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import options_by_letter, question_fields, strip_media_marks
-from visreplay.tasks.scoring.scorers import same_value
+from visreplay.tasks.scoring.scorers import Scorer
 from visreplay.tasks.types import Sample
 
 PICTURE_IN_VIDEO = "The video ends with the picture that the question calls [image 1]."
@@ -55,8 +55,7 @@ class VideoMMMU(FileTask):
             facts={"options": options},
         )
 
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer chooses the right option, or is the expected number or text."""
-        if sample.facts["options"]:
-            return is_right_option(sample, answer)
-        return same_value(sample.answer, answer)
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
+        """Choose the rule for open questions: a number or a text."""
+        return Scorer("value")

@@ -15,10 +15,10 @@ import re
 from dataclasses import replace
 
 from visreplay.agent.protocols.wording import Kind
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import options_by_letter, question_fields, strip_media_marks
-from visreplay.tasks.scoring.scorers import same_number, same_text
+from visreplay.tasks.scoring.scorers import Scorer
 from visreplay.tasks.types import Sample
 
 KINDS: dict[str, Kind] = {
@@ -62,10 +62,12 @@ class VideoR1(FileTask):
             facts={"kind": kind, "options": options},
         )
 
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer is right by the rule of the problem's kind."""
-        if sample.facts["kind"] == "multiple choice":
-            return is_right_option(sample, answer)
-        if sample.facts["kind"] == "numerical":
-            return same_number(sample.answer, answer, 0.005)
-        return same_text(sample.answer, answer)
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
+        """Choose the rule for open questions that are not numerical: the expected text."""
+        return Scorer("text")
+
+    def scorer(self, sample: Sample) -> Scorer:
+        """Choose the rule by the problem's kind."""
+        is_number = sample.facts["kind"] == "numerical"
+        return Scorer("number", tolerance=0.005) if is_number else super().scorer(sample)

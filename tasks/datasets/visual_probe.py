@@ -16,7 +16,7 @@ from typing import ClassVar
 from visreplay.tasks.datasets.file_task import FileTask
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import strip_media_marks
-from visreplay.tasks.scoring.scorers import same_text
+from visreplay.tasks.scoring.scorers import Scorer
 from visreplay.tasks.types import Sample
 
 
@@ -46,6 +46,7 @@ class VisualProbe(FileTask):
             category=row.optional("data_source"),
         )
 
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer is the expected text."""
-        return same_text(sample.answer, answer)
+    @classmethod
+    def open_scorer(cls, name: str) -> Scorer:
+        """Choose the rule: the expected text."""
+        return Scorer("text")

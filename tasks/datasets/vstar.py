@@ -20,7 +20,7 @@ alone.
 from random import Random
 from typing import ClassVar
 
-from visreplay.tasks.datasets.file_task import FileTask, answer_letter, is_right_option
+from visreplay.tasks.datasets.file_task import FileTask, answer_letter
 from visreplay.tasks.datasets.table_files import Row
 from visreplay.tasks.questions import (
     inline_options,
@@ -63,7 +63,7 @@ class VStar(FileTask):
         question = strip_media_marks(row.text("text"))
         options = inline_options(question)
         if not options:
-            raise row.error("text", "there are no lines with options, as (A) red")
+            raise row.error("text", "there are no options in it, as (A) red (B) blue")
         return Sample(
             sample_id=row.text("question_id"),
             question=question,
@@ -72,7 +72,3 @@ class VStar(FileTask):
             category=row.text("category"),
             facts={"options": options},
         )
-
-    def is_right(self, sample: Sample, answer: str | None) -> bool:
-        """Tell whether the answer chooses the right option."""
-        return is_right_option(sample, answer)

@@ -20,6 +20,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock, Timer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from visreplay.tasks.types import Verdict
 
 SECONDS = 10.0
 """The most seconds of a comparison; after them, the answer is wrong."""
@@ -33,6 +37,13 @@ MAX_CHARACTERS = 500
 _LATEX = re.compile(
     r"\$\$(.{1,500}?)\$\$|\$(.{1,500}?)\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
 )
+_DELIMITERS = re.compile(r"\$+|\\[()\[\]]")
+_BETWEEN = re.compile(
+    r"\s{0,3},?\s{0,3}(?:\b(?:or|and)\b|\\text\s?\{\s?(?:or|and)\s?\}|或|和)\s{0,3}|\s{0,3},\s{1,3}"
+)
+_UNIT_POWER = re.compile(r"(?<=\s[cmk]m)[²³]|(?<=\sm)[²³]")
+_EQUATION = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s?=\s?([^=]{1,100})$")
+_MAX_SOLUTIONS = 50
 _OR = re.compile(r"\b(?:or|and)\b|或|和")
 _WORD = re.compile(
     r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt)\b)"
@@ -55,46 +66,58 @@ def require_math_verify() -> None:
 
 
 def same_mathematics(expected: str, answer: str | None) -> bool:
-    """Tell whether an answer states a value equal to the expected one, or the same text.
+    """Tell whether an answer is right by `judge_mathematics`."""
+    return answer is not None and judge_mathematics(expected, answer).right
+
+
+def judge_mathematics(expected: str, answer: str) -> "Verdict":
+    """Judge whether an answer states a value equal to the expected one, or the same text.
 
     Raises:
         ImportError: math-verify is not installed, or cannot be imported.
     """
     # Imported here: the child runs this file, and needs nothing else of the package.
-    from visreplay.tasks.scoring.scorers import same_text
+    from visreplay.tasks.scoring.texts import judge_text
+    from visreplay.tasks.types import Verdict
 
-    if answer is None:
-        return False
-    if same_text(expected, answer):
-        return True
+    same = judge_text(expected, answer)
+    if same.right:
+        return same
     written = expression(answer)
-    if written is None or len(written) > MAX_CHARACTERS:
-        return False
-    return _CHILD.compare(_latex(expected), _latex(written))
+    if written is None:
+        return Verdict(False, "no expression, or several")
+    if len(written) > MAX_CHARACTERS:
+        return Verdict(False, f"an expression of more than {MAX_CHARACTERS} characters")
+    equal = _CHILD.compare(_latex(expected), _latex(written))
+    return Verdict(equal, f"math-verify: {'equal' if equal else 'not equal'}", written)
 
 
 def expression(answer: str) -> str | None:
     r"""Find the expression that an answer states; None if it states none or several.
 
     The first of these counts: the inside of the last ``\boxed{..}``; in the sentence after the last
-    "the answer is", the first LaTeX or the part before the first word; the only LaTeX of the text;
-    a text without words, or its part before a unit; the only number.
+    "the answer is", or in the text, all solutions of "x = 1 or x = 2"; in that sentence, the first
+    LaTeX or the part before the first word; the only LaTeX of the text; a text without words, or
+    its part before a unit; the words after the verb before a unit; the only number.
     """
     from visreplay.agent.protocols.parsing import boxed
     from visreplay.tasks.scoring.answer_extraction import (
         SENTENCE_END,
         final_answer,
         stated_answer,
-        stated_number,
     )
+    from visreplay.tasks.scoring.numerals import stated_number
+    from visreplay.tasks.scoring.texts import claim_of
 
-    text = final_answer(answer).strip()
+    text = _UNIT_POWER.sub("", final_answer(answer)).strip()
     if (box := boxed(text)) is not None:
         return box
     if "\\boxed" in text:
         return None  # the box is not closed: more digits could have followed
     statement = stated_answer(text)
     sentence = text if statement is None else SENTENCE_END.split(statement.strip())[0]
+    if (solutions := _solutions(sentence)) is not None:
+        return solutions
     spans = [next(filter(None, groups)).strip() for groups in _LATEX.findall(sentence)]
     words = _WORD.search(sentence)
     if spans:
@@ -106,8 +129,28 @@ def expression(answer: str) -> str | None:
     # The rest is a unit or a reason.
     if start and (statement is not None or not re.search(r"\d", rest)):
         return None if _OR.match(rest) else start
+    claim = claim_of(text) if statement is None else None
+    if claim and (unit := _WORD.search(claim)) and not re.search(r"\d", claim[unit.start() :]):
+        return claim[: unit.start()].strip(" ,;:") or None
     value = stated_number(text)
     return None if value is None else repr(value)
+
+
+def _solutions(sentence: str) -> str | None:
+    """List the values of "x = 1 or x = 2" with commas between; None if there are not several."""
+    plain = _DELIMITERS.sub(" ", sentence).strip(" .。")
+    first, *others = _BETWEEN.split(plain)[:_MAX_SOLUTIONS]
+    equation = _EQUATION.search(first)
+    if not others or (equation is None and (_WORD.search(first) or not _OR.search(plain))):
+        return None
+    values = [first if equation is None else equation[2]]
+    for other in others:
+        same = _EQUATION.fullmatch(other)
+        value = same[2] if same and equation and same[1] == equation[1] else other
+        if "=" in value or _WORD.search(value):
+            return None
+        values.append(value)
+    return ", ".join(value.strip() for value in values)
 
 
 def _latex(text: str) -> str:

@@ -1,115 +1,211 @@
-"""Extraction of the option that an answer chooses."""
+"""Extraction of the option, or of all options, that an answer chooses."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from visreplay.agent.protocols.parsing import boxed
 from visreplay.tasks.scoring.answer_extraction import (
     EDGES,
     PHRASE,
     SENTENCE_END,
+    Reading,
     final_answer,
     normalise,
     stated_answer,
     strip_markup,
 )
+from visreplay.tasks.scoring.letters import (
+    AFTER_LETTER,
+    BEFORE_LETTER,
+    is_word,
+    mentions,
+    without_denied,
+)
+from visreplay.tasks.scoring.option_texts import named_options, option_by_text
 
+_BY_TEXT = "an option's text"
 _MAX_STATEMENT = 400
-"""The most characters that are read after a phrase, and the most statements."""
-_NO_LETTER = r"(?![A-Za-z0-9'])"
-_LETTER = rf"(?:(?:option|choice|letter)\s+)?[(\[\"]{{0,2}}([A-Z]){_NO_LETTER}"
+"""The most characters that are read after a phrase."""
+_MAX_STATEMENTS = 50
+"""The most statements that are tried, from the last."""
+_LETTER = rf"(?:(?:option|choice|letter)\s+)?[(\[\"']{{0,2}}([A-Z]){AFTER_LETTER}"
 _POSITION = (
     r"\s+(?:of|next|to|in|on|at|by|above|below|under|over|beside|behind|near|between|before|after"
     r"|there|here|where|hand|side|half|edge|corner)\b|-"
 )
 """The words after "right" where it means the right-hand side, and not a right option."""
 _JUDGED = re.compile(
-    r"(?<![A-Za-z0-9'])[(\[]?([A-Z])[)\]]?\s+(?:is|must be|seems)\s+(?:the\s+)?"
-    rf"(?:correct|right(?!{_POSITION})|best|answer)\b|(?<![A-Za-z0-9'])([A-Z])\s*(?:是)?(?:正确|对的)"
+    rf"{BEFORE_LETTER}[(\[]?([A-Z])[)\]]?\s+(?:is|must be|seems)\s+(?:the\s+)?(?:most\s+|more\s+)?"
+    rf"(?:correct|right(?!{_POSITION})|best|answer|likely|plausible|likelier)\b"
+    r"|(?<![A-Za-z0-9'])([A-Z])\s*(?:是)?(?:正确|对的)"
 )
+_CLAUSE_END = (
+    r"(?=[)\]\"']{0,2}\s*(?:[.,;:!?\n。]|$|\s(?:because|since|as|instead)\b|\s[-\u2013]\s))"
+)
+_CONCLUSION = re.compile(
+    r"(?:(?i:\b(?:so|therefore|thus|hence|actually|wait|no(?=[,.;:!])|correction|sorry|scratch\sthat|meant"
+    r"|hold\son|on\sreflection|on\ssecond\sthought|(?:let\sme\s)?correct\smyself|rather|leaves|leaving"
+    r"|(?:right|correct|best)\s(?:one|match|letter|guess)\sis))|所以|因此)[\s,:;.]{0,4}"
+    r"(?i:(?:(?:no|wait|that|it|it's|is|must|be|i|meant|option|choice|answer|the|letter|only)"
+    r"[\s,:]{1,2}){0,5})"
+    rf"{_LETTER}{_CLAUSE_END}"
+    rf"|(?i:\b(?:it|that)(?:'s|\sis|\smust\sbe|\sshould\sbe|\shas\sto\sbe)\s(?:option\s)?){_LETTER}"
+    rf"{_CLAUSE_END}"
+)
+"""A letter after "so", "no, wait" or "it is", at the end of a clause."""
 _LONE = re.compile(rf"^\W{{0,4}}{_LETTER}\W{{0,4}}$", re.MULTILINE)
-_NEGATED = re.compile(
-    r"(?:\b(?:not|cannot|neither|nor|never|instead of|rather than|except)|n't"
-    r"|不是|不选|而非|排除)"
-    rf"\W{{0,4}}(?:(?:be|the|an?|option|choice)\s+){{0,3}}[(\[]?[A-Z]{_NO_LETTER}[)\]]?"
-    rf"|(?<![A-Za-z0-9'])[(\[]?[A-Z]{_NO_LETTER}[)\]]?\s+"
-    r"(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|false))"
-    r"(?:\s+(?:right|correct|true))?|(?<![A-Za-z0-9'])[A-Z]\s*(?:不对|错误|是错)"
-)
 _MARKED = re.compile(r"(?<![A-Za-z0-9'])([A-Z])[).:]")
-_MENTION = re.compile(rf"(?<![A-Za-z0-9'\\])([(\[]?)([A-Z]){_NO_LETTER}(?=\s+([a-z]+)|)")
-_AFTER_A_LETTER = {"is", "was", "it", "and", "or", "because", "as", "since", "for", "but"}
-"""Words that follow the letter A, but rarely the article."""
+_LEADING = re.compile(
+    r"\W{0,9}(?:(?:option|choice|letter|answer|figure|picture|panel)\s+)?\W{0,9}"
+    rf"([A-Za-z]){AFTER_LETTER}(?=(?:\s+([a-z]+))?)(.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_OTHER = re.compile(
+    r"\W{0,9}(?:\s(?:or|and)\s|[/&]|或|和|与|,(?=\s*\W?[A-Z]\W{0,9}(?:$|[,.]|or\b|and\b)))"
+    rf"\W{{0,9}}(?:option\s+)?\W{{0,9}}([A-Z]){AFTER_LETTER}"
+)
+_BOXES = re.compile(r"(?:\\boxed\s?\{[^{}]{1,40}\}\s?(?:,|and|&)?\s?){2,9}")
+_ITEM = re.compile(
+    rf"^\W{{0,6}}(?:\d{{1,2}}[.)]\s*)?\W{{0,3}}([A-Z]){AFTER_LETTER}(?:[).:]|\W{{0,9}}$)(.*)$"
+)
+_ALTERNATIVES = re.compile(
+    rf"{BEFORE_LETTER}[A-Z]\W{{0,3}}(?:\bor\b|或)\W{{0,3}}[A-Z]{AFTER_LETTER}"
+)
+_SO = re.compile(r"(?i:\b(?:so|therefore|thus|hence)\b)|所以|因此")
+_REASON = re.compile(r",?\s(?:because|since)\b")
+_LETTERS_ONLY = re.compile(r"[A-Z](?:[\s,;&、/]*[A-Z])+")
 
 
 def option_letter(answer: str, options: Mapping[str, str]) -> str | None:
+    """Find the letter of the option that an answer chooses; see `read_option`.
+
+    Examples:
+        >>> option_letter("A is wrong, so the answer is (B).", {"A": "red", "B": "blue"})
+        'B'
+    """
+    return read_option(answer, options).value
+
+
+def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
     r"""Find the letter of the option that an answer chooses; None if it chooses none or several.
 
     The first of these that chooses an option counts, after `final_answer`:
 
     1. The last ``\boxed{..}``.
     2. Statements, the last first: "the answer is (C) because A..", a line with nothing but a
-       letter, and, where no "the answer is" chooses an option, "B is correct". A statement chooses
-       by an option's text that is all of it, by a leading letter, by its only letter, or by the
-       text of its only option. "A or B" chooses nothing.
+       letter, "so B." and "no, wait: B.", and, where no "the answer is" chooses an option, "B is
+       correct". A statement chooses by an option's text that is all of it, by a leading letter, by
+       its only letter, or by the text of its only option. "A or B" chooses nothing.
     3. A letter at the very beginning with a mark behind it: "B) red", "C: ..".
-    4. The only letter in the text. "not A", "A is wrong", the article A, the pronoun I and letters
-       within an option's text do not count.
-    5. The only option whose text is in the answer.
+    4. The only letter in the text. "not A", "A is wrong", the article A, the pronoun I, "A = 12",
+       "point A" and letters within an option's text do not count.
+    5. The only option that the text names in words (`option_by_text`).
 
     An option's text alone is as good as its letter. If both are there and disagree, the letter
     counts, because the question requests a letter. A lower-case letter counts where it stands
     alone.
-
-    Examples:
-        >>> option_letter("A is wrong, so the answer is (B).", {"A": "red", "B": "blue"})
-        'B'
 
     Args:
         answer: The text that a model wrote.
         options: Texts by upper-case letter; the texts may be empty.
     """
     text = strip_markup(final_answer(answer))
+    without = without_denied(text)
     box = boxed(text)
-    if box is not None and (letter := _choice(box, options)) is not None:
-        return letter or None
-    without = _NEGATED.sub(" ", text)
     stated = [
         (m.start(), without[m.end() : m.end() + _MAX_STATEMENT]) for m in PHRASE.finditer(without)
     ]
+    if box is not None and (chosen := _choice(box, options)) is not None:
+        place = without.rfind("\\boxed")
+        if chosen.rule != _BY_TEXT or not any(start > place for start, _ in stated):
+            return _single(chosen, "in the last box")
+        stated.append((place, box))
+    concluded = [(m.start(), m[1] or m[2]) for m in _CONCLUSION.finditer(without)]
     judged = [(m.start(), m[1] or m[2]) for m in _JUDGED.finditer(without)]
     lone = [(m.start(1), m[1]) for m in _LONE.finditer(without)]
+    after = {start: 'after "the answer is"' for start, _ in stated}
+    after |= {start: 'after "so", "no, wait" or "it is"' for start, _ in concluded}
+    after |= {start: 'in "is correct"' for start, _ in judged}
+    after |= {start: "alone in a line" for start, _ in lone}
     # After "the answer is", a judgement is about the other options, or is a reason.
-    for statements in ([*stated, *lone] if stated else [], [*judged, *lone]):
-        for _, statement in sorted(statements, reverse=True)[:_MAX_STATEMENT]:
-            letter = _choice(statement.partition("\n")[0], options)
-            if letter is not None:
-                return letter or None
+    for statements in (
+        [*stated, *concluded, *lone] if stated else [],
+        [*judged, *concluded, *lone],
+    ):
+        for start, statement in sorted(statements, reverse=True)[:_MAX_STATEMENTS]:
+            chosen = _choice(statement.partition("\n")[0], options)
+            if chosen is not None:
+                return _single(chosen, after[start])
     # With several marks, the text repeats the options.
     if len(set(_MARKED.findall(without)) & set(options)) < 2:
-        letter = _choice(text, options, marked=True)
-        if letter is not None:
-            return letter or None
-    mentioned = set(_mentions(without, options))
+        chosen = _choice(text, options, marked=True)
+        if chosen is not None:
+            return _single(chosen, "at the beginning of the text")
+    mentioned = set(mentions(without, options))
     if mentioned:
-        return mentioned.pop() if len(mentioned) == 1 else None
-    return _by_text(text, options)
+        only = mentioned.pop() if len(mentioned) == 1 else None
+        return Reading(only, "the only letter in the text" if only else "several letters")
+    return option_by_text(text, options)
 
 
 def option_letters(answer: str, options: Mapping[str, str]) -> set[str]:
-    """Find the letters of all options that an answer chooses: "A and C", "AC"."""
+    """Find the letters of all options that an answer chooses; see `read_options`."""
+    return read_options(answer, options).value
+
+
+def read_options(answer: str, options: Mapping[str, str]) -> Reading[set[str]]:
+    """Find the letters of all options that an answer chooses; none in "A or C".
+
+    The first of these counts: a list with a letter at the beginning of each line; letters alone;
+    the letters of the sentence after "the answer is", or, without one, of the part after the last
+    "so", the first sentence or the text; the options whose texts are there.
+    """
     text = strip_markup(final_answer(answer))
+    if boxes := _BOXES.findall(text):
+        text = ", ".join(re.findall(r"\{([^{}]+)\}", boxes[-1]))
+    text = re.sub(r"(?<=\b[A-Z]) ?\+ ?(?=[A-Z]\b)", ", ", text)
     statement = stated_answer(text)
-    sentence = SENTENCE_END.split(text if statement is None else statement)[0].strip(EDGES)
-    if re.fullmatch("[A-Z]{2,}", sentence):
-        return set(sentence)
-    without = _NEGATED.sub(" ", sentence)
-    if statement is not None:
-        return {letter for _, letter, _ in _MENTION.findall(without)}
-    return set(_mentions(without, options))
+    body = text if statement is None else statement.strip()
+    items = [_ITEM.match(line) for line in body.splitlines() if line.strip()]
+    if len(items) > 1 and all(items):
+        return Reading({item[1] for item in items if item}, "a letter at the start of each line")
+    for letter, option in options.items():  # "A. red, C. blue" is one sentence
+        if option := strip_markup(option):
+            marked = rf"(?<![A-Za-z0-9]){letter}[).:]\s?{re.escape(option)}(?!\w)"
+            body = re.sub(marked, letter, body, flags=re.IGNORECASE)
+    sentence = SENTENCE_END.split(body)[0].strip(EDGES)
+    parts = {
+        "the first sentence"
+        if statement is None
+        else 'the sentence after "the answer is"': sentence
+    }
+    if statement is None:
+        *_, concluded = _SO.split(body)
+        parts = {'the text after "so"': concluded} | parts if concluded != body else parts
+        parts["the text"] = body
+    readings = [_named(part, where, options) for where, part in parts.items()]
+    several = (reading for reading in readings if len(reading.value) > 1)
+    some = (reading for reading in readings if reading.value)
+    return next(several, next(some, readings[0]))
 
 
-def _choice(text: str, options: Mapping[str, str], *, marked: bool = False) -> str | None:
+def _named(part: str, where: str, options: Mapping[str, str]) -> Reading[set[str]]:
+    """Find the letters, or else the options' texts, in a part of an answer."""
+    if _LETTERS_ONLY.fullmatch(part.strip(EDGES)):
+        return Reading(set(re.findall("[A-Z]", part)), f"the letters that are {where}")
+    without = without_denied(part)
+    if _ALTERNATIVES.search(without):
+        return Reading(set(), f'"or" between the letters in {where}')
+    if letters := set(mentions(without, options)):
+        return Reading(letters, f"the letters in {where}")
+    return Reading(named_options(part, options), f"the options whose texts are in {where}")
+
+
+def _single(chosen: Reading[str], where: str) -> Reading[str | None]:
+    return Reading(chosen.value or None, f"{chosen.rule} {where}")
+
+
+def _choice(text: str, options: Mapping[str, str], *, marked: bool = False) -> Reading[str] | None:
     """Find the letter that a statement chooses; "" if it chooses several, None if none.
 
     Args:
@@ -120,60 +216,25 @@ def _choice(text: str, options: Mapping[str, str], *, marked: bool = False) -> s
     written = normalise(text)
     same = [letter for letter, option in options.items() if normalise(option) == written]
     if len(written) > 1 and len(same) == 1:
-        return same[0]
-    match = re.match(
-        rf"\W{{0,9}}(?:(?:option|choice|letter)\s+)?\W{{0,9}}([A-Za-z]){_NO_LETTER}(.*)",
-        text,
-        re.DOTALL | re.IGNORECASE,
-    )
+        return Reading(same[0], _BY_TEXT)
+    match = _LEADING.match(text)
     if match and (letter := match[1].upper()) in options:
-        rest = match[2]
+        rest = match[3]
         alone = not rest.strip(EDGES)
         is_marked = alone or re.match(r"\s*[)\].:,。、\n]|\s+[-\u2013]\s", rest) is not None
         own = bool(options[letter]) and normalise(rest) == normalise(options[letter])
-        if is_marked or own or (match[1].isupper() and not marked):
-            other = re.match(
-                rf"\W{{0,9}}(?:\s(?:or|and)\s|[/&]|或|和|与|,(?=\s*\W?[A-Z]\W*(?:$|[,.]|or\b|and\b)))"
-                rf"\W{{0,9}}(?:option\s+)?\W{{0,9}}([A-Z]){_NO_LETTER}",
-                rest,
-            )
-            return "" if other and other[1] in options and other[1] != letter else letter
+        article = is_word(match[1], match[2] or "") and match[2] and any(options.values())
+        if is_marked or own or (match[1].isupper() and not marked and not article):
+            other = _OTHER.match(rest)
+            if other and other[1] in options and other[1] != letter:
+                return Reading("", "several letters")
+            return Reading(letter, "the letter")
     if marked:
         return None
     sentence = SENTENCE_END.split(text)[0]
-    if len(mentioned := set(_mentions(sentence, options))) == 1:
-        return mentioned.pop()
-    return _by_text(sentence, options) or _by_text(text, options)
-
-
-def _mentions(text: str, options: Mapping[str, str]) -> Iterator[str]:
-    """Find the letters that a text mentions, outside of the options' own texts."""
-    for option in sorted(options.values(), key=len, reverse=True):
-        if len(option := strip_markup(option)) > 1:
-            text = re.sub(rf"(?<!\w){re.escape(option)}(?!\w)", " ", text, flags=re.IGNORECASE)
-    for bracket, letter, word in _MENTION.findall(text):
-        is_word = (letter == "I" and word) or (letter == "A" and word not in {"", *_AFTER_A_LETTER})
-        if letter in options and (bracket or not is_word):
-            yield letter
-
-
-def _by_text(text: str, options: Mapping[str, str]) -> str | None:
-    """Find the only option whose text occurs in a text as whole words without a negation."""
-    written = normalise(text)
-    matches: dict[str, str] = {}
-    for letter, option in options.items():
-        wanted = normalise(option)
-        denied = (
-            r"(?:\b(?:not|cannot|neither|nor|instead of|rather than)|n't|不是)"
-            r"\s*(?:be )?(?:the |an? )?"
-        )
-        if wanted and re.search(
-            rf"(?<!\w){re.escape(wanted)}(?!\w)", re.sub(denied + re.escape(wanted), " ", written)
-        ):
-            matches[letter] = wanted
-    longest = {
-        letter: option
-        for letter, option in matches.items()
-        if not any(option != other and option in other for other in matches.values())
-    }
-    return next(iter(longest)) if len(longest) == 1 else None
+    if len(mentioned := set(mentions(sentence, options))) == 1:
+        return Reading(mentioned.pop(), "the only letter")
+    for part in dict.fromkeys((_REASON.split(sentence)[0], sentence, text)):
+        if (letter := option_by_text(part, options).value) is not None:
+            return Reading(letter, _BY_TEXT)
+    return None

@@ -7,107 +7,163 @@ notation, such as ``\frac12`` and 0.5, are compared by `visreplay.tasks.scoring.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from string import ascii_uppercase
+from typing import Literal, get_args
 
-from visreplay.tasks.scoring.answer_extraction import (
-    SENTENCE_END,
-    final_answer,
-    normalise,
-    stated_answer,
-    stated_number,
-    strip_markup,
-)
-from visreplay.tasks.scoring.multiple_choice import option_letter, option_letters
+from visreplay.tasks.scoring.answer_extraction import text_list
+from visreplay.tasks.scoring.mathematics import judge_mathematics
+from visreplay.tasks.scoring.multiple_choice import read_option, read_options
+from visreplay.tasks.scoring.numerals import is_number, read_number
+from visreplay.tasks.scoring.texts import judge_text
+from visreplay.tasks.types import Verdict
 
 TEXTLESS_OPTIONS: Mapping[str, str] = dict.fromkeys(ascii_uppercase[:10], "")
 """Options A to J without texts, for questions whose options stand in the picture."""
 
-_VERB = re.compile(r"\b(?:is|are|was|says|reads|shows)\b")
-_DENIED = re.compile(
-    r"\b(?:not|cannot|never|no|none|nothing|neither|nor|if|whether|unless|unclear)\b|n't\b|\?",
-    re.IGNORECASE,
-)
-_CLAUSE = re.compile(r"\b(?:and|but|or|while|whereas|because|since|as|so|then)\b|[,:!]")
+VALUE_TOLERANCE = 0.005
+"""MMMU's own evaluation compares numbers to two decimals."""
+
+ScorerKind = Literal["option", "letters", "text", "number", "value", "mathematics"]
+SCORER_KINDS: tuple[ScorerKind, ...] = get_args(ScorerKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """The rule for the answers to one question.
+
+    Attributes:
+        kind: "option" for one of the options, "letters" for all of several options, "text",
+            "number", "value" for a text or a number, or "mathematics".
+        options: Texts by letter, for "option" and "letters".
+        tolerance: The largest difference of a right number, for "number".
+        abbreviations: Whether an abbreviation in brackets, as in "Depth-First Search (DFS)", may be
+            left out or stand alone.
+    """
+
+    kind: ScorerKind
+    options: Mapping[str, str] = field(default_factory=lambda: TEXTLESS_OPTIONS)
+    tolerance: float = 1e-9
+    abbreviations: bool = False
+
+    def judge(self, expected: str | Sequence[str], answer: str | None) -> Verdict:
+        """Tell whether an answer is right, and by which rule; never raises, whatever the answer.
+
+        Args:
+            expected: The right answer, or several of which any is right. A text that is a list of
+                quoted texts, as in MMMU's files, is such a list, but not for mathematics.
+            answer: The text that a model wrote; None if there is none.
+
+        Raises:
+            ImportError: math-verify is needed and is not installed.
+        """
+        if answer is None:
+            return Verdict(False, "there is no answer")
+        accepted = [expected] if isinstance(expected, str) else list(expected)
+        if isinstance(expected, str) and self.kind in ("text", "number", "value"):
+            accepted = text_list(expected) or accepted
+        if self.abbreviations:
+            accepted += [part for each in accepted for part in _without_abbreviation(each)]
+        verdicts = (self._judge_one(each, answer) for each in accepted)
+        first = next(verdicts)
+        return first if first.right else next((v for v in verdicts if v.right), first)
+
+    def _judge_one(self, expected: str, answer: str) -> Verdict:
+        match self.kind:
+            case "option":
+                return judge_option(expected, answer, self.options)
+            case "letters":
+                return judge_options(expected, answer, self.options)
+            case "number":
+                return judge_number(expected, answer, self.tolerance)
+            case "mathematics":
+                return judge_mathematics(expected, answer)
+            case "value":
+                return judge_value(expected, answer)
+        return judge_text(expected, answer)
+
+
+def _without_abbreviation(expected: str) -> tuple[str, ...]:
+    match = re.fullmatch(r"(.+?)\s*\(([^()]+)\)", expected)
+    return match.groups() if match else ()
+
+
+def judge_number(expected: str, answer: str, tolerance: float = 1e-9) -> Verdict:
+    """Judge whether an answer states a number within `tolerance` (absolute) of the expected one.
+
+    Units and percent signs are ignored.
+    """
+    wanted, stated = read_number(expected).value, read_number(answer)
+    value = stated.value
+    right = wanted is not None and value is not None and abs(wanted - value) <= tolerance
+    return Verdict(right, stated.rule, None if value is None else f"{value:.15g}")
+
+
+def judge_value(expected: str, answer: str) -> Verdict:
+    """Judge whether an answer is the expected text or, for a number, equal to two decimals.
+
+    This is the rule of MMMU's own evaluation for open questions.
+    """
+    verdict = judge_text(expected, answer)
+    if verdict.right or not is_number(expected):
+        return verdict
+    return judge_number(expected, answer, VALUE_TOLERANCE)
+
+
+def judge_option(
+    expected: str, answer: str, options: Mapping[str, str] = TEXTLESS_OPTIONS
+) -> Verdict:
+    """Judge whether an answer chooses the expected option, by `read_option`."""
+    chosen = read_option(answer, options)
+    return Verdict(chosen.value == expected.strip().upper(), chosen.rule, chosen.value)
+
+
+def judge_options(
+    expected: str, answer: str, options: Mapping[str, str] = TEXTLESS_OPTIONS
+) -> Verdict:
+    """Judge whether an answer chooses all of several options ("A, C") and no other."""
+    wanted = set(re.findall("[A-Z]", expected.upper()))
+    if len(wanted) < 2:
+        return judge_option(expected, answer, options)
+    chosen = read_options(answer, options)
+    return Verdict(chosen.value == wanted, chosen.rule, ", ".join(sorted(chosen.value)) or None)
 
 
 def same_text(expected: str, answer: str | None) -> bool:
-    """Tell whether an answer is the expected text.
-
-    Letter case, white space, Markdown, punctuation at the ends and a leading article do not count.
-    The expected text is compared with the whole answer, with the answer that it states, and with
-    the first sentence of that. If the text is one sentence with one claim ("The text on it is .."),
-    it is also compared with the words after the verb.
+    """Tell whether an answer is the expected text, by `judge_text`.
 
     Examples:
         >>> same_text("MIRA II", "The text on the lifebelt is **Mira II**.")
         True
     """
-    if answer is None:
-        return False
-    wanted, text = normalise(expected), strip_markup(final_answer(answer))
-    if not wanted:
-        return text == strip_markup(expected)
-    candidates = [text]
-    if (statement := stated_answer(text)) is not None:
-        sentence = SENTENCE_END.split(statement)[0]
-        candidates += [statement, sentence, re.split(r",\s+(?:because|since|as)\b", sentence)[0]]
-    if (claim := _claim(text if statement is None else f"is {statement}")) is not None:
-        candidates.append(claim)
-    return any(normalise(candidate) == wanted for candidate in candidates)
-
-
-def _claim(text: str) -> str | None:
-    """Return the words after the last verb of a text of one sentence; None without a claim."""
-    sentence, *more = SENTENCE_END.split(text.strip())
-    *before, last = (None, *_VERB.finditer(sentence))
-    if (
-        last is None
-        or any(rest.strip() for rest in more)
-        or _DENIED.search(sentence, 0, last.start())
-    ):
-        return None
-    if (earlier := before[-1]) and _CLAUSE.search(sentence, earlier.end(), last.start()):
-        return None  # "The sky is red and the boat is blue"
-    return sentence[last.end() :]
+    return Scorer("text").judge(expected, answer).right
 
 
 def same_number(expected: str, answer: str | None, tolerance: float = 1e-9) -> bool:
-    r"""Tell whether an answer states a number within `tolerance` (absolute) of the expected one.
-
-    Units and percent signs are ignored.
+    r"""Tell whether an answer states the expected number, by `judge_number`.
 
     Examples:
         >>> same_number("0.75", r"The share is \frac{3}{4}.")
         True
     """
-    if answer is None:
-        return False
-    wanted, value = stated_number(expected), stated_number(answer)
-    return wanted is not None and value is not None and abs(wanted - value) <= tolerance
+    return Scorer("number", tolerance=tolerance).judge(expected, answer).right
 
 
 def same_value(expected: str, answer: str | None) -> bool:
-    """Tell whether an answer is the expected text or, for a number, equal to two decimals.
-
-    This is the rule of MMMU's own evaluation for open questions.
-    """
-    is_number = re.fullmatch(r"[-+\u2212]?[\d.,/]*\d", expected.strip()) is not None
-    return same_text(expected, answer) or (is_number and same_number(expected, answer, 0.005))
+    """Tell whether an answer is the expected text or number, by `judge_value`."""
+    return Scorer("value").judge(expected, answer).right
 
 
 def same_option(
     expected: str, answer: str | None, options: Mapping[str, str] = TEXTLESS_OPTIONS
 ) -> bool:
-    """Tell whether an answer chooses the expected option, by `option_letter`."""
-    return answer is not None and option_letter(answer, options) == expected.strip().upper()
+    """Tell whether an answer chooses the expected option, by `judge_option`."""
+    return Scorer("option", options).judge(expected, answer).right
 
 
 def same_options(
     expected: str, answer: str | None, options: Mapping[str, str] = TEXTLESS_OPTIONS
 ) -> bool:
-    """Tell whether an answer chooses all of several options ("A, C") and no other."""
-    wanted = set(re.findall("[A-Z]", expected.upper()))
-    if answer is None or len(wanted) < 2:
-        return same_option(expected, answer, options)
-    return option_letters(answer, options) == wanted
+    """Tell whether an answer chooses all of the expected options, by `judge_options`."""
+    return Scorer("letters", options).judge(expected, answer).right

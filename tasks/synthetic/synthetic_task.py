@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 
-from visreplay.tasks.scoring.scorers import same_text
-from visreplay.tasks.types import Sample, Split, ids_of
+from visreplay.tasks.scoring.scorers import Scorer
+from visreplay.tasks.types import Sample, Split, Verdict, ids_of
 
 SAMPLES = 1000
 """The number of held-out seeds that are the samples of a synthetic task."""
@@ -40,6 +40,10 @@ class SyntheticTask(ABC):
             )
         return self.sample(int(seed))
 
+    def judge(self, sample: Sample, answer: str | None) -> Verdict:
+        """Tell whether the answer is the expected text, and by which rule."""
+        return Scorer("text").judge(sample.answer, answer)
+
     def is_right(self, sample: Sample, answer: str | None) -> bool:
         """Tell whether the answer is the expected text."""
-        return same_text(sample.answer, answer)
+        return self.judge(sample, answer).right

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from visreplay.tasks.commands.cli import app
 from visreplay.tasks.datasets.file_task import FileTask
 from visreplay.tasks.registry import SYNTHETIC_TASKS, TASK_INFOS, get_task, select
-from visreplay.tasks.scoring.scorers import same_number
+from visreplay.tasks.scoring.scorers import Scorer
 from visreplay.tasks.types import Sample, Split
 
 
@@ -104,7 +104,7 @@ def test_the_example_in_contributing_is_a_task(tmp_path: Path) -> None:
     names = {
         "FileTask": FileTask,
         "Sample": Sample,
-        "same_number": same_number,
+        "Scorer": Scorer,
     }
     exec(code, names)
     write_picture(tmp_path / "a.png", "red")

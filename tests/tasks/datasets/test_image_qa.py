@@ -113,6 +113,49 @@ def test_paths_of_images(tmp_path: Path) -> None:
         get_task("image-qa", write_tsv(tmp_path / "b.tsv", [row | {"image_path": "b.png"}]))
 
 
+@pytest.mark.parametrize("column", [None, ""])
+def test_several_paths_of_images(tmp_path: Path, column: str | None) -> None:
+    write_picture(tmp_path / "a.png", "red")
+    write_picture(tmp_path / "b c.png", "blue")
+    write_picture(tmp_path / "[d].png", "green")
+    row: dict[str, object] = {"index": 0, "question": "What?", "answer": "x"}
+    row |= {} if column is None else {"image": column}
+    for paths, count in (("['a.png', 'b c.png']", 2), ('["a.png"]', 1), ("[d].png", 1)):
+        path = write_tsv(tmp_path / "a.tsv", [row | {"image_path": paths}])
+        assert len(get_task("image-qa", path).load("0").images) == count
+    path = write_tsv(tmp_path / "b.tsv", [row | {"image_path": "['a.png', '../b.png']"}])
+    with pytest.raises(ValueError, match=r"row 1, field 'image_path': '\.\./b\.png' leads out"):
+        get_task("image-qa", path)
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN"])
+def test_options_that_pandas_writes_as_missing(tmp_path: Path, missing: str) -> None:
+    empty = dict.fromkeys("CDE", missing) | {"hint": missing, "choices": missing}
+    task, sample = opened(tmp_path, "mmmu", A="2", B="3", answer="B", category=missing, **empty)
+    assert sample.facts["options"] == {"A": "2", "B": "3"}
+    assert sample.category is None
+    assert task.is_right(sample, "3")
+    _, sample = opened(tmp_path, "mmmu", **dict.fromkeys("ABCD", missing), answer="7")
+    assert sample.facts["options"] == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "written", "right"),
+    [
+        ("['24/7', '3.429']", "3.43", True),
+        ("['24/7', '3.429']", "The ratio is 24/7.", True),
+        ('["red", "crimson"]', "It is crimson.", True),
+        ("['24/7', '3.429']", "3.5", False),
+        ("['24/7', '3.429']", None, False),
+    ],
+)
+def test_any_of_several_accepted_answers_is_right(
+    tmp_path: Path, answer: str, written: str | None, right: bool
+) -> None:
+    task, sample = opened(tmp_path, "mmmu", question_type="open", answer=answer)
+    assert task.is_right(sample, written) == right
+
+
 @pytest.mark.parametrize(
     ("fields", "error"),
     [

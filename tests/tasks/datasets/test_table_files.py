@@ -1,13 +1,16 @@
 """The two readers, and the errors that all file tasks share, with the common table and V*."""
 
 import tracemalloc
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from shared import png, write_json, write_picture, write_tsv
 
-from visreplay.tasks.datasets.table_files import JsonFile, TsvFile
+from visreplay.tasks.datasets.file_task import FileTask
+from visreplay.tasks.datasets.table_files import JsonFile
+from visreplay.tasks.datasets.tsv_file import TsvFile
 from visreplay.tasks.registry import get_task
 
 
@@ -75,33 +78,86 @@ def test_a_large_table_is_not_held_in_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("index\tq\n1\n", "row 1: it has 1 cells, but the heading has 2"),
-        ("index\tq\n1\tb\n2\tb\tc\n", "row 2: it has 3 cells"),
-        ('index\tq\n1\t"b\n2\tb\n', "row 1: unexpected end of data"),
-        ('index\tq\n1\tb\n2\t"b"c\n', "row 2: .*expected after"),
         ("index\tquestion\n1\tb\n", "has no column 'q'; it has index, question"),
         ("", "has no column 'index'"),
         ("index\tq\tq\n1\tb\tc\n", "has the column 'q' twice"),
     ],
 )
-def test_a_malformed_table_is_refused_by_row(tmp_path: Path, content: str, error: str) -> None:
+def test_a_table_without_a_column_is_refused(tmp_path: Path, content: str, error: str) -> None:
     path = tmp_path / "a.tsv"
     path.write_text(content, "utf-8")
     with pytest.raises(ValueError, match=rf"a\.tsv.*{error}"):
         list(TsvFile(path, ["index", "q"]).scan())
 
 
-def test_a_binary_table_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.tsv").write_bytes(b"index\tq\n1\tok\n2\t\xff\xfe\n")
-    with pytest.raises(ValueError, match=r"row 2: .*utf-8"):
-        list(TsvFile(tmp_path / "a.tsv", ["index"]).scan())
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        (b"2", "it has 1 cells, but the heading has 2"),
+        (b"2\tb\tc", "it has 3 cells, but the heading has 2"),
+        (b'2\t"open', "a cell begins with a quote that is not closed"),
+        (b"2\t\xff\xfe", "utf-8.*: save the file as UTF-8"),
+        (b"2\t" + b"x" * 5000, "it is longer than 1000 bytes"),
+    ],
+)
+def test_a_malformed_row_has_a_fault_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: bytes, fault: str
+) -> None:
+    monkeypatch.setattr("visreplay.tasks.datasets.tsv_file.MAX_ROW", 1000)
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"index\tq\n1\ta\n" + row + b'\n3\t"c\n\td"\n4\te\n')
+    file = TsvFile(path, ["index"])
+    first, second, third, fourth = file.scan()
+    assert file.digest == sha256(path.read_bytes()).hexdigest()
+    assert [each.fields["q"] for each in (first, third, fourth)] == ["a", "c\n\td", "e"]
+    assert second.fields == {}
+    with pytest.raises(ValueError, match=rf"a\.tsv, row 2: .*{fault}"):
+        second.check()
+    assert [file.row(number) for number in range(4)] == [first, second, third, fourth]
 
 
-def test_a_row_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visreplay.tasks.datasets.table_files.MAX_ROW", 1000)
-    (tmp_path / "a.tsv").write_text('index\tq\n1\tb\n2\t"open\n' + "x\n" * 5000, "utf-8")
-    with pytest.raises(ValueError, match="row 2: it is longer than 1000 bytes; is a quote left"):
-        list(TsvFile(tmp_path / "a.tsv", ["index"]).scan())
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('"Stop" is written where?', '"Stop" is written where?'),
+        ('"Stop" or "Go"?', '"Stop" or "Go"?'),
+        ('a 5" pipe', 'a 5" pipe'),
+        ('"a 5"" pipe"', 'a 5" pipe'),
+        ('""', ""),
+        ('"""Stop"" is written where?"', '"Stop" is written where?'),
+        ('"tab\tand\nline"', "tab\tand\nline"),
+        ('""Stop""', '""Stop""'),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_only_a_cell_that_is_quoted_as_a_whole_loses_its_quotes(
+    tmp_path: Path, written: str, read: str, end: str
+) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(f"index\tq\tnote\n1\t{written}\tx\n2\ty\t{written}{end}".encode())
+    assert [row.fields["q"] for row in TsvFile(path, []).scan()] == [read, "y"]
+    assert [row.fields["note"] for row in TsvFile(path, []).scan()] == ["x", read]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "mark"),
+    [
+        *(("utf-16", ""), ("utf-16-le", ""), ("utf-16-be", ""), ("utf-8", "")),
+        *(("utf-16-le", "\ufeff"), ("utf-16-be", "\ufeff"), ("utf-8", "\ufeff")),
+    ],
+)
+def test_files_as_spreadsheets_save_them(tmp_path: Path, encoding: str, mark: str) -> None:
+    path = tmp_path / "a.tsv"
+    text = 'index\tquestion\tanswer\t\r\n1\t"Wo ist ""Süd""?"\t红\t\r\n2\tb\tc\t\t\r\n'
+    path.write_bytes((mark + text).encode(encoding))
+    file = TsvFile(path, ["index", "question"])
+    rows = list(file.scan())
+    assert rows[0].fields == {"index": "1", "question": 'Wo ist "Süd"?', "answer": "红"}
+    assert file.row(1).fields == {"index": "2", "question": "b", "answer": "c"}
+    assert file.digest == sha256(path.read_bytes()).hexdigest()
+    items = tmp_path / "a.jsonl"
+    items.write_bytes((mark + '{"q": "红"}\n{"q": "ü"}\n').encode(encoding))
+    assert [row.fields["q"] for row in JsonFile(items).scan()] == ["红", "ü"]
 
 
 def test_json_holds_rows_in_lists_by_name_or_alone(tmp_path: Path) -> None:
@@ -120,19 +176,29 @@ def test_json_holds_rows_in_lists_by_name_or_alone(tmp_path: Path) -> None:
     ("name", "content", "error"),
     [
         ("a.json", "[{]", "a.json is not JSON"),
-        ("a.json", "[1]", "item 1: an object is needed, not 1"),
-        ("a.json", "3", "the object: an object is needed, not 3"),
         ("a.json", "[" * 100_000, "a.json is not JSON"),
-        ("a.jsonl", '{"q": 1}\n{"q"\n', "a.jsonl, line 2 is not JSON"),
-        ("a.jsonl", '{"q": 1}\n\n[]\n', "line 3: an object is needed"),
     ],
 )
-def test_malformed_json_is_refused_by_row(
-    tmp_path: Path, name: str, content: str, error: str
-) -> None:
+def test_malformed_json_is_refused(tmp_path: Path, name: str, content: str, error: str) -> None:
     (tmp_path / name).write_text(content, "utf-8")
     with pytest.raises(ValueError, match=error):
         JsonFile(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("a.json", '[{"q": 1}, 1]', "a.json, item 2: an object is needed, not 1"),
+        ("a.jsonl", '{"q": 1}\n{"q"\n', "a.jsonl, line 2: it is not JSON"),
+        ("a.jsonl", '{"q": 1}\n\n[]\n', "a.jsonl, line 3: an object is needed"),
+    ],
+)
+def test_a_malformed_item_has_a_fault(tmp_path: Path, name: str, content: str, error: str) -> None:
+    (tmp_path / name).write_text(content, "utf-8")
+    good, bad = JsonFile(tmp_path / name).scan()
+    good.check()
+    with pytest.raises(ValueError, match=error):
+        bad.check()
 
 
 def test_too_much_json_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +236,7 @@ def test_the_fields_of_a_table_are_checked_when_it_is_opened(
     ("image", "error"),
     [
         ("!" * 100, "field 'image': the base64 cannot be decoded"),
+        ("A" * 101, "field 'image': the base64 cannot be decoded"),
         ("QUJD" * 30, "not an image that can be read"),
         (png("red")[:80], "field 'image'"),
         ("[" + "1," * 50 + "]", "field 'image'"),
@@ -182,6 +249,48 @@ def test_an_invalid_image_is_refused_when_it_is_loaded(
     task = get_task("image-qa", table(tmp_path, image=image))
     with pytest.raises(ValueError, match=rf"a\.tsv, row 1, .*{error}"):
         task.load("0")
+
+
+def test_a_bad_row_costs_its_sample_alone(tmp_path: Path) -> None:
+    good = {"index": 0, "question": "What?", "image": png("red"), "A": "x", "B": "y", "answer": "A"}
+    changes: list[dict[str, object]] = [
+        *({"index": 1, "answer": "C"}, {"index": 2, "question": ""}, {"index": 3, "image": "9"}),
+        *({"index": 4, "image": "0"}, {"index": 5, "image": "1"}),
+    ]
+    task = get_task("image-qa", write_tsv(tmp_path / "a.tsv", [good, *(good | c for c in changes)]))
+    assert isinstance(task, FileTask)
+    assert task.sample_ids() == ["0", "a.tsv row 2", "a.tsv row 3", "3", "4", "5"]
+    assert task.load("0").images
+    assert task.load("4").images
+    for sample_id, error in {
+        "a.tsv row 2": "row 2, field 'answer': 'C' is none of the options",
+        "a.tsv row 3": "row 3, field 'question': a text is needed",
+        "3": "row 4, field 'image': '9' is neither an image nor the index of a row",
+        "5": "row 6, field 'image': '1' is neither an image nor the index of a row",
+    }.items():
+        with pytest.raises(ValueError, match=rf"a\.tsv, {error}"):
+            task.load(sample_id)
+    [note] = task.notes
+    assert note.startswith("4 of 6 rows cannot be read, and each is an error of its sample; the ")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: text.rstrip("="),
+        lambda text: text.replace("+", "-").replace("/", "_"),
+        lambda text: f"data:image/png;base64,{text}",
+        lambda text: f"DATA:image/png;BASE64,{text}",
+        lambda text: f"b'{text}'",
+        lambda text: "\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
+        lambda text: f"['{text}']",
+        lambda text: f'["data:image/png;base64,{text.rstrip("=")}"]',
+    ],
+)
+def test_base64_as_tables_have_it(tmp_path: Path, write: Callable[[str], str]) -> None:
+    for colour in ("red", "#fbefff", "#3effbf"):  # with + and / among them
+        task = get_task("image-qa", table(tmp_path, image=write(png(colour))))
+        assert len(task.load("0").images) == 1
 
 
 def test_sample_ids_are_unique(tmp_path: Path) -> None:

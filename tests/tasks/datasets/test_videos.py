@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from shared import write_clip, write_json, write_picture
 
+from visreplay.tasks.datasets.file_task import FileTask
 from visreplay.tasks.registry import get_task
 from visreplay.tools import probe
 
@@ -105,8 +106,10 @@ def test_video_mmmu_over_its_splits(clip: Path) -> None:
     write_json(data / "perception_video.json", {"Perception": {"0": perceived}})
     write_json(data / "adaptation_video.json", {"Adaptation": {"0": item}})
     put(clip, "data/videos/Perception/validation_Optics_4.mp4")
+    partial = get_task("video-mmmu", data)
+    assert partial.sample_ids()[1] == "Perception/validation_Optics_4"
     with pytest.raises(ValueError, match=r"adaptation_video\.json, Adaptation/0, field 'id'"):
-        get_task("video-mmmu", data)
+        partial.load(partial.sample_ids()[0])
     put(clip, "data/validation_Optics_4.mp4")
     task = get_task("video-mmmu", data)
     assert task.sample_ids() == ["Adaptation/validation_Optics_4", "Perception/validation_Optics_4"]
@@ -144,6 +147,38 @@ def test_videos_of_mlvu_lie_beside_the_folder_of_its_files(clip: Path) -> None:
     assert not task.is_right(sample, "In the pan")
     write_json(folder / "json" / "4_count.json", [MLVU])
     assert get_task("mlvu", folder / "json").sample_ids() == ["3_ego/0", "3_ego/1", "4_count/0"]
+
+
+def test_open_questions_of_mlvu_are_left_out_with_a_note(clip: Path) -> None:
+    folder = put(clip, "video/3_ego/ego_9.mp4")
+    open_question = {name: MLVU[name] for name in ("video", "duration", "question", "answer")}
+    choice = write_json(folder / "json" / "3_ego.json", [MLVU, open_question, MLVU])
+    summaries = write_json(folder / "json" / "9_summary.json", [open_question] * 2)
+    task = get_task("mlvu", choice.parent)
+    assert isinstance(task, FileTask)
+    assert task.sample_ids() == ["3_ego/0", "3_ego/2"]
+    assert task.load("3_ego/2").answer == "C"
+    assert task.notes == [
+        "1 of its rows is left out: no candidates, and MLVU's paper has such answers judged by a "
+        "model (3_ego.json)",
+        "2 of its rows are left out: no candidates, and MLVU's paper has such answers judged by a "
+        "model (9_summary.json)",
+    ]
+    with pytest.raises(ValueError, match=r"9_summary\.json has no samples: 2 of its rows are left"):
+        get_task("mlvu", summaries)
+
+
+def test_a_video_that_is_missing_costs_its_samples(clip: Path) -> None:
+    folder = put(clip, "video/3_ego/ego_9.mp4")
+    rows = [MLVU, MLVU | {"video": "x.mp4"}, MLVU | {"answer": "In the well"}]
+    task = get_task("mlvu", write_json(folder / "json" / "3_ego.json", rows))
+    assert isinstance(task, FileTask)
+    assert task.sample_ids() == ["3_ego/0", "3_ego.json item 2", "3_ego.json item 3"]
+    assert task.load("3_ego/0").answer == "C"
+    with pytest.raises(ValueError, match=r"3_ego\.json, item 3, field 'answer': 'In the well' is"):
+        task.load("3_ego.json item 3")
+    assert "2 of 3 rows cannot be read" in task.notes[0]
+    assert "item 2, field 'video': there is no video/3_ego/x.mp4" in task.notes[0]
 
 
 def test_answers_of_mlvu_are_texts_even_if_they_look_like_letters(clip: Path) -> None:
@@ -200,7 +235,7 @@ def test_an_invalid_video_is_refused_when_it_is_loaded(clip: Path) -> None:
         ("video-mmmu", MMMU, {"options": "a"}, "field 'options': a list of texts is needed"),
         ("video-mmmu", MMMU, {"answer": "Z"}, "field 'answer': 'Z' is none of the options"),
         ("video-mmmu", MMMU, {"id": "other"}, "field 'id': there is no other.mp4 and no videos/"),
-        ("mlvu", MLVU, {"candidates": None}, "field 'candidates': two or more are needed, not 0"),
+        ("mlvu", MLVU, {"candidates": []}, "field 'candidates': two or more are needed, not 0"),
         ("mlvu", MLVU, {"answer": "In the well"}, "field 'answer': 'In the well' is none of"),
         ("mlvu", MLVU, {"video": "x.mp4"}, "field 'video': there is no video/a/x.mp4 and no"),
         ("video-holmes", HOLMES, {"Options": {}}, "field 'Options': two or more are needed"),
@@ -220,8 +255,6 @@ def test_malformed_items_are_refused(
         clip, "videos/Physics/3.mp4", "validation_Optics_4.mp4", "ego_9.mp4",
         "k3VqT9xPz0A.mp4", "NeXT-QA/rowing_4.mp4",
     )  # fmt: skip
-    path = write_json(folder / "a.json", [item, item | changes])
-    if name != "mlvu" and "id" not in changes:
-        write_json(path, [item | changes])
+    path = write_json(folder / "a.json", [item | changes])
     with pytest.raises(ValueError, match=rf"a\.json, item \d, {error}"):
         get_task(name, path)

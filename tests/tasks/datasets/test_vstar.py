@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from shared import write_json, write_picture
 
+from visreplay.tasks.questions import inline_options
 from visreplay.tasks.registry import get_task
 
 LINE = {
@@ -31,6 +32,31 @@ def test_lines_have_their_options_in_the_text(tmp_path: Path) -> None:
     assert task.is_right(sample, "(B) pink")
     assert task.is_right(sample, "The kite is pink.")
     assert not task.is_right(sample, "A")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is the color? (A) teal (B) pink (C) dark blue\nAnswer with the option's letter.",
+        "What is the color? A. teal B. pink C. dark blue",
+        "What is the color?\n(A) teal, (B) pink,\n(C) dark blue",
+        "What is the color? A) teal B) pink C) dark blue Answer with the option's letter directly.",
+    ],
+)
+def test_options_on_one_line(tmp_path: Path, text: str) -> None:
+    write_picture(tmp_path / "direct_attributes" / "sa_7.jpg", "teal")
+    task = get_task("vstar", write_json(tmp_path / "a.jsonl", [LINE | {"text": text}]))
+    sample = task.load("7")
+    assert sample.facts["options"] == {"A": "teal", "B": "pink", "C": "dark blue"}
+    assert sample.question == text
+    assert task.is_right(sample, "The kite is pink.")
+
+
+@pytest.mark.parametrize(
+    "text", ["Is (A) bigger than (B)?", "What? (A) red (C) blue", "A. B. Smith"]
+)
+def test_letters_in_a_question_are_no_options(text: str) -> None:
+    assert inline_options(text) == {}
 
 
 def raw(folder: Path, count: int = 1) -> Path:
@@ -66,7 +92,7 @@ ORDER = "DBCCDC"
     ("changes", "error"),
     [
         ({"label": "C"}, "line 1, field 'label': 'C' is none of the options 'teal', 'pink'"),
-        ({"text": "What?"}, "line 1, field 'text': there are no lines with options"),
+        ({"text": "What?"}, "line 1, field 'text': there are no options in it"),
         ({"category": None}, "line 1, field 'category'"),
         ({"image": "sa_8.jpg"}, "line 1, field 'image': there is no sa_8.jpg"),
     ],

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visreplay.tasks.scoring.answer_extraction import MAX_CHARACTERS, final_answer, stated_number
+from visreplay.tasks.scoring.answer_extraction import MAX_CHARACTERS, final_answer
 from visreplay.tasks.scoring.mathematics import expression
 from visreplay.tasks.scoring.multiple_choice import option_letter
+from visreplay.tasks.scoring.numerals import stated_number
 from visreplay.tasks.scoring.scorers import (
     same_number,
     same_option,

@@ -1,0 +1,188 @@
+"""Extraction of the option whose text an answer has: whole, as a number, or by the words of it."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from visreplay.tasks.scoring.answer_extraction import (
+    SENTENCE_END,
+    Reading,
+    normalise,
+    strip_markup,
+)
+from visreplay.tasks.scoring.numerals import read_number
+from visreplay.tasks.scoring.yes_no import read_yes_no
+
+_MAX_SENTENCES = 200
+_DENIAL = (
+    r"(?:\b(?:not|cannot|neither|nor|never|no|instead of|rather than|anything but|other than)|n't"
+    r"|不是|而非|不选)\s*(?:(?:be|an?|the|on|in|at|to|really|actually|of)\s+){0,4}"
+)
+_WRONG = r"\s+(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|false|ruled out|excluded))\b"
+_UNSURE = re.compile(r"\b(?:whether|if)\b[^.;\n!?]{0,80}")
+_SECOND_THOUGHT = re.compile(
+    r"(?<=[.,;!?\n])\s{0,3}(?:no\b|wait\b|actually\b|correction\b|sorry\b|on second thought"
+    r"|on closer (?:look|inspection))|(?<=[.,;!?\n ])(?:so|therefore|thus|hence)\b"
+)
+_AGREEMENT = re.compile(r"\b(?:that|this|[a-j])(?:'s| is) (?:right|correct)(?=\W{0,9}$|[.,;!])")
+_NONE_OF = re.compile(
+    r"^(?:it is |it's )?none of (?:these|those|them|the (?:above|options|choices|others?))\b"
+)
+_STOP_WORDS = frozenset(
+    "the a an is are was were of to in on at it its and by with from as that this there be "  # noqa: SIM905
+    "into onto".split()
+)
+_RELATIONS = frozenset(
+    "left right above below under over behind front beside inside outside before after next near "  # noqa: SIM905
+    "between bigger smaller taller shorter larger longer higher lower closer farther".split()
+)
+"""Words with which two things that are exchanged make another claim."""
+_POSSESSIVE = re.compile(r"\b(\w+)'s (left|right)\b")
+_NUMERIC = re.compile(r"\W{0,3}[-+\u2212]?[\d.,/ ]*\d\s*([^\d]{0,15})")
+_UNIT = re.compile(r"\d\s?([a-z°%]{1,3})(?![a-z])")
+
+
+def option_by_text(text: str, options: Mapping[str, str]) -> Reading[str | None]:
+    """Find the only option that a text names in words.
+
+    The first of these counts: "yes" or "no", if they are options; "none of these"; the number that
+    the text states, if the options are numbers; the only option whose text is in it; the only one
+    whose own words are in it ("It is on the left"). Denied texts do not count. Of a text that
+    names several, the part after "no, wait" or "so" is tried.
+
+    Args:
+        text: The text.
+        options: Texts by letter.
+    """
+    words = {letter: normalise(option) for letter, option in options.items()}
+    if {"yes", "no"} <= set(words.values()) and (said := read_yes_no(text)).value is not None:
+        return Reading(_only(k for k, word in words.items() if word == said.value), said.rule)
+    written = " ".join(strip_markup(text).casefold().split())
+    if _NONE_OF.match(written):
+        letter = _only(k for k, word in words.items() if word.startswith("none of"))
+        if letter is not None:
+            return Reading(letter, 'the option "none of the above"')
+    number = _by_number(text, options)
+    if number.value is not None:
+        return number
+    if not any(re.search(r"\b(?:whether|if)\b", word) for word in words.values()):
+        written = _UNSURE.sub(" ", written)
+    written = _AGREEMENT.sub(" ", written)
+    *_, later = _SECOND_THOUGHT.split(written)
+    for part in dict.fromkeys((written, later)):
+        letter = _by_words(part, words)
+        if letter is not None:
+            return Reading(letter, "the only option whose text is in the answer")
+    for part in dict.fromkeys((written, later)):
+        letter = _by_difference(part, words)
+        if letter is not None:
+            return Reading(letter, "the only option whose own words are in the answer")
+    return Reading(None, "no option, or several")
+
+
+def named_options(text: str, options: Mapping[str, str]) -> set[str]:
+    """Find all options whose texts are in a text as whole words without a negation."""
+    written = " ".join(strip_markup(text).casefold().split())
+    return _matching(written, {letter: normalise(option) for letter, option in options.items()})
+
+
+def _by_words(written: str, words: Mapping[str, str]) -> str | None:
+    return _only(_matching(written, words))
+
+
+def _matching(written: str, words: Mapping[str, str]) -> set[str]:
+    """Find the options whose text is in a text, without those within a longer option's text."""
+    matches: dict[str, str] = {}
+    for letter, wanted in words.items():
+        if not wanted:
+            continue
+        whole = _whole(wanted)
+        if re.search(whole, _without_denied(written, whole)):
+            matches[letter] = wanted
+    return {
+        letter
+        for letter, option in matches.items()
+        if not any(option != other and option in other for other in matches.values())
+    }
+
+
+def _without_denied(written: str, whole: str) -> str:
+    """Remove the places where a text denies another: "not red", "red is wrong"."""
+    return re.sub(f"{whole}{_WRONG}", " ", re.sub(f"{_DENIAL}{whole}", " ", written))
+
+
+def _whole(wanted: str) -> str:
+    """Make the pattern of a text as whole words; Chinese and Japanese have no spaces between."""
+    edge = r"(?<![\w.])(?<!\d,)" if wanted[0].isdigit() else r"(?<!\w)"
+    end = r"(?!\w|[.,]\d)" if wanted[-1].isdigit() else r"(?!\w)"
+    start = "" if _is_cjk(wanted[0]) else edge
+    return f"{start}{re.escape(wanted)}{'' if _is_cjk(wanted[-1]) else end}"
+
+
+def _is_cjk(character: str) -> bool:
+    return "\u3040" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7a3"
+
+
+def _by_number(text: str, options: Mapping[str, str]) -> Reading[str | None]:
+    """Find the option that is the number that a text states, if the options are numbers."""
+    none: Reading[str | None] = Reading(None, "the options are no numbers")
+    numbers: dict[str, float] = {}
+    units = set()
+    for letter, option in options.items():
+        plain = strip_markup(option)
+        match = _NUMERIC.fullmatch(plain)
+        if match and (value := read_number(plain).value) is not None:
+            numbers[letter] = value
+            units.add(match[1].strip(" .").casefold())
+    if len(numbers) < 2 or len(units) > 1:
+        return none
+    stated = read_number(text).value
+    unit = units.pop()
+    other = _UNIT.search(strip_markup(text).casefold())
+    if stated is None or (unit and other and other[1] != unit):
+        return none
+    same = _only(k for k, value in numbers.items() if math.isclose(value, stated, abs_tol=1e-9))
+    return Reading(same, "the option that is the number that the answer states")
+
+
+def _by_difference(written: str, words: Mapping[str, str]) -> str | None:
+    """Find the only option whose words are in a text, except those that most options have.
+
+    Of "The kite is on the left of the boat" and ".. on the right of the boat", "It is on the left"
+    is the first. If the options are about places, the words that a sentence shares with the option
+    must be in the option's order: "The boat is on the left of the kite" is neither.
+    """
+    written = _POSSESSIVE.sub(r"\2 of \1", written)
+    content = {letter: _content(word) for letter, word in words.items()}
+    counts = Counter(word for tokens in content.values() for word in set(tokens))
+    common = {word for word, count in counts.items() if 2 * count > len(content)}
+    matches: dict[str, frozenset[str]] = {}
+    for letter, tokens in content.items():
+        own = frozenset(tokens) - common
+        if not own:
+            continue
+        for sentence in SENTENCE_END.split(written)[:_MAX_SENTENCES]:
+            for word in own:
+                sentence = _without_denied(sentence, _whole(word))
+            found = [token for token in _content(sentence) if token in tokens]
+            if own <= set(found) and (_in_order(found, tokens) or not own & _RELATIONS):
+                matches[letter] = own
+    return _only(
+        letter for letter, own in matches.items() if not any(own < o for o in matches.values())
+    )
+
+
+def _content(text: str) -> list[str]:
+    return [word for word in re.findall(r"\w+", text) if word not in _STOP_WORDS]
+
+
+def _in_order(found: list[str], tokens: list[str]) -> bool:
+    rest = iter(tokens)
+    return all(token in rest for token in dict.fromkeys(found))
+
+
+def _only(letters: Iterable[str]) -> str | None:
+    """Return the only one of some letters; None if there are none or several."""
+    found = list(letters)
+    return found[0] if len(found) == 1 else None
