@@ -147,7 +147,8 @@ def test_images_of_episodes_that_are_over_are_let_go(make_agent: MakeAgent) -> N
         store.put(Image.new("RGB", (8, 8), (number, 0, 0)))
         assert trajectory.images[0] not in store and store._bytes <= store.memory_bytes
     store.memory_bytes = 400_000  # for what the three write at the same time
-    together = agent.rollouts(SEARCH.question, range(3), images=SEARCH.images)
+    fresh = task.sample(Split.TUNING + 9)
+    together = agent.rollouts(fresh.question, range(3), images=fresh.images)
     assert all(name in store for each in together for name in each.references())
 
 

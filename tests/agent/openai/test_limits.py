@@ -159,7 +159,7 @@ WRONG: dict[str, Any] = {
     "presence_penalty": [True],
     "metadata": [1],
     "replay": [1, {"steps": 1}],
-    "functions": [[]],
+    "functions": [[{"name": "f"}], {}],
     "best_of": [2],
 }
 
@@ -172,7 +172,6 @@ def test_values_that_make_no_sense(limited: str, field: str) -> None:
 
 CONTENT: list[Any] = [
     1,
-    None,
     [1] * 20_000,
     [{"type": "text", "text": "a"}] * 1025,
     [{"type": "text"}],

@@ -91,13 +91,13 @@ def test_pictures_in_the_blocks_of_other_frameworks_are_not_lost() -> None:
         {"type": "text", "text": "Look:"},
         {"type": "image_url", "image_url": uri},
         {"type": "image_url", "image_url": {"url": uri}},
-        {"type": "media", "mime_type": "image/png", "data": png("red")},
+        {"type": "file", "mime_type": "image/png", "base64": png("red")},
     ]
     store = ImageStore()
     shown = LangChainTool(show, store)
     words, *lines = shown().splitlines()
     assert words == "Look:" and len(lines) == 3
     assert {store.get(line.removeprefix("visreplay:")).size for line in lines} == {(40, 30)}
-    blocks.append({"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"})
-    with pytest.raises(ToolError, match="cannot be shown"):
+    blocks.append({"type": "file", "base64": "AAAA", "mime_type": "application/pdf"})
+    with pytest.raises(ToolError, match="not an image"):
         shown()
