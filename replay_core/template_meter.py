@@ -18,7 +18,7 @@ MAX_SIZE, COPIES = 20_000_000, 50
 """Characters that may be made: in all, and how often more the conversation may be copied."""
 
 ITEM = 50
-"""What an item of a list counts, in characters."""
+"""The weight of an item of a list, in characters."""
 _SHARE = 1000
 """A node may look at all of the largest value; that costs this much less than to copy it."""
 
@@ -28,7 +28,7 @@ class TemplateLimitError(TemplateError):
 
 
 class Meter:
-    """What a template may still do in one rendering."""
+    """The work and the memory that are left to a template in one rendering."""
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
         messages = len(variables.get("messages") or ())

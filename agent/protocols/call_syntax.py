@@ -28,13 +28,13 @@ BEGUN_OBJECT = re.compile(rf"\{{[^{{}}]{{0,{_KEY_WITHIN + 24}}}\Z")
 """The end of an unfinished text that may be the beginning of a call without tags."""
 
 _LEAD = re.compile(r"\s*(?:```\w*\s*)?")
-"""What may stand between a tag and its object: white space, and the fence of a code block."""
+"""The text between a tag and its object: white space, and the fence of a code block."""
 _WRITTEN = re.compile(r"[{\[(]|[\w.]+\s*[{\[(=]")
-"""How a call begins after a tag that is not closed; anything else is prose."""
+"""The beginning of a call after a tag that is not closed; anything else is prose."""
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _ANSWER = re.compile(r"<answer>.*?(?:</answer>|\Z)", re.DOTALL)
 _IN_PROSE = re.compile(r"[^\w{}\[\]()]*(?:(?:and|or|to)\b[^\w{}\[\]()]*)?")
-"""What stands between tags that are only mentioned: nothing, dots, or "and"."""
+"""The text between tags that are only mentioned: nothing, dots, or "and"."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class CallSyntax:
 
     @cached_property
     def beginning(self) -> re.Pattern[str]:
-        """What a call begins with: its tag, or the object itself."""
+        """The beginning of a call: its tag, or the object itself."""
         key = rf"\b(?:{'|'.join(key for group in self.keys for key in group)})[\"']?\s{{0,9}}:"
         return re.compile(rf"<{self.tag}>|\{{(?=[^{{}}]{{0,{_KEY_WITHIN}}}?{key})")
 
     @cached_property
     def end(self) -> re.Pattern[str]:
-        """What may end a call after its object: its tag, after the fence of a code block."""
+        """The end of a call after its object: its tag, perhaps after the fence of a code block."""
         return re.compile(rf"\s*+(?:```\s*+)?+</{self.tag}>")
 
     def may_begin(self, written: str) -> int:
@@ -160,7 +160,7 @@ class _Scan:
             yield FoundCall(len(self.text), len(self.text), error=error, mention=True)
 
     def _tagged(self, start: int, begin: int) -> FoundCall:
-        """Read what follows a tag."""
+        """Read the text after a tag."""
         text, tag, what = self.text, self.syntax.tag, self.syntax.what
         lead = _LEAD.match(text, begin)
         assert lead is not None  # it matches nothing too
@@ -227,7 +227,7 @@ class _Scan:
             raise
 
     def _found(self, start: int, end: int, value: Any) -> FoundCall:
-        """Make what was found of a parsed value."""
+        """Make the record of a parsed value."""
         quoted = self._quoted(start)
         try:
             call = self.syntax.call_of(value, tolerant=self.tolerant)

@@ -80,7 +80,7 @@ class FoundCalls:
 
     @property
     def start(self) -> int:
-        """Where the first call begins; the text's end if there is none."""
+        """The place where the first call begins; the text's end if there is none."""
         return self.counted[0].start if self.counted else len(self.text)
 
     def after(self, answer: int) -> bool:

@@ -111,7 +111,7 @@ _ESCAPES = {
     "v": "\\u000b",
     "0": "\\u0000",
 }
-"""What stands for a backslash and a character: a line break after it is none of the string."""
+"""The JSON of a backslash and a character; with a line break after it, it is nothing."""
 
 
 def _requoted(string: str) -> str:
