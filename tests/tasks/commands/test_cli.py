@@ -113,7 +113,7 @@ def test_a_picture_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "fake.png").write_text("no picture")
     code, _, err = visreplay("run", str(tmp_path / "fake.png"), "?", "--device", "cpu")
     assert code == 2
-    assert "not an image" in " ".join(err.split())
+    assert "neither an image nor a video" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
