@@ -30,9 +30,11 @@ links:
 	for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typed/visreplay/$$folder; done
 	for file in __init__.py __init__.pyi py.typed; do ln -sfn ../../../package/$$file build/typed/visreplay/$$file; done
 
-# Tens of thousands of odd requests to the server; other ones each time.
+# Odd media, requests, blocks, messages, calls, answers, tables, runs and checkpoints, and faults of
+# the disk at every place: other ones each time. It takes about an hour.
 fuzz: $(VENV)/dev
-	$(BIN)/pytest --hypothesis-profile=fuzz tests/agent/openai/test_fuzz.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest --hypothesis-profile=fuzz --numprocesses auto --dist loadfile \
+		$$(find tests -name 'test_fuzz*.py') tests/tasks/evaluation/test_disk_faults.py
 
 # Train the embedded pair again, from nothing (resumes where it was stopped).
 pair: $(VENV)/dev

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import Field, StrictFloat, StrictInt
 
 from visreplay.tools import image as images
+from visreplay.tools.box_units import refuse_shares
 from visreplay.tools.image import TokenGrid, parse_box, region_line
 from visreplay.tools.media import Media
 from visreplay.tools.types import Box, Frame, Size, ToolError
@@ -107,6 +108,7 @@ class VisualTools:
     def crop(self, image: ImageName, bbox: Region) -> RegionView:
         """Cut a region out of an image, pixel for pixel."""
         source = self.media.image(image)
+        refuse_shares(bbox, source.size)
         box = parse_box(bbox, source.size, source.size)
         if self.max_crop_pixels is not None and box.area > self.max_crop_pixels:
             raise ToolError(
@@ -118,8 +120,11 @@ class VisualTools:
     def zoom(self, image: ImageName, bbox: OptionalRegion = None) -> RegionView:
         """Look at a region of an image, or at the whole image, at a size that a model sees well."""
         source = self.media.image(image)
-        whole = [0, 0, *source.size]
-        box = parse_box(whole if bbox is None else bbox, source.size, source.size)
+        if bbox is None:
+            bbox = [0, 0, *source.size]
+        else:
+            refuse_shares(bbox, source.size)
+        box = parse_box(bbox, source.size, source.size)
         return RegionView(images.zoom(source, box, grid=self.grid), box, source.size)
 
     def sample_frames(
@@ -136,7 +141,9 @@ class VisualTools:
         around: Annotated[
             float | None, Field(description="Middle of a window of frames, in seconds.")
         ] = None,
-        window: Annotated[float, Field(description="Length of that window, in seconds.")] = 1.0,
+        window: Annotated[
+            float | None, Field(description="Length of that window, in seconds; 1 if left out.")
+        ] = None,
         scenes: Annotated[
             int | None, Field(description="Largest number of scenes whose first frames to show.")
         ] = None,
@@ -146,7 +153,7 @@ class VisualTools:
             count=count,
             times=times,
             around=around,
-            window=window,
+            window=1.0 if window is None else window,
             scenes=scenes,
             max_frames=self.max_frames,
             max_side=FRAME_SIDE,

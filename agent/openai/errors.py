@@ -15,7 +15,7 @@ from visreplay.agent.openai.response_schema import (
     Json,
     as_json,
 )
-from visreplay.replay_core import MemoryExhaustedError, ReplayError
+from visreplay.replay_core import LogitsError, MemoryExhaustedError, ReplayError
 from visreplay.tools import ToolError
 
 logger = logging.getLogger(__name__)
@@ -25,8 +25,13 @@ CALLERS_MISTAKES = (ReplayError, MessageError, ToolError, ValueError, RecursionE
 
 
 def is_callers_mistake(error: Exception) -> bool:
-    """Tell whether an error is for the caller. A server that has too little memory is not."""
-    return isinstance(error, CALLERS_MISTAKES) and not isinstance(error, MemoryExhaustedError)
+    """Tell whether an error is for the caller.
+
+    Too little memory, and weights that give no finite logits, are the server's.
+    """
+    return isinstance(error, CALLERS_MISTAKES) and not isinstance(
+        error, LogitsError | MemoryExhaustedError
+    )
 
 
 def error_body(

@@ -27,6 +27,7 @@ from visreplay.replay_core import ConfigError, Method, ModelPair, ReplayConfig, 
 from visreplay.tools import ImageStore, Media
 from visreplay.tools.fetch import Fetcher
 from visreplay.tools.media_budget import Budget, PixelAllowance
+from visreplay.tools.media_pool import POOL
 
 REPLAYED = "policy+replay"
 
@@ -106,6 +107,7 @@ class ChatService:
         """Work while the server runs."""
         async with self.engine:
             yield
+        POOL.close()  # Python would wait for the threads that decode in it
         self._sessions.clear()
 
     def budget(self) -> Budget:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
-from visreplay.agent.protocols.crops import refuse_shares
 from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
 from visreplay.agent.protocols.tool_schemas import Signature, box, signature
 from visreplay.agent.protocols.turns import ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
+from visreplay.tools.box_units import refuse_shares
 
 
 @dataclass(frozen=True)

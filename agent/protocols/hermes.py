@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from visreplay.agent.messages import Part, image, text
 from visreplay.agent.protocols.base import ToolProtocol
-from visreplay.agent.protocols.crops import refuse_shares
 from visreplay.agent.protocols.parsing import arguments_of, numbered, unknown_tool
 from visreplay.agent.protocols.tool_schemas import Schema, Signature, box, signature
 from visreplay.agent.protocols.turns import ObservationPosition, ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import ToolError, probe, sample_frames
+from visreplay.tools.box_units import refuse_shares
 
 _REGION: dict[str, Schema] = {
     "bbox_2d": box("The region as [x1, y1, x2, y2] in pixels of the image as its size is given."),

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.call_syntax import CallSyntax
-from visreplay.agent.protocols.crops import refuse_pixels
 from visreplay.agent.protocols.parsing import arguments_of, unknown_tool
 from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import ToolError
+from visreplay.tools.box_units import refuse_pixels
 from visreplay.tools.types import preview
 
 

@@ -6,12 +6,13 @@ from typing import ClassVar
 
 from visreplay.agent.protocols.base import ToolProtocol
 from visreplay.agent.protocols.calls import FoundCalls
-from visreplay.agent.protocols.crops import crop_observation, refuse_shares
+from visreplay.agent.protocols.crops import crop_observation
 from visreplay.agent.protocols.parsing import arguments_of, numbered, unknown_tool
 from visreplay.agent.protocols.tool_schemas import Signature, box, signature
 from visreplay.agent.protocols.turns import ParsedTurn
 from visreplay.agent.state import Observation, Scene, ToolCall
 from visreplay.tools import Box, parse_box, zoom
+from visreplay.tools.box_units import refuse_shares
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ _TOKEN = re.compile(rb'["\[\]{}]|[^\s:,"\[\]{}]++')
 _STRETCH = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 """What a string holds, up to its end: a backslash takes the next byte with it."""
 _MEDIA = b"data:"
-_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_%"
 
 
 class JsonBoundsError(ValueError):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.options import OUTPUT, DataOption
 from visreplay.tasks.evaluation.judged_answers import JudgedAnswer, judge_file, judge_run
 from visreplay.tasks.evaluation.runs import Run

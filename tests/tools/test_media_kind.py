@@ -22,7 +22,9 @@ def test_a_picture_by_any_name(tmp_path: Path, kind: str, name: str) -> None:
     assert media_kind(tmp_path / name) == "image"
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("gif", "video"), ("webp", "image"), ("png", "image")])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("gif", "video"), ("webp", "image"), ("png", "image")]
+)
 def test_a_gif_that_moves_is_a_video(tmp_path: Path, kind: str, expected: str) -> None:
     """No video decoder reads the others, of which the first frame is taken."""
     later = Image.new("RGB", (40, 30), "blue")
