@@ -110,12 +110,14 @@ _OWNER_BY_NAME = {
 }
 
 
-def get_task(name: str, data: str | Path | None = None) -> Task:
+def get_task(name: str, data: str | Path | None = None, *, max_pixels: int | None = None) -> Task:
     """Open a task.
 
     Args:
         name: A name in the list of `visreplay tasks`.
         data: The file or folder of a task that reads one; None for a synthetic task.
+        max_pixels: Largest number of pixels of an image in the data; None for the default of
+            `load_image`.
 
     Raises:
         ValueError: There is no such task, its file is missing from the call or malformed, or a
@@ -133,7 +135,9 @@ def get_task(name: str, data: str | Path | None = None) -> Task:
         module = import_module(f"visreplay.tasks.synthetic.{_OWNER_BY_NAME[name]}")
         task = module.TASKS[name]
     else:
-        task = _file_task(name)(name, Path(data))
+        file_task = _file_task(name)(name, Path(data))
+        file_task.max_pixels = max_pixels
+        task = file_task
     return task
 
 

@@ -27,7 +27,7 @@ Resample = Literal["area", "bicubic"]
 def load_image(
     source: str | Path | bytes | Image.Image,
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     name: str | None = None,
 ) -> Image.Image:
     """Load a raster image as upright RGB.
@@ -39,6 +39,7 @@ def load_image(
     Args:
         source: A path, the bytes of a file, or an image.
         max_pixels: Largest number of pixels; larger images are refused before they are decoded.
+            None is `MAX_PIXELS` for a file, and no limit for an image, whose pixels are there.
         name: Name of the image in errors; by default its path.
 
     Raises:
@@ -52,7 +53,7 @@ def load_image(
     else:
         file = open_file(source, "image", name or repr(str(source)))
     with file:
-        return decode_image(file, max_pixels=max_pixels)
+        return decode_image(file, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
 
 
 def decode_image(

@@ -129,7 +129,7 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def upright(image: Image.Image, max_pixels: int) -> Image.Image:
+def upright(image: Image.Image, max_pixels: int | None) -> Image.Image:
     """Check the size of a picture, read its pixels, and turn it as its camera was held.
 
     Raises:
@@ -141,9 +141,9 @@ def upright(image: Image.Image, max_pixels: int) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
+def _check_size(image: Image.Image, max_pixels: int | None) -> None:
     width, height = image.size
-    if width * height > max_pixels:
+    if max_pixels is not None and width * height > max_pixels:
         raise ToolError(
             f"the image has {width} x {height} = {width * height} pixels; "
             f"at most {max_pixels} are allowed"

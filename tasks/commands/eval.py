@@ -18,7 +18,9 @@ from visreplay.tasks.commands.options import (
     TASK,
     DataOption,
     EpisodeOptions,
+    LargestOption,
     PairOptions,
+    largest,
 )
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.settings import Overrides
@@ -42,6 +44,7 @@ def evaluation(
     replay: Overrides[ReplayConfig],
     episode: EpisodeOptions,
     data: DataOption = None,
+    max_megapixels: LargestOption = None,
     rollouts: Annotated[
         int,
         typer.Option(
@@ -99,7 +102,7 @@ def evaluation(
 
     console = Console(highlight=False)
     checker = load_checker(cot_checker) if cot_checker else None
-    source = get_task(task, data)
+    source = get_task(task, data, max_pixels=largest(max_megapixels))
     for note in getattr(source, "notes", ()):
         console.print(note, style="yellow", markup=False, soft_wrap=True)
     chosen = sample_ids.split(",") if sample_ids else None

@@ -34,6 +34,23 @@ DataOption = Annotated[
     ),
 ]
 
+LargestOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-megapixels",
+        min=0.001,
+        max=10_000,
+        help="Largest picture that is decoded, in millions of pixels. Default: 89.5.",
+        rich_help_panel=TASK,
+    ),
+]
+
+
+def largest(megapixels: float | None) -> int | None:
+    """Convert the option to pixels."""
+    return None if megapixels is None else round(megapixels * 1_000_000)
+
+
 ProtocolName = StrEnum("ProtocolName", {name: name for name in ("auto", *PROTOCOLS)})  # type: ignore[misc]
 
 

@@ -12,10 +12,16 @@ from visreplay.agent.protocols import Recipe
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import Console, json_line, print_step
 from visreplay.tasks.commands.option_groups import with_options
-from visreplay.tasks.commands.options import OUTPUT, EpisodeOptions, PairOptions
+from visreplay.tasks.commands.options import (
+    OUTPUT,
+    EpisodeOptions,
+    LargestOption,
+    PairOptions,
+    largest,
+)
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.settings import Overrides
-from visreplay.tools import media_kind
+from visreplay.tools import load_image, media_kind
 
 
 @with_options
@@ -25,6 +31,7 @@ def run(
     pair: PairOptions,
     replay: Overrides[ReplayConfig],
     episode: EpisodeOptions,
+    max_megapixels: LargestOption = None,
     save: Annotated[
         Path | None,
         typer.Option(help="Folder for the trajectory and its images.", rich_help_panel=OUTPUT),
@@ -50,7 +57,7 @@ def run(
     visual_agent = choice.agent(config, episode, episode.sampling.build(), save and save / "images")
     state = visual_agent.start(
         question,
-        images=[] if is_video else [media],
+        images=[] if is_video else [load_image(media, max_pixels=largest(max_megapixels))],
         video=media if is_video else None,
         seed=episode.seed,
     )

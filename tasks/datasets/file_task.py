@@ -51,6 +51,9 @@ class FileTask(ABC):
     pattern: ClassVar[str] = "*.json*"
     """The files to read where `data` is a folder."""
 
+    max_pixels: int | None = None
+    """Largest number of pixels of an image; None for the default of `load_image`."""
+
     def __init__(self, name: str, data: Path) -> None:
         self.name = name
         data.stat()  # raises for a file that does not exist
@@ -137,7 +140,7 @@ class FileTask(ABC):
             if sample.video is not None:
                 probe(sample.video)
             pictures = sample.images or self._row_images(row)
-            images = [load_image(picture) for picture in pictures]
+            images = [load_image(picture, max_pixels=self.max_pixels) for picture in pictures]
         except ToolError as error:
             field = "image" if sample.video is None else "video"
             raise row.error(field, str(error)) from error

@@ -197,3 +197,11 @@ def test_every_task_of_the_layout_opens(tmp_path: Path, name: str) -> None:
     assert task.is_right(sample, "The answer is B.")
     assert not task.is_right(sample, "C")
     assert not task.is_right(sample, None)
+
+
+def test_the_largest_picture_is_the_caller_s_to_set(tmp_path: Path) -> None:
+    row = ROW | {"answer": "3"}  # of 40 x 30 pixels
+    data = write_tsv(tmp_path / "mmmu.tsv", [row])
+    with pytest.raises(ValueError, match=r"40 x 30 = 1200 pixels; at most 1000 are allowed"):
+        get_task("mmmu", data, max_pixels=1000).load("0")
+    assert get_task("mmmu", data, max_pixels=1200).load("0").images[0].size == (40, 30)
