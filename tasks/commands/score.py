@@ -1,6 +1,5 @@
 """The command `visreplay score`: how answers are judged, and by which rule."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from visreplay.tasks.commands.console import Console
+from visreplay.tasks.commands.console import Console, json_line
 from visreplay.tasks.commands.options import OUTPUT, DataOption
 from visreplay.tasks.evaluation.judged_answers import JudgedAnswer, judge_file, judge_run
 from visreplay.tasks.evaluation.runs import Run
@@ -55,7 +54,7 @@ def print_json(judged: Iterable[JudgedAnswer]) -> int:
             verdict = asdict(each.verdict)
         fields = asdict(each)
         del fields["verdict"]
-        print(json.dumps({"label": fields.pop("label"), **verdict, **fields}, ensure_ascii=True))
+        print(json_line({"label": fields.pop("label"), **verdict, **fields}))
         unreadable += each.error is not None
     return unreadable
 

@@ -82,7 +82,7 @@ def test_an_image_is_the_same_in_every_form(hermes: ChatRenderer, form: int) -> 
         ({"type": "image", "file_id": "f"}, "neither base64 nor a URL"),
         ({"type": "image", "source": 7}, "neither base64 nor a URL"),
         ({"type": "image_url"}, "cannot be"),
-        ({"type": "image_url", "image_url": "data:image/png;base64," + RED}, "cannot be"),
+        ({"type": "image_url", "image_url": "data:image/png;base64,?"}, "cannot be decoded"),
         ({"type": "audio", "base64": "aGVsbG8="}, "'audio' cannot be shown"),
         ({"type": "text", "text": 7}, "cannot be"),
         ({"image": RED}, "None cannot be shown"),
@@ -106,7 +106,7 @@ def test_an_image_is_the_same_in_every_form(hermes: ChatRenderer, form: int) -> 
         ({"type": "video_url", "video_url": {"url": "http://127.0.0.1/a.mp4"}}, "is not fetched"),
         ({"type": "video_url", "video_url": {"url": "/etc/passwd"}}, "no files may be read"),
         ({"type": "video_url", "video_url": {"url": 7}}, "neither base64 nor a URL"),
-        ({"type": "video_url", "video_url": "data:video/mp4;base64,AAAA"}, "'video_url' cannot be"),
+        ({"type": "video_url", "video_url": "data:video/mp4;base64,AAAA"}, "not a video"),
         ({"type": "video_url"}, "'video_url' cannot be"),
     ],
 )

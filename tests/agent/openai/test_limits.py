@@ -225,7 +225,7 @@ async def test_a_request_is_dropped_when_it_is_converted(embedded_pair: ModelPai
     request = ChatRequest.model_validate(body)
     chat = ChatService(service(embedded_pair))
     async with chat.open(), chat.engine.slot() as slot:
-        _, events = await chat.begin(request, slot)
+        _, events = await chat.begin(request, slot, chat.budget())
         assert not (request.messages or request.tools or request.metadata)
         assert [event async for event in events]
 

@@ -147,15 +147,18 @@ def test_the_answers_of_a_run(tmp_path: Path) -> None:
     data = write_tsv(tmp_path / "mmmu.tsv", rows)
     digest = get_task("mmmu", data).digest  # type: ignore[attr-defined]
     records = [
-        record("0", True, answer="It's a cat."),
+        record("0", True, True, answer="It's a cat."),
         record("1", True, False, answer="A"),
         record("2", error="ToolError: no"),
     ]
-    run = run_of(tmp_path / "run", *records, task="mmmu", data=str(data), data_digest=digest)
+    run = run_of(
+        tmp_path / "run", *records, task="mmmu", data=str(data), data_digest=digest, rollouts=2
+    )
     code, lines = judged(run.folder)
     assert code == 0
     assert [(line["label"], line["right"], line["recorded"]) for line in lines] == [
-        ("0", True, True), ("1, rollout 0", False, True), ("1, rollout 1", False, False)
+        ("0, rollout 0", True, True), ("0, rollout 1", True, True),
+        ("1, rollout 0", False, True), ("1, rollout 1", False, False)
     ]  # fmt: skip
     moved = data.rename(tmp_path / "moved.tsv")
     assert score(run.folder)[0] == 2

@@ -171,7 +171,7 @@ def disturb(folder: Path, kind: str, at: int) -> None:
     deadline=None,
     derandomize=not LONG,
     database=None,
-    max_examples=2000 if LONG else 30,
+    max_examples=2000 if LONG else 12,
     suppress_health_check=list(HealthCheck),
 )
 @given(events=disturbances())
