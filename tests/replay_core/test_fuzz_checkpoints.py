@@ -10,7 +10,8 @@ from typing import Any
 
 import builders
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzzing
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from replay_cases import adapted, save
@@ -18,16 +19,7 @@ from tampered import copied
 
 from visreplay.replay_core import EMBEDDED, ReplayConfig, ReplayError, load_pair
 
-LONG = settings.get_current_profile_name() == "fuzz"
-"""`make fuzz`: other changes each time. The suite's are always the same."""
-
-FUZZING = settings(
-    deadline=None,
-    derandomize=not LONG,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    max_examples=3000 if LONG else 25,
-)
+FUZZING = fuzzing(25, 3000)
 # transformers warns of much that it then takes.
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzzing
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -14,14 +15,6 @@ from visreplay.tools.files import open_bytes
 from visreplay.tools.video import VideoReader
 from visreplay.tools.video_choice import FrameChoice
 
-LONG = settings.get_current_profile_name() == "fuzz"
-"""`make fuzz`: other files each time. The suite's are always the same."""
-FUZZING = settings(
-    deadline=None,
-    derandomize=not LONG,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 CLIPS = Path(__file__).parent.parent / "data" / "clips"
 KINDS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM", "ICO", "TGA", "JPEG2000")
 MAX_PIXELS = 10**6
@@ -77,7 +70,7 @@ def mutated(draw: st.DrawFn, files: list[bytes]) -> bytes:
     return bytes(data)
 
 
-@settings(FUZZING, max_examples=20_000 if LONG else 200)
+@fuzzing(200, 20_000)
 @given(st.deferred(lambda: mutated(pictures())))
 def test_pictures(content: bytes) -> None:
     try:
@@ -87,7 +80,7 @@ def test_pictures(content: bytes) -> None:
     assert image.mode == "RGB" and 0 < image.width * image.height <= MAX_PIXELS
 
 
-@settings(FUZZING, max_examples=10_000 if LONG else 100)
+@fuzzing(100, 10_000)
 @given(
     st.deferred(lambda: mutated(videos())),
     st.sampled_from([{"count": 3}, {"times": [0.0, 0.5]}, {"scenes": 2}, {"rate": 2.0}]),

@@ -2,16 +2,14 @@
 
 import base64
 
-from hypothesis import given, settings
+from fuzzing import fuzzing
+from hypothesis import given
 from hypothesis import strategies as st
 from shared import png
 
 from visreplay.agent.chat.media_parts import read_part
 from visreplay.tools import ImageStore, Media, TokenGrid, ToolError
 from visreplay.tools.data_uri import decode_base64, is_data_uri, read_data_uri
-
-LONG = settings.get_current_profile_name() == "fuzz"
-FUZZING = settings(deadline=None, derandomize=not LONG, database=None)
 
 RED = png("red")
 GRID = TokenGrid(28, 56 * 56, 112 * 112)
@@ -50,7 +48,7 @@ BLOCKS = st.builds(
 
 
 @given(BLOCKS)
-@settings(FUZZING, max_examples=50_000 if LONG else 300)
+@fuzzing(300, 50_000)
 def test_a_block_is_read_or_refused(block: dict[str, object]) -> None:
     media = Media(ImageStore(), max_uri=10_000)
     try:
@@ -62,7 +60,7 @@ def test_a_block_is_read_or_refused(block: dict[str, object]) -> None:
 
 
 @given(st.binary(max_size=60), st.data())
-@settings(FUZZING, max_examples=20_000 if LONG else 200)
+@fuzzing(200, 20_000)
 def test_base64_keeps_every_byte(content: bytes, data: st.DataObject) -> None:
     encode = data.draw(st.sampled_from([base64.b64encode, base64.urlsafe_b64encode]))
     digits = encode(content).decode()
@@ -74,7 +72,7 @@ def test_base64_keeps_every_byte(content: bytes, data: st.DataObject) -> None:
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-@settings(FUZZING, max_examples=20_000 if LONG else 200)
+@fuzzing(200, 20_000)
 def test_any_other_text_is_refused(head: str, rest: str) -> None:
     for decode, words in ((decode_base64, rest), (read_data_uri, f"data:{head},{rest}")):
         try:

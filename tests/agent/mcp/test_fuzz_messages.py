@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzzing
+from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.fastmcp import FastMCP
 from served import served
@@ -17,14 +18,7 @@ from visreplay.agent.mcp.sessions import SessionLimit
 from visreplay.agent.serving.http import BodyLimit
 from visreplay.agent.serving.json_bounds import JsonBounds
 
-LONG = settings.get_current_profile_name() == "fuzz"
-FUZZING = settings(
-    deadline=None,
-    derandomize=not LONG,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    max_examples=20_000 if LONG else 30,
-)
+FUZZING = fuzzing(30, 20_000)
 HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 INITIALIZE = {
     "jsonrpc": "2.0",

@@ -8,7 +8,8 @@ import httpx
 import pytest
 import schemathesis.checks
 from fuzzed import Body, bodies, floods, sent, spoilt
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzzing
+from hypothesis import given
 from hypothesis import strategies as st
 from schemathesis.schemas import BaseSchema
 from served import served
@@ -17,15 +18,6 @@ from visreplay.agent.openai.response_schema import Completion, ErrorResponse
 from visreplay.agent.openai.routes import ServerLimits, ServiceConfig, openai_app, served_models
 from visreplay.replay_core import Method, ModelPair, embedded_config
 
-LONG = settings.get_current_profile_name() == "fuzz"
-"""`make fuzz`: other requests each time. The suite's are always the same."""
-
-FUZZING = settings(
-    deadline=None,
-    derandomize=not LONG,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 SMALL = ServerLimits(
     body_bytes=2**20, pixels=1_000_000, frames=4, video_seconds=10, context=1024, max_new_tokens=8
 )
@@ -60,7 +52,7 @@ def described(api: str) -> BaseSchema:
 
 
 @given(st.data())
-@settings(FUZZING, max_examples=5000 if LONG else 100)
+@fuzzing(100, 5000)
 def test_the_api_is_as_described(described: BaseSchema, data: st.DataObject) -> None:
     """No 5xx; every status is documented, and every body of its schema: errors' are OpenAI's."""
     # Half of the requests are such as the schema allows.
@@ -72,7 +64,7 @@ def test_the_api_is_as_described(described: BaseSchema, data: st.DataObject) -> 
 
 
 @given(bodies())
-@settings(FUZZING, max_examples=20_000 if LONG else 250)
+@fuzzing(250, 20_000)
 def test_requests_that_are_nearly_right(client: httpx.Client, body: Body) -> None:
     check(client.post("/v1/chat/completions", content=sent(body)))
 
@@ -80,13 +72,13 @@ def test_requests_that_are_nearly_right(client: httpx.Client, body: Body) -> Non
 @given(
     st.binary(max_size=200) | st.builds(spoilt, bodies(), st.floats(0, 1), st.binary(max_size=3))
 )
-@settings(FUZZING, max_examples=5000 if LONG else 40)
+@fuzzing(40, 5000)
 def test_bodies_that_are_no_json(client: httpx.Client, body: bytes) -> None:
     check(client.post("/v1/chat/completions", content=body))
 
 
 @given(floods())
-@settings(FUZZING, max_examples=5000 if LONG else 60)
+@fuzzing(60, 5000)
 def test_bodies_that_are_large_to_parse(client: httpx.Client, body: bytes) -> None:
     check(client.post("/v1/chat/completions", content=body))
 

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import json5
-from hypothesis import given, settings
+from fuzzing import fuzzing
+from hypothesis import given
 from hypothesis import strategies as st
 
 from visreplay.agent.protocols import PROTOCOLS, get_protocol, load_recipe
@@ -12,10 +13,7 @@ from visreplay.agent.protocols.call_syntax import MAX_REREAD, TOOL_CALL, _Scan
 from visreplay.agent.protocols.tolerant_json import tolerate
 from visreplay.tools import ImageStore, TokenGrid
 
-LONG = settings.get_current_profile_name() == "fuzz"
-EXAMPLES = settings(
-    deadline=None, derandomize=not LONG, database=None, max_examples=20_000 if LONG else 100
-)
+EXAMPLES = fuzzing(100, 20_000)
 NAMED = [name for name, protocol in PROTOCOLS.items() if protocol.named_calls]
 READERS = {name: get_protocol(name, TokenGrid(), ImageStore()) for name in PROTOCOLS}
 

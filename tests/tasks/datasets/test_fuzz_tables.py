@@ -7,22 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzzing
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from visreplay.tasks.datasets.tsv_file import TsvFile
 from visreplay.tasks.registry import get_task
 
-LONG = settings.get_current_profile_name() == "fuzz"
-"""`make fuzz`: other files each time. The suite's are always the same."""
-FUZZING = settings(
-    deadline=None,
-    derandomize=not LONG,
-    database=None,
-    max_examples=5000 if LONG else 60,
-    suppress_health_check=list(HealthCheck),
-)
+FUZZING = fuzzing(60, 5000)
 
 
 def picture() -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import typer
 from disk_faults import Fault, fails, faulty_disk, killed
-from hypothesis import HealthCheck, given, settings
+from fuzzing import LONG, fuzzing
+from hypothesis import given
 from hypothesis import strategies as st
 from played import COUNT, ShadeAgent, ShadeTask
 from records import SETTINGS, steady
@@ -25,7 +26,6 @@ from visreplay.tasks.commands.eval import play_missing
 from visreplay.tasks.evaluation.evaluate import evaluate
 from visreplay.tasks.evaluation.runs import Run, SampleRecord
 
-LONG = settings.get_current_profile_name() == "fuzz"
 TASK = ShadeTask()
 RUN = {**SETTINGS, "task": TASK.name, "rollouts": 2}
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
@@ -167,13 +167,7 @@ def disturb(folder: Path, kind: str, at: int) -> None:
         image.write_bytes(random.Random(at).choice([b"", image.read_bytes()[:30], b"\0" * 80]))
 
 
-@settings(
-    deadline=None,
-    derandomize=not LONG,
-    database=None,
-    max_examples=2000 if LONG else 12,
-    suppress_health_check=list(HealthCheck),
-)
+@fuzzing(12, 2000)
 @given(events=disturbances())
 def test_any_sequence_of_faults_ends_in_the_same_run(
     tmp_path_factory: pytest.TempPathFactory, undisturbed: tuple[Any, Any, int], events: Any

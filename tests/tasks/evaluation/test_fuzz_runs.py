@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import typer
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzzing
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from records import SETTINGS, record, run_of, store_of
@@ -20,14 +21,7 @@ from visreplay.tasks.commands.cli import app
 from visreplay.tasks.commands.console import Console, errors_in_one_line
 from visreplay.tasks.commands.eval import play_missing
 
-LONG = settings.get_current_profile_name() == "fuzz"
-FUZZING = settings(
-    deadline=None,
-    derandomize=not LONG,
-    database=None,
-    max_examples=3000 if LONG else 10,
-    suppress_health_check=list(HealthCheck),
-)
+FUZZING = fuzzing(10, 3000)
 RICH = {
     "base": "Qwen/Qwen2.5-VL-7B-Instruct",
     "replay": {"method": "state", "theta": [0.1, 0.2], "threshold": "absolute", "optimizer": "sgd"},

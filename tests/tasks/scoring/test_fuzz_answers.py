@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from hypothesis import HealthCheck, example, given, settings
+from fuzzing import fuzzing
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from visreplay.tasks.questions import options_by_letter
@@ -12,15 +13,7 @@ from visreplay.tasks.scoring.mathematics import expression
 from visreplay.tasks.scoring.multiple_choice import option_letter
 from visreplay.tasks.scoring.scorers import SCORER_KINDS, Scorer
 
-LONG = settings.get_current_profile_name() == "fuzz"
-"""`make fuzz`: other answers each time. The suite's are always the same."""
-FUZZING = settings(
-    deadline=None,
-    derandomize=not LONG,
-    database=None,
-    max_examples=5000 if LONG else 60,
-    suppress_health_check=list(HealthCheck),
-)
+FUZZING = fuzzing(60, 5000)
 ANSWERS = [
     json.loads(line)["answer"]
     for file in sorted((Path(__file__).parents[2] / "data" / "answers").glob("*.jsonl"))
