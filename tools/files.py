@@ -1,5 +1,6 @@
 """Open files once: what was checked and what is read are the same file."""
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -12,6 +13,9 @@ from visreplay.tools.types import ToolError, preview
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 """Without O_NONBLOCK, opening a pipe would wait for its other end."""
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_NO_FILE = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV)
+"""Errors of names that lead to no file: links in a circle, sockets, devices that are not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,14 @@ def open_file(path: str | Path, what: str, name: str | None = None) -> OpenFile:
     missing = ToolError(f"there is no {what} {preview(str(path))}")
     try:
         descriptor = os.open(path, _FLAGS)
-    except PermissionError as error:
-        raise ToolError(f"the {what} {preview(str(path))} may not be read") from error
-    except (OSError, ValueError) as error:
+    except (*_MISSING, ValueError) as error:
         raise missing from error
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise missing from error
+        raise ToolError(
+            f"the {what} {preview(str(path))} cannot be opened: {error.strerror}"
+        ) from error
     if not _is_regular(descriptor):
         os.close(descriptor)
         raise missing
@@ -95,8 +103,12 @@ def open_beneath(root: Path, name: str) -> OpenFile | None:
         raise outside
     try:
         descriptor = os.open(path, _FLAGS | os.O_NOFOLLOW)
-    except (OSError, ValueError):
+    except (*_MISSING, PermissionError, ValueError):
         return None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise ToolError(f"{preview(name)} cannot be opened: {error.strerror}") from error
     try:
         if not _is_below(_place(descriptor, path), folder):
             raise outside

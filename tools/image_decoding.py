@@ -21,6 +21,7 @@ PIXEL_BYTES = 28
 progressive JPEG, for example), the picture, and an upright copy of it."""
 MAX_TEXT_BYTES = 64 * 2**20
 """Largest texts and colour profile of a PNG, in bytes; real files go beyond Pillow's own limit."""
+_FULL_SCALES = tuple(float(2**bits - 1) for bits in (8, 10, 12, 14, 16))
 _STRIP_PIXELS = 2**20
 """Pixels that are converted to RGB at a time."""
 _OTHER_FORMATS = (
@@ -162,9 +163,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def rgb_strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
     """Convert a picture of any mode to RGB, some rows at a time.
 
-    Alpha is composited on white. 16-bit values are scaled to 8 bit. Other numbers are taken as
-    0..255 or 0..65535, floats as 0..1 or 0..255; if they go beyond, or below 0, they are spread
-    from the lowest to the highest (from 0, unless some are negative).
+    Alpha is composited on white. Integers beyond 8 bit are scaled from the smallest of the usual
+    depths (8, 10, 12, 14, 16 bit) that holds them, floats from 0..1 (a little more is cut off) or
+    0..255. What goes beyond these, or below 0, is spread from the lowest to the highest (from 0,
+    unless some are negative).
 
     Yields:
         The next rows from the top, [rows, width, 3].
@@ -193,16 +195,17 @@ def _value_range(
     image: Image.Image, strips: list[tuple[int, int, int, int]]
 ) -> tuple[float, float]:
     """Choose the values that become black and white."""
-    if image.mode.startswith("I;16"):
-        return 0.0, 65535.0
     lowest, highest = 0.0, 0.0
     for strip in strips:
         numbers = _numbers(image, strip)
         lowest, highest = min(lowest, float(numbers.min())), max(highest, float(numbers.max()))
     if lowest < 0:
         return lowest, max(highest, lowest + 1e-9)
-    usual = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
-    return 0.0, next((scale for scale in usual if highest <= scale), highest)
+    if image.mode == "F":
+        if highest < 2:
+            return 0.0, 1.0
+        return 0.0, 255.0 if 128 <= highest <= 255 else highest
+    return 0.0, next((scale for scale in _FULL_SCALES if highest <= scale), highest)
 
 
 def _numbers(image: Image.Image, strip: tuple[int, int, int, int]) -> NDArray[np.float64]:

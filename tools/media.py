@@ -154,6 +154,14 @@ class Media:
         with self.file(name, "video") as file:
             return VideoInfo(path=Path(name), **self._reader(file, left).probe())
 
+    def check_video(self, file: OpenFile) -> None:
+        """Check that an open file is a video within the limits.
+
+        Raises:
+            ToolError: It is not.
+        """
+        self._reader(file, self._one_more()).probe()
+
     def frames(self, name: str, choice: FrameChoice) -> tuple[Frame, ...]:
         """Decode chosen frames of the video of a file's name.
 

@@ -80,6 +80,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Start the clock."""
+        self.start()
+
+    def start(self) -> None:
+        """Start the clock anew."""
         self._until = time.monotonic() + self.seconds
 
     def one_more(self) -> float:

@@ -27,6 +27,8 @@ from visreplay.tools.types import ToolError
 
 MAX_SECONDS = 300.0
 """Default of the time that one picture or video may take, in seconds, waiting included."""
+MAX_WAIT = 86_400.0
+"""Longest time that is waited for, in seconds."""
 _WORKERS = min(4, os.cpu_count() or 1)
 _START_SECONDS = 60.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -127,7 +129,7 @@ class MediaPool:
         except BaseException:
             with self._changed:
                 self._starting -= 1
-                self._changed.notify()
+                self._changed.notify_all()
             raise
         with self._changed:
             self._starting -= 1
@@ -147,7 +149,7 @@ class MediaPool:
             ready = worker.ready
             if ready:
                 self._idle.append(worker)
-            self._changed.notify()
+            self._changed.notify_all()  # one may have given up waiting just now
         if not ready:
             worker.reap()
 
@@ -161,7 +163,7 @@ class _Job:
     seconds: float
 
     def __post_init__(self) -> None:
-        self._until = time.monotonic() + self.seconds
+        self._until = time.monotonic() + min(self.seconds, MAX_WAIT)
         self.cancelled = False
         self.worker: _Worker | None = None
 
@@ -242,7 +244,7 @@ class _Worker:
             self.reap()
             raise RuntimeError(
                 "the process that decodes pictures and videos does not start: "
-                f'`{sys.executable} -c "{_PROGRAM}"` says why'
+                f'`{sys.executable} -c "import visreplay.tools.media_worker"` says why'
             ) from error
 
     def ask(self, request: Mapping[str, Any], descriptor: int, timeout: float) -> Decoded:

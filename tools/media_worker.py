@@ -73,9 +73,9 @@ def _end_with(life: socket.socket) -> None:
 
 def _answer(request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], int | None]:
     limits = _LIMITS[request["op"]](request)
-    _limit(limits, request["seconds"])
     output = None
     try:
+        _limit(limits, request["seconds"])
         output = anonymous_file()
         values = OPERATIONS[request["op"]](request, f"/dev/fd/{descriptor}", output)
         return values, output
@@ -83,6 +83,8 @@ def _answer(request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], i
         answer = str(error)
     except MemoryError:
         answer = f"{request['name']} needs more than the {limits / 2**30:.1f} GiB that are allowed"
+    except Exception as error:  # libraries raise what they like about a damaged file
+        answer = f"{request['name']} cannot be read: {type(error).__name__}: {error}"[:500]
     if output is not None:
         os.close(output)
     return {"error": answer}, None
@@ -90,10 +92,12 @@ def _answer(request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], i
 
 def _limit(memory: int, seconds: float) -> None:
     """Limit the address space, and the processor's time of this request."""
-    used = time.process_time()
-    resource.setrlimit(resource.RLIMIT_AS, (memory, resource.RLIM_INFINITY))
-    # The parent looks at the clock; this is for a parent that is gone.
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 2, resource.RLIM_INFINITY))
+    # The parent looks at the clock; the processor's time is for a parent that is gone.
+    until = int(time.process_time() + seconds) + 2
+    for kind, wanted in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, until)):
+        _, hard = resource.getrlimit(kind)
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(kind, (soft, hard))
 
 
 def _image(request: dict[str, Any], path: str, output: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from visreplay.tools.disk import disk_errors, sync_folder, write_file
 
@@ -196,7 +197,8 @@ def _load(path: Path) -> Image.Image | None:
         OSError: The system cannot read it.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        # Not by Image.open, which refuses what is larger than most pictures: it was put here.
+        with PngImageFile(path) as image:
             image.load()
     except Exception as error:  # Pillow raises errors of many types on damaged files
         if isinstance(error, OSError) and error.errno is not None:

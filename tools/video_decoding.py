@@ -36,11 +36,15 @@ _FORMATS = (
 )
 """Containers. FFmpeg would also open playlists: texts that name other files and addresses."""
 _TURNS = {
-    1: Image.Transpose.ROTATE_90,
-    2: Image.Transpose.ROTATE_180,
-    3: Image.Transpose.ROTATE_270,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
-"""Turns of a frame against the clock, by quarters."""
+"""Turns by the signs of a display matrix: of x in x and y, and of y in x and y."""
 _WITHOUT_INDEX = frozenset(("mpegts", "mpeg"))
 """Containers in which a search by time misses keyframes; their positions in the file lead there."""
 _STEPS_BACK = (0, 1, 3)
@@ -82,7 +86,7 @@ class Video:
             if timeline is not None:
                 timeline = None if first.pts is None else begun_with(timeline, first.pts)
             self.timeline = timeline or self._count()
-        except (av.FFmpegError, ArithmeticError, OverflowError) as error:
+        except (av.FFmpegError, ArithmeticError) as error:
             raise ToolError(f"{name} is not a video that can be read") from error
         duration = self.timeline.duration
         if max_seconds is not None and duration > max_seconds:
@@ -113,8 +117,9 @@ class Video:
         Raises:
             ToolError: The choice makes no sense for this video, or a frame cannot be decoded.
         """
-        indices = self._chosen(choice)
+        indices: list[int] = []
         try:
+            indices = self._chosen(choice)
             pictures = self._pictures(indices, choice.max_side)
         except _LostError:
             before, self.timeline = self.timeline, self._count()
@@ -134,6 +139,9 @@ class Video:
         if not isinstance(stream, VideoStream):
             container.close()
             raise ToolError(f"{self._name} has no video stream")
+        if stream.codec_context is None:
+            container.close()
+            raise ToolError(f"{self._name} has a video of a codec that is not known")
         stream.thread_type = "NONE"
         return container, stream
 
@@ -243,7 +251,10 @@ class Video:
             self._container.seek(aim, stream=self._stream, unsupported_byte_offset=by_bytes)
         except av.FFmpegError as error:
             raise _LostError from error
-        yield from self._decoded()
+        for number, frame in enumerate(self._decoded()):
+            if not number and not frame.key_frame:
+                raise _LostError  # the container's mark was wrong
+            yield frame
 
     def _from_start(self) -> Iterator[VideoFrame]:
         """Decode all frames that can be decoded."""
@@ -251,10 +262,17 @@ class Video:
         yield from self._decoded()
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        for packet in self._container.demux(self._stream):
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.FFmpegError, IndexError):  # IndexError: a stream begins in the middle
+                return
             try:
                 yield from packet.decode()
-            except av.InvalidDataError:
+            except av.FFmpegError:
                 continue  # a damaged packet: the next ones may be whole
 
     def _aspect(self) -> Fraction:
@@ -276,9 +294,8 @@ class Video:
         shown = _shown_size(frame.width, frame.height, self._aspect())
         if shown != picture.size:
             picture = picture.resize(shown, Image.Resampling.BICUBIC)
-        turns = round(frame.rotation / 90) % 4
-        if turns:
-            picture = picture.transpose(_TURNS[turns])
+        if (turn := _turn(frame)) is not None:
+            picture = picture.transpose(turn)
         size = getattr(self, "_size", picture.size)
         if picture.size != size:
             picture = picture.resize(size, Image.Resampling.BICUBIC)
@@ -317,6 +334,17 @@ def _next_frame(
         if place >= index:
             return place, frame
     return -1, None
+
+
+def _turn(frame: VideoFrame) -> Image.Transpose | None:
+    """Choose how a frame is turned or mirrored to be upright; None if it is."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    matrix = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].astype(np.int64)
+    # Angles between are rounded to quarters.
+    large = np.abs(matrix) > np.abs(matrix).max() / 2
+    return _TURNS.get(tuple(int(sign) for sign in np.sign(matrix) * large))
 
 
 def _shown_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:

@@ -1,11 +1,13 @@
 """When each frame of a video is shown, by its packets or by its decoded frames."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
+from av import FFmpegError, Packet
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -17,8 +19,8 @@ _ONE_PACKET_ONE_FRAME = frozenset(
     )
 )
 """Codecs whose packets are one for one shown frames; others are counted by decoding."""
-_MADE_UP_TIMES = frozenset(("avi", "mpegvideo"))
-"""Containers without timestamps; FFmpeg makes some up, which need not hold for B-frames."""
+_MADE_UP_TIMES = frozenset(("avi", "mpegvideo", "asf"))
+"""Containers without timestamps of shown frames; FFmpeg's guesses need not hold for B-frames."""
 _VP8_SHOWN = 0x10
 """The bit in the first byte of a VP8 packet that says that its frame is shown (RFC 6386, 9.1)."""
 _MAX_REORDERING = 64
@@ -73,9 +75,14 @@ def packet_timeline(container: InputContainer, stream: VideoStream) -> Timeline 
     stamps: list[int] = []
     keyframes: list[tuple[int, int | None]] = []
     lengths: dict[int, int] = {}
-    for packet in container.demux(stream):
+    decoded_until = None
+    for packet in _packets(container, stream):
         if not packet.size:
             continue  # the end, or a frame that is shown again
+        if packet.dts is not None:
+            if decoded_until is not None and packet.dts < decoded_until:
+                return None  # timestamps begin anew
+            decoded_until = packet.dts
         if packet.is_discard or (codec == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN):
             continue
         if packet.pts is None:
@@ -97,19 +104,31 @@ def packet_timeline(container: InputContainer, stream: VideoStream) -> Timeline 
     return replace(timeline, keyframes=at, places=tuple(place for _, place in keyframes))
 
 
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """Read the packets up to the end, or to where the container is damaged."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            yield next(packets)
+        except (StopIteration, FFmpegError, IndexError):  # IndexError: a stream begins in between
+            return
+
+
 def counted_timeline(
     stamps: Sequence[int | None], container: InputContainer, stream: VideoStream
 ) -> Timeline:
     """Make the timeline of decoded frames.
 
-    Where the timestamps do not rise, as many as possible are kept, and the others put between or
-    beside them. Where there are none, or made-up ones, the frame rate gives the times.
+    Where the timestamps begin anew, they go on from the last one. Where single ones do not rise,
+    as many as possible are kept, and the others put between or beside them. Where there are none,
+    or made-up ones, the frame rate gives the times.
 
     Args:
         stamps: The timestamp of each frame, in the order in which they come.
         container: The file.
         stream: Its stream.
     """
+    stamps = _continued(stamps)
     rising = _rising(stamps)
     made_up = container.format.name in _MADE_UP_TIMES and len(rising) < len(stamps)
     if not rising or made_up or stream.time_base is None:
@@ -121,6 +140,25 @@ def counted_timeline(
     after = [known[-1] + usual * (i - places[-1]) for i in range(places[-1] + 1, len(stamps))]
     between = np.interp(range(places[0], places[-1] + 1), places, known)
     return Timeline.of([*before, *between, *after], usual, stream.time_base)
+
+
+def _continued(stamps: Sequence[int | None]) -> list[int | None]:
+    """Let timestamps that begin anew, as in streams that were put together, go on instead."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    usual = max(1, int(np.median(np.abs(np.diff(known))))) if len(known) > 1 else 1
+    result: list[int | None] = []
+    last: list[int] = []  # the last three
+    shift = 0
+    for place, stamp in enumerate(stamps):
+        if stamp is not None:
+            coming = [each for each in stamps[place : place + 3] if each is not None]
+            goes_on = all(a < b for a, b in pairwise(coming))
+            if len(last) == 3 and goes_on and stamp + shift <= sorted(last)[1]:
+                shift = max(last) + usual - stamp
+            stamp += shift
+            last = [*last, stamp][-3:]
+        result.append(stamp)
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +210,7 @@ def begun_with(timeline: Timeline, first: int) -> Timeline | None:
         stamps=timeline.stamps[place:],
         starts=starts,
         duration=duration,
-        fps=len(starts) / duration,
+        fps=round(len(starts) / duration, 6),
     )
 
 

@@ -100,7 +100,7 @@ class VideoResult(BaseModel):
     duration: float = Field(description="Duration in seconds.")
     fps: float = Field(description="Frames a second, on average.")
     frame_count: int
-    size: list[int] = Field(description="Width and height in pixels, before any rotation.")
+    size: list[int] = Field(description="Width and height in pixels, as it is shown.")
 
 
 def video_result(info: VideoInfo) -> CallToolResult:

@@ -175,6 +175,8 @@ def mcp_server(
             opened = [own.image(name) for name in images or ()]
             with ExitStack() as stack:
                 file = video and stack.enter_context(media.file(video, "video"))
+                if file:
+                    own.check_video(file)  # by the client's name and limits
                 # A store of its own: an episode may show more than a forgetful one keeps.
                 player = stack.enter_context(closing(agent().with_store(ImageStore())))
                 # The file that was checked, whatever its name leads to by now.
@@ -220,19 +222,18 @@ async def _in_thread(
 
     Errors that a client can correct go to the client, all others to the log.
     """
-    budgets: list[Budget] = []
+    budget = Budget(MAX_IMAGES * MAX_PIXELS, MAX_IMAGES, MEDIA_SECONDS)
 
     def begin() -> CallToolResult:
-        budgets.append(Budget(MAX_IMAGES * MAX_PIXELS, MAX_IMAGES, MEDIA_SECONDS))
-        CALLER.set(budgets[0])  # anyio gives every call a context of its own
-        return work(budgets[0])
+        budget.start()
+        CALLER.set(budget)  # anyio gives every call a context of its own
+        return work(budget)
 
     async def leave_when_cancelled() -> None:
         try:
             await sleep_forever()
         finally:
-            for budget in budgets:
-                budget.leave()
+            budget.leave()
 
     outcome: CallToolResult | Exception
     async with create_task_group() as group:

@@ -254,6 +254,22 @@ def test_floats_of_any_range_are_pictures(values: list[float], shades: list[int]
     assert [image.getpixel((x, 0))[0] for x in range(len(values))] == shades  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("highest", "shade"),
+    [(255, 255), (300, 75), (1023, 255), (3000, 187), (4095, 255), (50_000, 195)],
+)
+@pytest.mark.parametrize("kind", [np.int32, np.uint16])
+def test_integers_are_scaled_by_their_depth(highest: int, shade: int, kind: type) -> None:
+    image = load_image(Image.fromarray(np.array([[0, highest]], dtype=kind)))
+    assert abs(image.getpixel((1, 0))[0] - shade) <= 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("highest", "shade"), [(1.05, 255), (3.0, 255), (200.0, 200), (1e4, 255)])
+def test_floats_that_go_a_little_further(highest: float, shade: int) -> None:
+    image = load_image(Image.fromarray(np.array([[0.0, highest]], dtype=np.float32)))
+    assert image.getpixel((1, 0))[0] == shade  # type: ignore[index]
+
+
 def test_a_long_text_in_a_png_is_no_obstacle() -> None:
     assert load_image(PICTURES / "ztxt.png").size == (240, 120)
 

@@ -185,3 +185,11 @@ def test_a_picture_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / f"{reference}.png").stat().st_mode & 0o777 == 0o644
+
+
+def test_pictures_beyond_pillows_own_limit(tmp_path: Path) -> None:
+    large = Image.new("1", (20_000, 10_000))
+    store = ImageStore(tmp_path, memory_bytes=1)
+    reference = store.put(large)
+    store.put(Image.new("RGB", (4, 4)))  # which pushes the first out of memory
+    assert store.get(reference).size == (20_000, 10_000)

@@ -253,6 +253,40 @@ def test_only_damaged_frames_are_missing_and_each_time_the_same() -> None:
         assert shown(sample_frames(path, count=4, ends=True)) == [0, 36, 71, 107]
 
 
+def test_scenes_of_a_damaged_video() -> None:
+    assert [frame.index for frame in sample_frames(CLIPS / "bad_last2.mp4", scenes=1)] == [0]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.flv"])
+def test_a_mark_of_a_keyframe_is_not_believed(name: str, tmp_path: Path) -> None:
+    codec = {"a.mp4": "mpeg4", "a.flv": "flv"}[name]
+    source = write_numbered(tmp_path / f"source-{name}", codec, options={"g": "60"})
+    path = tmp_path / name
+    with av.open(str(source)) as reading, av.open(str(path), "w") as writing:
+        stream = writing.add_stream_from_template(reading.streams.video[0])
+        for packet in reading.demux(video=0):
+            if packet.size:
+                packet.stream, packet.is_keyframe = stream, True
+                writing.mux(packet)
+    agrees(path, plain_decode(path))
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg"])
+def test_timestamps_that_begin_anew_go_on(name: str, tmp_path: Path) -> None:
+    first, second = (
+        write_numbered(tmp_path / f"{frames}-{name}", "mpeg2video", frames, options={"g": "12"})
+        for frames in (40, 60)
+    )
+    path = tmp_path / name
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    numbers = [number for _, number in plain_decode(path)]
+    assert probe(path).frame_count == len(numbers) >= 98
+    assert probe(path).duration == pytest.approx(len(numbers) / FPS, abs=0.2)
+    for frame in sample_frames(path, count=16):
+        assert number_of(frame.image) == numbers[frame.index]
+        assert frame.time == pytest.approx(frame.index / FPS, abs=0.2)
+
+
 def test_pixels_that_are_not_square_are_shown_square() -> None:
     assert probe(CLIPS / "anamorphic.mp4").size == (320, 180)
     (frame,) = sample_frames(CLIPS / "anamorphic.mp4", count=1)
