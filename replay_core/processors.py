@@ -9,6 +9,8 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
+from jinja2.exceptions import SecurityError
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
@@ -26,6 +28,7 @@ from visreplay.replay_core.compatibility import (
     pixel_budgets,
 )
 from visreplay.replay_core.errors import CheckpointError, ConfigError
+from visreplay.replay_core.template_meter import TemplateLimitError
 
 logger = logging.getLogger(__name__)
 
@@ -249,8 +252,14 @@ def _complete_template(processor: Any, source: Checkpoint, other: Any, other_nam
     """
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
-    if _shows_images(processor):
-        return
+    try:
+        if _shows_images(processor):
+            return
+    except (TemplateLimitError, TemplateSyntaxError, SecurityError) as error:
+        raise CheckpointError(
+            f"{source.name!r} has a chat template that is not rendered here: {error}. Give it "
+            "another one (chat_template.jinja)"
+        ) from error
     lack = (
         "no chat template" if processor.chat_template is None else "a chat template for text alone"
     )
@@ -268,6 +277,8 @@ def _shows_images(processor: Any) -> bool:
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}
     try:
         return processor.image_token in fill_template(processor, [turn])
+    except (TemplateLimitError, TemplateSyntaxError, SecurityError):
+        raise
     except Exception:  # a template is a program, and raises what it likes
         return False
 

@@ -22,6 +22,11 @@ ITEM = 50
 _SHARE = 1000
 """A node may look at all of the largest value; that costs this much less than to copy it."""
 
+_SEARCH = 10
+"""To look through a value costs this much less than to copy it."""
+MAX_NESTING = 30
+"""Blocks within one another."""
+
 
 class TemplateLimitError(TemplateError):
     """A chat template does more than chat templates need to do."""
@@ -47,6 +52,12 @@ class Meter:
         if self.nodes < 0:
             raise TemplateLimitError("it runs for too long")
         self._spend(count * self.largest // _SHARE)
+
+    def searched(self, value: Any) -> Any:
+        """Count a value in which something is looked for."""
+        if isinstance(value, str | list | tuple):
+            self._spend(len(value) // _SEARCH)
+        return value
 
     def make(self, size: int) -> None:
         """Count the characters of a value that is made.
@@ -96,8 +107,14 @@ class Counting(NodeTransformer):
     """Put the counting into a template's syntax tree."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
-        """Count the runs of a loop."""
-        return self._counted(node)
+        """Count the runs of a loop, and the items that its condition leaves out."""
+        test = node.test
+        self._counted(node)
+        if test is not None and node.test is not None:
+            weight = 1 + sum(1 for _ in test.find_all(nodes.Node))
+            counted = nodes.Not(_run(weight, node.lineno), lineno=node.lineno)  # it gives None
+            node.test = nodes.And(counted, node.test, lineno=node.lineno)
+        return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
         """Count the calls of a macro."""
@@ -116,6 +133,14 @@ class Counting(NodeTransformer):
         """Count a slice."""
         self.generic_visit(node)
         return _filtered(node, "_cut") if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        """Count the searches in a value."""
+        self.generic_visit(node)
+        for operand in node.ops:
+            if operand.op in ("in", "notin"):
+                operand.expr = _filtered(operand.expr, "_searched")
+        return node
 
     def visit_List(self, node: nodes.List) -> nodes.Node:
         """Count a list."""
@@ -138,9 +163,27 @@ class Counting(NodeTransformer):
     def _counted(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
         weight = 1 + sum(1 for each in node.body for _ in each.find_all(nodes.Node))
         self.generic_visit(node)
-        count = _filtered(nodes.Const(weight, lineno=node.lineno), "_run")
-        node.body.insert(0, nodes.ExprStmt(count, lineno=node.lineno))
+        node.body.insert(0, nodes.ExprStmt(_run(weight, node.lineno), lineno=node.lineno))
         return node
+
+
+def check_nesting(tree: nodes.Template) -> None:
+    """Refuse blocks within blocks that would take minutes to compile.
+
+    Raises:
+        TemplateLimitError: They are too deep.
+    """
+    level: list[tuple[nodes.Node, int]] = [(tree, 0)]
+    while level:
+        node, depth = level.pop()
+        if depth > MAX_NESTING:
+            raise TemplateLimitError(f"it has more than {MAX_NESTING} blocks within one another")
+        inner = depth + isinstance(node, nodes.For | nodes.If | nodes.Macro | nodes.CallBlock)
+        level += [(child, inner) for child in node.iter_child_nodes()]
+
+
+def _run(count: int, lineno: int) -> nodes.Filter:
+    return _filtered(nodes.Const(count, lineno=lineno), "_run")
 
 
 def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:

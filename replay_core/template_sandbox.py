@@ -19,7 +19,14 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from visreplay.replay_core.template_meter import ITEM, METER, Counting, Meter, TemplateLimitError
+from visreplay.replay_core.template_meter import (
+    ITEM,
+    METER,
+    Counting,
+    Meter,
+    TemplateLimitError,
+    check_nesting,
+)
 
 MAX_SOURCE = 100_000
 """Characters of a template; those of the large families have about ten thousand."""
@@ -181,6 +188,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             "_joined": pass_context(lambda _, parts: _join(parts)),
             "_cut": pass_context(lambda _, value: _cut(value)),
             "_made": pass_context(lambda _, value: METER.get().made(value)),
+            "_searched": pass_context(lambda _, value: METER.get().searched(value)),
             "_run": pass_context(lambda _, count: METER.get().run(count)),
         }
         functions: dict[str, Any] = {
@@ -194,7 +202,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self._functions = tuple(functions.values())
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree: nodes.Template = Counting().visit(super()._parse(source, name, filename))
+        parsed = super()._parse(source, name, filename)
+        check_nesting(parsed)
+        tree: nodes.Template = Counting().visit(parsed)
         tree.set_environment(self)
         return tree
 
@@ -216,6 +226,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         meter = METER.get()
         meter.run(1)
         name, owner = getattr(__obj, "__name__", ""), getattr(__obj, "__self__", None)
+        meter.searched(owner)
         if isinstance(owner, str) and name in ("join", "replace"):
             if name == "join":
                 return _join(args[0], owner)

@@ -1,9 +1,10 @@
 """Limits on the media of one caller, and of all callers together."""
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -12,6 +13,10 @@ from visreplay.tools.types import ToolError
 
 class BusyMediaError(ToolError):
     """The media of all callers have too many pixels together: the same request may pass later."""
+
+
+_TRIM_PIXELS = 10_000_000
+"""Pixels after which memory is given back."""
 
 
 class PixelAllowance:
@@ -23,7 +28,7 @@ class PixelAllowance:
 
     def __init__(self, pixels: int) -> None:
         self.pixels = pixels
-        self._held = 0
+        self._held = self._freed = 0
         self._lock = threading.Lock()
 
     @property
@@ -46,9 +51,21 @@ class PixelAllowance:
             self._held += pixels
 
     def give(self, pixels: int) -> None:
-        """Give pixels back."""
+        """Give pixels back, and their memory to the system when none are held."""
         with self._lock:
             self._held -= pixels
+            self._freed += pixels
+            trim = self._freed > _TRIM_PIXELS and not self._held
+            if trim:
+                self._freed = 0
+        if trim:
+            _trim()
+
+
+def _trim() -> None:
+    """Give free memory back to the system; glibc keeps what several threads have used."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 CALLER: ContextVar["Budget | None"] = ContextVar("caller", default=None)

@@ -6,7 +6,7 @@ than ignored (`request_objects`).
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictBool, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StringConstraints, model_validator
 
 from visreplay.agent.openai.request_objects import (
     Lenient,
@@ -38,7 +38,21 @@ class RefusalPart(Marked):
     refusal: Text
 
 
-class ImageURL(Strict):
+def _detail(value: Any) -> Any:
+    """Take "" as not given, and any case."""
+    return value.lower() or "auto" if isinstance(value, str) else value
+
+
+class MediaURL(Strict):
+    """Fields beside a URL that change nothing: the content says what it is."""
+
+    format: str | None = None
+    mime_type: str | None = None
+    name: str | None = None
+    filename: str | None = None
+
+
+class ImageURL(MediaURL):
     """An image: its data URI, or another that the server allows, and limits of its size.
 
     Attributes:
@@ -49,7 +63,7 @@ class ImageURL(Strict):
     """
 
     url: str
-    detail: Literal["auto", "low", "high", "original"] = "auto"
+    detail: Annotated[Literal["auto", "low", "high", "original"], BeforeValidator(_detail)] = "auto"
     min_pixels: Count | None = None
     max_pixels: Count | None = None
 
@@ -61,7 +75,7 @@ class ImagePart(Unique):
     image_url: ImageURL
 
 
-class VideoURL(Strict):
+class VideoURL(MediaURL):
     """The place of a video."""
 
     url: str

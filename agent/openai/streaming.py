@@ -99,18 +99,25 @@ class EventStream(StreamingResponse):
             await self._slot.aclose()  # a task that is cancelled at once has done nothing
 
     async def _make(self, lines: AsyncGenerator[str, None]) -> None:
-        async with self._slot, aclosing(lines):
-            async for text in lines:
-                line = text.encode()
-                fits = self._share.held + len(line) <= UNREAD_BYTES and self._share.take(len(line))
-                if not fits:
-                    error = error_body("the stream was not read: read it faster", "server_error")
-                    line = _line(error).encode()
-                self._lines.put_nowait(line)
-                if not fits:
-                    break
-                await asyncio.sleep(0)  # others have their turn, however many events there are
-        self._lines.put_nowait(None)
+        try:
+            async with self._slot, aclosing(lines):
+                async for text in lines:
+                    line = text.encode()
+                    if reason := self._refusal(len(line)):
+                        self._lines.put_nowait(_line(error_body(reason, "server_error")).encode())
+                        break
+                    self._lines.put_nowait(line)
+                    await asyncio.sleep(0)  # others have their turn, however many events there are
+        finally:
+            self._lines.put_nowait(None)
+
+    def _refusal(self, size: int) -> str | None:
+        """Take the bytes of a line; returns why the stream ends if there are too many."""
+        if self._share.held + size > UNREAD_BYTES:
+            return f"more than {UNREAD_BYTES:,} bytes of the stream were not read: read it faster"
+        if not self._share.take(size):
+            return "too many bytes of all answers are not read: try again later"
+        return None
 
     async def _queued(self) -> AsyncGenerator[bytes, None]:
         while (line := await self._lines.get()) is not None:

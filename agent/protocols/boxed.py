@@ -26,7 +26,7 @@ class BoxedProtocol(ToolProtocol):
 
     def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
         turn = ParsedTurn.boxed(thought or rest.strip(), rest or thought)
-        if turn.answer is None and calls.attempts:
+        if turn.answer is None and calls.counted:
             raise ToolError(r"There are no tools to call. Give the answer in \boxed{}.")
         return turn
 

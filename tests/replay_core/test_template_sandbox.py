@@ -152,3 +152,18 @@ def test_the_limits_of_one_rendering_are_not_those_of_the_next() -> None:
         assert len(render("{{ 'a' * 6000000 }}")) == 6_000_000
         with pytest.raises(TemplateLimitError, match="too"):
             render("{{ 'a' * 6000000 }}{{ 'b' * 6000000 }}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for x in range(9999) %}{% for y in range(9999) if y < 0 %}{% endfor %}{% endfor %}",
+        "{% set b = 'ab' * 1000000 %}{% for x in range(99999) if 'ac' in b %}{% endfor %}",
+        "{% set b = 'ab' * 1000000 %}{% for x in range(99999) %}{{ b.count('ac') }}{% endfor %}",
+        "{% for x in [1] %}" * 60 + "{% endfor %}" * 60,
+    ],
+    ids=["items left out", "searches", "counts", "nesting"],
+)
+def test_work_that_makes_nothing_is_counted_too(source: str) -> None:
+    with pytest.raises(TemplateLimitError):
+        render_template(source, {})
