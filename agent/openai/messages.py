@@ -73,7 +73,7 @@ def _part(part: wire.ContentPart | wire.RefusalPart, renderer: ChatRenderer) -> 
         case wire.RefusalPart():
             return text(part.refusal)
         case wire.ImagePart():
-            media, limits = renderer.readable, part.image_url.model_dump(exclude={"url"})
+            media, limits = renderer.readable, part.image_url.limits
             reference = media.reference(part.image_url.url)
             return image(fitted_image(reference, media, renderer.protocol.grid, **limits))
         case wire.VideoPart():

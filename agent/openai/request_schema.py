@@ -67,6 +67,11 @@ class ImageURL(MediaURL):
     min_pixels: Count | None = None
     max_pixels: Count | None = None
 
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The limits of its size."""
+        return self.model_dump(include={"detail", "min_pixels", "max_pixels"})
+
 
 class ImagePart(Unique):
     """An image."""
