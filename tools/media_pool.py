@@ -266,6 +266,8 @@ class _Worker:
     def _receive(self, timeout: float) -> Decoded:
         try:
             values, descriptor = receive(self._socket, timeout)
+            if values.pop("last", False):
+                self.ready = False  # it ends by itself
         except EOFError as error:
             raise _EndedError(self._end()) from error
         if descriptor is None:

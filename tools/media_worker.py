@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from visreplay.tools.video_decoding import Video
 
 _BASE_BYTES = 2**30
-"""Address space of the libraries and of what does not grow with a file's pixels, in bytes."""
+"""Memory for a picture beside its pixels, in bytes, with what is loaded for it."""
 _VIDEO_BYTES = 2 * 2**30
-"""Address space for a video beside that: reference frames, and the index of a long one."""
+"""Memory for a video beside that: reference frames, and the index of a long one."""
+_TIRED_BYTES = 2 * 2**30
+"""Address space of a child that has nothing to do, beyond which another one takes its place."""
 _OUTPUT_BYTES = 2**30
 """Largest number of bytes of all frames of an answer."""
 
@@ -54,9 +56,12 @@ def main() -> None:
         assert descriptor is not None, "every request comes with a file"
         values, pixels = _answer(request, descriptor)
         os.close(descriptor)
-        send(connection, values, pixels)
+        tired = _address_space() > _TIRED_BYTES
+        send(connection, {**values, "last": tired}, pixels)
         if pixels is not None:
             os.close(pixels)
+        if tired:
+            return
 
 
 def _end_with(life: socket.socket) -> None:
@@ -90,8 +95,18 @@ def _answer(request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], i
     return {"error": answer}, None
 
 
+def _address_space() -> int:
+    """Read the size of this process's address space in bytes; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
 def _limit(memory: int, seconds: float) -> None:
-    """Limit the address space, and the processor's time of this request."""
+    """Limit the memory and the processor's time of this request, beside what is in use already."""
+    memory += _address_space()
     # The parent looks at the clock; the processor's time is for a parent that is gone.
     until = int(time.process_time() + seconds) + 2
     for kind, wanted in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, until)):
