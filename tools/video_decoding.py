@@ -344,7 +344,8 @@ def _turn(frame: VideoFrame) -> Image.Transpose | None:
     matrix = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].astype(np.int64)
     # Angles between are rounded to quarters.
     large = np.abs(matrix) > np.abs(matrix).max() / 2
-    return _TURNS.get(tuple(int(sign) for sign in np.sign(matrix) * large))
+    right, down, left, up = (np.sign(matrix) * large).tolist()
+    return _TURNS.get((right, down, left, up))
 
 
 def _shown_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:

@@ -104,7 +104,7 @@ def packet_timeline(container: InputContainer, stream: VideoStream) -> Timeline 
     return replace(timeline, keyframes=at, places=tuple(place for _, place in keyframes))
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
     """Read the packets up to the end, or to where the container is damaged."""
     packets = container.demux(stream)
     while True:

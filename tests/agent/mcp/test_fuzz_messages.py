@@ -49,7 +49,9 @@ def url() -> Iterator[str]:
 
 
 def opened(url: str) -> str:
-    return str(httpx.post(url, headers=HEADERS, json=INITIALIZE).headers["mcp-session-id"])
+    return str(
+        httpx.post(url, headers=HEADERS, json=INITIALIZE, timeout=30).headers["mcp-session-id"]
+    )
 
 
 ODD = st.sampled_from(
