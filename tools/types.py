@@ -1,6 +1,5 @@
 """Types that all tools share: boxes, frames, and the error that the model reads."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,24 +71,3 @@ def preview(value: object) -> str:
         return f"{value!r:.80}"
     except ValueError:
         return "a number of thousands of digits"
-
-
-def regular_file(path: str | Path, what: str) -> Path:
-    """Check that a path is a regular file: no URL, no folder, no pipe that would never end.
-
-    Args:
-        path: The path.
-        what: Name of the file's kind, for the error.
-
-    Raises:
-        ToolError: There is no such file.
-    """
-    if "://" in str(path):
-        raise ToolError(f"{preview(str(path))} is a URL; only files are read")
-    try:
-        exists = os.path.isfile(path)
-    except (OSError, ValueError):
-        exists = False
-    if not exists:
-        raise ToolError(f"there is no {what} {preview(str(path))}")
-    return Path(path)

@@ -148,11 +148,6 @@ def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
     return option_by_text(text, options)
 
 
-def option_letters(answer: str, options: Mapping[str, str]) -> set[str]:
-    """Find the letters of all options that an answer chooses; see `read_options`."""
-    return read_options(answer, options).value
-
-
 def read_options(answer: str, options: Mapping[str, str]) -> Reading[set[str]]:
     """Find the letters of all options that an answer chooses; none in "A or C".
 
