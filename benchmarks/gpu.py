@@ -3,8 +3,9 @@
 On the embedded pair and on a pair with the shape of Qwen2.5-VL-3B and random weights, which is made
 on the device: no files are needed. Prints, as lines of Markdown,
 
-- which attention ran: with flash attention, and a result that is that of a dense mask;
-- whether the positions that both methods choose are those on the CPU;
+- whether the positions that both methods choose, and the texts of whole episodes, are those on the
+  CPU;
+- which attention ran, and how far its results and those of a dense mask are from float32's;
 - seconds by stage: vision tower, the base with the lens, one step, prefill, decoding;
 - the peak of memory beside the arithmetic of `memory_counted.py`, with and without recomputation.
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import gpu_alike
 import torch
 from memory import resident, sampled_peak
 from memory_counted import GIB, estimate
@@ -45,9 +47,6 @@ from visreplay.replay_core.model_run import ModelRun, without_autograd
 from visreplay.replay_core.objectives import Divergence
 from visreplay.replay_core.replay import token_replay
 from visreplay.replay_core.visitors import LensReader
-from visreplay.tasks.analysis.prompt import Prompt
-from visreplay.tasks.registry import get_task
-from visreplay.tasks.types import Split
 
 Report = dict[str, Any]
 
@@ -75,7 +74,7 @@ class Scale:
         dtype: Data type of the random pair.
         sizes: Sizes of the random pair.
         sides: Images of so many visual tokens a side, whose peak of memory is measured.
-        scenes: Pictures of the embedded pair.
+        scenes: Pictures of the embedded pair, and episodes about them.
         tokens: Number of tokens to decode.
         repeats: Runs of every stage, of which the median counts.
     """
@@ -123,8 +122,11 @@ def parts(scale: Scale) -> Iterator[Report]:
     name = torch.cuda.get_device_name() if cuda else "CPU"
     yield {"what": "device", "name": name, "torch": torch.__version__}
     embedded = load_pair("embedded", device=scale.device)
-    yield from alike(embedded, load_pair("embedded", device="cpu"), scale)
-    yield from stages("embedded pair", embedded, scene(embedded, 0), embedded_config, scale)
+    on_cpu = load_pair("embedded", device="cpu")
+    yield from gpu_alike.positions(embedded, on_cpu, scale.scenes)
+    yield from gpu_alike.episodes(embedded, on_cpu, scale.scenes)
+    first = gpu_alike.segment(embedded, 0)
+    yield from stages("embedded pair", embedded, first, embedded_config, scale)
     del embedded
     models = random_models(scale)
     pair, config = models.pair, models.config
@@ -144,40 +146,6 @@ def random_models(scale: Scale) -> Models:
     with torch.device(scale.device):
         models.pair  # noqa: B018 -- it is made at the first use
     return models
-
-
-def scene(pair: ModelPair, number: int) -> Segment:
-    """Encode a held-out picture with its question."""
-    sample = get_task("visual-search-medium").sample(Split.HELD_OUT + number)
-    return Prompt.of(sample, "embedded", pair).segment
-
-
-def alike(pair: ModelPair, on_cpu: ModelPair, scale: Scale) -> Iterator[Report]:
-    """Compare the positions that the methods choose with those on the CPU, and the divergence."""
-    for method in (Method.TOKEN, Method.STATE):
-        same = total = 0
-        largest = 0.0
-        for number in range(scale.scenes):
-            found = [chosen(each, scene(on_cpu, number), method) for each in (pair, on_cpu)]
-            (masks, kl), (expected, expected_kl) = found
-            same += int((masks == expected).sum())
-            total += masks.numel()
-            largest = max(largest, abs(kl - expected_kl))
-        yield {
-            "what": f"{method} replay as on the CPU",
-            "pictures": scale.scenes,
-            "equal positions": f"{same} of {total}",
-            "largest difference of the KL": largest,
-        }
-
-
-def chosen(pair: ModelPair, segment: Segment, method: Method) -> tuple[Tensor, float]:
-    """Return the positions that a method works on, and the divergence after it."""
-    with ReplaySession(pair, embedded_config(method)) as session:
-        session.append(segment)
-        block = session.blocks[0]
-    mask_LT = block.chosen_LT if block.replaced_LT is None else block.replaced_LT
-    return mask_LT, block.kl_after or 0.0
 
 
 def attention(pair: ModelPair, scale: Scale) -> Report:

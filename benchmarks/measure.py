@@ -4,8 +4,8 @@ Systems: base, policy, policy with each replay method, ablations of the paper, a
 are this project's. On held-out samples of the generated tasks: greedy accuracy (Wilson interval),
 pass@1 and pass@8 at temperature 1 from 8 rollouts a sample, and the difference from the plain
 policy on the same samples (bootstrap intervals over samples). Writes
-`benchmarks/embedded_pair.json`. Finished results are kept in `runs/measure`, so that a stopped run
-can go on.
+`benchmarks/embedded_pair.json`. What came out of every sample is kept in `benchmarks/results`, so
+that a stopped run can go on and other statistics can be computed.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visreplay.agent.episode.embedded_agent import ROWS, embedded_agent, prepare_process
-from visreplay.replay_core import EMBEDDED, embedded_config
+from visreplay.replay_core import EMBEDDED, ReplayConfig, embedded_config
 from visreplay.tasks.evaluation.evaluate import evaluate
 from visreplay.tasks.evaluation.summary import replays, right_count
 from visreplay.tasks.registry import get_task
@@ -111,7 +111,7 @@ def _measure(task: Task, system: str, samples: int, store: ImageStore) -> dict[s
         "task": task.name,
         "system": system,
         "settings": settings(system, samples),
-        "greedy": [bool(right_count(record)) for record in records],
+        "greedy": [int(right_count(record)) for record in records],
         "right": right,
         "kl_before": fmean(replay["kl_before"] for replay in reports) if reports else None,
         "kl_after": fmean(replay["kl_after"] for replay in reports) if reports else None,
@@ -125,6 +125,13 @@ def settings(system: str, samples: int) -> dict[str, Any]:
     what = {"samples": samples, "weights": _weights(), **config}
     as_json: dict[str, Any] = json.loads(json.dumps(what))
     return as_json
+
+
+def is_current(kept: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tell whether a kept result has these settings; settings that are new had their defaults."""
+    defaults = {field.name: field.default for field in fields(ReplayConfig)}
+    before = {**json.loads(json.dumps(defaults)), **kept.get("settings", {})}
+    return all(before.get(name) == value for name, value in now.items())
 
 
 @cache
@@ -208,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=300, help="samples for a row of the table")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--kept", type=Path, default=Path("runs/measure"))
+    parser.add_argument("--kept", type=Path, default=OUT.parent / "results")
     arguments = parser.parse_args()
     prepare_process()
     console = Console(highlight=False, width=160)
@@ -220,13 +227,13 @@ def main() -> None:
     missing = []
     for unit, path in paths.items():
         kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        if kept.get("settings") != settings(unit[1], arguments.samples):
+        if not is_current(kept, settings(unit[1], arguments.samples)):
             path.unlink(missing_ok=True)
             missing.append(unit)
     with ProcessPoolExecutor(arguments.jobs) as pool:
         running = {pool.submit(measure, *unit, arguments.samples): unit for unit in missing}
         for number, done in enumerate(as_completed(running), 1):
-            paths[running[done]].write_text(json.dumps(done.result()), "utf-8")
+            paths[running[done]].write_text(json.dumps(done.result()) + "\n", "utf-8")
             console.print(f"[{number}/{len(missing)}] {running[done]}", markup=False)
             write(paths)
     show(console, write(paths))

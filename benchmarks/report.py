@@ -1,7 +1,7 @@
 """Write the measured numbers into README and docs: `python benchmarks/report.py`.
 
-Reads `latest.json` (of `speed.py`) and `embedded_pair.json` (of `measure.py`), and replaces the
-tables between `<!-- NAME -->` and `<!-- end -->`.
+Reads `latest.json` (of `speed.py`), `embedded_pair.json` (of `measure.py`) and `gpu.json` (of
+`gpu.py`), and replaces the tables between `<!-- NAME -->` and `<!-- end -->`.
 """
 
 import json
@@ -21,9 +21,9 @@ Rows = list[dict[str, Any]]
 
 def main() -> None:
     """Fill every table of every page."""
-    speed, pair = (
+    speed, pair, gpu = (
         json.loads((HERE / name).read_text("utf-8"))
-        for name in ("latest.json", "embedded_pair.json")
+        for name in ("latest.json", "embedded_pair.json", "gpu.json")
     )
     tables: dict[str, Callable[[], str]] = {
         "costs": lambda: speed_table(row for row in speed if is_cost(row)),
@@ -31,6 +31,7 @@ def main() -> None:
         "speed": lambda: speed_table(
             row for row in speed if not is_cost(row) and not is_divergence(row)
         ),
+        "gpu": lambda: gpu_table(gpu),
         "systems": lambda: systems_table(pair),
         "ablations": lambda: ablations_table(pair),
     }
@@ -69,6 +70,19 @@ def speed_table(rows: Iterable[dict[str, Any]]) -> str:
             spread = "counted" if row["runs"] is None else "one run"
         lines.append((row["name"], f"{row['ratio']:.3g}", spread, target, row["note"]))
     return markdown(("what", "figure", "spread", "target", "amounts"), lines)
+
+
+def gpu_table(parts: Rows) -> str:
+    """Make a table of the parts of a report of `gpu.py`, without the names of the kernels."""
+    lines = []
+    for part in parts:
+        rest = (
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in part.items()
+            if name not in ("what", "kernels")
+        )
+        lines.append((str(part["what"]), ", ".join(rest)))
+    return markdown(("what", "figures"), lines)
 
 
 def systems_table(rows: Rows) -> str:

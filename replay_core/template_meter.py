@@ -39,7 +39,7 @@ class Meter:
         messages = len(variables.get("messages") or ())
         self.nodes = MAX_NODES + NODES_A_MESSAGE * messages
         self.size = float("inf")
-        self.largest = self._size_of(variables)
+        self.largest = self.size_of(variables)
         self.size = MAX_SIZE + (COPIES + messages) * self.largest
 
     def run(self, count: int) -> None:
@@ -71,7 +71,7 @@ class Meter:
 
     def made(self, value: Any) -> Any:
         """Count a value with all that is in it."""
-        self.make(self._size_of(value))
+        self.make(self.size_of(value))
         return value
 
     def text_of(self, value: Any) -> str:
@@ -83,7 +83,12 @@ class Meter:
         if self.size < 0:
             raise TemplateLimitError("it makes too much text")
 
-    def _size_of(self, value: Any) -> int:
+    def size_of(self, value: Any) -> int:
+        """Count the characters and items of a value, with all that is in it.
+
+        Raises:
+            TemplateLimitError: They are more than may be made.
+        """
         size, left = 0, [value]
         while left:
             each = left.pop()

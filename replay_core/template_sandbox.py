@@ -6,7 +6,6 @@ template does: the nodes that it runs, and the characters and items that it make
 filters are those that keep to a multiple of their input; the others are not there.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -19,6 +18,12 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from visreplay.replay_core.template_formats import (
+    braces_length,
+    format_percent,
+    percent_length,
+    to_json,
+)
 from visreplay.replay_core.template_meter import (
     ITEM,
     METER,
@@ -40,9 +45,9 @@ def _names(words: str) -> frozenset[str]:
 
 
 _FILTERS = _names(
-    "abs batch capitalize count d default dictsort e escape first float groupby indent int items "
-    "last length list lower map max min reject rejectattr reverse round safe select selectattr "
-    "slice sort string striptags title trim truncate unique upper wordcount"
+    "abs batch capitalize center count d default dictsort e escape first float groupby indent int "
+    "items last length list lower map max min reject rejectattr reverse round safe select "
+    "selectattr slice sort string striptags title trim truncate unique upper wordcount"
 )
 """Jinja's filters whose result is at most a few times as large as their input."""
 
@@ -50,7 +55,8 @@ _LOOKING = _names("count d default first last length max min")
 """Filters that make nothing."""
 
 _OF_TEXT = _names(
-    "capitalize e escape indent lower safe string striptags title trim truncate upper wordcount"
+    "capitalize center e escape indent lower safe string striptags title trim truncate upper "
+    "wordcount"
 )
 """Filters that convert their input to text."""
 
@@ -64,7 +70,8 @@ _METHODS: tuple[tuple[Any, frozenset[str]], ...] = (
             "strip lstrip rstrip split rsplit splitlines startswith endswith lower upper title "
             "capitalize casefold swapcase find rfind index rindex count partition rpartition "
             "removeprefix removesuffix isalnum isalpha isascii isdecimal isdigit isidentifier "
-            "islower isnumeric isprintable isspace istitle isupper join replace"
+            "islower isnumeric isprintable isspace istitle isupper join replace format center "
+            "ljust rjust zfill"
         ),
     ),
     (Mapping, _names("get items keys values copy")),
@@ -73,6 +80,9 @@ _METHODS: tuple[tuple[Any, frozenset[str]], ...] = (
     (LoopContext, _names("cycle changed")),
 )
 """The methods that a template may call."""
+
+_WIDENING = _names("center ljust rjust zfill")
+"""Methods that make a text as long as they are told to."""
 
 _VIEWING = _names("get items keys values cycle changed")
 """Methods that make nothing."""
@@ -105,41 +115,6 @@ def _cut(value: Any) -> Any:
     return value
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: Any = None,
-    separators: Any = None,
-    sort_keys: bool = False,
-) -> str:
-    """Write JSON as transformers' filter does, without the escapes that HTML needs."""
-    meter = METER.get()
-    meter.made(value)
-    if indent is not None:
-        if not isinstance(indent, int) or not 0 <= indent <= 16:
-            _refuse(f"it indents JSON by {str(indent)[:20]!r}")
-        meter.make(indent * _nesting(value))
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _nesting(value: Any) -> int:
-    """Add up the depths of all items of a value."""
-    total, depth, level = 0, 0, [value]
-    while level:
-        depth += 1
-        total += depth * len(level)
-        groups = (each.values() if isinstance(each, Mapping) else each for each in level
-                  if isinstance(each, Mapping | list | tuple))  # fmt: skip
-        level = [child for group in groups for child in group]
-    return total
-
-
 def _raise(message: Any) -> NoReturn:
     raise TemplateError(str(message)[:1000])
 
@@ -161,9 +136,10 @@ class _Generation(Extension):
     tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Parse the tag: its body is rendered as it is."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        """Parse the tag: its body is rendered as it is, and what it sets ends with it."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return [nodes.Scope(body, lineno=line)]
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
@@ -183,8 +159,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: _limited(plain, name) for name in _FILTERS}
         self.filters |= {
             "join": pass_context(lambda _, *args, **kwargs: _join_filter(*args, **kwargs)),
+            "format": pass_context(lambda _, *args, **kwargs: format_percent(*args, **kwargs)),
             "replace": pass_context(lambda _, *args, **kwargs: _replace(*args, **kwargs)),
-            "tojson": pass_context(lambda _, *args, **kwargs: _to_json(*args, **kwargs)),
+            "tojson": pass_context(lambda _, *args, **kwargs: to_json(*args, **kwargs)),
             "_joined": pass_context(lambda _, parts: _join(parts)),
             "_cut": pass_context(lambda _, value: _cut(value)),
             "_made": pass_context(lambda _, value: METER.get().made(value)),
@@ -216,7 +193,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         """Tell whether a template may call something."""
         if isinstance(obj, Macro | LoopContext):
             return True
-        name, owner = getattr(obj, "__name__", ""), getattr(obj, "__self__", None)
+        name, owner = getattr(obj, "__name__", ""), _owner(obj)
         if owner is None or isinstance(owner, type):
             return any(obj is function for function in self._functions)
         return any(isinstance(owner, kind) and name in names for kind, names in _METHODS)
@@ -225,12 +202,16 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         """Call something."""
         meter = METER.get()
         meter.run(1)
-        name, owner = getattr(__obj, "__name__", ""), getattr(__obj, "__self__", None)
+        name, owner = getattr(__obj, "__name__", ""), _owner(__obj)
         meter.searched(owner)
         if isinstance(owner, str) and name in ("join", "replace"):
             if name == "join":
                 return _join(args[0], owner)
             return _replace(owner, *args)
+        if isinstance(owner, str) and name == "format":
+            meter.make(braces_length(owner, [*args, *kwargs.values()]))
+        if name in _WIDENING:
+            _check_numbers(name, args)
         value = super().call(__context, __obj, *args, **kwargs)
         return value if name in _VIEWING else meter.made(value)
 
@@ -240,8 +221,8 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         if operator == "+" and type(left) is type(right) is str:
             meter.make(len(left) + len(right))
             return left + right
-        if operator == "%" and isinstance(left, str | bytes):
-            _refuse("it formats text by %")
+        if operator == "%" and isinstance(left, str):
+            meter.make(percent_length(left, right))
         if operator in ("*", "**") and not isinstance(left, float) and not isinstance(right, float):
             _check_product(meter, operator, left, right)
         value = super().call_binop(context, operator, left, right)
@@ -265,14 +246,26 @@ def _join_filter(value: Iterable[Any], d: Any = "", attribute: str | int | None 
 
 
 def _part(value: Any, attribute: str | int) -> Any:
-    try:
-        return value[attribute]
-    except (TypeError, LookupError):
-        return ""
+    for name in str(attribute).split("."):
+        try:
+            value = value[int(name) if name.isdecimal() else name]
+        except (TypeError, LookupError):
+            return ""
+    return value
 
 
 def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
     return dict(*args, **kwargs)
+
+
+def _owner(method: Any) -> Any:
+    """Find the value that a method is one of; Jinja has wrapped `str.format`."""
+    return getattr(getattr(method, "__wrapped__", method), "__self__", None)
+
+
+def _check_numbers(name: str, values: Iterable[Any]) -> None:
+    if any(isinstance(value, int) and abs(value) > 10_000 for value in values):
+        _refuse(f"it uses {name} with too large a number")
 
 
 def _limited(plain: ImmutableSandboxedEnvironment, name: str) -> Callable[..., Any]:
@@ -282,9 +275,8 @@ def _limited(plain: ImmutableSandboxedEnvironment, name: str) -> Callable[..., A
     def limited(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         meter = METER.get()
         meter.run(1)
-        numbers = (each for each in (*args, *kwargs.values()) if isinstance(each, int))
-        if name not in _OF_ANYTHING and any(abs(each) > 10_000 for each in numbers):
-            _refuse(f"it uses {name} with too large a number")
+        if name not in _OF_ANYTHING:
+            _check_numbers(name, (*args, *kwargs.values()))
         if name in _OF_TEXT:
             value = meter.text_of(value)
         if name == "indent":

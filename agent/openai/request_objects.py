@@ -95,6 +95,8 @@ class NeutralSettings(Strict):
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: Json | None = None
+    request_id: str | None = None
+    cache_salt: str | None = None
 
     frequency_penalty: Zero = 0
     presence_penalty: Zero = 0
@@ -107,9 +109,12 @@ class NeutralSettings(Strict):
     min_tokens: Zero = 0
     priority: Zero = 0
     length_penalty: One = 1
+    typical_p: One = 1
     best_of: One = 1
     stop_token_ids: EmptyList = []
+    allowed_token_ids: EmptyList = []
     bad_words: EmptyList = []
+    documents: EmptyList = []
     chat_template_kwargs: Empty = {}
     mm_processor_kwargs: Empty = {}
     echo: No = False
@@ -118,6 +123,10 @@ class NeutralSettings(Strict):
     include_stop_str_in_output: No = False
     add_special_tokens: No = False
     continue_final_message: No = False
+    return_token_ids: No = False
+    return_tokens_as_token_ids: No = False
     add_generation_prompt: Yes = True
+    detokenize: Yes = True
+    include_reasoning: Yes = True
     skip_special_tokens: Yes = True
     spaces_between_special_tokens: Yes = True

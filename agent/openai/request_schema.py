@@ -265,7 +265,9 @@ class ChatRequest(NeutralSettings):
 
     def drop_conversation(self) -> None:
         """Let go of what may be large, once it is converted."""
-        self.messages, self.tools, self.metadata, self.user = [], None, None, None
+        self.messages, self.tools = [], None
+        for name in NeutralSettings.model_fields:
+            setattr(self, name, None)
 
     @property
     def stops(self) -> list[str]:

@@ -51,8 +51,6 @@ class ToolProtocol(TurnReader, ABC):
     """Text between those tags and the JSON."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Keys of a recipe that mean nothing in this protocol: a recipe that sets them is refused."""
-    own_tools: ClassVar[tuple[Signature, ...]] = ()
-    """Signatures of the tools that `run` knows, where calls are JSON with the tool's name."""
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -52,4 +52,4 @@ class DeepEyesProtocol(ToolProtocol):
 
     def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
         # Both of the model's own evaluations take a turn without a call as the answer.
-        return ParsedTurn.free(thought, rest)
+        return self._free(thought, rest)

@@ -64,7 +64,7 @@ class HermesProtocol(ToolProtocol):
         return parts
 
     def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
-        return ParsedTurn.free(thought, rest)
+        return self._free(thought, rest)
 
     def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Run `zoom`, `crop` or `sample_frames`."""

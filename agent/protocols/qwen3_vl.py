@@ -53,7 +53,7 @@ class Qwen3VLProtocol(ToolProtocol):
     def _read(self, thought: str, rest: str, calls: FoundCalls) -> ParsedTurn:
         if calls.found:
             return ParsedTurn(thought, calls.chosen(self.recipe.calls))
-        return ParsedTurn.free(thought, rest)
+        return self._free(thought, rest)
 
     def run(self, call: ToolCall, scene: Scene) -> Observation:
         """Run `image_zoom_in_tool`."""

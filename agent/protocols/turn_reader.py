@@ -7,7 +7,9 @@ from visreplay.agent.protocols.call_syntax import TOOL_CALL, CallSyntax
 from visreplay.agent.protocols.calls import FoundCalls
 from visreplay.agent.protocols.parsing import split_thought
 from visreplay.agent.protocols.recipe import Recipe
+from visreplay.agent.protocols.tool_schemas import Signature
 from visreplay.agent.protocols.turns import MAX_TURN_CHARACTERS, ParsedTurn
+from visreplay.agent.protocols.unread_calls import unread_call
 from visreplay.tools import ToolError
 
 
@@ -18,6 +20,8 @@ class TurnReader:
 
     call_syntax: ClassVar[CallSyntax] = TOOL_CALL
     """How calls are written."""
+    own_tools: ClassVar[tuple[Signature, ...]] = ()
+    """Signatures of the tools that the protocol runs, where calls are JSON with the tool's name."""
 
     def read(self, written: str) -> ParsedTurn:
         """Parse a turn. Never raises: whatever is wrong with it is its `error`."""
@@ -85,6 +89,21 @@ class TurnReader:
         return (
             ParsedTurn.tagged(thought, rest) if answer >= 0 else self._read_untagged(thought, rest)
         )
+
+    def _free(self, thought: str, rest: str) -> ParsedTurn:
+        """Take the whole text as the answer, unless it is a call in a form that is not read.
+
+        Raises:
+            ToolError: It is such a call.
+        """
+        names = {signature["function"]["name"] for signature in self.own_tools}
+        if name := unread_call(rest, names):
+            syntax = self.call_syntax
+            raise ToolError(
+                f"This looks like a call of {name}, but a {syntax.what} is written "
+                f"<{syntax.tag}>{syntax.form}</{syntax.tag}>."
+            )
+        return ParsedTurn.free(thought, rest)
 
     def _read_untagged(self, thought: str, rest: str) -> ParsedTurn:
         return ParsedTurn(thought)

@@ -114,7 +114,12 @@ class ImageQA(FileTask):
         if choices := row.optional("choices"):
             return options_by_letter(parse_list(row, "choices", choices))
         letters = [letter for letter in ascii_uppercase if letter in row.fields]
-        options = {letter: text for letter in letters if (text := row.optional(letter))}
+        texts = {letter: row.optional(letter) for letter in letters}
+        answer = row.text("answer").strip("(). ").upper()
+        if answer in texts and texts[answer] is None:
+            # The right option was "None" or "N/A" before pandas took it for a missing value.
+            texts[answer] = str(row.fields[answer] or "").strip() or None
+        options = {letter: text for letter, text in texts.items() if text is not None}
         if list(options) != list(options_by_letter(list(options.values()))):
             raise row.error(max(options), "an option before it is empty")
         return options if len(options) > 1 else {}

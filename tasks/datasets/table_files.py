@@ -78,12 +78,14 @@ class Row:
         """Read a text, or a number as text.
 
         Raises:
-            ValueError: The field is missing or empty, or its value has another type.
+            ValueError: The field is missing or empty ("nan", too), or its value has another type.
         """
-        value = self._read(name)
+        value = self.optional(name)
         if value is None:
-            has = f"has {', '.join(self.fields)}" if name not in self.fields else "it is empty"
-            raise self.error(name, f"a text is needed; the row {has}"[:500])
+            has = f"the row has {', '.join(self.fields)}"
+            if name in self.fields:
+                has = f"it is {self._read(name) or 'empty'}"
+            raise self.error(name, f"a text is needed; {has}"[:500])
         return value
 
     def texts(self, name: str) -> list[str]:

@@ -44,10 +44,11 @@ _WRAPPERS = re.compile(
 )
 _MARKUP = re.compile(r"[`$]|\*{2,}|(?<!\w)\*|\*(?!\w)|\\[()\[\],;! ]|(?<!\w)_+|_+(?!\w)")
 PHRASE = re.compile(
-    r"(?<![A-Za-z0-9])(?:ans|answers?|option|choice|solution|result)\b"
+    r"(?<![A-Za-z0-9])(?<!wrong )(?<!incorrect )(?<!false )"
+    r"(?:ans|answers?|option|choice|solution|result)\b"
     r"(?:\s+(?:to|for)\b[^.:\n]{1,60}?)?[\"']?"
     r"(?:\s+(?:is|are|would be|should be|must be)\b(?!\s+not\b)|\s*[:=]|\s+-\s)\s*[:=]?\s*"
-    r"|\bI(?:'d| would|'ll| will)?\s+(?:choose|pick|select|go with|answer)\b\s*[:=]?\s*"
+    r"|\bI(?:'d| would|'ll| will)?\s+(?:choose|pick|select|go with|go for|answer)\b\s*[:=]?\s*"
     r"|\b(?:réponse|antwort|respuesta|resposta|risposta|odpowiedź|antwoord|ответ)\b"
     r"(?:\s+\w{1,12}){0,2}?(?:\s+(?:est|ist|es|é|è|to|is)\b|\s*:)\s*:?\s*"
     r"|(?:答案|选项|答え|正解|정답)\s{0,3}(?:应该|应当|应)?\s{0,3}(?:是|为|选|:|は|은|는)\s*:?\s*"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from visreplay.tasks.scoring.answer_extraction import strip_markup
+from visreplay.tasks.scoring.denials import without_denied, without_doubts
 
 BEFORE_LETTER = r"(?<![A-Za-z0-9_\\])(?<![A-Za-z]['.])(?<![+^≤≥])(?<! [<>=] )"
 AFTER_LETTER = (
@@ -13,36 +14,11 @@ AFTER_LETTER = (
 """What may not follow: "A's", "A = 12", "E + 1", "A.M."."""
 _ONE = rf"[(\[\"']{{0,2}}[A-Z]{AFTER_LETTER}[)\]\"']{{0,2}}"
 _SEVERAL = (
-    rf"{_ONE}(?:,\s?{_ONE}(?=\s*,|\s+(?:or|nor|and)\b)){{0,8}}"
+    rf"{_ONE}(?:,\s?{_ONE}(?=\s*,|\s+(?:or|nor|and|is|are|do|does|can)\b)){{0,8}}"
     rf"(?:,?\s+(?:or|nor|and)\s+(?:option\s+)?{_ONE}){{0,8}}"
 )
-_FILLERS = (
-    r"(?:(?:be|the|an?|that|it|it's|it\sis|it\swas|is|option|choice|answer|letter|choose|pick"
-    r"|select|think|believe|say|definitely|certainly|necessarily|really|even|correct|right"
-    r"|figure|picture|panel|to)\s+){0,7}"
-)
-_NEGATION = (
-    r"(?i:\b(?:no(?=\s)|not|cannot|neither|nor|never|instead\sof|rather\sthan|except|anything\sbut"
-    r"|other\sthan|unlike|rul(?:e|es|ed|ing)\sout|exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)"
-    r"|discard(?:s|ed|ing)?|reject(?:s|ed|ing)?|(?:wrong|incorrect)\sto)|n't|nicht|不是|不选|而非|排除)"
-)
-_JUDGED_WRONG = (
-    r"(?:(?:is|are|was|were|would\sbe|(?:can|could)\sbe|must\sbe|seems?|looks?)\s+"
-    r"(?:(?:also|both|clearly|definitely|certainly|just|simply)\s+)?"
-    r"(?:not\b|wrong|incorrect|false|out\b(?!\s+of)|ruled\sout|excluded|eliminated|impossible"
-    r"|discarded|rejected)"
-    r"|(?:is|are|was|were|can|could|do|does|did|has|have|would|will|must|should)"
-    r"(?:n't|\s+not\b|not\b)(?:\s+be)?)(?:\s+(?:the\s+)?(?:right|correct|true|answer|best))?"
-)
-_NEGATED = re.compile(
-    rf"{_NEGATION}\W{{0,4}}(?i:{_FILLERS}){_SEVERAL}"
-    rf"|(?<![A-Za-z0-9_'])(?!I\s+(?!is\b)){_SEVERAL}\s+{_JUDGED_WRONG}"
-    r"|(?<![A-Za-z0-9'])[A-Z]\s*(?:不对|错误|是错)"
-)
-_UNSURE = re.compile(
-    r"(?i:\bwhether\b)(?:[^.;,\n!?]|,(?=\s*(?:or\s+)?[A-Z](?![A-Za-z]))){0,80}"
-    r"|(?i:\bif\b)[^.;,\n!?]{0,80}"
-)
+_LETTERS = rf"(?<![A-Za-z0-9_'])(?!I\s+(?!is\b)){_SEVERAL}"
+_WRONG_IN_CHINESE = re.compile(r"(?<![A-Za-z0-9'])[A-Z]\s*(?:不对|错误|是错)")
 _MENTION = re.compile(
     rf"(?:\b((?i:point|angle|triangle|vertex|line|segment|vitamin|team|plan|grade|type|class"
     rf"|person|player|box|node|bus|route|hepatitis))\s)?{BEFORE_LETTER}([(\[]?)([A-Z])"
@@ -52,9 +28,9 @@ _AFTER_A_LETTER = {"is", "was", "it", "and", "or", "because", "as", "since", "fo
 """Words that follow the letter A, but rarely the article."""
 
 
-def without_denied(text: str) -> str:
+def stated_letters(text: str) -> str:
     """Remove the letters that a text denies: "not A", "A and C are wrong", "whether A"."""
-    return _UNSURE.sub(" ", _NEGATED.sub(" ", text))
+    return without_doubts(without_denied(_WRONG_IN_CHINESE.sub(" ", text), _LETTERS))
 
 
 def is_word(letter: str, after: str) -> bool:

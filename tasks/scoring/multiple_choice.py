@@ -14,12 +14,13 @@ from visreplay.tasks.scoring.answer_extraction import (
     stated_answer,
     strip_markup,
 )
+from visreplay.tasks.scoring.denials import SO, TAKES_BACK
 from visreplay.tasks.scoring.letters import (
     AFTER_LETTER,
     BEFORE_LETTER,
     is_word,
     mentions,
-    without_denied,
+    stated_letters,
 )
 from visreplay.tasks.scoring.option_texts import named_options, option_by_text
 
@@ -43,8 +44,7 @@ _CLAUSE_END = (
     r"(?=[)\]\"']{0,2}\s*(?:[.,;:!?\n。]|$|\s(?:because|since|as|instead)\b|\s[-\u2013]\s))"
 )
 _CONCLUSION = re.compile(
-    r"(?:(?i:\b(?:so|therefore|thus|hence|actually|wait|no(?=[,.;:!])|correction|sorry|scratch\sthat|meant"
-    r"|hold\son|on\sreflection|on\ssecond\sthought|(?:let\sme\s)?correct\smyself|rather|leaves|leaving"
+    rf"(?:(?i:\b(?:{SO}|{TAKES_BACK}|no(?=[,.;:!])|meant|rather|leaves|leaving"
     r"|(?:right|correct|best)\s(?:one|match|letter|guess)\sis))|所以|因此)[\s,:;.]{0,4}"
     r"(?i:(?:(?:no|wait|that|it|it's|is|must|be|i|meant|option|choice|answer|the|letter|only)"
     r"[\s,:]{1,2}){0,5})"
@@ -71,7 +71,7 @@ _ITEM = re.compile(
 _ALTERNATIVES = re.compile(
     rf"{BEFORE_LETTER}[A-Z]\W{{0,3}}(?:\bor\b|或)\W{{0,3}}[A-Z]{AFTER_LETTER}"
 )
-_SO = re.compile(r"(?i:\b(?:so|therefore|thus|hence)\b)|所以|因此")
+_SO = re.compile(rf"(?i:\b{SO}\b)|所以|因此")
 _REASON = re.compile(r",?\s(?:because|since)\b")
 _LETTERS_ONLY = re.compile(r"[A-Z](?:[\s,;&、/]*[A-Z])+")
 
@@ -109,8 +109,8 @@ def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
         answer: The text that a model wrote.
         options: Texts by upper-case letter; the texts may be empty.
     """
-    text = strip_markup(final_answer(answer))
-    without = without_denied(text)
+    text = _without_list(strip_markup(final_answer(answer)), options)
+    without = stated_letters(text)
     box = boxed(text)
     stated = [
         (m.start(), without[m.end() : m.end() + _MAX_STATEMENT]) for m in PHRASE.finditer(without)
@@ -136,9 +136,8 @@ def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
             chosen = _choice(statement.partition("\n")[0], options)
             if chosen is not None:
                 return _single(chosen, after[start])
-    # With several marks, the text repeats the options.
-    if len(set(_MARKED.findall(without)) & set(options)) < 2:
-        chosen = _choice(text, options, marked=True)
+    if not _repeats_options(without, options):
+        chosen = _choice(without, options, marked=True)
         if chosen is not None:
             return _single(chosen, "at the beginning of the text")
     mentioned = set(mentions(without, options))
@@ -146,6 +145,29 @@ def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
         only = mentioned.pop() if len(mentioned) == 1 else None
         return Reading(only, "the only letter in the text" if only else "several letters")
     return option_by_text(text, options)
+
+
+def _without_list(text: str, options: Mapping[str, str]) -> str:
+    """Remove the lines in which a text repeats all options, if there is more in it."""
+    repeated = {normalise(f"{letter}. {option}"): letter for letter, option in options.items()}
+    lines = text.splitlines()
+    places = [repeated.get(normalise(re.sub(r"^(\W*\w)[):]", r"\1.", line))) for line in lines]
+    rest = [line for line, letter in zip(lines, places, strict=True) if letter is None]
+    if len(options) > 1 and {*options} <= set(places) and any(line.strip() for line in rest):
+        return "\n".join(rest)
+    return text
+
+
+def _repeats_options(text: str, options: Mapping[str, str]) -> bool:
+    """Tell whether several letters with a mark begin a line, or stand before their own texts."""
+    repeated = set()
+    for mark in _MARKED.finditer(text):
+        first = not text[: mark.start()].rpartition("\n")[2].strip(EDGES)
+        option = strip_markup(options.get(mark[1], "")).casefold()
+        own = option and text[mark.end() :].lstrip().casefold().startswith(option)
+        if mark[1] in options and (first or own):
+            repeated.add(mark[1])
+    return len(repeated) > 1
 
 
 def read_options(answer: str, options: Mapping[str, str]) -> Reading[set[str]]:
@@ -188,7 +210,7 @@ def _named(part: str, where: str, options: Mapping[str, str]) -> Reading[set[str
     """Find the letters, or else the options' texts, in a part of an answer."""
     if _LETTERS_ONLY.fullmatch(part.strip(EDGES)):
         return Reading(set(re.findall("[A-Z]", part)), f"the letters that are {where}")
-    without = without_denied(part)
+    without = stated_letters(part)
     if _ALTERNATIVES.search(without):
         return Reading(set(), f'"or" between the letters in {where}')
     if letters := set(mentions(without, options)):

@@ -11,6 +11,14 @@ from visreplay.tasks.scoring.answer_extraction import (
     stated_answer,
     strip_markup,
 )
+from visreplay.tasks.scoring.denials import (
+    NOT,
+    SO,
+    TAKES_BACK,
+    WRONG,
+    without_denied,
+    without_doubts,
+)
 
 _SIGNS = str.maketrans("\u2212\u2044", "-/")  # the minus sign, and the bar of a fraction
 _NUMBER = re.compile(
@@ -63,25 +71,25 @@ _PRONOUN = re.compile(
 )
 """The word "one" where it is no number: "the red one", "one can see"."""
 _ASIDE = re.compile(r"(?<=[,;.])\s(?:and\s)?one\b")
-_ONE_OF = re.compile(r"[,;]\s\d+\sof\s(?:which|them|these|those|whom)\b", re.IGNORECASE)
+_PART = re.compile(
+    r"[,;]\s(?:\d+\sof\s(?:which|them|these|those|whom)\b|of\s(?:which|these|those|whom)\s\d+\b)",
+    re.IGNORECASE,
+)
+"""How many of the counted things are something else: "5, of which 2 are red"."""
 _QUALIFIED = re.compile(
     r"\b(?:more|fewer|less|greater|larger|smaller|higher|lower)\sthan\s[-+]?[\d.,]*\d",
     re.IGNORECASE,
 )
-_DENIED = re.compile(
-    r"(?:\b(?:not|never|instead\sof|rather\sthan)|n't)\s(?:(?:be|a|the|just|exactly|simply)\s){0,2}"
-    r"[-+]?[\d.,/]*\d",
-    re.IGNORECASE,
-)
+_DIGITS = r"(?<![\d.,/])[-+]?[\d.,/]*\d"
 _LABEL = re.compile(r"\b\d+(?:st|nd|rd|th|D|K)\b(?!\s*/)")
 """Numbers that count nothing, unless there is no other: "the 2nd row", "3D", "4K"."""
 _RETRACTED = re.compile(
-    r"\b(?:wait|actually|sorry|correction|scratch\sthat|on\ssecond\sthought|i\smean|i\smeant)\b"
+    rf"\b{TAKES_BACK}\b"
     r"|(?<=[.?!]\s)no\b|\b(?:first|initially|originally|said)\b[^.;\n]{1,80}?\bbut\b",
     re.IGNORECASE,
 )
 _CONCLUSION = re.compile(
-    r"\b(?:so|therefore|thus|hence|in\stotal|altogether|overall|totals?)\b(?:\sof\b|\sis\b)?[\s,:=]*",
+    rf"\b(?:{SO}|in\stotal|altogether|overall|totals?)\b(?:\sof\b|\sis\b)?[\s,:=]*",
     re.IGNORECASE,
 )
 _NOT_COUNTED = (
@@ -186,8 +194,8 @@ def _digits(text: str) -> str:
         text = _PRONOUN.sub(" ", lowered)
         without = _ASIDE.sub(" ", text)
         text = _SPELLED.sub(_as_digits, without if _SPELLED.search(without) else text)
-    text = _SIGN_WORD.sub("-", _ONE_OF.sub("", text))
-    text = _DENIED.sub(" ", _QUALIFIED.sub(" ", text))
+    text = _SIGN_WORD.sub("-", _PART.sub("", text))
+    text = without_doubts(without_denied(_QUALIFIED.sub(" ", text), _DIGITS, NOT, WRONG))
     without = _LABEL.sub(" ", text)
     return without if re.search(r"\d", without) else re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", text)
 

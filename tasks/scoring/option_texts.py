@@ -11,20 +11,12 @@ from visreplay.tasks.scoring.answer_extraction import (
     normalise,
     strip_markup,
 )
+from visreplay.tasks.scoring.denials import SO, TAKES_BACK, without_denied, without_doubts
 from visreplay.tasks.scoring.numerals import read_number
 from visreplay.tasks.scoring.yes_no import read_yes_no
 
 _MAX_SENTENCES = 200
-_DENIAL = (
-    r"(?:\b(?:not|cannot|neither|nor|never|no|instead of|rather than|anything but|other than)|n't"
-    r"|不是|而非|不选)\s*(?:(?:be|an?|the|on|in|at|to|really|actually|of)\s+){0,4}"
-)
-_WRONG = r"\s+(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|false|ruled out|excluded))\b"
-_UNSURE = re.compile(r"\b(?:whether|if)\b[^.;\n!?]{0,80}")
-_SECOND_THOUGHT = re.compile(
-    r"(?<=[.,;!?\n])\s{0,3}(?:no\b|wait\b|actually\b|correction\b|sorry\b|on second thought"
-    r"|on closer (?:look|inspection))|(?<=[.,;!?\n ])(?:so|therefore|thus|hence)\b"
-)
+_SECOND_THOUGHT = re.compile(rf"(?<=[.,;!?\n])\s{{0,3}}(?:no|{TAKES_BACK})\b|(?<=[.,;!?\n ]){SO}\b")
 _AGREEMENT = re.compile(r"\b(?:that|this|[a-j])(?:'s| is) (?:right|correct)(?=\W{0,9}$|[.,;!])")
 _NONE_OF = re.compile(
     r"^(?:it is |it's )?none of (?:these|those|them|the (?:above|options|choices|others?))\b"
@@ -67,7 +59,7 @@ def option_by_text(text: str, options: Mapping[str, str]) -> Reading[str | None]
     if number.value is not None:
         return number
     if not any(re.search(r"\b(?:whether|if)\b", word) for word in words.values()):
-        written = _UNSURE.sub(" ", written)
+        written = without_doubts(written)
     written = _AGREEMENT.sub(" ", written)
     *_, later = _SECOND_THOUGHT.split(written)
     for part in dict.fromkeys((written, later)):
@@ -93,23 +85,17 @@ def _by_words(written: str, words: Mapping[str, str]) -> str | None:
 
 def _matching(written: str, words: Mapping[str, str]) -> set[str]:
     """Find the options whose text is in a text, without those within a longer option's text."""
-    matches: dict[str, str] = {}
-    for letter, wanted in words.items():
-        if not wanted:
-            continue
-        whole = _whole(wanted)
-        if re.search(whole, _without_denied(written, whole)):
-            matches[letter] = wanted
+    whole = {letter: _whole(wanted) for letter, wanted in words.items() if wanted}
+    # The longest first, so that "not dark red" does not deny red.
+    each = "|".join(sorted(whole.values(), key=len, reverse=True))
+    several = rf"(?:{each})(?:(?:\s?,\s?|,?\s(?:or|nor|and)\s)(?:the\s|an?\s)?(?:{each})){{0,8}}"
+    without = without_denied(written, several) if whole else written
+    matches = {letter: words[letter] for letter, each in whole.items() if re.search(each, without)}
     return {
         letter
         for letter, option in matches.items()
         if not any(option != other and option in other for other in matches.values())
     }
-
-
-def _without_denied(written: str, whole: str) -> str:
-    """Remove the places where a text denies another: "not red", "red is wrong"."""
-    return re.sub(f"{whole}{_WRONG}", " ", re.sub(f"{_DENIAL}{whole}", " ", written))
 
 
 def _whole(wanted: str) -> str:
@@ -164,7 +150,7 @@ def _by_difference(written: str, words: Mapping[str, str]) -> str | None:
             continue
         for sentence in SENTENCE_END.split(written)[:_MAX_SENTENCES]:
             for word in own:
-                sentence = _without_denied(sentence, _whole(word))
+                sentence = without_denied(sentence, _whole(word))
             found = [token for token in _content(sentence) if token in tokens]
             if own <= set(found) and (_in_order(found, tokens) or not own & _RELATIONS):
                 matches[letter] = own

@@ -9,6 +9,7 @@ from visreplay.tasks.scoring.answer_extraction import (
     stated_answer,
     strip_markup,
 )
+from visreplay.tasks.scoring.denials import NOT
 from visreplay.tasks.scoring.yes_no import read_yes_no
 from visreplay.tasks.types import Verdict
 
@@ -21,10 +22,7 @@ _HEDGE = re.compile(
     r"|indeed|called)\s+){1,3}",
     re.IGNORECASE,
 )
-_DENIED = re.compile(
-    r"\b(?:not|cannot|never|no|none|nothing|neither|nor|if|whether|unless|unclear)\b|n't\b|\?",
-    re.IGNORECASE,
-)
+_DENIED = re.compile(rf"{NOT}|(?i:\b(?:none|nothing|if|whether|unless|unclear)\b)|\?")
 _CLAUSE = re.compile(r"\b(?:and|but|or|while|whereas|because|since|as|so|then)\b|[,:!]")
 _REASON = re.compile(r",\s+(?:because|since|as)\b")
 _CONTRAST = re.compile(r",\s+(?:and\s+)?(?:not|rather than|instead of)\b", re.IGNORECASE)

@@ -9,6 +9,7 @@ from visreplay.tasks.scoring.answer_extraction import (
     stated_answer,
     strip_markup,
 )
+from visreplay.tasks.scoring.denials import TAKES_BACK
 
 _YES = {"yes", "yeah", "yep", "yup", "是", "是的"}
 _WORD = r"(yes|yeah|yep|yup|nope|nah|no(?!\s+(?:doubt|one|way|idea|answer|information)\b))"
@@ -18,6 +19,7 @@ _SAID = re.compile(
     r"(?=\W{0,9}$|[.,;:!\n])",
     re.IGNORECASE,
 )
+_TAKEN_BACK = re.compile(rf"\b{TAKES_BACK}\b", re.IGNORECASE)
 _BOTH = re.compile(r"\byes\s+(?:and|or)\s+no\b|\bno\s+(?:and|or)\s+yes\b", re.IGNORECASE)
 _NEGATIVE = re.compile(
     r"^\W{0,9}"
@@ -43,7 +45,7 @@ def read_yes_no(answer: str) -> Reading[str | None]:
     if _BOTH.search(text):
         return Reading(None, "both yes and no")
     leading, said = _LEADING.match(text), _SAID.findall(text)
-    changed = re.search(r"\b(?:wait|actually|sorry)\b", text, re.IGNORECASE) is not None
+    changed = _TAKEN_BACK.search(text) is not None
     if leading and not (said and changed):
         return Reading(_meaning(leading[1] or leading[2]), "yes or no at the beginning")
     if said:

@@ -104,7 +104,44 @@ def test_of_several_calls_one_cannot_be_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hermes", "qwen3-vl", "deepeyes"])
 @pytest.mark.parametrize(
-    "written", ['{"name": "Bob", "age": 3}', '[{"bbox_2d": [1, 2, 3, 4]}]', "{name}", "a {b} c"]
+    "written",
+    [
+        '{"name": TOOL, "bbox_2d": [0, 0, 9, 9]}',
+        '{"tool": TOOL, "args": {"bbox_2d": [0, 0, 9, 9]}}',
+        '{"action": "search", "action_input": "kites"}',
+        "{'name': TOOL, 'input': {}}",
+        '[{"type": "function", "function": {"name": TOOL, "args": {}}}]',
+        "TOOL(bbox_2d=[0, 0, 9, 9])",
+        "functions.TOOL(bbox_2d=[0, 0, 9, 9])",
+        "```python\nTOOL(bbox_2d=[0, 0, 9, 9])\n```",
+        '<think>Closer.</think>\n{"tool": TOOL, "args": {}}',
+    ],
+)
+def test_a_turn_that_calls_in_a_form_that_is_not_read_is_no_answer(name: str, written: str) -> None:
+    protocol = protocol_of(name)
+    tool = protocol.own_tools[0]["function"]["name"]
+    turn = protocol.read(written.replace("TOOL(", f"{tool}(").replace("TOOL", f'"{tool}"'))
+    assert (turn.calls, turn.answer) == ((), None)
+    assert turn.error is not None
+    expected = "search" if "search" in written else tool
+    assert f"looks like a call of {expected}" in turn.error and "<tool_call>" in turn.error
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3-vl", "deepeyes"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"name": "Bob", "age": 3}',
+        '{"name": "Bob", "input": "a"}',
+        '{"action": "running"}',
+        '[{"bbox_2d": [1, 2, 3, 4]}]',
+        '```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "kite"}]\n```',
+        "{name}",
+        "a {b} c",
+        "zoom (twice)",
+        "print(zoom)",
+        "f(x) = 2",
+    ],
 )
 def test_other_objects_are_answers(name: str, written: str) -> None:
     assert protocol_of(name).read(written).answer == written

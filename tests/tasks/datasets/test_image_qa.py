@@ -137,6 +137,12 @@ def test_options_that_pandas_writes_as_missing(tmp_path: Path, missing: str) -> 
     assert task.is_right(sample, "3")
     _, sample = opened(tmp_path, "mmmu", **dict.fromkeys("ABCD", missing), answer="7")
     assert sample.facts["options"] == {}
+    # The right option may have been "N/A".
+    task, sample = opened(tmp_path, "mmmu", A="2", B="3", C=missing, D=missing, answer="C")
+    assert sample.facts["options"] == {"A": "2", "B": "3", "C": missing}
+    assert task.is_right(sample, "C")
+    with pytest.raises(ValueError, match=f"field 'answer': a text is needed; it is {missing}"):
+        opened(tmp_path, "mmmu", answer=missing)
 
 
 @pytest.mark.parametrize(

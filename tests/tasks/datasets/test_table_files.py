@@ -218,7 +218,7 @@ def table(tmp_path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"question": ""}, "row 1, field 'question': a text is needed; the row it is empty"),
+        ({"question": ""}, "row 1, field 'question': a text is needed; it is empty"),
         ({"answer": "C"}, "row 1, field 'answer': 'C' is none of the options 'x', 'y'"),
         ({"image": ""}, "row 1, field 'image'"),
         ({"image": "7"}, "row 1, field 'image': '7' is neither an image nor the index of a row"),
