@@ -8,16 +8,19 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from media_files import bomb, encoded, endless, icon
+from numbered import write_numbered
 from PIL import Image
 
 from visreplay.tools import ImageStore, Media, ToolError
-from visreplay.tools.files import open_bytes
+from visreplay.tools.files import open_bytes, open_file
 from visreplay.tools.media_budget import CALLER, Budget, BusyMediaError, PixelAllowance
 from visreplay.tools.media_pool import MediaPool
+from visreplay.tools.video_choice import FrameChoice
 
 SUPPORT = str(Path(__file__).parent.parent / "support")
 SMALL = encoded(Image.new("RGB", (40, 30), "red"), "PNG")
@@ -58,6 +61,19 @@ def test_children_are_used_again(pool: MediaPool) -> None:
     first = pids(pool)
     assert decode(pool, SMALL) == (40, 30)
     assert pids(pool) == first and len(first) == 1
+
+
+def test_a_child_outlives_many_videos(pool: MediaPool, tmp_path: Path) -> None:
+    """What a closed decoder has reserved does not count against the child."""
+    video = write_numbered(tmp_path / "a.mp4", "mpeg4", frames=30)
+    choice = asdict(FrameChoice(count=8))
+    request = {"op": "frames", "max_pixels": 10**6, "max_seconds": None, "choice": choice}
+    processes = set()
+    for _ in range(60):
+        with open_file(video, "video") as file:
+            pool.decode(request, file)
+        processes |= {worker._process.pid for worker in pool._idle}
+    assert len(processes) == 1
 
 
 def test_a_file_that_takes_too_long_ends_its_child_and_no_other_work(pool: MediaPool) -> None:
