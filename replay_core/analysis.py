@@ -175,6 +175,30 @@ def compare_models(
     return [PromptComparison.of(pieces) for pieces in compared]
 
 
+@torch.no_grad()
+def compare_features(
+    pair: ModelPair, segment: Segment, config: ReplayConfig
+) -> list[LensComparison]:
+    """Compare what both vision towers feed into the decoders, by the lens on it.
+
+    Args:
+        pair: Policy and base.
+        segment: A prompt.
+        config: Settings, of which the chunk sizes count here.
+
+    Returns:
+        A comparison `(1, T)` of each visual block.
+    """
+    lens, base = (
+        Lens(each.norm, each.head, config.memory_bytes) for each in (pair.policy, base_of(pair))
+    )
+    features = (pair.features(block) for block in segment.blocks)
+    return [
+        LensComparison.join([lens.compare(ours.embeds_TD, base, theirs.embeds_TD)], torch.stack)
+        for ours, theirs in features
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Shift:
     """A summary of the comparison over some positions of one prompt.

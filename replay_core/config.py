@@ -1,8 +1,7 @@
 """The settings of replay. `ReplayConfig.paper` has those of the authors' released code."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -20,6 +19,8 @@ class Method(StrEnum):
     """Optimise an offset on the input embeddings of every visual block (method A)."""
     STATE = "state"
     """Put the base's activations in the place of the policy's in the first layers (method B)."""
+    FEATURE = "feature"
+    """Put the base's visual features in the place of the policy's (ours, not the paper's)."""
     NONE = "none"
     """Do nothing: the plain policy. No base model is needed."""
 
@@ -93,10 +94,15 @@ class ReplayConfig:
     """Settings of a replay session (arXiv 2511.19972; steps refer to method.md).
 
     Attributes:
-        method: Token replay, state replay, or the plain policy.
+        method: Token, state or feature replay, or the plain policy.
         replay_layers: Token replay looks at decoder layers `0 .. replay_layers - 1`. The paper
             takes 16 of 28 for MM-Eureka-7B and 24 of 28 for VL-Rethinker-7B.
         state_layers: State replay edits decoder layers `0 .. state_layers - 1`.
+        feature_layers: Feature replay chooses visual tokens by the entropies after decoder layer
+            `feature_layers - 1`.
+        patched_layers: Feature replay puts the base's activations at the chosen tokens of the
+            first so many decoder layers, too. With all layers and `side="all"` it is a bound of
+            what the replay of visual activations can do.
         threshold: The rule for the entropy limit of a layer.
         tau: Share of the maximum, or quantile, in (0, 1]; with 1, token replay takes every
             position of a block.
@@ -135,6 +141,8 @@ class ReplayConfig:
     method: Method = Method.TOKEN
     replay_layers: int = 16
     state_layers: int = 7
+    feature_layers: int = 1
+    patched_layers: int = 0
     threshold: Threshold = Threshold.RELATIVE
     tau: float = 0.4
     theta: tuple[float, ...] | None = None
@@ -163,10 +171,14 @@ class ReplayConfig:
         _coerce(self, "side", Side)
         _coerce(self, "teacher", Teacher)
         _coerce(self, "alignment", Alignment)
-        at_least_one = ("replay_layers", "state_layers", "top_k", "memory_bytes", "query_chunk")
-        for name in at_least_one:
+        layers = ("replay_layers", "state_layers", "feature_layers")
+        for name in (*layers, "top_k", "memory_bytes", "query_chunk"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.patched_layers < 0:
+            raise ConfigError(
+                f"patched_layers is {self.patched_layers}, but must be 0 (features alone) or more"
+            )
         if self.steps < 0:
             raise ConfigError(f"steps is {self.steps}, but must be 0 (no optimisation) or more")
         if not 0 <= self.plateau < 1:
@@ -193,18 +205,25 @@ class ReplayConfig:
                 f"{self.replay_layers - 1}: the offset must enter below the last of the "
                 f"{self.replay_layers} replay layers"
             )
-        if self.entry_layer and self.method is Method.STATE:
-            raise ConfigError("entry_layer is a setting of token replay, but the method is 'state'")
+        if self.entry_layer and self.method in (Method.STATE, Method.FEATURE):
+            raise ConfigError(
+                f"entry_layer is a setting of token replay, but the method is {str(self.method)!r}"
+            )
+        if self.alignment is Alignment.REFERENCE and self.method is Method.FEATURE:
+            raise ConfigError(
+                "alignment 'reference' is one of the paper's methods, but the method is 'feature', "
+                "which is this project's: use alignment='same'"
+            )
         if self.swap_roles and self.teacher is not Teacher.BASE:
             raise ConfigError(
                 f"swap_roles needs the two models' activations, but the teacher is "
                 f"{str(self.teacher)!r}: use teacher='base'"
             )
         if self.teacher in PAPER_CONTROLS:
-            if self.method is Method.STATE:
+            if self.method in (Method.STATE, Method.FEATURE):
                 raise ConfigError(
                     f"the smoothing control {str(self.teacher)!r} is one of token replay, but the "
-                    "method is 'state': use method='token'"
+                    f"method is {str(self.method)!r}: use method='token'"
                 )
             if self.side is not Side.ALL:
                 raise ConfigError(
@@ -236,7 +255,15 @@ class ReplayConfig:
             method: The method.
             **changes: Fields to set otherwise. With `teacher="local"` or "global" they complete
                 the settings of the control.
+
+        Raises:
+            ConfigError: The method is not the paper's, or a setting is out of range.
         """
+        if Method(method) is Method.FEATURE:
+            raise ConfigError(
+                "feature replay is this project's, and the paper has no settings for it: use "
+                "ReplayConfig('feature')"
+            )
         published: dict[str, Any] = {
             "alignment": Alignment.REFERENCE,
             "optimizer": "sgd",
@@ -302,6 +329,8 @@ class ReplayConfig:
                 return self.replay_layers
             case Method.STATE:
                 return self.state_layers
+            case Method.FEATURE:
+                return max(self.feature_layers, self.patched_layers)
             case Method.NONE:
                 return 0
 
@@ -309,25 +338,6 @@ class ReplayConfig:
     def limits(self) -> tuple[float, ...]:
         """The limits in nats of the absolute threshold, layer by layer."""
         return QWEN2_5_VL_7B_THETA if self.theta is None else self.theta
-
-
-def tuned_config(
-    tuned: Mapping[Method, ReplayConfig], replay: ReplayConfig | Method | str, **changes: Any
-) -> ReplayConfig:
-    """Complete the name of a method by the settings that were tuned for a pair.
-
-    Args:
-        tuned: The tuned settings; any other method has the defaults of `ReplayConfig`.
-        replay: The method, or settings, which are complete already.
-        **changes: Fields of `ReplayConfig` to set otherwise.
-
-    Raises:
-        ConfigError: there is no such method, or a setting is out of range.
-    """
-    if not isinstance(replay, ReplayConfig):
-        default = ReplayConfig(replay)  # type: ignore[arg-type]  # it converts strings
-        replay = tuned.get(default.method, default)
-    return replace(replay, **changes)
 
 
 def _coerce(config: ReplayConfig, name: str, kind: type[StrEnum]) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
+from visreplay.replay_core.config import Method, ReplayConfig, Threshold
+from visreplay.replay_core.tuned import tuned_config
 
 EMBEDDED = Path(__file__).parent / "weights"
 """The folder of the checkpoints `policy` and `base`."""
@@ -44,6 +45,7 @@ _SETTINGS = {
         Method.TOKEN, replay_layers=2, threshold=Threshold.QUANTILE, tau=0.5
     ),
     Method.STATE: ReplayConfig(Method.STATE, state_layers=2, threshold=Threshold.QUANTILE, tau=0.5),
+    Method.FEATURE: ReplayConfig(Method.FEATURE, threshold=Threshold.QUANTILE, tau=0.5),
 }
 
 EMBEDDED_PAIRS = {

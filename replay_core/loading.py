@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from visreplay.replay_core import lora
 from visreplay.replay_core.checkpoint import Checkpoint
 from visreplay.replay_core.compatibility import architecture, check_alike
-from visreplay.replay_core.config import Method, ReplayConfig, Teacher, tuned_config
+from visreplay.replay_core.config import Method, ReplayConfig, Teacher
 from visreplay.replay_core.decoding import checkpoint_decoding
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 from visreplay.replay_core.errors import ConfigError, UnsupportedModelError
@@ -27,6 +27,7 @@ from visreplay.replay_core.placement import (
 )
 from visreplay.replay_core.processors import choose_processor, set_pixel_budget
 from visreplay.replay_core.trial import try_out
+from visreplay.replay_core.tuned import tuned_config
 from visreplay.replay_core.weight_files import check_size, count_weights
 
 

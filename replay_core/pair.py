@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from visreplay.replay_core import lora
 from visreplay.replay_core.chat_template import load_image, render_user_turn
 from visreplay.replay_core.compatibility import architecture, check_alike
-from visreplay.replay_core.config import Method, ReplayConfig, tuned_config
+from visreplay.replay_core.config import Method, ReplayConfig
 from visreplay.replay_core.decoding import Decoding
 from visreplay.replay_core.errors import ConfigError, UnsupportedModelError
 from visreplay.replay_core.families.adapter import Features, ModelAdapter
@@ -25,6 +25,7 @@ from visreplay.replay_core.model_run import visual_activations
 from visreplay.replay_core.segment import Segment, VisualBlock
 from visreplay.replay_core.sharing import equal_tensors, share_tensors
 from visreplay.replay_core.sketch import Sketch
+from visreplay.replay_core.tuned import tuned_config
 
 if TYPE_CHECKING:
     from peft import PeftModel

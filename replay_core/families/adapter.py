@@ -46,6 +46,15 @@ class Features:
         """Number of positions."""
         return len(self.embeds_TD)
 
+    def exchanged(self, others: "Features", where_T: Tensor) -> "Features":
+        """Take the inputs of another model at some positions."""
+        each = zip((self.embeds_TD, *self.deep), (others.embeds_TD, *others.deep), strict=True)
+        embeds_TD, *deep = (
+            torch.where(where_T[:, None].to(ours_TD.device), theirs_TD.to(ours_TD), ours_TD)
+            for ours_TD, theirs_TD in each
+        )
+        return Features(embeds_TD, tuple(deep))
+
 
 class ModelAdapter(ABC):
     """One vision-language model, seen as a stack of decoder layers.

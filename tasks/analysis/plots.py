@@ -306,11 +306,12 @@ def _layer_axis(axes: Axes, report: Report) -> None:
 
 
 def _mark_replayed(axes: Axes, report: Report, name: str, kind: str) -> None:
-    """Shade the layers that a system replays; token replay leaves text alone."""
+    """Shade the layers that a system replays; only state replay edits text."""
     settings = report["settings"]["replay"][name]
-    if name == PLAIN or (kind == "text" and settings["method"] == "token"):
+    if name == PLAIN or (kind == "text" and settings["method"] != "state"):
         return
-    depth = settings["replay_layers" if settings["method"] == "token" else "state_layers"]
+    layers = {"token": "replay_layers", "state": "state_layers", "feature": "feature_layers"}
+    depth = settings[layers[settings["method"]]]
     axes.axvspan(-0.5, depth - 0.5, color="0.93", zorder=0)
     axes.text(-0.4, 0.98, "replayed", transform=axes.get_xaxis_transform(), fontsize=8, va="top")
 

@@ -10,9 +10,10 @@ import visreplay.agent as agents
 import visreplay.replay_core as replay_core
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import Recipe, choose_recipe
-from visreplay.replay_core.config import Method, ReplayConfig, Threshold, tuned_config
+from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
+from visreplay.replay_core.tuned import tuned_config
 from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.options import EpisodeOptions, PairOptions
 from visreplay.tasks.evaluation.paper import paper_replay

@@ -20,8 +20,10 @@ from visreplay.tasks.evaluation.runs import Run, SampleRecord
 from visreplay.tasks.evaluation.summary import STRICT_SCORE
 
 # A field of `ReplayConfig` that is in none of these sets is compared.
-WITHOUT_EFFECT = frozenset({"recompute_activations", "memory_bytes", "query_chunk"})
-"""Settings of replay that change no result."""
+WITHOUT_EFFECT = frozenset(
+    {"recompute_activations", "memory_bytes", "query_chunk", "feature_layers", "patched_layers"}
+)
+"""Settings of replay that change no result of the paper's methods."""
 OF_TOKEN_REPLAY = frozenset(
     {"replay_layers", "entry_layer", "top_k", "steps", "learning_rate", "optimizer", "plateau"}
 )

@@ -19,8 +19,8 @@ from visreplay.replay_core import (
     ReplayConfig,
     ReplaySession,
     Segment,
-    context,
     embedded_config,
+    methods,
 )
 from visreplay.replay_core.replay import token_replay
 
@@ -149,7 +149,7 @@ def test_gradients(
         # A zero offset: the second image must see an unchanged first one.
         return replace(offset, delta_TD=torch.zeros_like(offset.delta_TD)), path
 
-    monkeypatch.setattr(context, "token_replay", spy)
+    monkeypatch.setattr(methods, "token_replay", spy)
     with ReplaySession(pair, config) as session:
         for part in parts:
             session.append(part)

@@ -90,14 +90,14 @@ def test_an_offset_that_enters_at_a_middle_layer(pair: ModelPair) -> None:
     for entry in (0, 2):
         with ReplaySession(pair, config(entry_layer=entry)) as session:
             report = session.append(IMAGE)
-            cache = session._context._policy.cache  # type: ignore[union-attr]
+            cache = session._context.policy_run.cache  # type: ignore[union-attr]
             seen[entry] = [layer.key_rows.data for layer in cache._own_layers]
             assert report.kl_after < report.kl_before  # type: ignore[operator]
             assert not session.blocks[0].chosen_LT[:entry].any()
             assert session.blocks[0].chosen_LT[entry:].any(dim=1).all()
     with ReplaySession(pair, config("none")) as plain:
         plain.append(IMAGE)
-        cache = plain._context._policy.cache  # type: ignore[union-attr]
+        cache = plain._context.policy_run.cache  # type: ignore[union-attr]
         keys = [layer.key_rows.data for layer in cache._own_layers]
     # The keys of layer l are made of the output of layer l - 1.
     assert [torch.equal(*each) for each in zip(seen[2], keys, strict=True)] == [1, 1, 0, 0]

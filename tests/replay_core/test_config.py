@@ -34,7 +34,7 @@ def test_plain_strings_are_converted() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "both"}, "method is 'both', but must be one of 'token', 'state', 'none'"),
+        ({"method": "both"}, "method is 'both', but must be one of 'token', 'state', 'feature'"),
         ({"threshold": "top"}, "threshold is 'top'"),
         ({"replay_layers": 0}, "replay_layers is 0"),
         ({"memory_bytes": 0}, "memory_bytes is 0"),

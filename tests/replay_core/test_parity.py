@@ -16,8 +16,7 @@ from released import ReleasedTokenReplay, released_state_replay
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from visreplay.replay_core import EMBEDDED, ModelPair, ReplayConfig, ReplaySession, Segment
-from visreplay.replay_core import context as context_module
+from visreplay.replay_core import EMBEDDED, ModelPair, ReplayConfig, ReplaySession, Segment, methods
 from visreplay.replay_core.replay import Offset, token_replay
 from visreplay.tasks.analysis.prompt import Prompt
 from visreplay.tasks.registry import get_task
@@ -103,7 +102,7 @@ def replayed(
         return offset, path
 
     session = ReplaySession(pair or case.pair, config)
-    with patch.object(context_module, "token_replay", spy):
+    with patch.object(methods, "token_replay", spy):
         session.append(case.segment)
     return session, offsets[0]
 

@@ -119,7 +119,7 @@ def test_nothing_is_kept_after_closing(pair: ModelPair) -> None:
     session = ReplaySession(pair, config("state"))
     session.append(IMAGE)
     session.generate(max_new_tokens=2)
-    caches = [weakref.ref(session._context), weakref.ref(session._context._policy.cache)]  # type: ignore[union-attr]
+    caches = [weakref.ref(session._context), weakref.ref(session._context.policy_run.cache)]  # type: ignore[union-attr]
     session.close()
     gc.collect()
     assert [cache() for cache in caches] == [None, None]

@@ -133,6 +133,17 @@ class Oracle:
         self.masks.append(self.entropies[-1] < limit if strict else self.entropies[-1] <= limit)
         if self.config.method == "token":
             self.policy.embeds[-1] = self.optimised(rows, base_logits, self.masks[-1])
+        if self.config.method == "feature":
+            decides, patched = self.config.feature_layers - 1, self.config.patched_layers
+            low_T = self.masks[-1][decides].clone()
+            self.masks[-1][:] = False
+            self.masks[-1][decides] = low_T
+            self.masks[-1][:patched] = low_T
+            ours, theirs = self.policy, self.base
+            low = low_T[:, None]
+            ours.embeds[-1] = torch.where(low, theirs.embeds[-1], ours.embeds[-1])
+            pairs = zip(theirs.deep[-1], ours.deep[-1], strict=True)
+            ours.deep[-1] = [torch.where(low, *each) for each in pairs]
 
     def optimised(self, rows: slice, base_logits: Tensor, mask: Tensor) -> Tensor:
         features = self.policy.embeds[-1]
@@ -176,6 +187,8 @@ class Oracle:
     @torch.no_grad()
     def policy_activations(self) -> Tensor:
         """Outputs of the policy's layers `(layers, T, D)`, replayed."""
+        if self.config.method == "feature" and self.config.patched_layers:
+            return self.patched()
         if self.config.method != "state":
             return self.activations(self.policy)
         depth = self.config.depth
@@ -198,6 +211,22 @@ class Oracle:
         )
         self.policy.embeds = embeds
         return edited
+
+    def patched(self) -> Tensor:
+        """Outputs of the policy's layers with the base's at the chosen visual tokens."""
+        base = self.activations(self.base)
+        chosen = torch.zeros(len(self.ids), dtype=torch.bool)
+        for index, mask in enumerate(self.masks):
+            places = [place for place, source in enumerate(self.source) if source == index]
+            chosen[places] = mask[0]
+        return self.activations(
+            self.policy,
+            lambda layer, hidden: (
+                torch.where(chosen[:, None], base[layer], hidden)
+                if layer < self.config.patched_layers
+                else hidden
+            ),
+        )
 
     def state_limits(self) -> Tensor:
         """The limits `(L, T)` in nats; below every entropy where nothing is replaced."""

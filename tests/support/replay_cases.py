@@ -107,7 +107,7 @@ def assert_same(session: ReplaySession, expected: Oracle) -> None:
             torch.testing.assert_close(block.entropy_LT, entropy, atol=1e-4, rtol=0)
             assert torch.equal(block.chosen_LT, mask)
     torch.testing.assert_close(session.next_logits, expected.next_logits(), atol=1e-4, rtol=0)
-    final = session._context._final.data  # type: ignore[union-attr]
+    final = session._context.final.data  # type: ignore[union-attr]
     torch.testing.assert_close(final, expected.policy_activations()[-1], atol=1e-4, rtol=0)
 
 

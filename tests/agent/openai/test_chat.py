@@ -188,7 +188,7 @@ def test_every_setting_of_replay_is_offered_or_kept_from_callers() -> None:
     """A new field is offered; whether callers may have it is decided here."""
     offered = {"method", "replay_layers", "state_layers", "threshold", "tau", "side", "teacher"}
     offered |= {"alignment", "entry_layer", "top_k", "steps", "plateau", "learning_rate"}
-    offered |= {"optimizer"}
+    offered |= {"optimizer", "feature_layers", "patched_layers"}
     assert set(SETTINGS) == offered
     kept = {field.name for field in fields(ReplayConfig)} - offered
     assert set(KEPT_FROM_CALLERS) == kept and all(KEPT_FROM_CALLERS.values())
