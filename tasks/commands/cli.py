@@ -46,6 +46,7 @@ COMMANDS = (
     CommandInfo("view", EVALUATION, "Show runs on one HTML page."),
     CommandInfo("export", EVALUATION, "Write a run for Inspect or VLMEvalKit."),
     CommandInfo("analyze", ANALYSIS, "Measure how training moved a prompt's tokens."),
+    CommandInfo("diagnose", ANALYSIS, "Find out whether replay can help a pair."),
     CommandInfo("perturb", ANALYSIS, "Measure answers under noise on visual tokens."),
     CommandInfo("calibrate", ANALYSIS, "Derive entropy limits for state replay."),
     CommandInfo("serve", SERVERS, "Serve chat completions to OpenAI's clients."),
