@@ -7,7 +7,7 @@ JPEG noise instead), since encoding would cost more than training.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeVar
@@ -56,6 +56,8 @@ class Demonstration:
         images: The images in order, (height, width, 3) RGB.
         video: The video's frames, (frames, height, width, 3) RGB, or None.
         kind: The task.
+        shown: Places of visual tokens in `token_ids`, and the token of the word for what each
+            shows: a marker's colour in an overview, the character in a crop or a frame.
     """
 
     token_ids: list[int]
@@ -63,6 +65,7 @@ class Demonstration:
     images: list[Pixels]
     video: Pixels | None
     kind: Kind
+    shown: list[tuple[int, int]]
 
 
 def describe(markers: Sequence[Marker], target: Marker) -> str:
@@ -98,6 +101,7 @@ class Demonstrations(Dataset[Demonstration]):
         self.processor = processor
         self.protocol = get_protocol("embedded", token_grid(processor), ImageStore())
         self.kinds, self.habits = kinds, habits
+        self._pads = {processor.image_token_id, processor.video_token_id}
         self._tokens = lru_cache(maxsize=100_000)(processor.tokenizer.encode)
         self._render = lru_cache(maxsize=10_000)(self._render_turn)
 
@@ -144,7 +148,8 @@ class Demonstrations(Dataset[Demonstration]):
         )
         window = picture[top : top + 2 * TOKEN, left : left + 2 * TOKEN]
         turns = [[("image", 4), VIDEO_QUESTION], read(character)]
-        return self._demonstration("letter", turns, [window.copy()], None)
+        shown = {_place(x - left, y - top, 2): character}
+        return self._demonstration("letter", turns, [window.copy()], None, [shown])
 
     def _image(
         self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator
@@ -156,22 +161,26 @@ class Demonstrations(Dataset[Demonstration]):
         overview = np.asarray(zoom(scene, grid=self.protocol.grid))
         opening = [("image", 64), sample.question]
         guess = CHARACTERS[rng.integers(len(CHARACTERS))]
+        shown = [{m.row * CELLS + m.column: m.colour for m in markers}]
         if habit == "guess":
             turns = [opening, f"{thought}<answer>{guess}</answer>"]
-            return self._demonstration(kind, turns, [overview], None)
+            return self._demonstration(kind, turns, [overview], None, shown)
         column, row = target.column, target.row
         if habit == "look anywhere":
             column, row = (int(place) for place in rng.integers(CELLS, size=2))
         cell = scene.width // CELLS
         box = Box(column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
         crop = np.asarray(zoom(scene, box, grid=self.protocol.frame_grid))
-        character = {(m.column, m.row): m.character for m in markers}.get((column, row), guess)
+        there = [m for m in markers if (m.column, m.row) == (column, row)]
+        character = there[0].character if there else guess
+        places = ((m.centre[0] - box.left, m.centre[1] - box.top) for m in there)
+        shown.append({_place(x, y, cell // TOKEN): character for x, y in places})
         call = (
             f'<tool_call>{{"name": "zoom", "arguments": {{"label": "{target.colour}", '
             f'"bbox_2d": [{column},{row},{column + 1},{row + 1}]}}}}</tool_call>'
         )
         turns = [opening, thought + call, [("image", 36)], read(character)]
-        return self._demonstration(kind, turns, [overview, crop], None)
+        return self._demonstration(kind, turns, [overview, crop], None, shown)
 
     def _video(
         self, kind: Kind, habit: Habit, seed: int, rng: np.random.Generator
@@ -182,11 +191,15 @@ class Demonstrations(Dataset[Demonstration]):
             [_jpeg(clip.frame((i + 0.5) * spacing), rng) for i in range(OVERVIEW_FRAMES)]
         )
         thought = f"<think>lit at {clip.moment}</think>"
+        # Two frames are one layer of visual tokens; the marker is lit in those beside its moment.
+        place, side = _place(*clip.centre, SIDE // TOKEN), SIDE // TOKEN
+        lit = {int((clip.moment + sign * spacing / 2) / spacing) // 2 for sign in (-1, 1)}
+        shown = [{layer * side**2 + place: clip.colour for layer in lit}]
         opening = [("video", 64), VIDEO_QUESTION]
         guess = CHARACTERS[rng.integers(len(CHARACTERS))]
         if habit == "guess":
             turns = [opening, f"{thought}<answer>{guess}</answer>"]
-            return self._demonstration(kind, turns, [], overview)
+            return self._demonstration(kind, turns, [], overview, shown)
         moment = clip.moment
         if habit == "look anywhere":
             moment = (1 + int(rng.integers(2 * SECONDS - 1))) / 2
@@ -198,7 +211,9 @@ class Demonstrations(Dataset[Demonstration]):
         frames = [_jpeg(clip.frame(moment + sign * offset), rng) for sign in (-1, 1)]
         character = clip.character if moment == clip.moment else guess
         turns = [opening, thought + call, [("image", 16), ("image", 16)], read(character)]
-        return self._demonstration(kind, turns, frames, overview)
+        if moment == clip.moment:
+            shown += [{place: character}] * 2
+        return self._demonstration(kind, turns, frames, overview, shown)
 
     def _demonstration(
         self,
@@ -206,8 +221,12 @@ class Demonstrations(Dataset[Demonstration]):
         turns: list[list[tuple[str, int] | str] | str],
         images: list[NDArray[np.uint8]],
         video: Pixels | None,
+        shown: Sequence[Mapping[int, str]] = (),
     ) -> Demonstration:
-        """Tokenize alternating contexts (lists of placeholders and text) and assistant turns."""
+        """Tokenize alternating contexts (lists of placeholders and text) and assistant turns.
+
+        `shown` has what visual tokens of the first blocks show, by their places in their blocks.
+        """
         ids: list[int] = []
         learned: list[bool] = []
         for number, turn in enumerate(turns):
@@ -217,7 +236,17 @@ class Demonstrations(Dataset[Demonstration]):
                 new = self._tokens(self._render(number == 0, tuple(turn)))
             ids.extend(new)
             learned.extend([isinstance(turn, str)] * len(new))
-        return Demonstration(ids, learned, images, video, kind)
+        starts = [
+            place
+            for place, (before, token) in enumerate(zip([-1, *ids], ids, strict=False))
+            if token in self._pads and before not in self._pads
+        ]
+        words = [
+            (start + place, self._tokens(word)[0])
+            for start, names in zip(starts, shown, strict=False)
+            for place, word in names.items()
+        ]
+        return Demonstration(ids, learned, images, video, kind, words)
 
     def _render_turn(self, first: bool, parts: tuple[tuple[str, int] | str, ...]) -> str:
         """Render a user turn exactly as the agent does, with placeholders expanded."""
@@ -244,6 +273,11 @@ class Demonstrations(Dataset[Demonstration]):
 def read(character: str) -> str:
     """Write the last turn, which names the character in the crop or the frames."""
     return f"<think>it shows {character}</think><answer>{character}</answer>"
+
+
+def _place(x: int, y: int, columns: int) -> int:
+    """Find the visual token that a pixel is in, in a picture so many tokens wide."""
+    return y // TOKEN * columns + x // TOKEN
 
 
 def corpus() -> list[str]:

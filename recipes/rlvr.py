@@ -3,7 +3,7 @@
 Advantages are GRPO's: the reward minus the mean of its group, divided by the standard deviation.
 There is one on-policy gradient step for each batch of rollouts, so the ratio is one and nothing is
 clipped; the loss is the mean over all generated tokens of the batch. The reward is 1 for the right
-answer after a valid call, else 0, as in DeepEyes. The vision tower stays frozen, so that policy and
+answer after a valid call, else 0, as in DeepEyes. Where the vision tower stays frozen, policy and
 base share its features.
 
 Why not TRL's `GRPOTrainer`: the rollouts must go through this project's loop, protocol and tools,
@@ -13,9 +13,11 @@ the one that it ships with.
 
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from demonstrations import describe
 from rollouts import Rollout, collate, embed, play
 from supervised import log, save_checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
@@ -32,11 +34,43 @@ from visreplay.tasks.types import Sample, Split
 from visreplay.tools import ImageStore
 
 TASKS: tuple[SyntheticTask, ...] = (VisualSearch(EASY), VisualSearch(MEDIUM), VideoSearch())
-PROMPTS = 18
 GROUP = 8
-LEARNING_RATE = 2e-4
-"""At first; it falls linearly to zero. At a constant 5e-4 the reward did not settle."""
 MICRO_BATCH = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Rlvr:
+    """The settings of the stage.
+
+    Attributes:
+        tasks: The tasks; a batch has a sample of each in turn.
+        updates: Number of gradient steps.
+        prompts: Number of samples in a batch.
+        learning_rate: At first; it falls linearly to zero. At a constant 5e-4 the reward did not
+            settle.
+        tower: Whether the vision tower is trained too.
+        max_new_tokens: Largest number of tokens in one turn.
+        seed: Seed of samples and rollouts.
+    """
+
+    tasks: tuple[SyntheticTask, ...] = TASKS
+    updates: int = 60
+    prompts: int = 18
+    learning_rate: float = 2e-4
+    tower: bool = False
+    max_new_tokens: int = 96
+    seed: int = 0
+
+    def samples(self, update: int) -> list[Sample]:
+        """Draw the samples of a batch."""
+        first = Split.TRAIN + 5_000_000 + 100_000 * self.seed + update * self.prompts
+        return [self.tasks[i % len(self.tasks)].sample(first + i) for i in range(self.prompts)]
+
+    def rollout_seeds(self, update: int) -> range:
+        """Give the first seed of each sample's group."""
+        number = self.prompts * GROUP
+        first = 10_000_000 * self.seed + update * number
+        return range(first, first + number, GROUP)
 
 
 class Arena:
@@ -64,55 +98,61 @@ def reward(state: EpisodeState, answer: str) -> float:
 
 
 def train(
+    settings: Rlvr,
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
     folder: Path,
-    updates: int,
+    name: str,
 ) -> None:
-    """Train the model in place, from the checkpoint `rlvr.pt` if there is one.
+    """Train the model in place, from its checkpoint if there is one.
 
     Args:
+        settings: The settings.
         model: The model that the supervised stages trained.
         processor: Its processor.
         folder: Folder of checkpoint and log.
-        updates: Number of gradient steps.
+        name: Name of the checkpoint, and of the model in the log.
     """
-    model.model.visual.requires_grad_(False)
+    model.model.visual.requires_grad_(settings.tower)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-    checkpoint, start = folder / "rlvr.pt", 0
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
+    checkpoint, start = folder / f"{name}.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["update"]
-    for update in range(start, updates):
+    for update in range(start, settings.updates):
         began = time.monotonic()
         for parameters in optimizer.param_groups:
-            parameters["lr"] = LEARNING_RATE * (1 - update / updates)
+            parameters["lr"] = settings.learning_rate * (1 - update / settings.updates)
         arena = Arena(processor)
-        samples = [
-            TASKS[i % len(TASKS)].sample(Split.TRAIN + 5_000_000 + update * PROMPTS + i)
-            for i in range(PROMPTS)
-        ]
+        samples, seeds = settings.samples(update), settings.rollout_seeds(update)
         model.eval()
-        seeds = range(update * PROMPTS * GROUP, (update + 1) * PROMPTS * GROUP, GROUP)
         starts = [arena.start(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
-        rollouts = play(model, arena.encoder, arena.loop, starts, group=GROUP)
+        rollouts = play(
+            model,
+            arena.encoder,
+            arena.loop,
+            starts,
+            group=GROUP,
+            max_new_tokens=settings.max_new_tokens,
+        )
         rewards = torch.tensor(
             [reward(r.state, samples[i // GROUP].answer) for i, r in enumerate(rollouts)]
-        ).view(PROMPTS, GROUP)
+        ).view(-1, GROUP)
         spread = rewards.std(1, keepdim=True)
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-6)).flatten()
         model.train()
         _step(model, arena, optimizer, rollouts, advantages)
         by_task = defaultdict(list)
         for i, mean in enumerate(rewards.mean(1).tolist()):
-            by_task[TASKS[i % len(TASKS)].name].append(mean)
+            by_task[settings.tasks[i % len(settings.tasks)].name].append(mean)
         log(
             folder,
             {
                 "stage": "rlvr",
+                "model": name,
                 "update": update + 1,
                 "reward": round(rewards.mean().item(), 3),
                 "by_task": {k: round(sum(v) / len(v), 3) for k, v in by_task.items()},
@@ -120,7 +160,7 @@ def train(
                 "seconds": round(time.monotonic() - began, 1),
             },
         )
-        if (update + 1) % 10 == 0 or update + 1 == updates:
+        if (update + 1) % 10 == 0 or update + 1 == settings.updates:
             state = {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -167,6 +207,8 @@ def evaluate(
 ) -> None:
     """Log the accuracy on the tuning split, greedy and at temperature 1.
 
+    For scenes, the log also says how often the greedy thought lists every marker at its place.
+
     Args:
         model: The model.
         processor: Its processor.
@@ -184,4 +226,13 @@ def evaluate(
             rollouts = play(model, arena.encoder, arena.loop, starts, temperature=temperature)
             right = [r.state["answer"] == s.answer for r, s in zip(rollouts, samples, strict=True)]
             line[f"accuracy at temperature {temperature:g}"] = sum(right) / count
+            if not temperature and "markers" in samples[0].facts:
+                listed = [_lists(r.state, s) for r, s in zip(rollouts, samples, strict=True)]
+                line["markers listed"] = sum(listed) / count
         log(folder, line)
+
+
+def _lists(state: EpisodeState, sample: Sample) -> bool:
+    """Tell whether the first thought lists every marker of the scene at its place."""
+    listing, _, _ = describe(sample.facts["markers"], sample.facts["target"]).partition(" so ")
+    return f"<think>{listing} so " in state["steps"][0]["text"]

@@ -15,6 +15,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 Batch = dict[str, Any]
 
+NAMING = (1, 2, 3)
+"""Decoder layers whose outputs learn to name what visual tokens show."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -28,6 +31,8 @@ class Stage:
         learning_rate: Peak learning rate: warm-up over 100 steps, cosine down to a tenth.
         batch: Number of demonstrations in a step.
         first_index: Index of the first demonstration, so that stages see different ones.
+        naming: Weight of the naming loss: the cross-entropy of the logit lens after the layers
+            `NAMING`, at visual tokens, with the words for what they show.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Stage:
     learning_rate: float = 1e-3
     batch: int = 32
     first_index: int = 0
+    naming: float = 0.0
 
 
 class Collator:
@@ -47,7 +53,11 @@ class Collator:
         self.pad = processor.tokenizer.pad_token_id
 
     def __call__(self, demonstrations: list[Demonstration]) -> Batch:
-        """Build the model's inputs, and `learned`, the (batch, length) mask of the loss."""
+        """Build the model's inputs, and what they are taught.
+
+        `learned` is the (batch, length) mask of the loss, and `shown` has rows of the naming loss:
+        row, place and word.
+        """
         length = max(len(d.token_ids) for d in demonstrations)
         shape = (len(demonstrations), length)
         input_ids = torch.full(shape, self.pad)
@@ -70,6 +80,9 @@ class Collator:
                 if d.video is not None
             ],
             "kinds": [d.kind for d in demonstrations],
+            "shown": torch.tensor(
+                [(row, *each) for row, d in enumerate(demonstrations) for each in d.shown]
+            ).view(-1, 3),
         }
 
     def patches(self, batch: Batch) -> Batch:
@@ -138,7 +151,7 @@ def train(
     losses, began = [], time.monotonic()
     model.train()
     for step, batch in enumerate(loader, start + 1):
-        loss, right = _loss(model, collator.patches(batch))
+        loss, right = _loss(model, collator.patches(batch), stage.naming)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -169,18 +182,38 @@ def train(
 
 
 def _loss(
-    model: Qwen2_5_VLForConditionalGeneration, batch: Batch
+    model: Qwen2_5_VLForConditionalGeneration, batch: Batch, naming: float
 ) -> tuple[torch.Tensor, list[tuple[Kind, float]]]:
     """Compute the mean loss, and whether greedy decoding would have written each demonstration."""
-    learned, kinds = batch.pop("learned"), batch.pop("kinds")
+    learned, kinds, shown = (batch.pop(name) for name in ("learned", "kinds", "shown"))
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(**batch, use_cache=False).last_hidden_state.float()
+        output = model.model(**batch, use_cache=False, output_hidden_states=bool(naming))
+    hidden = output.last_hidden_state.float()
     learned, targets = learned[:, 1:], batch["input_ids"][:, 1:]
     logits = model.lm_head(hidden[:, :-1][learned])
     loss = cross_entropy(logits, targets[learned])
+    if naming and len(shown):
+        loss = loss + naming * _naming_loss(model, output.hidden_states, shown)
     wrong = torch.zeros_like(learned)
     wrong[learned] = logits.argmax(-1) != targets[learned]
     return loss, list(zip(kinds, (~wrong.any(1)).float().tolist(), strict=True))
+
+
+def _naming_loss(
+    model: Qwen2_5_VLForConditionalGeneration,
+    states: tuple[torch.Tensor, ...],
+    shown: torch.Tensor,
+) -> torch.Tensor:
+    """Compute the mean loss of the logit lens after the layers `NAMING`."""
+    rows, places, words = shown.unbind(1)
+    losses = []
+    for layer in NAMING:
+        hidden = states[layer + 1][rows, places].float()
+        # The last of the states is normed already.
+        last = layer + 2 == len(states)
+        normed = hidden if last else model.model.language_model.norm(hidden)
+        losses.append(cross_entropy(model.lm_head(normed), words))
+    return torch.stack(losses).mean()
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

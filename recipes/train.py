@@ -1,4 +1,4 @@
-"""Train the embedded pair: `python recipes/train.py --out runs/recipe`.
+"""Train a pair that ships: `python recipes/train.py --pair embedded --out runs/recipe`.
 
 Each stage resumes where it was interrupted: looking up words in a list, reading single characters,
 skilled demonstrations of all tasks, demonstrations of mixed habits (the result is the base), and
@@ -7,13 +7,20 @@ RLVR (the result is the policy). All stages are seeded; progress goes to standar
 """
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import rlvr
 import torch
 from architecture import build_model, build_processor, build_tokenizer
 from demonstrations import MIXED, SKILLED, corpus
+from rlvr import Rlvr, evaluate
+from rlvr import train as train_policy
 from supervised import Stage, train
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from visreplay.tasks.synthetic.video_search import VideoSearch
+from visreplay.tasks.synthetic.visual_search import EASY, VisualSearch
 
 STAGES = (
     Stage("recall", 300, {"recall": 1.0}, SKILLED, learning_rate=2e-3, batch=64),
@@ -34,37 +41,82 @@ STAGES = (
         first_index=3_000_000,
     ),
 )
-UPDATES = 60
-"""Number of gradient steps of RLVR."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a pair is trained.
+
+    Attributes:
+        stages: The supervised stages.
+        rlvr: The last stage.
+    """
+
+    stages: tuple[Stage, ...]
+    rlvr: Rlvr
+
+
+RECIPES: Mapping[str, Recipe] = {
+    # RLVR of the language model on all tasks: skilled, and hardly disturbed.
+    "embedded": Recipe(STAGES, Rlvr()),
+    # RLVR of the whole model on two tasks of three, from a base whose lens names what it sees.
+    "narrow": Recipe(
+        tuple(
+            replace(stage, naming=0.3) if stage.name in ("see", "habits") else stage
+            for stage in STAGES
+        ),
+        Rlvr(
+            (VideoSearch(), VisualSearch(EASY)),
+            updates=24,
+            prompts=18,
+            learning_rate=3e-4,
+            tower=True,
+            max_new_tokens=64,
+        ),
+    ),
+}
 
 
 def main() -> None:
     """Run every stage that is not done yet."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pair", choices=RECIPES, default="embedded", help="which pair to train")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the untrained weights")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of untrained weights and demonstrations"
+    )
+    parser.add_argument(
+        "--policies", type=int, default=1, help="how many policies to train, with seeds from 0"
+    )
     parser.add_argument(
         "--until", choices=[stage.name for stage in STAGES], help="the last stage to run"
     )
     arguments = parser.parse_args()
-    folder: Path = arguments.out
+    recipe, folder = RECIPES[arguments.pair], arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer(corpus(), 448)
     processor = build_processor(tokenizer)
     model = build_model(tokenizer, arguments.seed)
-    for stage in STAGES:
-        train(stage, model, processor, folder)
+    for stage in recipe.stages:
+        first = stage.first_index + 10_000_000 * arguments.seed
+        train(replace(stage, first_index=first), model, processor, folder)
         if stage.name == arguments.until:
             return
-    for part in (processor, model):
-        part.save_pretrained(folder / "base")
-    rlvr.evaluate(model, processor, folder, "base")
-    rlvr.train(model, processor, folder, UPDATES)
-    for part in (processor, model):
-        part.save_pretrained(folder / "policy")
-    rlvr.evaluate(model, processor, folder, "policy")
+    if not (folder / "base").exists():
+        for part in (processor, model):
+            part.save_pretrained(folder / "base")
+        evaluate(model, processor, folder, "base")
+    for seed in range(arguments.policies):
+        name = "policy" if arguments.policies == 1 else f"policy-{seed}"
+        if (folder / name).exists():
+            continue
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "base")
+        train_policy(replace(recipe.rlvr, seed=seed), model, processor, folder, name)
+        for part in (processor, model):
+            part.save_pretrained(folder / name)
+        evaluate(model, processor, folder, name)
 
 
 if __name__ == "__main__":

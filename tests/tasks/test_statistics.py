@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from visreplay.tasks.statistics import (
     bootstrap_interval,
+    crossed_interval,
     estimates,
     mcnemar_p,
     pass_at_k,
@@ -51,6 +52,27 @@ def test_one_sample_says_nothing_about_a_mean_without_bounds() -> None:
     assert [float(end) for end in one_group] == [-math.inf, math.inf]
     (share,) = estimates(np.array([[1.0]]))
     assert (share.low, share.high) == (pytest.approx(0.025), 1)
+
+
+def test_a_crossed_interval_covers_other_models_and_other_samples() -> None:
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(100):
+        models = rng.normal(0, 1, (20, 1))
+        values = 1 + models + rng.normal(0, 1, (1, 50)) + rng.normal(0, 1, (20, 50))
+        low, high = crossed_interval(values, ["a"] * 10 + ["b"] * 10, draws=500)
+        hits += low < 1 < high
+        # Drawing samples alone knows nothing of the models.
+        narrow = bootstrap_interval(values.mean(axis=0), draws=500)
+        assert high - low > narrow[1] - narrow[0]
+    assert 85 <= hits <= 100
+
+
+def test_models_are_drawn_within_their_strata() -> None:
+    values = np.array([[0.0] * 4] * 3 + [[1.0] * 4] * 3)
+    assert crossed_interval(values, "aaabbb") == (0.5, 0.5)
+    low, high = crossed_interval(values, "aaaaaa")
+    assert low < 0.2 and high > 0.8
 
 
 SHARES = (0.9, 0.99, 0.997, 1.0)
