@@ -57,9 +57,7 @@ KNOBS: Mapping[type, Mapping[str, Knob]] = {
         "replay_layers": Knob("Token replay: number of decoder layers that are compared (L)."),
         "state_layers": Knob("State replay: number of decoder layers that are edited."),
         "feature_layers": Knob("Feature replay: number of base layers, the last of which decides."),
-        "patched_layers": Knob(
-            "Feature replay: decoder layers whose activations are replaced."
-        ),
+        "patched_layers": Knob("Feature replay: decoder layers whose activations are replaced."),
         "threshold": Knob("Rule for the entropy limit, below which a position is low-entropy."),
         "tau": Knob("Share of the highest entropy, or the quantile, in (0, 1]."),
         "theta": Knob(
