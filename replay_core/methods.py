@@ -16,7 +16,7 @@ from visreplay.replay_core.replay import StateReplay, token_replay
 from visreplay.replay_core.reports import BlockRecord
 from visreplay.replay_core.segment import VisualBlock
 from visreplay.replay_core.selection import choose, choose_text, edits_text, entropy_limits
-from visreplay.replay_core.visitors import ConfidenceGate, in_turn
+from visreplay.replay_core.visitors import ConfidenceGate, LensReader, in_turn
 
 
 def _plainly(context: ContextState, piece: Piece) -> BlockRecord | None:
@@ -66,8 +66,7 @@ def _objective(context: ContextState, piece: Piece, block: VisualBlock) -> tuple
         grid = context.pair.policy.token_grid(block)
         return WindowVariance(lens, grid, everything_LT, config.lag), nothing_LT
     base = context.read_base(piece, top_k=config.top_k)
-    limits_L = entropy_limits(base.entropy_LT, config)
-    chosen_LT = choose(base.entropy_LT, limits_L, config, len(context.ids))
+    chosen_LT = _chosen(context, base)
     # Layers below the offset's entry do not depend on it.
     chosen_LT[: config.entry_layer] = False
     targets = base.targets(chosen_LT)
@@ -80,9 +79,7 @@ def _with_state_replay(context: ContextState, piece: Piece) -> BlockRecord | Non
     context.catch_up(context.plain_run)
     last = context.records[-1] if context.records else None
     if piece.block is None and not edits_text(last, config):
-        context.base_run.advance(piece.base, piece.positions_3T)
-        context.plain_run.advance(piece.policy, piece.positions_3T)
-        context.prefill(piece.policy, piece.positions_3T)
+        _text_without_replay(context, piece)
         return None
     # A sketch saves the lens passes that only a report would need.
     sketch = context.sketch if piece.block is not None else None
@@ -91,8 +88,7 @@ def _with_state_replay(context: ContextState, piece: Piece) -> BlockRecord | Non
     if piece.block is None:
         chosen_LT = choose_text(base.entropy_LT, last, config, len(context.ids))
     else:
-        limits_L = entropy_limits(base.entropy_LT, config)
-        chosen_LT = choose(base.entropy_LT, limits_L, config, len(context.ids))
+        chosen_LT = _chosen(context, base)
     before = after = None
     if reports:
         before = Divergence(lens, base.targets(chosen_LT), chosen_LT, config.lag)
@@ -116,14 +112,11 @@ def _with_feature_replay(context: ContextState, piece: Piece) -> BlockRecord | N
     context.catch_up(context.base_run)
     context.catch_up(context.plain_run)
     if piece.block is None:
-        context.base_run.advance(piece.base, piece.positions_3T)
-        context.plain_run.advance(piece.policy, piece.positions_3T)
-        context.prefill(piece.policy, piece.positions_3T)
+        _text_without_replay(context, piece)
         return None
     patched = config.patched_layers
     base = context.read_base(piece, top_k=config.top_k, keep_hidden=patched > 0)
-    limits_L = entropy_limits(base.entropy_LT, config)
-    low_LT = choose(base.entropy_LT, limits_L, config, len(context.ids))
+    low_LT = _chosen(context, base)
     # One layer decides for all that are replaced.
     low_T = low_LT[config.feature_layers - 1]
     chosen_LT = torch.zeros_like(low_LT)
@@ -136,6 +129,19 @@ def _with_feature_replay(context: ContextState, piece: Piece) -> BlockRecord | N
     entering = piece.policy.exchanged(piece.base, low_T)
     context.prefill(entering, piece.positions_3T, in_turn(edit, after))
     return context.record(piece.block, base.entropy_LT, chosen_LT, after, before.mean())
+
+
+def _text_without_replay(context: ContextState, piece: Piece) -> None:
+    """Append text to all three runs, and replay nothing."""
+    context.base_run.advance(piece.base, piece.positions_3T)
+    context.plain_run.advance(piece.policy, piece.positions_3T)
+    context.prefill(piece.policy, piece.positions_3T)
+
+
+def _chosen(context: ContextState, base: LensReader) -> Tensor:
+    """Choose the positions `(L, T)` of a visual block, by the base's entropies on it."""
+    limits_L = entropy_limits(base.entropy_LT, context.config)
+    return choose(base.entropy_LT, limits_L, context.config, len(context.ids))
 
 
 APPEND: Mapping[Method, Callable[[ContextState, Piece], BlockRecord | None]] = {

@@ -14,7 +14,13 @@ import typer
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.option_groups import with_options
-from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, MarkdownOption, PairOptions
+from visreplay.tasks.commands.options import (
+    OUTPUT,
+    DataOption,
+    MarkdownOption,
+    PairOptions,
+    SamplesOption,
+)
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.sample_runs import import_plots, measure_samples
 from visreplay.tasks.commands.settings import PANELS, Overrides
@@ -40,9 +46,7 @@ def analyze(
         ),
     ] = None,
     data: DataOption = None,
-    samples: Annotated[
-        int, typer.Option(min=1, help="Number of samples, from the first.", rich_help_panel=TASK)
-    ] = 100,
+    samples: SamplesOption = 100,
     layer: Annotated[
         int | None,
         typer.Option(

@@ -15,11 +15,11 @@ from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import (
     OUTPUT,
-    TASK,
     DataOption,
     EpisodeOptions,
     MarkdownOption,
     PairOptions,
+    SamplesOption,
 )
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.sample_runs import measure_samples
@@ -35,9 +35,7 @@ def diagnose(
     pair: PairOptions,
     episode: EpisodeOptions,
     data: DataOption = None,
-    samples: Annotated[
-        int, typer.Option(min=1, help="Number of samples, from the first.", rich_help_panel=TASK)
-    ] = 40,
+    samples: SamplesOption = 40,
     out: Annotated[
         Path | None,
         typer.Option(

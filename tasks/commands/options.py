@@ -34,6 +34,10 @@ DataOption = Annotated[
     ),
 ]
 
+SamplesOption = Annotated[
+    int, typer.Option(min=1, help="Number of samples, from the first.", rich_help_panel=TASK)
+]
+
 LargestOption = Annotated[
     float | None,
     typer.Option(

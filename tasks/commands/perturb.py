@@ -15,7 +15,13 @@ import typer
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
 from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.option_groups import with_options
-from visreplay.tasks.commands.options import OUTPUT, TASK, DataOption, MarkdownOption, PairOptions
+from visreplay.tasks.commands.options import (
+    OUTPUT,
+    DataOption,
+    MarkdownOption,
+    PairOptions,
+    SamplesOption,
+)
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.sample_runs import import_plots, measure_samples
 from visreplay.tasks.commands.settings import KNOBS
@@ -90,9 +96,7 @@ def perturb(
         typer.Option(min=1, help="Wrong answers to each sample, at most.", rich_help_panel=ANSWERS),
     ] = 3,
     data: DataOption = None,
-    samples: Annotated[
-        int, typer.Option(min=1, help="Number of samples, from the first.", rich_help_panel=TASK)
-    ] = 100,
+    samples: SamplesOption = 100,
     out: Annotated[
         Path | None,
         typer.Option(

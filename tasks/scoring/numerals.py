@@ -75,7 +75,7 @@ _PART = re.compile(
     r"[,;]\s(?:\d+\sof\s(?:which|them|these|those|whom)\b|of\s(?:which|these|those|whom)\s\d+\b)",
     re.IGNORECASE,
 )
-"""How many of the counted things are something else: "5, of which 2 are red"."""
+"""A part of what was counted: "5, of which 2 are red"."""
 _QUALIFIED = re.compile(
     r"\b(?:more|fewer|less|greater|larger|smaller|higher|lower)\sthan\s[-+]?[\d.,]*\d",
     re.IGNORECASE,
