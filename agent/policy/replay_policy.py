@@ -9,7 +9,7 @@ from visreplay.agent.messages import Message, text_of
 from visreplay.agent.policy.encoder import ContextEncoder, check_text
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import Keys, Replay, SessionCache, keys_of
-from visreplay.agent.policy.telemetry import replay_record, report
+from visreplay.agent.policy.telemetry import replay_record, report, with_maps
 from visreplay.replay_core import (
     Generation,
     ModelPair,
@@ -248,6 +248,9 @@ class ReplayPolicy:
         start = len(best.messages) - 1 if best else 0
         session = best.session.fork() if best else ReplaySession(self.pair, self.replay)
         replay = best.replay if best else None
+        if replay and maps:
+            first = len(session.blocks) - len(replay["blocks"])
+            replay = with_maps(replay, session.blocks[first:], maps)
         known = session.length
         while start < end:
             stop = start

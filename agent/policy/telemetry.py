@@ -41,6 +41,23 @@ def replay_record(
     return {**asdict(appended), "method": str(appended.method), "blocks": blocks}
 
 
+def with_maps(
+    replay: dict[str, Any], records: Sequence[BlockRecord], store: ImageStore
+) -> dict[str, Any]:
+    """Draw the maps of an earlier `replay` record that a store does not hold.
+
+    Args:
+        replay: A result of `replay_record`.
+        records: The records of its visual blocks, in order.
+        store: Where the maps are put.
+    """
+    blocks = [
+        block if block.get("map", "") in store else block_map(record, tuple(block["grid"]), store)
+        for block, record in zip(replay["blocks"], records, strict=True)
+    ]
+    return {**replay, "blocks": blocks}
+
+
 def report(
     step: int, context_tokens: int, known_tokens: int, replay: dict[str, Any] | None
 ) -> None:

@@ -152,6 +152,21 @@ def test_images_of_episodes_that_are_over_are_let_go(make_agent: MakeAgent) -> N
     assert all(name in store for each in together for name in each.references())
 
 
+def test_an_episode_that_is_played_again_has_its_maps_again(
+    make_agent: MakeAgent, tmp_path: Path
+) -> None:
+    """The sessions are still known when the store has dropped the maps."""
+    store = ImageStore(memory_bytes=150_000, forgetful=True)
+    agent = make_agent(store=store)
+    first = agent.trajectory(play(agent))
+    store.put(Image.new("RGB", (400, 400)))
+    assert not any(name in store for name in first.references())
+    again = agent.trajectory(play(agent))
+    again.save(tmp_path, store)
+    assert again.references() == first.references()
+    assert {path.stem for path in (tmp_path / "images").iterdir()} == set(first.references())
+
+
 def test_the_agents_own_store_is_bounded_unless_episodes_are_resumed() -> None:
     bounded = VisualAgent.from_pretrained("embedded", replay="none").store
     assert bounded.root is None and bounded._drops and bounded.memory_bytes == 2**30
