@@ -72,6 +72,7 @@ def analyze(
     """
     from visreplay.agent.episode.visual_agent import versions
     from visreplay.tasks.analysis.prompt import Prompt
+    from visreplay.tasks.analysis.result_shapes import shifts_mismatch
     from visreplay.tasks.analysis.shifts import (
         KINDS,
         PLAIN,
@@ -107,7 +108,7 @@ def analyze(
         "objective": asdict(objective),
         "versions": versions(),
     }
-    with Journal(out / "records.jsonl", run_settings) as journal:
+    with Journal(out / "records.jsonl", run_settings, shifts_mismatch) as journal:
         models = choice.load()
         depth = min(models.policy.depth, models.base.depth if models.base else 0)
         if layer is None:
@@ -135,6 +136,7 @@ def analyze(
         maps = [
             (prompt(source.load(sample_id)).pictures[0], result["maps"][0])
             for sample_id, result in zip(ids[:MAPS], results, strict=False)
+            if result.get("maps")
         ]
         files = plots.draw_plots(report, maps, layer, out)
     for table in analysis_tables(report):

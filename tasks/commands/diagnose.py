@@ -56,6 +56,7 @@ def diagnose(
     from visreplay.agent.policy.encoder import token_grid
     from visreplay.tasks.analysis import diagnosis
     from visreplay.tasks.analysis.prompt import Prompt
+    from visreplay.tasks.analysis.result_shapes import diagnosis_mismatch
     from visreplay.tools import ImageStore
 
     console = Console(highlight=False)
@@ -80,7 +81,7 @@ def diagnose(
         "limits": asdict(limits),
         "versions": versions(),
     }
-    with Journal(out / "records.jsonl", run_settings) as journal:
+    with Journal(out / "records.jsonl", run_settings, diagnosis_mismatch) as journal:
         models = choice.load()
         protocol = get_protocol(recipe, token_grid(models.processor), ImageStore())
         agents = {

@@ -115,6 +115,7 @@ def perturb(
     from visreplay.agent.episode.visual_agent import versions
     from visreplay.tasks.analysis.answers import Candidates, WrongAnswers, answer_form
     from visreplay.tasks.analysis.noise import conditions, measure_noise, summarise_noise
+    from visreplay.tasks.analysis.result_shapes import noise_mismatch
     from visreplay.tasks.analysis.tables import correlation_line, noise_table
 
     console = Console(highlight=False)
@@ -150,7 +151,7 @@ def perturb(
         "wrong": wrong,
         "versions": versions(),
     }
-    with Journal(out / "records.jsonl", run_settings) as journal:
+    with Journal(out / "records.jsonl", run_settings, noise_mismatch) as journal:
         agent, context = _contexts(choice, turn)
         form = form or answer_form(agent.protocol)
         others = WrongAnswers(source, seed)

@@ -25,21 +25,23 @@ Table = InstanceOf[dict[str, Any]]
 """A JSON object."""
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """A JSON object with the fields of the class, of just their types, and any others."""
+
     model_config = ConfigDict(strict=True)
 
 
-class _TextPart(_Shape):
+class _TextPart(Shape):
     type: Literal["text"]
     text: Text
 
 
-class _ImagePart(_Shape):
+class _ImagePart(Shape):
     type: Literal["image"]
     image: Text
 
 
-class _VideoPart(_Shape):
+class _VideoPart(Shape):
     type: Literal["video"]
     frames: list[Text]
     times: list[float]
@@ -51,12 +53,12 @@ class _VideoPart(_Shape):
         return self
 
 
-class _Message(_Shape):
+class _Message(Shape):
     role: Text
     content: list[Annotated[_TextPart | _ImagePart | _VideoPart, Field(discriminator="type")]]
 
 
-class _Observation(_Shape):
+class _Observation(Shape):
     text: Text | None = None
     images: list[Text] = []
     times: list[float] | None = None
@@ -64,7 +66,7 @@ class _Observation(_Shape):
     source: Text | None = None
 
 
-class _ToolUse(_Shape):
+class _ToolUse(Shape):
     name: Text
     arguments: Any
     observation: _Observation | None
@@ -72,13 +74,13 @@ class _ToolUse(_Shape):
     seconds: float = 0.0
 
 
-class _Block(_Shape):
+class _Block(Shape):
     map: Text | None = None
     grid: list[int]
     max_entropy: float
 
 
-class _Replay(_Shape):
+class _Replay(Shape):
     method: Text
     new_visual_tokens: int
     kl_before: float | None
@@ -88,7 +90,7 @@ class _Replay(_Shape):
     blocks: list[_Block] | None = None
 
 
-class _Step(_Shape):
+class _Step(Shape):
     text: Text
     thought: Text
     tool_calls: list[_ToolUse]
@@ -97,7 +99,7 @@ class _Step(_Shape):
     seconds: float
 
 
-class _Trajectory(_Shape):
+class _Trajectory(Shape):
     answer: Text | None
     stop_reason: Text
     seed: int
@@ -106,13 +108,13 @@ class _Trajectory(_Shape):
     messages: list[_Message]
 
 
-class _Rollout(_Shape):
+class _Rollout(Shape):
     right: bool
     cot_right: bool | None
     trajectory: _Trajectory
 
 
-class _Record(_Shape):
+class _Record(Shape):
     sample_id: Text
     question: Text | None
     expected: Text | None
@@ -124,7 +126,7 @@ class _Record(_Shape):
     seconds: float = 0.0
 
 
-class _ReplaySettings(_Shape):
+class _ReplaySettings(Shape):
     method: Text
     theta: list[float] | None = None
     threshold: Text | None = None
@@ -132,7 +134,7 @@ class _ReplaySettings(_Shape):
     learning_rate: float | None = None
 
 
-class _Sampling(_Shape):
+class _Sampling(Shape):
     temperature: float | None
     top_p: float | None
     max_new_tokens: int | None
@@ -140,33 +142,33 @@ class _Sampling(_Shape):
     repetition_penalty: float | None = None
 
 
-class _Limits(_Shape):
+class _Limits(Shape):
     max_steps: int | None = None
 
 
-class _PixelBudget(_Shape):
+class _PixelBudget(Shape):
     min: int | None
     max: int | None
 
 
-class _PixelBudgets(_Shape):
+class _PixelBudgets(Shape):
     image: _PixelBudget | None = None
     frame: _PixelBudget | None = None
 
 
-class _Frames(_Shape):
+class _Frames(Shape):
     count: int | None
     choice: Text
 
 
-class _Recipe(_Shape):
+class _Recipe(Shape):
     limits: _Limits = _Limits()
     pixels: _PixelBudgets = _PixelBudgets()
     frames: _Frames | None = None
     expects: list[Text] | None = None
 
 
-class _Settings(_Shape):
+class _Settings(Shape):
     task: Text
     policy: Text
     replay: _ReplaySettings
@@ -184,7 +186,7 @@ class _Settings(_Shape):
 
 def settings_mismatch(settings: dict[str, Any]) -> str | None:
     """Tell what is wrong with the settings of a run; None if nothing is."""
-    return _mismatch(_Settings, settings)
+    return mismatch(_Settings, settings)
 
 
 def record_mismatch(settings: dict[str, Any], record: dict[str, Any]) -> str | None:
@@ -194,7 +196,7 @@ def record_mismatch(settings: dict[str, Any], record: dict[str, Any]) -> str | N
         settings: The settings of its run.
         record: The record.
     """
-    wrong = _mismatch(_Record, record)
+    wrong = mismatch(_Record, record)
     if wrong is None and record["error"] is None:
         played, rollouts = len(record["rollouts"]), settings.get("rollouts")
         if played != rollouts:
@@ -202,7 +204,8 @@ def record_mismatch(settings: dict[str, Any], record: dict[str, Any]) -> str | N
     return wrong
 
 
-def _mismatch(shape: type[_Shape], value: dict[str, Any]) -> str | None:
+def mismatch(shape: type[Shape], value: dict[str, Any]) -> str | None:
+    """Tell where a value is not of a shape, and what is wrong there; None if it is."""
     try:
         shape.model_validate(value)
     except ValidationError as error:
