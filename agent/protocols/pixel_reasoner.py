@@ -68,7 +68,8 @@ class PixelReasonerProtocol(ToolProtocol):
                 thought if written is rest and thought else before, calls.chosen("last")
             )
         turn = ParsedTurn.boxed(thought or rest.strip(), written)
-        if turn.answer is None and calls.attempts:
+        if turn.answer is None and calls.counted:
+            calls.chosen("last")  # raises what is wrong with the call itself
             raise ToolError("A call counts at the very end of a turn: write nothing after it.")
         return turn
 
