@@ -11,25 +11,12 @@ from fuzzing import fuzzing
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.fastmcp import FastMCP
+from mcp_sessions import HEADERS, layered, opened
 from served import served
 
-from visreplay.agent.mcp.errors import WholeCharacters, error_response
-from visreplay.agent.mcp.sessions import SessionLimit
-from visreplay.agent.serving.http import BodyLimit
 from visreplay.agent.serving.json_bounds import JsonBounds
 
 FUZZING = fuzzing(30, 20_000)
-HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-INITIALIZE = {
-    "jsonrpc": "2.0",
-    "id": 0,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "fuzz", "version": "1"},
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +29,8 @@ def url() -> Iterator[str]:
         """Do nothing."""
         return image[:5]
 
-    app = WholeCharacters(SessionLimit(fast.streamable_http_app(), 4))
-    bounds = JsonBounds(2**16, values=1000)
-    with served(BodyLimit(app, 2**18, 60, error_response, bounds=bounds)) as address:
+    with served(layered(fast, 4, 2**18, JsonBounds(2**16, values=1000))) as address:
         yield f"{address}/mcp"
-
-
-def opened(url: str) -> str:
-    return str(
-        httpx.post(url, headers=HEADERS, json=INITIALIZE, timeout=30).headers["mcp-session-id"]
-    )
 
 
 ODD = st.sampled_from(

@@ -11,27 +11,13 @@ import httpx
 import pytest
 from mcp import ClientSession
 from mcp.server.fastmcp import FastMCP
+from mcp_sessions import HEADERS, INITIALIZE, SESSION, layered, opened, post
 from served import ENVIRONMENT, served, with_session
 
-from visreplay.agent.mcp.errors import WholeCharacters, error_response
-from visreplay.agent.mcp.sessions import SessionLimit
-from visreplay.agent.serving.http import BodyLimit
 from visreplay.agent.serving.json_bounds import JsonBounds
 
-HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-SESSION = "mcp-session-id"
 LIMIT = 4
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
-INITIALIZE = {
-    "jsonrpc": "2.0",
-    "id": 0,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"},
-    },
-}
 DEEP = "[" * 100_000 + "]" * 100_000
 CALL = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"f","arguments":{"a":%s}}}'
 PING_OF = '{"jsonrpc":"2.0","id":%s,"method":"ping"}'
@@ -68,22 +54,9 @@ def server() -> FastMCP:
 @pytest.fixture
 def url() -> Iterator[str]:
     """The layers of `http_app`, with a small limit."""
-    app = WholeCharacters(SessionLimit(server().streamable_http_app(), LIMIT))
-    bounds = JsonBounds(2**20, values=10_000)
-    with served(BodyLimit(app, 2**24, 60, error_response, bounds=bounds)) as address:
+    app = layered(server(), LIMIT, 2**24, JsonBounds(2**20, values=10_000))
+    with served(app) as address:
         yield f"{address}/mcp"
-
-
-def post(url: str, body: Any, session: str | None = None) -> httpx.Response:
-    headers = {**HEADERS, SESSION: session} if session else HEADERS
-    content = body if isinstance(body, str | bytes) else json.dumps(body)
-    return httpx.post(url, headers=headers, content=content, timeout=30)
-
-
-def opened(url: str) -> str:
-    response = post(url, INITIALIZE)
-    assert response.status_code == 200, response.text
-    return str(response.headers[SESSION])
 
 
 def test_the_session_that_was_idle_for_longest_makes_room(url: str) -> None:
