@@ -10,6 +10,7 @@ in float32. Axes: N rows (positions), D hidden size, V vocabulary, K the base's 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -156,8 +157,9 @@ class Lens:
         kl_N: Tensor = _RestrictedKL.apply(hidden_ND, targets.to(self.head.weight.device), self)
         return kl_N
 
+    @cached_property
     def gram(self) -> Tensor:
-        """Compute the inner products `(D, D)` of the LM head's columns, in float32."""
+        """The inner products `(D, D)` of the LM head's columns, in float32."""
         total_DD = self.head.weight.new_zeros((), dtype=torch.float32)
         for rows in self.chunks(self.head.out_features, row_bytes=4 * self.head.in_features):
             rows_VD = self.head.weight[rows].float()

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -108,68 +108,115 @@ def load_pair(
     tuned = {} if embedded is None else embedded.settings
     if base is None and embedded is not None:
         base = policy
-    source = Checkpoint.find(policy, 0, revision=revision, **hub)
-    adapted = lora.is_adapter(source)
     config = None if replay is None else tuned_config(tuned, replay)
-    if config is not None:
-        if replay_layers is None and not config.swap_roles:
-            replay_layers = config.depth
-        if not adapted:
-            base = _needed_base(config, base)
-    base_source = None
-    if adapted and base is None:
-        base_source = lora.find_base(source, base_revision, **hub)
-    elif base is not None:
-        base_source = Checkpoint.find(base, 1, revision=base_revision, **hub)
-    weights = source
-    processor_source = source if processor is None else Checkpoint.find(processor, 0, **hub)
-    if adapted:
-        assert base_source is not None
-        weights = base_source
-        if processor is None and not lora.has_processor(source):
-            processor_source = base_source
-    policy_config = _checked_config(weights)
-    base_config = None
-    if base_source is not None:
-        base_config = policy_config if adapted else _checked_config(base_source)
-        check_alike(architecture(policy_config), architecture(base_config))
+    if config is not None and replay_layers is None and not config.swap_roles:
+        replay_layers = config.depth
+    sources = _find_sources(policy, base, processor, config, revision, base_revision, hub)
+    policy_config, base_config = sources.configs()
     _check_layers(policy_config, base_config, config, replay_layers)
     chosen = choose_processor(
-        processor_source, source, base_source, policy_config, compare=processor is None
+        sources.processor, sources.policy, sources.base, policy_config, compare=processor is None
     )
     set_pixel_budget(chosen, min_pixels, max_pixels)
     device = default_device() if device == "auto" else device
-    if "device_map" not in model_kwargs:
+    mapped = "device_map" in model_kwargs
+    if not mapped:
         check_device("device", device)
     if base_device is not None:
         check_device("base_device", base_device)
     check_dtype(dtype)
     if dtype == "auto":
-        dtype = common_dtype(weights, policy_config, base_source, base_config)
+        dtype = common_dtype(sources.weights, policy_config, sources.base, base_config)
     kwargs = {"dtype": dtype, **model_kwargs}
     with memory_errors():
-        policy_model = _load(weights, policy_config, kwargs)
-        if "device_map" not in kwargs:
-            policy_model.to(device)  # type: ignore[arg-type]  # its weights are mapped from the file
-        if adapted:
-            pair = ModelPair.from_peft(lora.attach(policy_model, source), chosen, replay_layers)
+        model = _load(sources.weights, policy_config, kwargs)
+        if not mapped:
+            model.to(device)  # type: ignore[arg-type]  # its weights are mapped from the file
+        if sources.adapted:
+            pair = ModelPair.from_peft(lora.attach(model, sources.policy), chosen, replay_layers)
         else:
             base_model = None
-            apart = "device_map" not in kwargs or base_device is not None
-            if base_source is not None:
+            if sources.base is not None:
                 if replay_layers is not None:
                     keep_layers(base_config, replay_layers)
                 if base_device is not None:
                     kwargs.pop("device_map", None)
                 if dtype == "auto":
-                    kwargs["dtype"] = policy_model.dtype
-                base_model = _load(base_source, base_config, kwargs)
-            place = base_device or device if apart else None
-            pair = ModelPair.assemble(policy_model, base_model, chosen, replay_layers, place)
-    names = (source.name, None if base_source is None else base_source.name)
+                    kwargs["dtype"] = model.dtype
+                base_model = _load(sources.base, base_config, kwargs)
+            place = base_device or (None if mapped else device)
+            pair = ModelPair.assemble(model, base_model, chosen, replay_layers, place)
+    names = (sources.policy.name, None if sources.base is None else sources.base.name)
     pair = replace(pair, names=names, tuned=tuned)
     try_out(pair)
     return pair
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """The checkpoints that a pair is loaded from.
+
+    Attributes:
+        policy: The policy, or a LoRA adapter.
+        base: The base; None without one.
+        processor: The checkpoint whose processor both models take.
+        adapted: Whether the policy is an adapter.
+    """
+
+    policy: Checkpoint
+    base: Checkpoint | None
+    processor: Checkpoint
+    adapted: bool
+
+    @property
+    def weights(self) -> Checkpoint:
+        """The checkpoint of the policy's weights: an adapter's are its base's."""
+        if not self.adapted:
+            return self.policy
+        assert self.base is not None
+        return self.base
+
+    def configs(self) -> tuple[Any, Any]:
+        """Load the configurations of policy and base, None without a base, and compare them.
+
+        Raises:
+            CheckpointError: A configuration, or a file of weights, cannot be used.
+            PairMismatchError: The architectures differ.
+            UnsupportedModelError: No adapter knows such a model.
+        """
+        policy = _checked_config(self.weights)
+        if self.base is None:
+            return policy, None
+        base = policy if self.adapted else _checked_config(self.base)
+        check_alike(architecture(policy), architecture(base))
+        return policy, base
+
+
+def _find_sources(
+    policy: str,
+    base: str | None,
+    processor: str | None,
+    replay: ReplayConfig | None,
+    revision: str | None,
+    base_revision: str | None,
+    hub: dict[str, Any],
+) -> _Sources:
+    """Find the checkpoints that a pair is loaded from; see `load_pair`."""
+    source = Checkpoint.find(policy, 0, revision=revision, **hub)
+    adapted = lora.is_adapter(source)
+    if replay is not None and not adapted:
+        base = _needed_base(replay, base)
+    base_source = None
+    if base is not None:
+        base_source = Checkpoint.find(base, 1, revision=base_revision, **hub)
+    elif adapted:
+        base_source = lora.find_base(source, base_revision, **hub)
+    own = source
+    if processor is not None:
+        own = Checkpoint.find(processor, 0, **hub)
+    elif base_source is not None and adapted and not lora.has_processor(source):
+        own = base_source
+    return _Sources(source, base_source, own, adapted)
 
 
 def _checked_config(source: Checkpoint) -> Any:

@@ -149,7 +149,7 @@ class WindowVariance(Objective):
         """
         super().__init__(chosen_LT, lag)
         self._lens = lens
-        self._gram_DD = lens.gram()
+        self._gram_DD = lens.gram
         self._window_T = _windows(grid_thw)
         self._chunks: dict[int, list[Tensor]] = {}
 
