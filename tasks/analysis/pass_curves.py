@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from visreplay.tasks.analysis.plots import COLOURS, MARKERS, STYLE, WIDTH
 from visreplay.tasks.evaluation.runs import Run
 from visreplay.tasks.evaluation.summary import summarise
+from visreplay.tasks.evaluation.tables import counted
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -56,7 +57,7 @@ def pass_curves(runs: Sequence[Run]) -> Figure:
         ks = np.arange(1, rollouts + 1)
         shares = [summary.metrics[f"pass@{k}"] for k in ks]
         colour = COLOURS[number % len(COLOURS)]
-        errors = f", {summary.errors} errors" if summary.errors else ""
+        errors = f", {counted(summary.errors, 'error')}" if summary.errors else ""
         axes.plot(
             ks,
             [100 * each.value for each in shares],

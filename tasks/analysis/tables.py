@@ -7,7 +7,7 @@ from typing import Any
 from visreplay.replay_core.config import Side
 from visreplay.tasks.analysis.estimates import ENOUGH, cell
 from visreplay.tasks.analysis.shifts import KINDS, PLAIN
-from visreplay.tasks.evaluation.tables import TextTable
+from visreplay.tasks.evaluation.tables import TextTable, counted
 
 Report = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def analysis_tables(report: Report) -> list[TextTable]:
 def samples(report: Report) -> str:
     """Say how many samples there are."""
     n, independent = report["n"], report["independent"]
-    text = f"n = {n} sample{'s' if n > 1 else ''}"
+    text = f"n = {counted(n, 'sample')}"
     return text if independent == n else f"{text} in {independent} independent groups"
 
 

@@ -10,7 +10,7 @@ from visreplay.tasks.commands.options import MarkdownOption
 from visreplay.tasks.evaluation.comparison import RunComparison
 from visreplay.tasks.evaluation.comparison import compare as compare_runs
 from visreplay.tasks.evaluation.runs import open_runs
-from visreplay.tasks.evaluation.tables import TextTable
+from visreplay.tasks.evaluation.tables import TextTable, counted
 
 
 def compare(
@@ -50,7 +50,10 @@ def summary_lines(pairs: RunComparison, first: str, second: str) -> list[str]:
         lines.append("a sample counts as right if more than half of its rollouts are")
     for name, alone, errors in zip((first, second), pairs.alone, pairs.errors, strict=True):
         if alone or errors:
-            lines.append(f"left out   {alone} samples in {name} only, {errors} errors in {name}")
+            lines.append(
+                f"left out   {counted(alone, 'sample')} in {name} only, "
+                f"{counted(errors, 'error')} in {name}"
+            )
     lines += [f"{name}   {a!r} -> {b!r}" for name, a, b in pairs.settings]
     if not pairs.settings:
         lines.append("all settings are the same")

@@ -15,6 +15,7 @@ from visreplay.tasks.commands.console import Console, print_step, progress_bar
 from visreplay.tasks.evaluation.evaluate import evaluate
 from visreplay.tasks.evaluation.runs import Run, SampleRecord, record_of, rollout_of
 from visreplay.tasks.evaluation.summary import Summary, summarise
+from visreplay.tasks.evaluation.tables import counted
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Task
 from visreplay.tasks.viewer.page import write_page
@@ -115,7 +116,7 @@ def _table(summary: dict[str, dict[str, Summary]], samples: int) -> Table:
                 task,
                 row,
                 f"{value:.0f} %  ({low:.0f} to {high:.0f})"
-                + (f", {s.errors} errors" if s.errors else ""),
+                + (f", {counted(s.errors, 'error')}" if s.errors else ""),
                 f"{s.mean_steps:.2f}",
                 f"{s.seconds:.2f}",
             )

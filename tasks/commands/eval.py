@@ -29,7 +29,7 @@ from visreplay.tasks.evaluation.journal import Journal, Line, check_settings, re
 from visreplay.tasks.evaluation.record_shapes import record_mismatch
 from visreplay.tasks.evaluation.runs import IMAGES, LINES, Run, SampleRecord, damaged_samples
 from visreplay.tasks.evaluation.summary import right_count
-from visreplay.tasks.evaluation.tables import details
+from visreplay.tasks.evaluation.tables import counted, details
 from visreplay.tasks.registry import get_task, select
 from visreplay.tools.disk import DiskError, disk_errors
 
@@ -195,10 +195,10 @@ def play_missing(
         return
     with Journal(path, settings, record_mismatch) as journal:
         if journal.damaged:
-            count = len(journal.damaged)
+            lines = counted(len(journal.damaged), "damaged line")
             console.print(
-                f"{count} damaged line{'s' if count > 1 else ''} of {path}: moved to "
-                f"{path.name}.damaged, and the missing samples are played again",
+                f"{lines} of {path}: moved to {path.name}.damaged, and the missing samples are "
+                "played again",
                 style="yellow",
                 markup=False,
                 soft_wrap=True,
@@ -238,7 +238,7 @@ def grow(
                 right += right_count(record)
                 episodes += len(record["rollouts"])
                 errors += record["error"] is not None
-                description = f"right {right} of {episodes}, {errors} errors"
+                description = f"right {right} of {episodes}, {counted(errors, 'error')}"
                 progress.update(bar, advance=1, description=description)
     except KeyboardInterrupt:
         console.print(f"stopped; {len(journal.results)} samples are in {journal.path}, and the "
@@ -256,7 +256,7 @@ def error_lines(run: Run) -> list[str]:
     kinds = Counter(record["error"] for record in run.errors.values())
     lines = [f"{count} x {error}" for error, count in kinds.most_common(5)]
     if len(kinds) > len(lines):
-        lines.append(f"... and {len(kinds) - len(lines)} other errors")
+        lines.append(f"... and {counted(len(kinds) - len(lines), 'other error')}")
     if lines:
         lines.append("samples with errors are not counted: --retry-errors plays them again")
     return lines

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from visreplay.tasks.commands.console import Console, progress_bar
 from visreplay.tasks.evaluation.journal import Journal
+from visreplay.tasks.evaluation.tables import counted
 
 if TYPE_CHECKING:
     from visreplay.tasks.types import Sample, Task
@@ -34,9 +35,10 @@ def measure_samples(
     from visreplay.tasks.analysis.estimates import group_of
 
     if journal.damaged:
+        lines = counted(len(journal.damaged), "damaged line")
         console.print(
-            f"{len(journal.damaged)} damaged lines of {journal.path} are moved to "
-            f"{journal.path.name}.damaged, and the samples that it lacks are measured again",
+            f"{lines} of {journal.path}: moved to {journal.path.name}.damaged, and the missing "
+            "samples are measured again",
             markup=False,
             soft_wrap=True,
         )

@@ -23,6 +23,16 @@ LONG_WORD = 30
 """Words that are longer may be broken in a table."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    Examples:
+        >>> counted(1, "error"), counted(2, "error")
+        ('1 error', '2 errors')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class TextTable:
     """A table of texts.
@@ -160,7 +170,7 @@ def _cell(run: Run) -> tuple[str, str, str | None]:
         records, column = part, benchmark.label
     errors = sum(record["error"] is not None for record in records)
     if errors == len(records):
-        return column, f"{errors} errors", None
+        return column, counted(errors, "error"), None
     summary = summarise(records, task=task)
     metric = summary.accuracy
     if benchmark and benchmark.score in summary.metrics:
@@ -171,7 +181,7 @@ def _cell(run: Run) -> tuple[str, str, str | None]:
     if summary.rollouts > 1:
         cell += f", {summary.first}"
     if errors:
-        cell += f", {errors} errors"
+        cell += f", {counted(errors, 'error')}"
     figure = closest_figure(run, benchmark) if benchmark else None
     if figure is None:
         return column, cell, None
@@ -212,8 +222,8 @@ def details(run: Run) -> list[TextTable]:
     rollouts = run.settings["rollouts"]
     records = list(run.records.values())
     title = (
-        f"{run.name}: {run.system} on {run.settings['task']}, {rollouts} "
-        f"rollout{'s' if rollouts > 1 else ''} a sample, in % (95 % interval)"
+        f"{run.name}: {run.system} on {run.settings['task']}, {counted(rollouts, 'rollout')} "
+        "a sample, in % (95 % interval)"
     )
     errors = sum(record["error"] is not None for record in records)
     rows = [("samples", str(len(records) - errors)), ("errors", str(errors))]

@@ -252,7 +252,7 @@ function setUp() {
     const errors = index.samples.filter((sample) => sample.runs[r]?.error).length;
     return el("span", { class: "total" }, letters && el("b", {}, letters[r]), run.name,
       el("em", { title: `${right} of ${rollouts.length} trajectories are right` }, rollouts.length ? `${(100 * right / rollouts.length).toFixed(1)} %` : "–"),
-      errors ? el("em", { class: "warn", title: "samples that ended in an error are not counted" }, `${errors} errors`) : "");
+      errors ? el("em", { class: "warn", title: "samples that ended in an error are not counted" }, `${errors} ${errors === 1 ? "error" : "errors"}`) : "");
   }));
   for (const name of Object.keys(isVerdict)) {
     if (name === "flipped" && index.runs.length < 2) continue;

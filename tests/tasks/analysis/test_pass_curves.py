@@ -30,7 +30,7 @@ def test_the_lines_are_pass_at_k_and_the_bands_their_intervals(tmp_path: Path) -
     # Of three rollouts one is right: two of the three pairs have it, and the only triple.
     np.testing.assert_allclose(plain.get_ydata(), [100 / 6, 200 / 6, 50])
     np.testing.assert_allclose(replayed.get_ydata(), [400 / 6, 500 / 6, 100])
-    assert plain.get_label() == "DeepEyes-7B (plain), n = 2, 1 errors"
+    assert plain.get_label() == "DeepEyes-7B (plain), n = 2, 1 error"
     assert replayed.get_label() == "DeepEyes-7B + state replay (replayed), n = 2"
     bands = [each for each in axes.collections if isinstance(each, PolyCollection)]
     assert len(bands) == 2

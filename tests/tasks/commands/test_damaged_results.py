@@ -41,7 +41,7 @@ def test_a_result_of_another_form_is_measured_again(command: str, tmp_path: Path
     for number, changed in enumerate(damaged):
         path.write_bytes(settings + json.dumps(changed).encode() + b"\n")
         if number < 2:
-            assert "1 damaged lines" in measure(command, tmp_path)
+            assert "1 damaged line of" in measure(command, tmp_path)
             assert json.loads(path.read_bytes().splitlines()[1]) == whole
         else:
             assert CHECKS[command](json.loads(settings)["settings"], changed)

@@ -26,4 +26,4 @@ def test_a_damaged_measurement_is_told_and_made_again(tmp_path: Path) -> None:
     path.write_bytes(settings + b"garbage\n" + second)
     again, told = measure(task.sample_ids())
     assert again == whole
-    assert "1 damaged lines of" in told and "measured again" in told
+    assert "1 damaged line of" in told and "measured again" in told

@@ -41,7 +41,7 @@ def test_two_runs_are_paired(tmp_path: Path) -> None:
         "right in replay only   1: won",
         "right in plain only   1: lost",
         "McNemar's exact p, two-sided   1",
-        "left out   1 samples in plain only, 1 errors in plain",
+        "left out   1 sample in plain only, 1 error in plain",
         "errors     1       1",
         "replay.method   'none' -> 'token'",
     ):

@@ -65,7 +65,7 @@ def test_a_sample_that_could_not_be_loaded_counts_in_every_column(tmp_path: Path
     run.records["lost"] = cast(
         SampleRecord, {**record("lost", error="OSError: lost"), "question": None}
     )
-    assert layout([run]).rows[0][1].startswith("50.0 (45.1 to 54.9), 1 errors")
+    assert layout([run]).rows[0][1].startswith("50.0 (45.1 to 54.9), 1 error")
 
 
 def test_two_runs_of_one_system_are_two_rows(tmp_path: Path) -> None:

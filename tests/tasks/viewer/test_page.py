@@ -337,7 +337,7 @@ def test_samples_are_filtered(tab: Tab, page_file: Path) -> None:
 def test_errors_stand_beside_a_run_s_share(tab: Tab, page_file: Path) -> None:
     tab.open(page_file)
     replayed, base = tab.texts("#totals .total")
-    assert "%" in replayed and "1 errors" in replayed
+    assert "%" in replayed and "1 error" in replayed
     assert "%" in base and "errors" not in base
 
 
