@@ -75,7 +75,6 @@ UNITS = [
     *product(("visual-search-medium", HARD, "video-search"), ROWS),
     *product((HARD,), ABLATIONS),
     *product(("visual-search-easy",), ROWS),
-    *product(("visual-search-medium",), ABLATIONS),
 ]
 """Tasks and systems, the most important first."""
 

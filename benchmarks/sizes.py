@@ -151,7 +151,7 @@ class Models:
         return ModelPair.of(self.policy, _twin(self.base, lambda weight: True), None, depth)
 
     def config(self, method: Method = Method.TOKEN, **changes: Any) -> ReplayConfig:
-        """Return the paper's settings with a quantile threshold, which random weights can meet."""
+        """Return our default settings with a quantile threshold, which random weights can meet."""
         return ReplayConfig(
             **{
                 "method": method,

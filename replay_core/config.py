@@ -41,7 +41,10 @@ class Threshold(StrEnum):
 
 
 class Side(StrEnum):
-    """The positions to replay, by their entropy (all but `low` are ablations of the paper)."""
+    """The positions to replay, by their entropy.
+
+    `high` and `all` are ablations of the paper, `random` is this project's.
+    """
 
     LOW = "low"
     """Those up to the limit: the method."""

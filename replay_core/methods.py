@@ -34,7 +34,7 @@ def _with_token_replay(context: ContextState, piece: Piece) -> BlockRecord | Non
     if piece.block is None:
         context.prefill(piece.policy, piece.positions_3T)
         return None
-    objective, entropy_LT = _objective(context, piece, piece.block)
+    objective, entropy_LT = objective_of(context, piece, piece.block)
     offset, kl_path = token_replay(
         context.policy_run.adapter,
         objective,
@@ -52,7 +52,9 @@ def _with_token_replay(context: ContextState, piece: Piece) -> BlockRecord | Non
     return context.record(piece.block, entropy_LT, chosen_LT, objective, kl_before, kl_path)
 
 
-def _objective(context: ContextState, piece: Piece, block: VisualBlock) -> tuple[Objective, Tensor]:
+def objective_of(
+    context: ContextState, piece: Piece, block: VisualBlock
+) -> tuple[Objective, Tensor]:
     """Make what token replay minimises on a block.
 
     Returns:

@@ -14,6 +14,7 @@ from typer.main import get_command
 
 import visreplay
 from visreplay.tasks.commands.cli import app
+from visreplay.tasks.registry import TASK_INFOS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -102,6 +103,8 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         assert not name or name in names, words
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert given <= options(name), words
+        if name in {"eval", "analyze", "perturb", "diagnose"} and words[1:]:
+            assert words[1] in {info.name for info in TASK_INFOS}, words
 
 
 @on_every_page

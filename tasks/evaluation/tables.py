@@ -133,8 +133,8 @@ def tables(runs: Sequence[Run]) -> list[TextTable]:
 def layout(runs: Sequence[Run]) -> TextTable:
     """Make a row for each system and a column for each benchmark.
 
-    The paper's figure stands beside a run if the run is the one that the figure is of; otherwise a
-    note says what is different.
+    The paper's figure stands beside a run if the run is the one that the figure is of, with a note
+    where a few answers are scored otherwise; beside any other run, a note says what is different.
     """
     columns: list[str] = []
     rows: dict[str, dict[str, str]] = {}
@@ -162,7 +162,7 @@ def layout(runs: Sequence[Run]) -> TextTable:
 
 
 def _cell(run: Run) -> tuple[str, str, str | None]:
-    """Make heading and cell of a run, and the note on a figure of the paper that is not its own."""
+    """Make heading and cell of a run, and the note on a figure of the paper, if it needs one."""
     task = str(run.settings["task"])
     records, column = list(run.records.values()), task
     benchmark = benchmark_of(run.settings)
@@ -187,7 +187,8 @@ def _cell(run: Run) -> tuple[str, str, str | None]:
         return column, cell, None
     if reasons := differences(run, figure):
         return column, cell, f"not the run of the paper's {figure.percent}: {'; '.join(reasons)}"
-    return column, f"{cell}; paper {figure.percent}", None
+    note = figure.benchmark.remark and f"{figure.benchmark.label}: {figure.benchmark.remark}"
+    return column, f"{cell}; paper {figure.percent}", note
 
 
 def paper_tables() -> list[TextTable]:
@@ -207,7 +208,8 @@ def paper_tables() -> list[TextTable]:
             if figure.benchmark.obstacle:
                 obstacles.setdefault(figure.benchmark.obstacle, {})[figure.benchmark.label] = None
             if figure.obstacle:
-                obstacles.setdefault(figure.obstacle, {})[title] = None
+                whole = all(each.obstacle == figure.obstacle for each in figures)
+                obstacles.setdefault(figure.obstacle, {})[title if whole else figure.system] = None
         notes = [
             f"Not comparable with any run, {' and '.join(names)}: {why}."
             for why, names in obstacles.items()

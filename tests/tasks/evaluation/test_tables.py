@@ -37,13 +37,16 @@ def test_a_figure_of_the_paper_stands_beside_the_run_that_it_is_of(tmp_path: Pat
     runs = [hr_bench(tmp_path / "a", 200), hr_bench(tmp_path / "b", 240, replay=state), other]
     grid = layout(runs)
     assert grid.headings == ["system", "HR-Bench 4K FCP", "vstar"]
-    assert grid.notes == []
+    (note,) = grid.notes
+    assert note.startswith(
+        "[1] HR-Bench 4K FCP: the released script takes the first capital letter"
+    )
     plain, replay = grid.rows
     assert plain[0] == "DeepEyes-7B"
-    assert plain[1] == "50.0 (45.1 to 54.9); paper 53.7"
+    assert plain[1] == "50.0 (45.1 to 54.9); paper 53.7 [1]"
     assert plain[2].startswith("100.0")
     assert replay[0] == "DeepEyes-7B + state replay"
-    assert replay[1] == "60.0 (55.1 to 64.7); paper 56.3"
+    assert replay[1] == "60.0 (55.1 to 64.7); paper 56.3 [1]"
     assert replay[2] == "-"
 
 
@@ -193,6 +196,7 @@ def test_the_command_prints_the_paper_s_tables() -> None:
         "| 52.4 | 35.5 | 74.0 | 61.8 | 37.6 | 54.6 | 63.2 | 51.0 |",
         "| VL-Rethinker-7B + state replay, high entropy | 44.4 | 29.7 | 34.3 |",
         "| MM-Eureka-Qwen-7B + token replay, tau 0.4, rate 10 | 47.1 |",
+        "Not comparable with any run, Qwen2.5-VL-7B-Instruct: how the base was asked",
         "VisualProbe Medium and VisualProbe Hard: the released script compares the first capital",
     ):
         assert line in result.stdout
