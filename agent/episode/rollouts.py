@@ -1,6 +1,5 @@
 """Many episodes in lockstep: the loop without a graph, with the policy's turns in batches."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 from visreplay.agent.episode.loop import Loop, turn_seed
@@ -41,8 +40,8 @@ def play_rollouts(
 ) -> list[EpisodeState]:
     """Play several episodes of a policy under replay.
 
-    As long as conversations are the same word for word, they are read and replayed once, and their
-    next turns are decoded as a batch. Each episode is the one that the graph plays with its seed.
+    All turns are decoded as a batch, and conversations that are the same word for word are read and
+    replayed once. Each episode is the one that the graph plays with its seed.
 
     Args:
         loop: As in `play_in_lockstep`.
@@ -51,18 +50,13 @@ def play_rollouts(
     """
 
     def write_turns(running: Mapping[int, EpisodeState]) -> dict[int, PolicyTurn]:
-        groups: dict[str, list[int]] = {}
-        for i, state in running.items():
-            groups.setdefault(json.dumps(state["messages"]), []).append(i)
-        turns: dict[int, PolicyTurn] = {}
-        for group in groups.values():
-            messages = running[group[0]]["messages"]
-            seeds = [turn_seed(running[i]["seed"], len(running[i]["steps"])) for i in group]
-            if len(seeds) == 1:
-                turns[group[0]] = policy.act(messages, seed=seeds[0])
-            else:
-                turns.update(zip(group, policy.act_together(messages, seeds), strict=True))
-        return turns
+        turns = policy.act_together(
+            [
+                (state["messages"], turn_seed(state["seed"], len(state["steps"])))
+                for state in running.values()
+            ]
+        )
+        return dict(zip(running, turns, strict=True))
 
     with policy.sessions.holding(2 * len(starts)):
         return play_in_lockstep(loop, starts, write_turns)

@@ -11,6 +11,7 @@ from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.policy.telemetry import replay_record, report, with_maps
 from visreplay.replay_core import (
+    Batch,
     Generation,
     ModelPair,
     ReplayConfig,
@@ -196,19 +197,31 @@ class ReplayPolicy:
         )
         return self.turn(reading, reading.session, generated)
 
-    def act_together(self, messages: Sequence[Message], seeds: Sequence[int]) -> list[PolicyTurn]:
-        """Write the next turn once for each seed, as a batch: the turns that `act` would write.
+    def act_together(
+        self, conversations: Sequence[tuple[Sequence[Message], int]]
+    ) -> list[PolicyTurn]:
+        """Write the next turns of several conversations as a batch: the turns of `act`.
 
-        The conversation is read and replayed once. The seconds of a turn are those of the batch.
+        Conversations that are the same word for word are read and replayed once. The seconds of a
+        turn last until the whole batch is written.
 
         Args:
-            messages: As in `act`.
-            seeds: Seeds of the sampler, one for each turn.
+            conversations: The messages and the seed of each, as in `act`.
         """
-        reading = run_to_end(self.read(messages))
+        batch, readings, begun = Batch(), dict[Keys, Reading](), []
+        for messages, seed in conversations:
+            keys = keys_of(messages)
+            if keys not in readings:
+                readings[keys] = run_to_end(self.read(messages))
+            session = readings[keys].session
+            begun.append((readings[keys], session.join(batch, seed=seed, **self.decoding())))
+        while batch.step():
+            pass
         return [
-            self.turn(reading, branch, generated)
-            for branch, generated in reading.session.sample_many(seeds, **self.decoding())
+            self.turn(
+                reading, reading.session.continued(each), each.generation(self.pair.tokenizer)
+            )
+            for reading, each in begun
         ]
 
     def read(

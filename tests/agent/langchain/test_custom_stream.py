@@ -144,7 +144,7 @@ def test_a_batch_has_one_event(make_agent: MakeAgent) -> None:
     messages = agent.start(SEARCH.question, images=SEARCH.images)["messages"]
 
     def batch(state: MessagesState) -> dict[str, list[BaseMessage]]:
-        turns = policy.act_together(messages, [1, 2])
+        turns = policy.act_together([(messages, seed) for seed in (1, 2)])
         return {"messages": [AIMessage(turn.text) for turn in turns]}
 
     graph = StateGraph(MessagesState)

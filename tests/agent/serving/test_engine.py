@@ -86,7 +86,7 @@ async def test_several_turns_of_one_caller(embedded_pair: ModelPair) -> None:
     async with Engine() as engine:
         results = await turns(engine, policy, messages, (1, 2, 3), temperature=1.5, logprobs=2)
     policy.sampling = Sampling(temperature=1.5, max_new_tokens=60)
-    alone = policy.act_together(messages, [1, 2, 3])
+    alone = policy.act_together([(messages, seed) for seed in (1, 2, 3)])
     assert [turn.text for turn in results] == [turn.text for turn in alone]
     for turn in results:
         assert len(turn.logprobs) == len(turn.message["token_ids"])
@@ -111,7 +111,7 @@ async def test_turns_of_one_caller_need_not_run_at_once(
         assert (engine.admission.running, engine.admission.waiting) == (0, 0)
     assert most[0] == 3
     policy.sampling = Sampling(temperature=1.5, max_new_tokens=60)
-    alone = [turn.text for turn in policy.act_together(prompt(3), [1, 2, 3])]
+    alone = [turn.text for turn in policy.act_together([(prompt(3), seed) for seed in (1, 2, 3)])]
     assert [[turn.text for turn in each] for each in results] == [alone] * 3
 
 
