@@ -23,8 +23,10 @@ from PIL import Image
 
 from visreplay.tools.types import Frame, ToolError
 from visreplay.tools.video_choice import FrameChoice
+from visreplay.tools.video_picture import as_shown, shown_size
 from visreplay.tools.video_scenes import scene_starts
 from visreplay.tools.video_timeline import (
+    DECODING_TIMES,
     Timeline,
     begun_with,
     counted_timeline,
@@ -35,16 +37,6 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,ogg,gif,mpeg,mpegts,mpegvideo,asf"
 )
 """Containers. FFmpeg would also open playlists: texts that name other files and addresses."""
-_TURNS = {
-    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
-    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
-    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
-    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
-    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
-    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
-    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
-}
-"""Turns by the signs of a display matrix: of x in x and y, and of y in x and y."""
 _WITHOUT_INDEX = frozenset(("mpegts", "mpeg"))
 """Containers in which a search by time misses keyframes; their positions in the file lead there."""
 _STEPS_BACK = (0, 1, 3)
@@ -152,7 +144,7 @@ class Video:
     def _check_size(self) -> None:
         """Refuse large frames before one is decoded."""
         context = self._stream.codec_context
-        width, height = _shown_size(context.width, context.height, self._aspect())
+        width, height = shown_size(context.width, context.height, self._aspect())
         if width * height > self._max_pixels:
             raise ToolError(
                 f"the frames of {self._name} have {width} x {height} = {width * height} pixels; at "
@@ -161,10 +153,13 @@ class Video:
 
     def _count(self) -> Timeline:
         """Decode the whole video, and make the timeline of what comes."""
-        stamps = [frame.pts for frame in self._from_start()]
+        frames = self._from_start()
+        decoding = self._container.format.name in DECODING_TIMES
+        # Each frame comes out when a later packet goes in; those times are as far apart.
+        stamps = [frame.dts if decoding else frame.pts for frame in frames]
         if not stamps:
             raise ToolError(f"the video {self._name} has no frames")
-        return counted_timeline(stamps, self._container, self._stream)
+        return counted_timeline(stamps, self._stream)
 
     # The choice.
 
@@ -243,10 +238,9 @@ class Video:
 
     def _decoded_from(self, keyframe: int) -> Iterator[VideoFrame]:
         """Decode from a keyframe, by its number."""
-        aim, by_bytes = int(self.timeline.keyframes[keyframe]), False
-        place = self.timeline.places[keyframe]
-        if place is not None and self._container.format.name in _WITHOUT_INDEX:
-            aim, by_bytes = place, True
+        by_bytes = self._container.format.name in _WITHOUT_INDEX
+        stamp = int(self.timeline.keyframes[keyframe])
+        aim = self.timeline.places[keyframe] if by_bytes else stamp
         try:
             self._container.seek(aim, stream=self._stream, unsupported_byte_offset=by_bytes)
         except av.FFmpegError as error:
@@ -254,6 +248,8 @@ class Video:
         for number, frame in enumerate(self._decoded()):
             if not number and not frame.key_frame:
                 raise _LostError  # the container's mark was wrong
+            if not number and by_bytes and frame.pts != stamp:
+                raise _LostError  # the end of the frame before, which is there too, took its time
             yield frame
 
     def _from_start(self) -> Iterator[VideoFrame]:
@@ -291,15 +287,13 @@ class Video:
                 f"{self._max_pixels} are allowed"
             )
         picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
-        shown = _shown_size(frame.width, frame.height, self._aspect())
-        if shown != picture.size:
-            picture = picture.resize(shown, Image.Resampling.BICUBIC)
-        if (turn := _turn(frame)) is not None:
-            picture = picture.transpose(turn)
+        picture = as_shown(picture, self._aspect(), frame.side_data.get("DISPLAYMATRIX"))
         size = getattr(self, "_size", picture.size)
         if picture.size != size:
             picture = picture.resize(size, Image.Resampling.BICUBIC)
-        return _shrunk(picture, max_side)
+        if max_side is not None:
+            picture.thumbnail((max_side, max_side))
+        return picture
 
 
 def is_video(path: str) -> bool:
@@ -334,28 +328,3 @@ def _next_frame(
         if place >= index:
             return place, frame
     return -1, None
-
-
-def _turn(frame: VideoFrame) -> Image.Transpose | None:
-    """Choose how a frame is turned or mirrored to be upright; None if it is."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return None
-    matrix = np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].astype(np.int64)
-    # Angles between are rounded to quarters.
-    large = np.abs(matrix) > np.abs(matrix).max() / 2
-    right, down, left, up = (np.sign(matrix) * large).tolist()
-    return _TURNS.get((right, down, left, up))
-
-
-def _shown_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Compute the size with square pixels; the shorter side of a pixel is the unit."""
-    if aspect > 1:
-        return round(width * aspect), height
-    return width, round(height / aspect)
-
-
-def _shrunk(picture: Image.Image, max_side: int | None) -> Image.Image:
-    if max_side is not None:
-        picture.thumbnail((max_side, max_side))
-    return picture

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from av import FFmpegError, Packet
@@ -19,8 +20,9 @@ _ONE_PACKET_ONE_FRAME = frozenset(
     )
 )
 """Codecs whose packets are one for one shown frames; others are counted by decoding."""
-_MADE_UP_TIMES = frozenset(("avi", "mpegvideo", "asf"))
-"""Containers without timestamps of shown frames; FFmpeg's guesses need not hold for B-frames."""
+DECODING_TIMES = frozenset(("avi", "mpegvideo", "asf"))
+"""Containers that say when packets are decoded, and not when frames are shown. FFmpeg's guesses at
+the latter need not hold for B-frames."""
 _VP8_SHOWN = 0x10
 """The bit in the first byte of a VP8 packet that says that its frame is shown (RFC 6386, 9.1)."""
 _MAX_REORDERING = 64
@@ -38,7 +40,7 @@ class Timeline:
         duration: Length in seconds: the end of the last frame.
         fps: Frames a second, on average.
         keyframes: The timestamps of the keyframes, rising; none if frames are found by counting.
-        places: The position of each keyframe in the file, in bytes; None if it is not known.
+        places: The position of each keyframe in the file, in bytes.
     """
 
     stamps: NDArray[np.float64]
@@ -46,7 +48,7 @@ class Timeline:
     duration: float
     fps: float
     keyframes: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    places: tuple[int | None, ...] = ()
+    places: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, stamps: Sequence[float], last: int, base: Fraction) -> "Timeline":
@@ -63,17 +65,17 @@ def packet_timeline(container: InputContainer, stream: VideoStream) -> Timeline 
 
     Returns:
         The timeline; None if the packets are not to be believed: not one for one frames, without
-        timestamps, or with timestamps that begin anew.
+        timestamps of their own, or with timestamps that begin anew.
     """
     codec, base = stream.codec_context.codec.canonical_name, stream.time_base
     if (
         codec not in _ONE_PACKET_ONE_FRAME
         or base is None
-        or container.format.name in _MADE_UP_TIMES
+        or container.format.name in DECODING_TIMES
     ):
         return None
     stamps: list[int] = []
-    keyframes: list[tuple[int, int | None]] = []
+    keyframes: list[tuple[int, int]] = []
     lengths: dict[int, int] = {}
     decoded_until = None
     for packet in _packets(container, stream):
@@ -85,7 +87,9 @@ def packet_timeline(container: InputContainer, stream: VideoStream) -> Timeline 
             decoded_until = packet.dts
         if packet.is_discard or (codec == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN):
             continue
-        if packet.pts is None:
+        if packet.pts is None or packet.pos is None:
+            # A frame that begins in the middle of the container's packet has no time there. FFmpeg
+            # computes one from what it read before, and another one after a search.
             return None
         if packet.is_keyframe:
             keyframes.append((packet.pts, packet.pos))
@@ -97,7 +101,7 @@ def packet_timeline(container: InputContainer, stream: VideoStream) -> Timeline 
     if np.abs(order - np.arange(len(order))).max() > _MAX_REORDERING:
         return None
     rising = sorted(stamps)
-    last = lengths[rising[-1]] or _usual_length(rising, stream)
+    last = lengths[rising[-1]] or _usual_length(np.diff(rising), stream)
     timeline = Timeline.of(rising, last, base)
     keyframes.sort()
     at = np.asarray([stamp for stamp, _ in keyframes], np.float64)
@@ -114,28 +118,23 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator["Packet
             return
 
 
-def counted_timeline(
-    stamps: Sequence[int | None], container: InputContainer, stream: VideoStream
-) -> Timeline:
+def counted_timeline(stamps: Sequence[int | None], stream: VideoStream) -> Timeline:
     """Make the timeline of decoded frames.
 
     Where the timestamps begin anew, they go on from the last one. Where single ones do not rise,
     as many as possible are kept, and the others put between or beside them. Where there are none,
-    or made-up ones, the frame rate gives the times.
+    the frame rate gives the times.
 
     Args:
         stamps: The timestamp of each frame, in the order in which they come.
-        container: The file.
-        stream: Its stream.
+        stream: The stream.
     """
     stamps = _continued(stamps)
     rising = _rising(stamps)
-    made_up = container.format.name in _MADE_UP_TIMES and len(rising) < len(stamps)
-    if not rising or made_up or stream.time_base is None:
+    if not rising or stream.time_base is None:
         return Timeline.of(range(len(stamps)), 1, 1 / _rate(stream))
-    known = [stamp for _, stamp in rising]
-    usual = _usual_length(known, stream)
-    places = [place for place, _ in rising]
+    places, known = zip(*rising, strict=True)
+    usual = _usual_length(np.diff(known) / np.diff(places), stream)
     before = [known[0] - usual * (places[0] - i) for i in range(places[0])]
     after = [known[-1] + usual * (i - places[-1]) for i in range(places[-1] + 1, len(stamps))]
     between = np.interp(range(places[0], places[-1] + 1), places, known)
@@ -214,10 +213,15 @@ def begun_with(timeline: Timeline, first: int) -> Timeline | None:
     )
 
 
-def _usual_length(stamps: Sequence[int], stream: VideoStream) -> int:
-    """Estimate a frame's duration, in units of the time base."""
-    if len(stamps) > 1:
-        return max(1, int(np.median(np.diff(stamps))))
+def _usual_length(lengths: NDArray[Any], stream: VideoStream) -> int:
+    """Estimate a frame's duration, in units of the time base.
+
+    Args:
+        lengths: The durations of some frames.
+        stream: The stream, whose frame rate is taken if there are none.
+    """
+    if len(lengths):
+        return max(1, int(np.median(lengths)))
     assert stream.time_base is not None
     return max(1, round(1 / (_rate(stream) * stream.time_base)))
 

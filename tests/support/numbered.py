@@ -38,6 +38,7 @@ def write_numbered(
     *,
     container: str | None = None,
     options: dict[str, str] | None = None,
+    muxer: dict[str, str] | None = None,
     cut: int = 0,
     times: Callable[[int], int] = lambda number: number,
 ) -> Path:
@@ -49,16 +50,17 @@ def write_numbered(
         frames: Number of frames.
         container: The name of the container; by default by the path's suffix.
         options: Options of the encoder.
+        muxer: Options of the container.
         cut: Frames at the start that an edit list cuts off, as cutting without encoding does.
         times: The time of each frame, in thirtieths of a second.
     """
-    with av.open(str(path), "w", format=container) as output:
+    with av.open(str(path), "w", format=container, container_options=muxer) as output:
         stream = output.add_stream(codec, rate=FPS, options=options or {})
         stream.width, stream.height = WIDTH, HEIGHT
         stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "gray", "prores": "yuv422p10le"}.get(
             codec, "yuv420p"
         )
-        if codec in ("mpeg4", "mpeg2video", "msmpeg4v3", "wmv2", "flv", "mjpeg"):
+        if codec in ("mpeg4", "mpeg1video", "mpeg2video", "msmpeg4v3", "wmv2", "flv", "mjpeg"):
             stream.bit_rate = 4_000_000
         stream.time_base = Fraction(1, FPS)
         stream.codec_context.time_base = Fraction(1, FPS)
