@@ -5,10 +5,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numbered import write_numbered
 from PIL import Image
 from shared import write_clip
 
 from visreplay.tools import ToolError, media_kind
+
+DATA = Path(__file__).parent.parent / "data"
 
 
 def picture() -> Image.Image:
@@ -46,6 +49,18 @@ def test_videos_in_other_containers(tmp_path: Path, suffix: str, codec: str) -> 
         writer.write(np.zeros((48, 64, 3), np.uint8))
     writer.release()
     assert media_kind(file.rename(tmp_path / "a.png")) == "video"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("flv", "flv"), ("wmv", "wmv2"), ("vob", "mpeg2video"), ("ts", "libx264")]
+)
+def test_videos_of_other_makers(tmp_path: Path, suffix: str, codec: str) -> None:
+    file = write_numbered(tmp_path / f"a.{suffix}", codec, 4)
+    assert media_kind(file.rename(tmp_path / "a.png")) == "video"
+
+
+def test_an_ogg_video() -> None:
+    assert media_kind(DATA / "clips" / "id_theora.ogv") == "video"
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x00" * 1000])

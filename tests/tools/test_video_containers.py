@@ -89,10 +89,19 @@ def test_containers_and_codecs(row: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
-@pytest.mark.parametrize("bf", ["0", "3"])
-def test_what_an_edit_list_cuts_off_is_not_shown(name: str, bf: str, tmp_path: Path) -> None:
-    options = {"g": "250", "bf": bf}
-    path = write_numbered(tmp_path / name, "libx264", options=options, cut=25)
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"g": "250", "bf": "0"}),
+        ("libx264", {"g": "250", "bf": "3"}),
+        ("libx265", {"x265-params": "log-level=none:keyint=250"}),
+        ("mpeg4", {"g": "250", "bf": "2"}),
+    ],
+)
+def test_what_an_edit_list_cuts_off_is_not_shown(
+    name: str, codec: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    path = write_numbered(tmp_path / name, codec, options=options, cut=25)
     truth = plain_decode(path)
     assert [number for _, number in truth] == list(range(25, 60))
     agrees(path, truth)
@@ -191,6 +200,7 @@ def pictures(path: Path) -> tuple[list[bytes], dict[float, list[bytes]]]:
         ("id_g250_cut2.5.mp4", 75, 35),
         ("id_h264.ts", 0, 110),
         ("id_mpeg4.avi", 0, 110),
+        ("id_theora.ogv", 0, 60),
     ],
 )
 def test_numbered_clips(name: str, first: int, frames: int) -> None:
