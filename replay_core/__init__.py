@@ -9,7 +9,8 @@
     >>> report.kl_after < report.kl_before
     True
 
-Method: arXiv 2511.19972. This package knows nothing of agents, tools or tasks.
+Method: arXiv 2511.19972. This package knows nothing of agents and tasks, and of the tools only
+how an image is loaded.
 """
 
 import lazy_loader

@@ -6,17 +6,20 @@ conversation is never rendered as a whole: only what comes *after* the last assi
 the ids that the policy generated stay as they are.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from jinja2 import TemplateError
-from PIL import Image, ImageOps
+from PIL import Image
 
 from visreplay.replay_core.control_tokens import ControlTokens
 from visreplay.replay_core.errors import ContextError
 from visreplay.replay_core.template_sandbox import render_template
+from visreplay.tools import ToolError
+from visreplay.tools import load_image as load_rgb
 
 ChatMessage = Mapping[str, Any]
 """A message: `role`, `content` (a list of parts, each with its `type` and maybe `text`), and the
@@ -111,7 +114,7 @@ def fill_template(
 
 
 def load_image(image: Image.Image | str | Path) -> Image.Image:
-    """Load an image as RGB, turned upright as its EXIF data say.
+    """Load an image as upright RGB, as everywhere else: a file is decoded within limits.
 
     Args:
         image: An image of PIL, or the path of an image file.
@@ -119,15 +122,14 @@ def load_image(image: Image.Image | str | Path) -> Image.Image:
     Raises:
         ContextError: there is no such file, or no image is in it.
     """
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
     try:
-        with Image.open(Path(image).expanduser()) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(image, Image.Image):
+            return load_rgb(image)
+        return load_rgb(os.path.expanduser(image), name="it")
+    except ToolError as error:
         raise ContextError(
             f"no image can be read from {str(image)!r} ({error}): give an image of PIL, or the "
-            "path of a file that PIL opens"
+            "path of an image file"
         ) from error
 
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = {
     "tools": {"tools"},
-    "replay_core": {"replay_core"},
+    "replay_core": {"replay_core", "tools"},
     "agent": {"agent", "tools", "replay_core"},
     "tasks": {"tasks", "agent", "tools", "replay_core"},
 }
@@ -108,6 +108,12 @@ def test_each_framework_has_one_door(file: str) -> None:
     for module in imports(file):
         door = DOORS.get(module.partition(".")[0])
         assert door is None or file.startswith(door), f"{file} imports {module}"
+
+
+def test_the_core_takes_from_the_tools_only_how_an_image_is_loaded() -> None:
+    used = {name for file in FILES if file.startswith("replay_core/") for name in imports(file)}
+    theirs = {name for name in used if name.startswith("visreplay.tools")}
+    assert theirs == {"visreplay.tools.ToolError", "visreplay.tools.load_image"}
 
 
 def test_doors_do_not_know_each_other() -> None:

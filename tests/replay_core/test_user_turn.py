@@ -1,5 +1,6 @@
 """User turns by the checkpoint's chat template, and questions that are answered at once."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import visreplay.tools.image
 from visreplay.agent.messages import Message
 from visreplay.agent.policy.encoder import ContextEncoder
 from visreplay.replay_core import (
@@ -18,8 +20,9 @@ from visreplay.replay_core import (
     ReplaySession,
     Segment,
 )
-from visreplay.tools import ImageStore
+from visreplay.tools import ImageStore, load_image
 
+PICTURES = Path(__file__).parent.parent / "data" / "pictures"
 OPENING = "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -148,11 +151,39 @@ def test_a_text_that_holds_an_old_stand_in_is_appended_whole(embedded_pair: Mode
     assert text.count("<|im_start|>user") == 2
 
 
-def test_a_damaged_image_is_an_error_of_the_context(
+def test_a_large_image_is_refused_before_it_is_decoded(
     embedded_pair: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "large.png"
-    noise(1).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a bomb by PIL's measure
-    with pytest.raises(ContextError, match="no image can be read"):
-        embedded_pair.user_turn("?", [path])
+    noise(1).save(tmp_path / "large.png")
+    monkeypatch.setattr(visreplay.tools.image, "MAX_PIXELS", 100)
+    with pytest.raises(ContextError, match=r"large\.png' .*12544 pixels; at most 100 are allowed"):
+        embedded_pair.user_turn("?", [tmp_path / "large.png"])
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["path", "image"])
+def test_a_picture_is_the_same_pixels_as_for_the_tools(
+    embedded_pair: ModelPair, tmp_path: Path, opened: bool
+) -> None:
+    sixteen_bits = Image.fromarray(np.full((112, 112), 20_000, np.uint16))
+    sixteen_bits.save(tmp_path / "sixteen.png")
+    Image.new("RGBA", (112, 112), (255, 0, 0, 0)).save(tmp_path / "transparent.png")
+    expected = {
+        tmp_path / "sixteen.png": Image.new("RGB", (112, 112), (77, 77, 77)),
+        tmp_path / "transparent.png": Image.new("RGB", (112, 112), "white"),
+        PICTURES / "hu.tif": load_image(PICTURES / "hu.tif"),
+        PICTURES / "ztxt.png": load_image(PICTURES / "ztxt.png"),
+    }
+    assert np.asarray(expected[PICTURES / "hu.tif"]).mean() == pytest.approx(127, abs=0.5)
+    for path, picture in expected.items():
+        if not (opened and path.name == "ztxt.png"):  # which Pillow alone does not open
+            source = Image.open(path) if opened else path
+            assert_equal(
+                embedded_pair.user_turn("?", [source]), embedded_pair.user_turn("?", [picture])
+            )
+
+
+def test_a_format_that_is_not_read_is_named(embedded_pair: ModelPair) -> None:
+    if find_spec("pillow_heif"):
+        pytest.skip("this installation reads HEIC")
+    with pytest.raises(ContextError, match=r"photo\.heic.*HEIC picture.*convert it to JPEG"):
+        embedded_pair.user_turn("?", [PICTURES / "photo.heic"])
