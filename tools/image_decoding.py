@@ -1,13 +1,13 @@
 """Decode pictures. Files are decoded by the children of `media_pool` only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from visreplay.tools.types import ToolError
 
@@ -134,12 +134,64 @@ def upright(image: Image.Image, max_pixels: int | None) -> Image.Image:
     """Check the size of a picture, read its pixels, and turn it as its camera was held.
 
     Raises:
-        ToolError: The picture is too large, or has no area.
+        ToolError: The picture is too large, has no area, or has lost its shades.
     """
     _check_size(image, max_pixels)
+    sixteen_bits = ";16" in str(getattr(image, "tile", ""))
     image.load()
     _check_size(image, max_pixels)  # an icon's directory, for example, may name another size
-    return ImageOps.exif_transpose(image)
+    result = ImageOps.exif_transpose(image)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        result = _as_tags_say(result, image.tag_v2)
+    if sixteen_bits and not result.mode.startswith("I"):
+        _check_shades(result)
+    if image.format and result.mode == "RGB" and result.has_transparency_data:
+        # An image that was converted to RGB may have such a colour too, of opaque pixels as well.
+        colour = result.info["transparency"]
+        result.info["transparency"] = tuple(c >> 8 for c in colour) if sixteen_bits else colour
+        result = result.convert("RGBA")
+    return result
+
+
+def _as_tags_say(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Take the numbers of a TIFF as its tags say where Pillow does not.
+
+    Raises:
+        ToolError: They cannot be told from what Pillow made of them.
+    """
+    signed = 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    if image.mode == "L" and signed:
+        return Image.fromarray(np.asarray(image).view(np.int8).astype(np.int32))
+    if image.mode == "I" and not signed and image.getextrema()[0] < 0:  # type: ignore[operator]
+        return Image.fromarray(np.asarray(image).view(np.uint32).astype(np.float32))
+    if image.mode in ("I;16", "F") and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        raise ToolError(
+            "the image is a TIFF of 16 or 32 bits whose lowest number is white, and would be read "
+            "as its negative: save it with black as the lowest number (BlackIsZero)"
+        )
+    deep = len(image.getbands()) > 1 and 16 in tags.get(TiffImagePlugin.BITSPERSAMPLE, ())
+    planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    if deep and planes and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1:
+        raise ToolError(
+            "the image is a TIFF without compression whose colours of 16 bits lie in planes, which "
+            "is not read: save it compressed, or with the colours of each pixel together"
+        )
+    return image
+
+
+def _check_shades(image: Image.Image) -> None:
+    """Refuse colours of 16 bits that use at most 14; Pillow keeps the highest 8 of all.
+
+    Raises:
+        ToolError: They do.
+    """
+    bands = zip(image.getbands(), image.split(), strict=True)
+    highest = max(int(band.getextrema()[1]) for name, band in bands if name != "A")  # type: ignore[arg-type]
+    if highest < 64:
+        raise ToolError(
+            "the colours of the image have 16 bits, of which at most 14 are in use, and only the "
+            "highest 8 are read: scale them to 16 bits, or convert the image to 8"
+        )
 
 
 def _check_size(image: Image.Image, max_pixels: int | None) -> None:
@@ -177,8 +229,12 @@ def rgb_strips(image: Image.Image) -> Iterator[NDArray[np.uint8]]:
     ]
     if image.mode == "F" or image.mode.startswith("I"):
         low, high = _value_range(image, strips)
+        transparent = image.info.get("transparency")
         for strip in strips:
-            shades = np.clip((_numbers(image, strip) - low) / (high - low) * 255, 0, 255)
+            numbers = _numbers(image, strip)
+            shades = np.clip((numbers - low) / (high - low) * 255, 0, 255)
+            if isinstance(transparent, int):
+                shades[numbers == transparent] = 255
             yield np.repeat(shades.astype(np.uint8)[..., None], 3, axis=2)
         return
     for strip in strips:
