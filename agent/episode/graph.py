@@ -9,6 +9,7 @@ from langgraph.types import Checkpointer
 
 from visreplay.agent.episode.limits import Limits
 from visreplay.agent.episode.loop import Loop, apply_update, turn_seed
+from visreplay.agent.episode.state_shapes import checked_state
 from visreplay.agent.policy.replay_policy import Policy
 from visreplay.agent.protocols import ToolProtocol
 from visreplay.agent.state import EpisodeState
@@ -38,11 +39,13 @@ def build_graph(
     loop = Loop(protocol, limits)
 
     def policy_turn(state: EpisodeState) -> dict[str, Any]:
+        state = checked_state(state)
         seed = turn_seed(state["seed"], len(state["steps"]))
         turn = policy.act(state["messages"], seed=seed)
         return changed(state, loop.after_turn(state, turn))
 
     def call(state: EpisodeState) -> dict[str, Any]:
+        state = checked_state(state)
         return changed(state, loop.after_call(state))
 
     def changed(state: EpisodeState, update: dict[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,12 @@ class Loop:
         Returns:
             The state's update: the message with the results and the completed step. If a result
             exceeds the limit of images, there is no message but a stop reason.
+
+        Raises:
+            ValueError: There is no step.
         """
+        if not state["steps"]:
+            raise ValueError("there is no turn whose calls could be run: start the episode anew")
         step = state["steps"][-1].copy()
         uses = step["tool_calls"] = [use.copy() for use in step["tool_calls"]]
         scene = Scene.of(state)

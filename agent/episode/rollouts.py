@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from visreplay.agent.episode.loop import Loop, turn_seed
+from visreplay.agent.episode.state_shapes import checked_state
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
 from visreplay.agent.state import EpisodeState, shown_images
 
@@ -23,7 +24,7 @@ def play_in_lockstep(
     Returns:
         The final states, in the order of `starts`.
     """
-    states = list(starts)
+    states = [checked_state(start) for start in starts]
     with loop.protocol.store.holding() as hold:
         for state in states:
             hold(shown_images(state["images"], state["messages"], state["steps"]))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
@@ -17,6 +17,7 @@ from visreplay.agent.episode.graph import build_graph
 from visreplay.agent.episode.limits import Limits
 from visreplay.agent.episode.loop import Loop
 from visreplay.agent.episode.rollouts import play_rollouts
+from visreplay.agent.episode.state_shapes import checked_state
 from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import ReplayPolicy
@@ -208,7 +209,7 @@ class VisualAgent(SharesWeights):
         }
         with self.store.holding() as hold:
             for values in self.graph.stream(start, config, stream_mode="values"):
-                state = cast(EpisodeState, values)
+                state = checked_state(values)
                 hold(shown_images(state["images"], state["messages"], state["steps"]))
                 yield state
 

@@ -40,6 +40,7 @@ from visreplay.agent.chat.chat_policy import STORE_BYTES
 from visreplay.agent.chat.renderer import MessageError
 from visreplay.agent.episode.limits import Limits
 from visreplay.agent.episode.loop import Loop, apply_update, turn_seed
+from visreplay.agent.episode.state_shapes import checked_state
 from visreplay.agent.langchain.chat_model import ReplayChatModel
 from visreplay.agent.langchain.messages import TOKEN_IDS, content_blocks
 from visreplay.agent.langchain.protocol_tools import last_question
@@ -123,7 +124,8 @@ def chat_graph(
         episode = state.get("episode")
         if messages and isinstance(messages[-1], HumanMessage):
             episode = _start(model, loop, messages)
-        if episode is None or episode["stop_reason"]:
+        # A client may write the state. Its tokens are read only if they are known (`WrittenTurns`).
+        if episode is None or checked_state(episode, tokens=False)["stop_reason"]:
             raise MessageError("there is no question: send a human's message")
         reply, turn = _write_turn(model, episode, messages, written)
         return {
@@ -135,7 +137,8 @@ def chat_graph(
         reply = state["messages"][-1]
         assert isinstance(reply, AIMessage)
         # No episode has a file here: a name in the state is the client's.
-        before: EpisodeState = {**state["episode"], "video": None}
+        episode = checked_state(state["episode"], tokens=False)
+        before: EpisodeState = {**episode, "video": None}
         after = apply_update(before, loop.after_call(before))
         return {"messages": list(_results(protocol, reply, before, after)), "episode": after}
 

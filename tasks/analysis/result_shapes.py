@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from visreplay.tasks.evaluation.record_shapes import Shape, Text, mismatch
+from visreplay.agent.episode.state_shapes import Shape, Text, mismatch
 
 Row = list[float]
 

@@ -4,108 +4,21 @@ Files of runs are data: they may be damaged, edited, or made by another program.
 reader uses may be anything.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import PositiveInt
 
+from visreplay.agent.episode.state_shapes import MessageShape, Shape, StepShape, Text, mismatch
 from visreplay.tools.types import preview
-
-Text = InstanceOf[str]
-"""Any text: pydantic's own type refuses lone surrogates, which JSON may hold."""
-
-Table = InstanceOf[dict[str, Any]]
-"""A JSON object."""
-
-
-class Shape(BaseModel):
-    """A JSON object with the fields of the class, of just their types, and any others."""
-
-    model_config = ConfigDict(strict=True)
-
-
-class _TextPart(Shape):
-    type: Literal["text"]
-    text: Text
-
-
-class _ImagePart(Shape):
-    type: Literal["image"]
-    image: Text
-
-
-class _VideoPart(Shape):
-    type: Literal["video"]
-    frames: list[Text]
-    times: list[float]
-
-    @model_validator(mode="after")
-    def _as_many_times(self) -> Self:
-        if len(self.frames) != len(self.times):
-            raise ValueError(f"{len(self.frames)} frames have {len(self.times)} times")
-        return self
-
-
-class _Message(Shape):
-    role: Text
-    content: list[Annotated[_TextPart | _ImagePart | _VideoPart, Field(discriminator="type")]]
-
-
-class _Observation(Shape):
-    text: Text | None = None
-    images: list[Text] = []
-    times: list[float] | None = None
-    box: list[int] | None = None
-    source: Text | None = None
-
-
-class _ToolUse(Shape):
-    name: Text
-    arguments: Any
-    observation: _Observation | None
-    error: Text | None
-    seconds: float = 0.0
-
-
-class _Block(Shape):
-    map: Text | None = None
-    grid: list[int]
-    max_entropy: float
-
-
-class _Replay(Shape):
-    method: Text
-    new_visual_tokens: int
-    kl_before: float | None
-    kl_after: float | None
-    optimisation_steps: int
-    seconds: float
-    blocks: list[_Block] | None = None
-
-
-class _Step(Shape):
-    text: Text
-    thought: Text
-    tool_calls: list[_ToolUse]
-    error: Text | None
-    replay: _Replay | None
-    seconds: float
 
 
 class _Trajectory(Shape):
     answer: Text | None
     stop_reason: Text
     seed: int
-    steps: list[_Step]
+    steps: list[StepShape]
     images: list[Text]
-    messages: list[_Message]
+    messages: list[MessageShape]
 
 
 class _Rollout(Shape):
@@ -202,14 +115,3 @@ def record_mismatch(settings: dict[str, Any], record: dict[str, Any]) -> str | N
         if played != rollouts:
             return f"it has {played} rollouts, and the settings say {preview(rollouts)}"
     return wrong
-
-
-def mismatch(shape: type[Shape], value: dict[str, Any]) -> str | None:
-    """Tell where a value is not of a shape, and what is wrong there; None if it is."""
-    try:
-        shape.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        return f"{field}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-    return None
