@@ -34,7 +34,8 @@ def _split(text: str) -> dict[str, str]:
     """Split options on one line; {} if the letters are not in order, or an option has no text."""
     _, *pieces = _OPTION_MARK.split(text)
     letters = pieces[::2]
-    texts = [_INSTRUCTION.sub("", each.partition("\n")[0]).strip(" \t,;") for each in pieces[1::2]]
+    texts = [each.partition("\n")[0].strip(" \t,;") for each in pieces[1::2]]
+    texts[-1:] = [_INSTRUCTION.sub("", last).strip(" \t,;") for last in texts[-1:]]
     in_order = letters == [chr(65 + number) for number in range(len(letters))]
     good = in_order and len(texts) > 1 and all(texts)
     return dict(zip(letters, texts, strict=True)) if good else {}

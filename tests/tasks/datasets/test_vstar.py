@@ -52,6 +52,11 @@ def test_options_on_one_line(tmp_path: Path, text: str) -> None:
     assert task.is_right(sample, "The kite is pink.")
 
 
+def test_only_the_last_option_ends_with_what_the_question_asks_for() -> None:
+    text = "What? (A) the answer key (B) a select few (C) the sign Please answer with the letter."
+    assert inline_options(text) == {"A": "the answer key", "B": "a select few", "C": "the sign"}
+
+
 @pytest.mark.parametrize(
     "text", ["Is (A) bigger than (B)?", "What? (A) red (C) blue", "A. B. Smith"]
 )
