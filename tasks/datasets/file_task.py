@@ -4,7 +4,6 @@ A new task is one file with a subclass of `FileTask`, and an entry in `registry.
 CONTRIBUTING.
 """
 
-import ast
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, cast
 
-from visreplay.tasks.datasets.table_files import DataFile, JsonFile, Row, is_text_list
+from visreplay.tasks.datasets.table_files import DataFile, JsonFile, Row
 from visreplay.tasks.datasets.tsv_file import TsvFile
+from visreplay.tasks.scoring.printed_lists import printed_list
 from visreplay.tasks.scoring.scorers import Scorer
 from visreplay.tasks.types import Sample, Verdict
 from visreplay.tools import ToolError, load_image, probe
 from visreplay.tools.data_uri import decode_base64
+from visreplay.tools.types import preview
 
 _URL_SAFE = str.maketrans("-_", "+/")
 MIN_IMAGE_CHARACTERS = 64
@@ -264,7 +265,7 @@ class FileTask(ABC):
             return
         if len(text) < MIN_IMAGE_CHARACTERS:
             text = self._target(row, text).text("image")
-        for encoded in parse_list(row, "image", text) if text.startswith("[") else [text]:
+        for encoded in parse_list(row, "image", text) if text[0] in "[(" else [text]:
             try:
                 yield decode_image(encoded)
             except ToolError as error:
@@ -284,18 +285,15 @@ def decode_image(cell: str) -> bytes:
 
 
 def parse_list(row: Row, field: str, text: str) -> list[str]:
-    """Parse a list of texts, which is written as JSON or as Python prints it.
+    """Parse a list of texts or numbers, which is written as JSON, Python or numpy prints it.
 
     Raises:
         ValueError: The text is not such a list.
     """
-    try:
-        values = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise row.error(field, "a list of texts is needed") from error
-    if not is_text_list(values):
-        raise row.error(field, "a list of texts is needed")
-    return [str(value) for value in values]
+    values = printed_list(text)
+    if values is None:
+        raise row.error(field, f"a list of texts is needed, not {preview(text)}")
+    return values
 
 
 def answer_letter(row: Row, field: str, options: Mapping[str, str]) -> str:

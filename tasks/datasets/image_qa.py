@@ -12,7 +12,8 @@ MathVista, MathVerse, MathVision, DynaMath, LogicVista, MMMU, MMMU-Pro and other
 `image_path` is a path or a list of them. Options are columns, or a list in `choices`, or stand in
 the question. An answer without options is compared by the rule of the task, or as a number where
 `answer_type` is integer or float; it may be a list of which any is right: "['24/7', '3.429']".
-LogicVista's answers are one letter or several: "A, C".
+A list of different numbers is one answer, as in MathVista: "[1, 3]". Lists are written as JSON,
+Python or numpy prints them. LogicVista's answers are one letter or several: "A, C".
 
 `split` is the split of a sample, where a file holds several: MMMU_DEV_VAL.tsv has "dev" and
 "validation". DynaMath has ten variants of each question, which share their `qid`; its numbers are
@@ -104,7 +105,7 @@ class ImageQA(FileTask):
     def _paths(self, row: Row) -> list[str]:
         """Read `image_path`: a path, or a list of them."""
         text = row.text("image_path")
-        is_list = text.startswith("[") and not (self.folder / text).is_file()
+        is_list = text[0] in "[(" and not (self.folder / text).is_file()
         return parse_list(row, "image_path", text) if is_list else [text]
 
     def _options(self, row: Row) -> dict[str, str]:

@@ -97,7 +97,9 @@ class Row:
         values = self.fields.get(name)
         if values is None:
             return []
-        if not is_text_list(values):
+        if not isinstance(values, list) or not all(
+            isinstance(value, str | int | float) for value in values
+        ):
             raise self.error(name, f"a list of texts is needed, not {preview(values)}")
         return [str(value) for value in values]
 
@@ -170,11 +172,6 @@ class JsonFile:
     def row(self, number: int) -> Row:
         """Look up one row."""
         return self._rows[number]
-
-
-def is_text_list(values: object) -> bool:
-    """Tell whether a value is a list of texts and numbers."""
-    return isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
 
 
 def json_rows(file: Path, on_bytes: ByteCallback) -> list[Row]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from visreplay.agent.protocols.parsing import boxed
+from visreplay.tasks.scoring.printed_lists import printed_list
 
 MAX_CHARACTERS = 20_000
 """Only so many characters at the end of a text are read."""
@@ -104,13 +105,8 @@ def normalise(text: str) -> str:
 
 
 def text_list(text: str) -> list[str] | None:
-    """Parse a list of quoted texts, as JSON or as Python prints it; None if the text is none."""
-    if not re.match(r"\s*\[\s*[\"']", text):
-        return None
-    values = _parsed(text)
-    if isinstance(values, list) and all(isinstance(value, str) for value in values):
-        return values
-    return None
+    """Parse a list that begins with a quoted text (`printed_list`); None if the text is none."""
+    return printed_list(_doubled(text)) if re.match(r"\s*[\[(]\s*[\"']", text) else None
 
 
 def _unwrapped(text: str) -> str:
@@ -137,11 +133,15 @@ def _unwrapped(text: str) -> str:
 
 def _parsed(text: str) -> object:
     """Parse JSON or a Python literal; None if the text is neither."""
-    # Models write LaTeX with single backslashes: "\\frac" would be read as a form feed.
-    text = _BACKSLASH.sub(r"\\\\", text)
+    text = _doubled(text)
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
     return None
+
+
+def _doubled(text: str) -> str:
+    r"""Double the backslashes of LaTeX, so that "\frac" is not read as a form feed."""
+    return _BACKSLASH.sub(r"\\\\", text)

@@ -15,7 +15,8 @@ from typing import Literal, get_args
 from visreplay.tasks.scoring.answer_extraction import text_list
 from visreplay.tasks.scoring.mathematics import judge_mathematics
 from visreplay.tasks.scoring.multiple_choice import read_option, read_options
-from visreplay.tasks.scoring.numerals import is_number, read_number
+from visreplay.tasks.scoring.numerals import is_number, read_number, stated_number
+from visreplay.tasks.scoring.printed_lists import printed_list
 from visreplay.tasks.scoring.texts import judge_text
 from visreplay.tasks.types import Verdict
 
@@ -52,7 +53,8 @@ class Scorer:
 
         Args:
             expected: The right answer, or several of which any is right. A text that is a list of
-                quoted texts, as in MMMU's files, is such a list, but not for mathematics.
+                quoted texts, as in MMMU's files, or of one number written in several ways, is such
+                a list, but not for mathematics. Different numbers are one answer: "[1, 3]".
             answer: The text that a model wrote; None if there is none.
 
         Raises:
@@ -62,7 +64,7 @@ class Scorer:
             return Verdict(False, "there is no answer")
         accepted = [expected] if isinstance(expected, str) else list(expected)
         if isinstance(expected, str) and self.kind in ("text", "number", "value"):
-            accepted = text_list(expected) or accepted
+            accepted = text_list(expected) or _spellings(expected) or accepted
         if self.abbreviations:
             accepted += [part for each in accepted for part in _without_abbreviation(each)]
         verdicts = (self._judge_one(each, answer) for each in accepted)
@@ -82,6 +84,13 @@ class Scorer:
             case "value":
                 return judge_value(expected, answer)
         return judge_text(expected, answer)
+
+
+def _spellings(expected: str) -> list[str]:
+    """Read a list of one number that is written in several ways; [] if the text is none."""
+    texts = printed_list(expected) or []
+    one = all(map(is_number, texts)) and len(set(map(stated_number, texts))) == 1
+    return texts if one else []
 
 
 def _without_abbreviation(expected: str) -> tuple[str, ...]:

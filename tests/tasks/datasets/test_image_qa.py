@@ -42,6 +42,22 @@ def test_options_in_a_list_and_in_the_question(tmp_path: Path) -> None:
     assert task.is_right(sample, "The correct answer is (B) 8/11.")
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        "['red', 'dark blue']",
+        '["red", "dark blue"]',
+        "('red', 'dark blue')",
+        "['red' 'dark blue']",
+        "['red'\n 'dark blue']",
+    ],
+)
+def test_options_as_json_python_or_numpy_print_them(tmp_path: Path, choices: str) -> None:
+    _, sample = opened(tmp_path, "mathvista", choices=choices, answer="dark blue")
+    assert sample.facts["options"] == {"A": "red", "B": "dark blue"}
+    assert sample.answer == "B"
+
+
 def test_options_in_the_question_alone(tmp_path: Path) -> None:
     question = "How long is BC?\nChoices:\nA:2\nB:2√3\nC:√3"
     task, sample = opened(
@@ -120,7 +136,13 @@ def test_several_paths_of_images(tmp_path: Path, column: str | None) -> None:
     write_picture(tmp_path / "[d].png", "green")
     row: dict[str, object] = {"index": 0, "question": "What?", "answer": "x"}
     row |= {} if column is None else {"image": column}
-    for paths, count in (("['a.png', 'b c.png']", 2), ('["a.png"]', 1), ("[d].png", 1)):
+    for paths, count in (
+        ("['a.png', 'b c.png']", 2),
+        ("('a.png', 'b c.png')", 2),
+        ("['a.png' 'b c.png']", 2),
+        ('["a.png"]', 1),
+        ("[d].png", 1),
+    ):
         path = write_tsv(tmp_path / "a.tsv", [row | {"image_path": paths}])
         assert len(get_task("image-qa", path).load("0").images) == count
     path = write_tsv(tmp_path / "b.tsv", [row | {"image_path": "['a.png', '../b.png']"}])
@@ -153,6 +175,17 @@ def test_options_that_pandas_writes_as_missing(tmp_path: Path, missing: str) -> 
         ('["red", "crimson"]', "It is crimson.", True),
         ("['24/7', '3.429']", "3.5", False),
         ("['24/7', '3.429']", None, False),
+        ("['24/7' '3.429']", "3.429", True),  # a Parquet file's, saved by pandas
+        ("['24/7'\n '3.429']", "24/7", True),
+        ("['24/7' '3.429']", "3.5", False),
+        ("('24/7', '3.429')", "24/7", True),
+        ("[24, 24.0]", "24", True),
+        ("[24, 24.0]", "24.0", True),
+        ("[24 24.]", "24", True),
+        ("['24', 48/2]", "24", False),  # no list that anything prints
+        (r"['\frac{1}{2}', '0.5']", "0.5", True),
+        ("[1, 3]", "1", False),  # a list is the answer
+        ("[1, 3]", "[1, 3]", True),
     ],
 )
 def test_any_of_several_accepted_answers_is_right(
@@ -168,6 +201,7 @@ def test_any_of_several_accepted_answers_is_right(
         ({"answer": ""}, "row 1, field 'answer'"),
         ({"A": "1", "B": "", "C": "3", "answer": "A"}, "field 'C': an option before it is empty"),
         ({"choices": "[1", "answer": "A"}, "field 'choices': a list of texts is needed"),
+        ({"choices": "['red', 'blue' 'green']", "answer": "A"}, "field 'choices': a list of texts"),
         ({"choices": "__import__('os')", "answer": "A"}, "field 'choices': a list"),
         ({"answer_type": "integer", "answer": "many"}, "field 'answer': 'many' is not a number"),
         (
