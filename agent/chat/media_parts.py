@@ -8,8 +8,9 @@ reference into the store, or what the `Media` allows besides) or as base64:
     {"type": "video", "url": "data:video/mp4;base64,..."}   or "base64" instead of "url"
     {"type": "video", "frames": [image URLs], "times": [seconds]}   perhaps with "step_seconds"
 
-An image may have limits of its own: "min_pixels" and "max_pixels", or OpenAI's "detail". Media also
-come in the forms of other interfaces:
+An image may have limits of its own: "min_pixels" and "max_pixels", or OpenAI's "detail". Other
+settings of size and time, such as Qwen's "resized_height" and "fps", are refused by name. Media
+also come in the forms of other interfaces:
 
     {"type": "image_url", "image_url": {"url": ...}}           OpenAI's; "video_url" likewise
     {"type": "image_url", "image_url": URL}                    LangChain's short form of it
@@ -52,7 +53,14 @@ _NESTED = ("source", "image_url", "video_url", "file", "image", "video")
 _BASE64 = ("base64", "data", "file_data")
 _URLS = ("url", "file_data", "file_url", "file_uri")
 _MEDIA_TYPES = ("mime_type", "media_type", "mimeType")
-_VIDEO_SETTINGS = ("fps", "nframes", "min_pixels", "max_pixels", "total_pixels")
+_IMAGE_LIMITS = ("min_pixels", "max_pixels", "detail")
+_FRAME_FIELDS = ("frames", "times", "step_seconds")
+_SETTINGS = (
+    *(*_IMAGE_LIMITS, "total_pixels", "resized_height", "resized_width", "media_resolution"),
+    *(*_FRAME_FIELDS, "fps", "nframes", "min_frames", "max_frames", "sample_fps", "raw_fps"),
+    *("video_start", "video_end", "video_metadata"),
+)
+"""What the interfaces above call settings of size and time; those without effect are refused."""
 
 
 def read_part(
@@ -73,19 +81,32 @@ def read_part(
         case {"type": kind, "text": str(words)} if kind in _TEXTS:
             return text(words)
         case {"type": "video", "frames": list(frames), "times": list(times)}:
+            _check_settings(
+                _flattened(block),
+                _FRAME_FIELDS,
+                "a video of listed frames has no setting",
+                "the frames are shown as they are, at their times",
+            )
             return _listed_frames(frames, times, block.get("step_seconds"), media)
     source = _flattened(block)
     kind = _kind_of(block, source)
     if kind == "image":
-        limits = {name: source.get(name) for name in ("min_pixels", "max_pixels", "detail")}
+        _check_settings(
+            source,
+            _IMAGE_LIMITS,
+            "an image has no setting",
+            "its limits are min_pixels and max_pixels",
+        )
+        limits = {name: source.get(name) for name in _IMAGE_LIMITS}
         reference = _read(media.reference, block, source)
         return image(fitted_image(reference, media, grid, **limits))
-    for setting in _VIDEO_SETTINGS:
-        if source.get(setting) is not None:
-            raise ToolError(
-                f"a video has no setting {setting!r} here: two frames a second are taken, or those "
-                'that are sent as {"type": "video", "frames": [image URLs], "times": [seconds]}'
-            )
+    _check_settings(
+        source,
+        (),
+        "a video has no setting",
+        "two frames a second are taken, or those that are sent as "
+        '{"type": "video", "frames": [image URLs], "times": [seconds]}',
+    )
     return sampled_video(_read(partial(media.video, grid=frame_grid), block, source))
 
 
@@ -149,6 +170,15 @@ def fitted_image(
 def sampled_video(video: DecodedVideo) -> VideoPart:
     """Make the part of a decoded video, whose frames are in the store."""
     return {"type": "video", "frames": list(video.frames), "times": list(video.times)}
+
+
+def _check_settings(
+    source: Mapping[str, Any], known: Sequence[str], problem: str, instead: str
+) -> None:
+    """Refuse a setting that would be ignored; "auto" is what happens without one."""
+    for setting in _SETTINGS:
+        if setting not in known and source.get(setting) not in (None, "auto"):
+            raise ToolError(f"{problem} {setting!r} here: {instead}")
 
 
 def _limit(name: str, value: Any, default: int) -> int:

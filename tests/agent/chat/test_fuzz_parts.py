@@ -37,6 +37,7 @@ TYPES += ["text-plain", "video", "video_url", "audio", "image_urls", ""]
 FIELDS = ["text", "url", "base64", "data", "file_data", "file_uri", "mime_type", "media_type"]
 FIELDS += ["detail", "min_pixels", "max_pixels", "file_id", "extras", "source", "image_url"]
 FIELDS += ["video_url", "file", "image", "video", "frames", "times", "step_seconds", "type", "fps"]
+FIELDS += ["resized_height", "nframes", "video_metadata"]
 OBJECTS = st.dictionaries(st.sampled_from(FIELDS), ODD | st.lists(ODD, max_size=2), max_size=4)
 BLOCKS = st.builds(
     lambda kind, fields: {**fields, "type": kind},

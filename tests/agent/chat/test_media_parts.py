@@ -27,6 +27,8 @@ def media() -> Media:
     return Media(ImageStore(), max_uri=10**7)
 
 
+LISTED: Block = {"type": "video", "frames": [URI], "times": [0.0]}
+
 IMAGES: list[Block] = [
     {"type": "image", "url": URI},
     {"type": "image", "base64": RED, "mime_type": "image/png"},
@@ -75,10 +77,17 @@ def test_a_video_in_every_form(media: Media, tmp_path: Path) -> None:
         {"type": "video_url", "video_url": {"url": uri}},
         {"type": "media", "mime_type": "video/mp4", "data": data},
         {"type": "file", "mime_type": "video/mp4", "base64": data},
+        {"type": "video", "url": uri, "detail": "auto", "fps": None},
     ]
     parts = [read_part(block, media, GRID, FRAMES) for block in blocks]
     assert parts[0]["type"] == "video" and parts[0]["times"] == [0.2, 0.7, 1.2, 1.7]
     assert all(part == parts[0] for part in parts)
+
+
+def test_a_video_of_listed_frames(media: Media) -> None:
+    part = read_part(LISTED | {"step_seconds": 0.5, "detail": "auto"}, media, GRID, FRAMES)
+    frame = media.reference(URI)
+    assert part == {"type": "video", "frames": [frame], "times": [0.0], "step_seconds": 0.5}
 
 
 @pytest.mark.parametrize("kind", ["text", "input_text", "output_text", "text-plain"])
@@ -109,6 +118,19 @@ def test_text_in_every_form(media: Media, kind: str) -> None:
         ({"type": "reasoning", "reasoning": "a"}, "'reasoning' cannot be shown"),
         ({"type": "video", "url": URI, "fps": 4}, "no setting 'fps' here: two frames a second"),
         ({"type": "video_url", "video_url": {"url": URI, "max_pixels": 9}}, "'max_pixels'"),
+        ({"type": "video", "url": URI, "frames": 8}, "no setting 'frames' here: two frames"),
+        ({"type": "video", "url": URI, "step_seconds": 1}, "no setting 'step_seconds'"),
+        ({"type": "video", "url": URI, "extras": {"detail": "low"}}, "no setting 'detail'"),
+        (
+            {"type": "media", "data": RED, "mime_type": "video/mp4", "video_metadata": {"fps": 4}},
+            "no setting 'video_metadata'",
+        ),
+        ({"type": "image", "image": URI, "resized_height": 28}, "an image has no setting 'resized"),
+        ({"type": "image_url", "image_url": {"url": URI, "resized_width": 28}}, "'resized_width'"),
+        ({"type": "image", "url": URI, "fps": 4}, "an image has no setting 'fps'"),
+        (LISTED | {"fps": 4}, "a video of listed frames has no setting 'fps' here: the frames"),
+        (LISTED | {"max_pixels": 9}, "'max_pixels'"),
+        (LISTED | {"extras": {"resized_height": 28}}, "'resized_height'"),
     ],
 )
 def test_other_blocks_are_refused(media: Media, block: Block, error: str) -> None:

@@ -102,7 +102,7 @@ def test_an_image_is_the_same_in_every_form(hermes: ChatRenderer, form: int) -> 
         ({"type": "video", "base64": "aGVsbG8="}, "not a video"),
         ({"type": "video", "base64": RED}, "not a video"),
         ({"type": "video", "file_id": "f"}, "neither base64 nor a URL"),
-        ({"type": "video", "frames": 7, "times": []}, "neither base64 nor a URL"),
+        ({"type": "video", "frames": 7, "times": []}, "no setting 'frames' here: two frames"),
         ({"type": "video_url", "video_url": {"url": "http://127.0.0.1/a.mp4"}}, "is not fetched"),
         ({"type": "video_url", "video_url": {"url": "/etc/passwd"}}, "no files may be read"),
         ({"type": "video_url", "video_url": {"url": 7}}, "neither base64 nor a URL"),
