@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
@@ -287,7 +288,9 @@ class Video:
                 f"{self._max_pixels} are allowed"
             )
         picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
-        picture = as_shown(picture, self._aspect(), frame.side_data.get("DISPLAYMATRIX"))
+        # `frame.side_data` makes a cycle, which would keep the pixels of many frames.
+        data = SideDataContainer(frame)  # type: ignore[call-arg]
+        picture = as_shown(picture, self._aspect(), data.get("DISPLAYMATRIX"))
         size = getattr(self, "_size", picture.size)
         if picture.size != size:
             picture = picture.resize(size, Image.Resampling.BICUBIC)
