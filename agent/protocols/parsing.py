@@ -12,12 +12,12 @@ from visreplay.tools.types import preview
 
 
 def split_thought(written: str) -> tuple[str, str]:
-    """Split a turn into thought and rest; an unclosed <think> holds the whole turn."""
+    """Split a turn into thought and rest; all that follows an unclosed <think> is a thought."""
     before, closed, after = written.rpartition("</think>")
+    if after.lstrip().startswith("<think>"):
+        return written.replace("<think>", "", 1).strip(), ""
     if closed:
         return before.replace("<think>", "", 1).strip(), after
-    if written.lstrip().startswith("<think>"):
-        return written.replace("<think>", "", 1).strip(), ""
     outside = re.split(r"<tool_call>|<grounding>|<answer>", written, maxsplit=1)[0]
     return outside.strip(), written
 

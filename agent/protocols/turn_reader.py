@@ -33,7 +33,8 @@ class TurnReader:
                 calls_at=self.call_syntax.may_begin(written),
             )
         thought, rest = split_thought(written)
-        unclosed = not rest and "</think>" not in written
+        closed = written.rfind("</think>")
+        unclosed = not rest and written.rfind("<think>") > closed
         if unclosed:
             # The model waits for what the turn ends with, though it did not close the thought.
             end = self._last_part(written)
@@ -50,15 +51,15 @@ class TurnReader:
             return replace(turn, calls_at=begin + calls.start)
         if turn.answer is None and len(rest) < len(written):
             # Nothing that looks like a call is left out in silence.
-            unread = self._find(written).attempts
+            unread = [each.start for each in self._find(written).attempts]
         else:
-            unread = ()
+            unread = []
         if unread:
             return ParsedTurn(
                 thought,
                 error="The call is in the thought, so it was not run: close the thought with "
                 "</think>, and write the call after it.",
-                calls_at=unread[0].start if unclosed else None,
+                calls_at=next((at for at in unread if unclosed and at > closed), None),
             )
         return turn
 
@@ -91,13 +92,12 @@ class TurnReader:
         )
 
     def _free(self, thought: str, rest: str) -> ParsedTurn:
-        """Take the whole text as the answer, unless it is a call in a form that is not read.
+        """Take the whole text as the answer, unless it calls a tool in a form that is not read.
 
         Raises:
-            ToolError: It is such a call.
+            ToolError: It does.
         """
-        names = {signature["function"]["name"] for signature in self.own_tools}
-        if name := unread_call(rest, names):
+        if name := unread_call(rest, self.own_tools):
             syntax = self.call_syntax
             raise ToolError(
                 f"This looks like a call of {name}, but a {syntax.what} is written "

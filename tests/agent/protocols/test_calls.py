@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from visreplay.agent.protocols import PROTOCOLS, ToolProtocol, get_protocol
+from visreplay.agent.protocols import (
+    MAX_TURN_CHARACTERS,
+    PROTOCOLS,
+    ToolProtocol,
+    get_protocol,
+)
 from visreplay.agent.protocols.calls import arguments_object
 from visreplay.agent.state import Scene
 from visreplay.tools import ImageStore, TokenGrid, ToolError
@@ -15,6 +20,7 @@ OBJECT = '{"name": "zoom", "arguments": {"bbox_2d": [0, 0, 9, 9]}}'
 CALL = f"<tool_call>{OBJECT}</tool_call>"
 OTHER = '{"name": "other", "arguments": {}}'
 ZOOM = {"name": "zoom", "arguments": {"bbox_2d": [0, 0, 9, 9]}}
+ZOOM_IN = "image_zoom_in_tool"
 NAMED = [name for name, protocol in PROTOCOLS.items() if protocol.named_calls]
 
 
@@ -108,20 +114,55 @@ def test_of_several_calls_one_cannot_be_read(name: str) -> None:
         '{"action": "search", "action_input": "kites"}',
         "{'name': TOOL, 'input': {}}",
         '[{"type": "function", "function": {"name": TOOL, "args": {}}}]',
+        '{"TOOL": {"bbox_2d": [0, 0, 9, 9]}}',
+        '{"TOOL": {"box": [0, 0, 9, 9]}}',
+        "{“name”: “TOOL”, “arguments”: {“bbox_2d”: [0, 0, 9, 9]}}",
+        "{“name”: “search”, “arguments”: {“words”: “kites”}}",
+        'Let me zoom in. {"tool": TOOL, "args": {"bbox_2d": [0, 0, 9, 9]}}',
+        'I look. {"function": TOOL, "arguments": {"bbox_2d": [0, 0, 9, 9]}} Then I answer.',
+        'I look. {"function": TOOL, "arguments": {"bbox_2d": [0, 0, 9, 9]',
+        'I search. {"function": "search", "arguments": {"words": "kites"}}',
         "TOOL(bbox_2d=[0, 0, 9, 9])",
         "functions.TOOL(bbox_2d=[0, 0, 9, 9])",
+        "[TOOL(bbox_2d=[0, 0, 9, 9])]",
         "```python\nTOOL(bbox_2d=[0, 0, 9, 9])\n```",
+        "Let me zoom in.\n```python\na = TOOL(\n  bbox_2d=[0, 0, 9, 9],\n)\n```\nThen I answer.",
+        "I call TOOL([0, 0, 9, 9]).",
+        '<function=TOOL>{"bbox_2d": [0, 0, 9, 9]}</function>',
+        "<function=TOOL>\n<parameter=bbox_2d>[0, 0, 9, 9]</parameter>\n</function>",
+        '<invoke name="TOOL"></invoke>',
+        "<TOOL>\n<bbox_2d>[0, 0, 9, 9]</bbox_2d>\n</TOOL>",
+        '<name>TOOL</name>\n<arguments>{"bbox_2d": [0, 0, 9, 9]}</arguments>',
+        'TOOL\n```json\n{"bbox_2d": [0, 0, 9, 9]}\n```',
+        'Action: TOOL\nAction Input: {"bbox_2d": [0, 0, 9, 9]}',
+        "**Action:** `TOOL`\n**Action Input:** the sign",
+        "tool: TOOL\nargs:\n  bbox_2d: [0, 0, 9, 9]",
         '<think>Closer.</think>\n{"tool": TOOL, "args": {}}',
     ],
 )
 def test_a_turn_that_calls_in_a_form_that_is_not_read_is_no_answer(name: str, written: str) -> None:
     protocol = protocol_of(name)
     tool = protocol.own_tools[0]["function"]["name"]
-    turn = protocol.read(written.replace("TOOL(", f"{tool}(").replace("TOOL", f'"{tool}"'))
+    turn = protocol.read(written.replace(" TOOL,", f' "{tool}",').replace("TOOL", tool))
     assert (turn.calls, turn.answer) == ((), None)
     assert turn.error is not None
     expected = "search" if "search" in written else tool
     assert f"looks like a call of {expected}" in turn.error and "<tool_call>" in turn.error
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "tool"),
+    [
+        ("qwen3-vl", '{"bbox_2d": [0, 0, 9, 9], "label": "kite", "img_idx": 0}', ZOOM_IN),
+        ("qwen3-vl", 'I look: [{"bbox_2d": [0, 0, 9, 9], "img_idx": 0}]', ZOOM_IN),
+        ("hermes", '{"bbox_2d": [0, 0, 9, 9], "image": 1}', "zoom"),
+        ("hermes", '{"times": [1, 2.5]}', "sample_frames"),
+    ],
+)
+def test_the_arguments_of_a_tool_alone_are_no_answer(name: str, written: str, tool: str) -> None:
+    turn = protocol_of(name).read(written)
+    assert turn.answer is None
+    assert f"looks like a call of {tool}" in (turn.error or "")
 
 
 @pytest.mark.parametrize("name", ["hermes", "qwen3-vl", "deepeyes"])
@@ -133,6 +174,15 @@ def test_a_turn_that_calls_in_a_form_that_is_not_read_is_no_answer(name: str, wr
         '{"action": "running"}',
         '[{"bbox_2d": [1, 2, 3, 4]}]',
         '```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "kite"}]\n```',
+        '{"bbox_2d": [1, 2, 3, 4]}',
+        'There: {"bbox_2d": [1, 2, 3, 4], "label": "kite"}',
+        '{"bbox_2d": [1, 2, 3, 4], "label": "kite", "score": 0.9}',
+        '{"count": 3, "image": 1}',
+        "The zoom: 3x. Its function: zoom",
+        "I could zoom (twice) or crop, or use image_zoom_in_tool.",
+        "I called image_zoom_in_tool(bbox_2d=[0, 0, 9, 9]) and zoom(bbox_2d=[0, 0, 9, 9]): a kite.",
+        'By {"tool": "zoom", "args": {}} and image_zoom_in_tool([0, 0, 9, 9]): \\boxed{B}',
+        r"$\frac{a}{b}$, {x: 1",
         "{name}",
         "a {b} c",
         "zoom (twice)",
@@ -140,8 +190,43 @@ def test_a_turn_that_calls_in_a_form_that_is_not_read_is_no_answer(name: str, wr
         "f(x) = 2",
     ],
 )
-def test_other_objects_are_answers(name: str, written: str) -> None:
+def test_other_texts_are_answers(name: str, written: str) -> None:
     assert protocol_of(name).read(written).answer == written
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3-vl", "deepeyes"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *(
+            "zoom(",
+            "zoom(()",
+            "zoom(x ",
+            "zoom{",
+            "zoom\n,",
+            "{a:",
+            '{"a":{"b":',
+            "``` ",
+            "\n",
+            " ",
+        ),
+        *("\n\naction: zoom\n", "name: ", "<a name=", '{"a": 1}', "image_zoom_in_tool `"),
+    ],
+)
+def test_any_turn_is_searched_in_a_moment(name: str, piece: str) -> None:
+    """A quadratic search of one of these would take minutes."""
+    protocol_of(name).read(piece * (MAX_TURN_CHARACTERS // len(piece)))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_second_open_thought_is_a_thought(name: str) -> None:
+    protocol = protocol_of(name)
+    turn = protocol.read(f"<think>{CALL}</think>\n<think>more")
+    assert (turn.calls, turn.answer) == ((), None)
+    assert turn.error is not None and ("thought" in turn.error or "the very end" in turn.error)
+    assert protocol.read("<think>a</think><think>more").answer is None
+    turn = protocol.read(f"<think>a</think><think>more {CALL}")
+    assert turn.calls == (ZOOM,)
 
 
 @pytest.mark.parametrize("name", ["hermes", "deepeyes", "embedded"])
