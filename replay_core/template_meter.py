@@ -1,10 +1,11 @@
 """The meter of a chat template: what it runs and makes is counted, up to a limit.
 
 The counting is put into the template's syntax tree. A loop or a macro counts the nodes of its body
-each time that it runs, and whatever makes a new value counts its size.
+each time that it runs, whatever makes a new value counts its size, and whatever goes through a
+value counts its items.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,7 +24,9 @@ _SHARE = 1000
 """A node may look at all of the largest value; that costs this much less than to copy it."""
 
 _SEARCH = 10
-"""To look through a value costs this much less than to copy it."""
+"""To look through a text costs this much less than to copy it."""
+CALL = 10
+"""A call takes as long as so many nodes."""
 MAX_NESTING = 30
 """Blocks within one another."""
 
@@ -48,16 +51,48 @@ class Meter:
         Raises:
             TemplateLimitError: They are too many.
         """
-        self.nodes -= count
-        if self.nodes < 0:
-            raise TemplateLimitError("it runs for too long")
+        self._count(count)
         self._spend(count * self.largest // _SHARE)
+
+    def called(self, *values: Any) -> None:
+        """Count a call of a filter, a test, a function or a method.
+
+        Args:
+            *values: All that it may look through.
+        """
+        self.run(1)
+        self._count(CALL * (1 + len(values)))
+        for value in values:
+            self.searched(value)
 
     def searched(self, value: Any) -> Any:
         """Count a value in which something is looked for."""
-        if isinstance(value, str | list | tuple):
+        if isinstance(value, str):
             self._spend(len(value) // _SEARCH)
-        return value
+            return value
+        return value if isinstance(value, Mapping) else self.walked(value)
+
+    def walked(self, value: Any, weight: int = 1) -> Any:
+        """Count the items of a value that are gone through one by one, now or later.
+
+        Args:
+            value: The value; a generator is counted while it is gone through.
+            weight: The nodes that an item costs.
+        """
+        if isinstance(value, Collection):
+            self._count(len(value) * weight)
+            return value
+        return self._each(value, weight) if isinstance(value, Iterator) else value
+
+    def _each(self, items: Iterable[Any], weight: int) -> Iterator[Any]:
+        for item in items:
+            self._count(weight)
+            yield item
+
+    def _count(self, count: int) -> None:
+        self.nodes -= count
+        if self.nodes < 0:
+            raise TemplateLimitError("it runs for too long")
 
     def make(self, size: int) -> None:
         """Count the characters of a value that is made.

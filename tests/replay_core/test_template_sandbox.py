@@ -11,6 +11,8 @@ from visreplay.replay_core.template_meter import MAX_NODES, MAX_SIZE, Meter
 from visreplay.replay_core.template_sandbox import MAX_SOURCE, TemplateLimitError, render_template
 
 BIG = "{% set x = 'x' * 1000000 %}"
+RANGE = "{% set v = range(99999) %}"
+TEXT = "{% set v = 'ab' * 1000000 %}"
 TURN = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
 
 
@@ -169,15 +171,73 @@ def test_the_limits_of_one_rendering_are_not_those_of_the_next() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "expression"),
+    [
+        (RANGE, "v | max"),
+        (RANGE, "v | selectattr('x') | list"),
+        (RANGE, "v | select('none') | first"),
+        (RANGE, "v | map('default') | max"),
+        (RANGE, "v | batch(3) | max"),
+        (RANGE, "'a' in v"),
+        (RANGE, "'a' is in v"),
+        (RANGE, "f(*v)"),
+        (TEXT, "v | max"),
+        (TEXT, "v | wordcount"),
+        (TEXT, "v | title | length"),
+        (TEXT, "v | int"),
+        (TEXT, "v | trim"),
+        (TEXT, "'ac' in v"),
+        (TEXT, "'ac' is in v"),
+        (TEXT, "['ac'] | select('in', v) | list"),
+        (TEXT, "v is upper"),
+        (TEXT, "v.count('ac')"),
+        ("{% set v = [''] * 99999 %}", "v | join"),
+        ("{% set v = [''] * 99999 %}", "''.join(v)"),
+        ("{% set v = ['a'] * 99999 %}", "v | unique | list"),
+        ("{% set v = ('a',) * 99999 %}", "'x'.startswith(v)"),
+        ("{% set v = dict(range(99998) | map('string') | batch(2)) %}", "'x' in v.values()"),
+        ("{% set v = '0.' * 400000 + '0' %}", "['a'] | map(attribute=v) | list"),
+        ("{% set v = '0.' * 400000 + '0' %}", "['a'] | join(attribute=v)"),
+    ],
+)
+def test_going_through_a_value_is_counted(before: str, expression: str) -> None:
+    """By the meter, not by the clock: each would take hours."""
+    macro = "{% macro f() %}{{ varargs | length }}{% endmacro %}"
+    loops = "{% for i in range(99999) %}{% set a = EXPRESSION %}{% endfor %}"
+    with pytest.raises(TemplateLimitError):
+        render_template(macro + before + loops.replace("EXPRESSION", expression), {})
+
+
+def test_a_chain_of_generators_is_counted() -> None:
+    longer = "{% set v = v | select('integer') %}"
+    with pytest.raises(TemplateLimitError, match="too long"):
+        render_template(RANGE + longer * 100 + "{{ v | max }}", {})
+    assert render_template("{% set v = range(9) %}" + longer * 9 + "{{ v | max }}", {}) == "8"
+
+
+@pytest.mark.parametrize(
     "source",
     [
         "{% for x in range(9999) %}{% for y in range(9999) if y < 0 %}{% endfor %}{% endfor %}",
         "{% set b = 'ab' * 1000000 %}{% for x in range(99999) if 'ac' in b %}{% endfor %}",
-        "{% set b = 'ab' * 1000000 %}{% for x in range(99999) %}{{ b.count('ac') }}{% endfor %}",
+        "{% set n = namespace(x=3) %}{% for i in range(99999) %}{% set n.x = n.x + n.x %}"
+        "{% endfor %}",
+        "{% set n = namespace(x=3) %}{% for i in range(99999) %}{% set n.x = n.x - (0 - n.x) %}"
+        "{% endfor %}",
         "{% for x in [1] %}" * 60 + "{% endfor %}" * 60,
     ],
-    ids=["items left out", "searches", "counts", "nesting"],
+    ids=["items left out", "searches", "sums", "differences", "nesting"],
 )
 def test_work_that_makes_nothing_is_counted_too(source: str) -> None:
     with pytest.raises(TemplateLimitError):
         render_template(source, {})
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "qwen3-vl-8b"])
+@pytest.mark.parametrize(("turns", "words"), [(1000, 300), (2, 1_000_000)])
+def test_long_conversations_are_rendered(name: str, turns: int, words: int) -> None:
+    template = json.loads((DATA / name / "chat_template.json").read_text("utf-8"))["chat_template"]
+    parts = [{"type": "image"}, {"type": "text", "text": "word " * words}]
+    messages = [{"role": ("user", "assistant")[n % 2], "content": parts} for n in range(turns)]
+    text = render_template(template, {"messages": messages, "add_generation_prompt": True})
+    assert text.count("word ") == turns * words
