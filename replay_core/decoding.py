@@ -22,6 +22,44 @@ NEUTRAL: Mapping[str, Any] = {
 }
 """The settings where nobody sets any: greedy, and nothing else."""
 
+_UNUSED_IN_SAMPLING: Mapping[str, Any] = {
+    "min_p": 0,
+    "top_h": None,
+    "typical_p": 1,
+    "epsilon_cutoff": 0,
+    "eta_cutoff": 0,
+}
+_UNUSED: Mapping[str, Any] = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "guidance_scale": 1,
+    "encoder_repetition_penalty": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "diversity_penalty": 0,
+    "penalty_alpha": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "suppress_tokens": [],
+    "begin_suppress_tokens": [],
+    "bad_words_ids": [],
+    "force_words_ids": [],
+    "constraints": [],
+    "sequence_bias": {},
+    "stop_strings": [],
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+    "watermarking_config": None,
+    "dola_layers": None,
+    "max_time": None,
+    "token_healing": False,
+}
+"""What else a `generation_config.json` may set that changes the text, by its neutral values: some
+of it only where tokens are drawn. How long a turn may be is for the caller to say."""
+
 
 class Decoding(TypedDict, total=False):
     """The settings of decoding, which every method that lets the policy write takes.
@@ -56,7 +94,8 @@ def checkpoint_decoding(generation_config: Any) -> dict[str, Any]:
     Temperature, top-p and top-k count only beside `do_sample`, as in transformers; with it a
     missing temperature is 1. The `top_k` of 50 that transformers takes where nothing is set is not
     the checkpoint's, and does not count. A value that is out of range is left out, with a warning:
-    whoever loads the checkpoint did not write it.
+    whoever loads the checkpoint did not write it. One more warning names the settings that would
+    change the text in transformers, and are not used here.
 
     Args:
         generation_config: A `GenerationConfig` of transformers.
@@ -69,6 +108,7 @@ def checkpoint_decoding(generation_config: Any) -> dict[str, Any]:
     values = {name: getattr(generation_config, name, None) for name in names}
     if sampled and values["temperature"] is None:
         values["temperature"] = 1.0
+    _warn_of_unused(generation_config, {**_UNUSED_IN_SAMPLING, **_UNUSED} if sampled else _UNUSED)
     usable = {}
     for name, value in values.items():
         try:
@@ -78,6 +118,19 @@ def checkpoint_decoding(generation_config: Any) -> dict[str, Any]:
         else:
             usable[name] = value
     return {name: value for name, value in usable.items() if value is not None}
+
+
+def _warn_of_unused(generation_config: Any, neutral: Mapping[str, Any]) -> None:
+    names = [
+        name
+        for name, nothing in neutral.items()
+        if getattr(generation_config, name, None) not in (None, nothing)
+    ]
+    if names:
+        _warn_once(
+            f"generation_config.json sets {', '.join(names)}, but of its settings only "
+            f"{', '.join(NEUTRAL)} are used; give other values for these if the text suffers"
+        )
 
 
 @cache

@@ -1,14 +1,16 @@
 """The order in which settings of decoding count: the caller's, then the checkpoint's."""
 
+import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import GenerationConfig
 
-from visreplay.replay_core import ConfigError
+from visreplay.replay_core import ConfigError, decoding
 from visreplay.replay_core.decoding import (
     NEUTRAL,
     check_decoding,
@@ -86,6 +88,38 @@ def test_what_a_checkpoint_sets_out_of_range_is_left_out(
         assert read(do_sample=True, temperature=0.7, top_k=value) == {"temperature": 0.7}
     (record,) = caplog.records
     assert record.getMessage().startswith(f"generation_config.json: top_k is {value!r}, but")
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"min_p": 0.1, "typical_p": 0.9}, "min_p, typical_p"),
+        ({"no_repeat_ngram_size": 3, "suppress_tokens": [7]}, "no_repeat_ngram_size, suppress_"),
+        ({"bad_words_ids": [[7]]}, "bad_words_ids"),
+        ({"min_new_tokens": 5, "num_beams": 4}, "num_beams, min_new_tokens"),
+        ({"presence_penalty": 1.5}, "presence_penalty"),
+    ],
+)
+def test_what_a_checkpoint_sets_and_is_not_used_is_named_once(
+    fields: dict[str, Any], names: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    written = {"do_sample": True, "temperature": 0.6, **fields}
+    (tmp_path / "generation_config.json").write_text(json.dumps(written), "utf-8")
+    for _ in range(2):
+        assert load_decoding(str(tmp_path)) == {"temperature": 0.6}
+    (record,) = [each for each in caplog.records if each.name == decoding.__name__]
+    assert record.getMessage().startswith(f"generation_config.json sets {names}")
+    assert "only temperature, top_p, top_k, repetition_penalty are used" in record.getMessage()
+
+
+def test_what_changes_nothing_is_not_named(caplog: pytest.LogCaptureFixture) -> None:
+    read(**QWEN2_5)
+    read(do_sample=True, **decoding._UNUSED_IN_SAMPLING)
+    for name, neutral in decoding._UNUSED.items():
+        checkpoint_decoding(SimpleNamespace(do_sample=False, **{name: neutral}))
+    checkpoint_decoding(SimpleNamespace(do_sample=False, min_p=0.1))  # no token is drawn
+    read(max_new_tokens=2048, max_length=4096, eos_token_id=[1, 2], bos_token_id=1)
+    assert not [each for each in caplog.records if each.name == decoding.__name__]
 
 
 def test_a_checkpoint_s_settings_without_its_weights(tmp_path: Path) -> None:
