@@ -33,7 +33,8 @@ _FORMS = r"""
     # {"tool": "zoom", even if the rest of the object cannot be read
     (?: ["']NAME["'] | \{\s{0,20}NAME ) \s{0,9} : \s{0,9} ["'](TOOL)["']
     # zoom {"bbox_2d":, with a colon, a tag, a fence or a word for the arguments between them
-  | \b(TOOL)\b (?: ```\w{0,20} | [\s"'`*:=>,] | WORD\b | </?(?!ARGUMENT>)\w{1,40}> ){0,40}+
+  | \b(TOOL)\b (?: :\d{1,3} )?
+    (?: ```\w{0,20} | [\s"'`*:=>,] | WORD\b | <(?!ARGUMENT>)[^<>\n]{1,40}> ){0,40}+
     (?: \{\s{0,20}["']?ARGUMENT["']?\s{0,9}: | <ARGUMENT> | ARGUMENT\s{0,9}=\s{0,9}[\[{"'\d] )
     # <function=zoom> and <tool name="zoom">
   | <\w{1,40} (?: \s{1,9}name )? \s{0,9}=\s{0,9} ["']? (TOOL) ["']? \s{0,9} /?>
