@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from visreplay.agent.protocols.parsing import boxed
+from visreplay.tasks.scoring.denials import WRONG, without_denied
 from visreplay.tasks.scoring.printed_lists import printed_list
 
 MAX_CHARACTERS = 20_000
@@ -41,8 +42,12 @@ class Reading(Generic[T]):
 # Repetitions in these patterns are bounded, because they run over whatever a model wrote.
 _TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
 _WRAPPERS = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|operatorname|emph)\s*\{([^{}]*)\}"
+    r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:rm|bf|sf|it)|operatorname|emph|underline|[mf]box"
+    r"|boldsymbol|bm)\s?\{([^{}]*)\}"
 )
+BOX = r"\\boxed\s?\{(?:[^{}]|\{(?:[^{}]|\{[^{}]{0,200}\}){0,200}\}){0,200}\}\$?"
+_ONE_FORM = str.maketrans("\u2018\u2019\u2010\u2011\u2012\u2013\u2212", "''-----")
+"""Quotes, and dashes that can be a minus sign or a hyphen."""
 _MARKUP = re.compile(r"[`$]|\*{2,}|(?<!\w)\*|\*(?!\w)|\\[()\[\],;! ]|(?<!\w)_+|_+(?!\w)")
 PHRASE = re.compile(
     r"(?<![A-Za-z0-9])(?<!wrong )(?<!incorrect )(?<!false )"
@@ -62,7 +67,7 @@ _OUTER = re.sub(r"[()\[\]{}<>]", "", EDGES)
 _ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)")
 _SPACES = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n(?: ?\n)+ ?")
-_UNIT_SPACE = re.compile(r"(?<=\d) (?=[a-z°%]{1,3}(?![a-z]))")
+UNIT_SPACE = re.compile(r"(?<=\d) (?=[a-z°%]{1,3}(?![a-z]))")
 _VULGAR = re.compile(r"(?<=\d)(?=[½⅓⅔¼¾⅕-⅞])")
 _FENCE = re.compile(r"^\s*```\w{0,10}\s*\n(.*)\n\s*```\s*$", re.DOTALL)
 _CALL = re.compile(r"^\s*(?:final_?)?answer\((.{0,1000})\)\s*$", re.DOTALL | re.IGNORECASE)
@@ -80,9 +85,19 @@ def final_answer(text: str) -> str:
     return _unwrapped(str(tagged[-1]) if tagged else text.rpartition("</think>")[2])
 
 
+def without_denied_boxes(text: str) -> str:
+    r"""Remove the boxes that a text denies: "not ``\boxed{..}``", "``\boxed{..}`` is wrong"."""
+    return without_denied(text, BOX, after=WRONG)
+
+
+def last_box(text: str) -> str | None:
+    r"""Return the inside of the last ``\boxed{..}`` that a text does not deny; None without one."""
+    return boxed(without_denied_boxes(text))
+
+
 def stated_answer(text: str) -> str | None:
     """Return the inside of the last box, or the text after the last phrase; None without either."""
-    box = boxed(text)
+    box = last_box(text)
     if box is not None:
         return box
     *_, last = (None, *PHRASE.finditer(text))
@@ -91,9 +106,10 @@ def stated_answer(text: str) -> str | None:
 
 def strip_markup(text: str) -> str:
     """Make full-width characters narrow, and remove Markdown and LaTeX around words."""
-    text = unicodedata.normalize("NFKC", _VULGAR.sub(" ", text))
-    text = text.replace("\u2019", "'").replace("\u2018", "'")
-    return _MARKUP.sub("", _WRAPPERS.sub(r"\1", text)).strip()
+    text = unicodedata.normalize("NFKC", _VULGAR.sub(" ", text)).translate(_ONE_FORM)
+    for _ in range(2):  # \mathbf{\text{A}}
+        text = _WRAPPERS.sub(r"\1", text)
+    return _MARKUP.sub("", text).strip()
 
 
 def normalise(text: str) -> str:
@@ -101,7 +117,7 @@ def normalise(text: str) -> str:
     text = " ".join(strip_markup(text).casefold().split()).strip(_OUTER)
     # Brackets around one word are decoration; around more they can mean an interval.
     text = re.sub(r"^[(\[{<](\w+)[)\]}>]$", r"\1", text)
-    return _ARTICLE.sub("", _UNIT_SPACE.sub("", text))
+    return _ARTICLE.sub("", UNIT_SPACE.sub("", text))
 
 
 def text_list(text: str) -> list[str] | None:

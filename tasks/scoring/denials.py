@@ -14,17 +14,24 @@ NOT = (
 )
 """What denies the answer behind it: "not A", "unlikely to be A", "the wrong answer is A"."""
 
-LEAVES_OUT = (
-    r"(?i:\b(?:except|other\sthan|unlike|rul(?:e|es|ed|ing)\sout|exclud(?:e|es|ed|ing)"
-    r"|eliminat(?:e|es|ed|ing)|discard(?:s|ed|ing)?|reject(?:s|ed|ing)?)\b)"
+DENIED_VERB = (
+    r"(?:(?:is|are|was|were|do|does|did|has|have|had|could|would|should|must|might)(?:n't|\snot)"
+    r"|ca(?:n't|nnot|n\snot)|won't|will\snot)\b"
 )
-"""What sets the answer behind it aside: "I ruled out A". Numbers may be counted by what is left:
-"All except 2 are red"."""
+"""An auxiliary verb with its "not": "isn't", "cannot", "will not"."""
+
+LEAVES_OUT = (
+    r"(?i:\b(?:except|other\sthan|unlike|apart\sfrom|aside\sfrom|besides"
+    r"|(?:everything|everyone|(?:all|any|every|each)(?:\s\w{1,20}){0,3}?)\sbut"
+    r"|rul(?:e|es|ed|ing)\sout|exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)|discard(?:s|ed|ing)?|reject(?:s|ed|ing)?)\b)"
+)
+"""What sets the answer behind it aside: "I ruled out A", "all but A". Numbers may be counted by
+what is left: "All except 2 are red"."""
 
 _BETWEEN = (
     r"(?i:[^\w,.;!?]{0,4}(?:(?:be|the|an?|that|it|it's|is|was|there|are|were|of|on|in|at|to|as|if"
     r"|possible|true|likely|plausible|option|choice|answer|letter|choose|pick|select|think"
-    r"|believe|say|definitely|certainly"
+    r"|believe|say|see|look|looks|appear|seem|like|single|definitely|certainly"
     r"|necessarily|possibly|really|actually|exactly|just|simply|even|correct|right|figure|picture|panel)\s+){0,7})"
 )
 _IS = (
@@ -36,14 +43,13 @@ _RIGHT = r"\s+(?:(?:a|the)\s+)?(?:right|correct|true|answer|best)\b"
 WRONG = (
     rf"(?i:\s+{_IS}(?:wrong|incorrect|false|out(?!\s+of)|ruled\sout|excluded|eliminated|impossible"
     rf"|unlikely|improbable|doubtful|discarded|rejected|not{_RIGHT})\b"
-    rf"|\s+(?:is|are|was|were)n't{_RIGHT})"
+    rf"|\s{DENIED_VERB}(?:\sbe)?{_RIGHT}"
+    r"|\s?\?[\s\"']{0,3}(?:no|nope)\b(?!\s(?:doubt|question)\b))"
 )
-"""What judges the answer before it: "A is wrong", "red can be ruled out", "5 is not right"."""
+"""What judges the answer before it: "A is wrong", "red can be ruled out", "5 is not right", "A?
+No"."""
 
-IS_NOT = (
-    rf"(?:{WRONG}|(?i:\s+(?:{_IS}not\b|(?:is|are|was|were|can|could|do|does|did|has|have|would|will"
-    rf"|must|should)(?:n't|\s+not\b|not\b)(?:\s+be)?)(?:{_RIGHT})?))"
-)
+IS_NOT = rf"(?:{WRONG}|(?i:\s+(?:{_IS}not\b|{DENIED_VERB}(?:\sbe)?)(?:{_RIGHT})?))"
 """What judges or denies the answer before it: "A does not fit", too. Of numbers it says which are
 counted: "3 are not red"."""
 

@@ -44,13 +44,24 @@ _BETWEEN = re.compile(
 _UNIT_POWER = re.compile(r"(?<=\s[cmk]m)[²³]|(?<=\sm)[²³]")
 _EQUATION = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s?=\s?([^=]{1,100})$")
 _MAX_SOLUTIONS = 50
+_SO = re.compile(
+    r"(?<![\\A-Za-z])(?:so|therefore|thus|hence)\b[\s,]*|\\(?:Rightarrow|implies)\b|[\u21d2\u2234]",
+    re.IGNORECASE,
+)
 _OR = re.compile(r"\b(?:or|and)\b|或|和")
 _WORD = re.compile(
     r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt)\b)"
     r"(?:[A-Za-z]{3,}|(?:or|is|as|to|of|in|cm|mm|km|kg|ml)\b)|[\u4e00-\u9fff]+"
 )
 _SYMBOLS = str.maketrans(
-    {"\u2212": "-", "π": r"\pi ", "\u00d7": r"\times ", "÷": r"\div ", "°": r"^\circ "}
+    {
+        "\u2212": "-",
+        "\u2013": "-",
+        "π": r"\pi ",
+        "\u00d7": r"\times ",
+        "÷": r"\div ",
+        "°": r"^\circ ",
+    }
 )
 
 
@@ -96,28 +107,33 @@ def expression(answer: str) -> str | None:
     r"""Find the expression that an answer states; None if it states none or several.
 
     The first of these counts: the inside of the last ``\boxed{..}``; in the sentence after the last
-    "the answer is", or in the text, all solutions of "x = 1 or x = 2"; in that sentence, the first
-    LaTeX or the part before the first word; the only LaTeX of the text; a text without words, or
-    its part before a unit; the words after the verb before a unit; the only number.
+    "the answer is", or in the text or the part of it after "so", all solutions of "x = 1 or x = 2";
+    in that sentence, the first LaTeX or the part before the first word; the only LaTeX of the text;
+    a text without words, or its part before a unit; the words after the verb before a unit; the
+    only number.
     """
-    from visreplay.agent.protocols.parsing import boxed
     from visreplay.tasks.scoring.answer_extraction import (
         SENTENCE_END,
         final_answer,
+        last_box,
         stated_answer,
     )
     from visreplay.tasks.scoring.numerals import stated_number
     from visreplay.tasks.scoring.texts import claim_of
 
     text = _UNIT_POWER.sub("", final_answer(answer)).strip()
-    if (box := boxed(text)) is not None:
+    if (box := last_box(text)) is not None:
         return box
     if "\\boxed" in text:
-        return None  # the box is not closed: more digits could have followed
+        return None  # denied, or not closed: more digits could have followed
     statement = stated_answer(text)
     sentence = text if statement is None else SENTENCE_END.split(statement.strip())[0]
-    if (solutions := _solutions(sentence)) is not None:
+    # Behind "the answer is", what follows "so" is another matter.
+    *reasons, conclusion = [sentence] if statement is not None else _SO.split(sentence)
+    if (solutions := _solutions(conclusion)) is not None:
         return solutions
+    if reasons and (equation := _EQUATION.fullmatch(_DELIMITERS.sub("", conclusion).strip(" ."))):
+        return equation[2]
     spans = [next(filter(None, groups)).strip() for groups in _LATEX.findall(sentence)]
     words = _WORD.search(sentence)
     if spans:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from visreplay.agent.protocols.parsing import boxed
 from visreplay.tasks.scoring.answer_extraction import (
+    BOX,
     EDGES,
     PHRASE,
     SENTENCE_END,
@@ -13,11 +14,13 @@ from visreplay.tasks.scoring.answer_extraction import (
     normalise,
     stated_answer,
     strip_markup,
+    without_denied_boxes,
 )
 from visreplay.tasks.scoring.denials import SO, TAKES_BACK
 from visreplay.tasks.scoring.letters import (
     AFTER_LETTER,
     BEFORE_LETTER,
+    OPERATOR,
     is_word,
     mentions,
     stated_letters,
@@ -25,6 +28,7 @@ from visreplay.tasks.scoring.letters import (
 from visreplay.tasks.scoring.option_texts import named_options, option_by_text
 
 _BY_TEXT = "an option's text"
+_LETTER_ALONE = "the letter"
 _MAX_STATEMENT = 400
 """The most characters that are read after a phrase."""
 _MAX_STATEMENTS = 50
@@ -65,6 +69,9 @@ _OTHER = re.compile(
     rf"\W{{0,9}}(?:option\s+)?\W{{0,9}}([A-Z]){AFTER_LETTER}"
 )
 _BOXES = re.compile(r"(?:\\boxed\s?\{[^{}]{1,40}\}\s?(?:,|and|&)?\s?){2,9}")
+_BOX = re.compile(BOX)
+_BOXED_TERM = re.compile(rf"{BOX}(?=\s?(?:[+^<≈]|=(?!>)|{OPERATOR}))")
+_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[\u3040-\u9fff\uac00-\ud7a3]")
 _ITEM = re.compile(
     rf"^\W{{0,6}}(?:\d{{1,2}}[.)]\s*)?\W{{0,3}}([A-Z]){AFTER_LETTER}(?:[).:]|\W{{0,9}}$)(.*)$"
 )
@@ -91,7 +98,8 @@ def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
 
     The first of these that chooses an option counts, after `final_answer`:
 
-    1. The last ``\boxed{..}``.
+    1. The last ``\boxed{..}``, if in it is a letter, alone or with a mark behind it. A box with an
+       option's text is a statement. Letters in a box with another formula choose nothing.
     2. Statements, the last first: "the answer is (C) because A..", a line with nothing but a
        letter, "so B." and "no, wait: B.", and, where no "the answer is" chooses an option, "B is
        correct". A statement chooses by an option's text that is all of it, by a leading letter, by
@@ -110,30 +118,34 @@ def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
         options: Texts by upper-case letter; the texts may be empty.
     """
     text = _without_list(strip_markup(final_answer(answer)), options)
-    without = stated_letters(text)
+    text = without_denied_boxes(_BOXED_TERM.sub(" ", text))
     box = boxed(text)
+    in_box = None if box is None else _boxed_choice(box, options)
+    if in_box is not None and in_box.rule == _LETTER_ALONE:
+        return _single(in_box, "in the last box")
+    without = stated_letters(_BOX.sub(lambda box: _without_formula(box[0], options), text))
+    last_box = without.rfind("\\boxed")
     stated = [
         (m.start(), without[m.end() : m.end() + _MAX_STATEMENT]) for m in PHRASE.finditer(without)
     ]
-    if box is not None and (chosen := _choice(box, options)) is not None:
-        place = without.rfind("\\boxed")
-        if chosen.rule != _BY_TEXT or not any(start > place for start, _ in stated):
-            return _single(chosen, "in the last box")
-        stated.append((place, box))
     concluded = [(m.start(), m[1] or m[2]) for m in _CONCLUSION.finditer(without)]
     judged = [(m.start(), m[1] or m[2]) for m in _JUDGED.finditer(without)]
     lone = [(m.start(1), m[1]) for m in _LONE.finditer(without)]
-    after = {start: 'after "the answer is"' for start, _ in stated}
+    boxes = [] if in_box is None else [(last_box, "")]
+    after = dict.fromkeys([last_box], "in the last box")
+    after |= {start: 'after "the answer is"' for start, _ in stated}
     after |= {start: 'after "so", "no, wait" or "it is"' for start, _ in concluded}
     after |= {start: 'in "is correct"' for start, _ in judged}
     after |= {start: "alone in a line" for start, _ in lone}
     # After "the answer is", a judgement is about the other options, or is a reason.
+    after_box = [each for each in judged if boxes and each[0] > last_box]
     for statements in (
-        [*stated, *concluded, *lone] if stated else [],
-        [*judged, *concluded, *lone],
+        [*stated, *boxes, *after_box, *concluded, *lone] if stated else [],
+        [*judged, *boxes, *concluded, *lone],
     ):
         for start, statement in sorted(statements, reverse=True)[:_MAX_STATEMENTS]:
-            chosen = _choice(statement.partition("\n")[0], options)
+            line = statement.partition("\n")[0]
+            chosen = in_box if (start, statement) in boxes else _choice(line, options)
             if chosen is not None:
                 return _single(chosen, after[start])
     if not _repeats_options(without, options):
@@ -145,6 +157,25 @@ def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
         only = mentioned.pop() if len(mentioned) == 1 else None
         return Reading(only, "the only letter in the text" if only else "several letters")
     return option_by_text(text, options)
+
+
+def _boxed_choice(box: str, options: Mapping[str, str]) -> Reading[str] | None:
+    """Find the letter that a box chooses; only in words may it stand in the middle."""
+    without = stated_letters(box)
+    chosen = _choice(without, options, marked=True)
+    if chosen is not None and chosen.rule != _BY_TEXT:
+        return Reading(chosen.value, _LETTER_ALONE)
+    if _WORDS.search(box) and (chosen := _choice(without, options)) is not None:
+        return chosen
+    letter = option_by_text(box, options).value
+    return None if letter is None else Reading(letter, _BY_TEXT)
+
+
+def _without_formula(box: str, options: Mapping[str, str]) -> str:
+    """Empty a box if it holds no words and no letter of an option."""
+    inside = boxed(box) or ""
+    letter = _choice(stated_letters(inside), options, marked=True)
+    return box if letter or _WORDS.search(inside) else "\\boxed"
 
 
 def _without_list(text: str, options: Mapping[str, str]) -> str:
@@ -238,8 +269,8 @@ def _choice(text: str, options: Mapping[str, str], *, marked: bool = False) -> R
     if match and (letter := match[1].upper()) in options:
         rest = match[3]
         alone = not rest.strip(EDGES)
-        is_marked = alone or re.match(r"\s*[)\].:,。、\n]|\s+[-\u2013]\s", rest) is not None
-        own = bool(options[letter]) and normalise(rest) == normalise(options[letter])
+        is_marked = alone or re.match(r"\s*[)\].:,。、\n]|\s-\s(?!\d|\\)", rest) is not None
+        own = bool(options[letter]) and normalise(rest.lstrip(" -")) == normalise(options[letter])
         article = is_word(match[1], match[2] or "") and match[2] and any(options.values())
         if is_marked or own or (match[1].isupper() and not marked and not article):
             other = _OTHER.match(rest)

@@ -3,15 +3,16 @@ r"""Extraction of the number that an answer states: 14, 1,234.5, 3/4, ``\frac34`
 import math
 import re
 
-from visreplay.agent.protocols.parsing import boxed
 from visreplay.tasks.scoring.answer_extraction import (
     SENTENCE_END,
     Reading,
     final_answer,
+    last_box,
     stated_answer,
     strip_markup,
 )
 from visreplay.tasks.scoring.denials import (
+    DENIED_VERB,
     NOT,
     SO,
     TAKES_BACK,
@@ -20,7 +21,7 @@ from visreplay.tasks.scoring.denials import (
     without_doubts,
 )
 
-_SIGNS = str.maketrans("\u2212\u2044", "-/")  # the minus sign, and the bar of a fraction
+_SIGNS = str.maketrans("\u2044", "/")  # the bar of a fraction
 _NUMBER = re.compile(
     r"(?<![A-Za-z0-9_.])"
     r"([-+]?(?:\d{1,3}(?:[, ]\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)"
@@ -45,6 +46,8 @@ _REASON = re.compile(r",\s|\b(?:because|since|as)\b")
 _ALTERNATIVE = re.compile(
     r"\d\s{0,3}\S{0,8}\s{0,3}(?:\bor\b|\band\b|\bto\b|或|和|~|[-\u2013])\s*[-+]?\d"
 )
+_SOLUTIONS = re.compile(r"\d[^=\d.;\n]{0,9}\b(?:or|and)\s[A-Za-z]\w{0,2}\s?=[^=]*$")
+"""The end of "x = 1 or x = 2", which is no equation that is solved in steps."""
 
 _ONES = (  # noqa: SIM905
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -72,14 +75,17 @@ _PRONOUN = re.compile(
 """The word "one" where it is no number: "the red one", "one can see"."""
 _ASIDE = re.compile(r"(?<=[,;.])\s(?:and\s)?one\b")
 _PART = re.compile(
-    r"[,;]\s(?:\d+\sof\s(?:which|them|these|those|whom)\b|of\s(?:which|these|those|whom)\s\d+\b)",
+    r"[,;.]\s(?:\d+\sof\s(?:which|them|these|those|whom)\b|of\s(?:which|these|those|whom)\s\d+\b)"
+    r"(?:[^.;\d]{1,60}\band\s(?:the\sother\s)?\d+\b)?",
     re.IGNORECASE,
 )
-"""A part of what was counted: "5, of which 2 are red"."""
+"""A part of what was counted, and the rest: "5, of which 2 are red and 3 are blue"."""
 _QUALIFIED = re.compile(
-    r"\b(?:more|fewer|less|greater|larger|smaller|higher|lower)\sthan\s[-+]?[\d.,]*\d",
+    r"(?:\b(?:(?:more|fewer|less|greater|larger|smaller|higher|lower)\sthan|up\sto|at\smost"
+    r"|(?<!\d\s)(?:under|over|below|above|beyond))\s|(?<![-=])[<>≤≥]\s?)[-+]?[\d.,]*\d",
     re.IGNORECASE,
 )
+"""A bound: "more than 3", "up to 7"; not "3 over 4"."""
 _DIGITS = r"(?<![\d.,/])[-+]?[\d.,/]*\d"
 _LABEL = re.compile(r"\b\d+(?:st|nd|rd|th|D|K)\b(?!\s*/)")
 """Numbers that count nothing, unless there is no other: "the 2nd row", "3D", "4K"."""
@@ -92,22 +98,30 @@ _CONCLUSION = re.compile(
     rf"\b(?:{SO}|in\stotal|altogether|overall|totals?)\b(?:\sof\b|\sis\b)?[\s,:=]*",
     re.IGNORECASE,
 )
+_SEE = r"(?:see|count|find|spot|notice)"
 _NOT_COUNTED = (
     r"(?!(?:more|less|fewer|doubt|way|answer|idea|information|need|reason|question|telling|one\b"
     r"|evidence|indication|clear|problem|other|longer|single"
-    r"|image|picture|video|option|choice|number|text)\b)"
+    r"|image|picture|video|photo|photograph|option|choice|number|numbers|text)\b)"
 )
 _NONE = re.compile(
-    r"^\W{0,9}(?:the\sanswer\sis\s)?(?:there(?:\s(?:is|are|was|were)|'s)\s)?(?:none|zero|nil|nobody)"
-    r"(?:\W{0,9}$|\s(?:of|in|on|at|visible|here|there|present)\b)"
-    rf"|(?:^|[.;,!]\s)\W{{0,9}}(?:there(?:\s(?:is|are|was|were)|'s)|(?:i|we|you)(?:\scan)?\s(?:see|count|find|spot))"
+    r"^\W{0,9}(?:the\sanswer\sis\s)?(?:(?:there(?:\s(?:is|are|was|were)|'s)"
+    rf"|(?:i|we|you)(?:\scan)?\s{_SEE})\s)?(?:none|zero|nil|nobody)"
+    r"(?:\W{0,9}$|\s(?:in|on|at|visible|here|there|present|is|are|can|could)\b"
+    r"|\sof\s(?!(?:(?:the|these|those)\s)?(?:above|options?|choices?|answers?|these|those)\b))"
+    r"|^\W{0,9}not\s(?:a\ssingle|one)\b"
+    rf"|(?:^|[.;,!]\s)\W{{0,9}}(?:there(?:\s(?:is|are|was|were)|'s)|(?:i|we|you)(?:\scan)?\s{_SEE}"
+    r"|(?:it|(?:the|this|that)\s\w{1,20})\s(?:shows|has|contains|depicts|includes))"
     rf"\sno\s{_NOT_COUNTED}\w"
     r"|\bthere\s(?:is|are|was|were)(?:\snot|n't)\s(?:any|an?|one)\b"
-    r"|\b(?:do|does|did|can)(?:\snot|n't)\s(?:see|count|find|spot|contain|show|have)\sany\b"
+    rf"|\b{DENIED_VERB}\s(?:{_SEE}|contain|show|have)\sany\b(?!\s(?:image|picture|video|photo|text)\b)"
     rf"|^\W{{0,9}}no\s{_NOT_COUNTED}\w+(?:\s\w+)?(?:\s(?:is|are|was|were|can\sbe)\s"
     r"(?:visible|present|there|shown|seen|found|in)\b|\W{0,9}$)",
     re.IGNORECASE,
 )
+
+
+_SOME = re.compile(r"\b(?:many|several|some|few|lots|numerous)\b", re.IGNORECASE)
 
 
 def stated_number(text: str) -> float | None:
@@ -127,10 +141,10 @@ def read_number(text: str) -> Reading[float | None]:
     raised = _POWER.sub(_as_exponent, final_answer(text).replace("{,}", ","))
     # The exponents of units would become digits.
     written = strip_markup(re.sub(f"[{_SUPERSCRIPTS}]", "^", raised)).translate(_SIGNS)
-    box = boxed(written)
+    box = last_box(written)
     if "\\boxed" in written and box is None:
         # More digits could have followed.
-        return Reading(None, "the box is not closed")
+        return Reading(None, "the box is denied, or not closed")
     statement = stated_answer(written)
     sentence = written if statement is None else SENTENCE_END.split(statement.strip())[0]
     if statement is not None and statement.lstrip().startswith("not "):
@@ -141,7 +155,7 @@ def read_number(text: str) -> Reading[float | None]:
         where = "the text"
         if (later := _RETRACTED.split(sentence)[-1]) != sentence and _numbers(_digits(later)):
             sentence, where = later, "the text after a second thought"
-    side = sentence.rpartition("=")[2]
+    side = sentence if _SOLUTIONS.search(sentence) else sentence.rpartition("=")[2]
     if not (values := _numbers(_digits(side))):
         side, values = sentence, _numbers(_digits(sentence))
     if statement is not None:
@@ -149,7 +163,8 @@ def read_number(text: str) -> Reading[float | None]:
             return Reading(None, f"the LaTeX in {where} is no number")
         if len(values) > 1 and not _ALTERNATIVE.search(_digits(sentence)):
             values = values[:1]  # "14, since 3 + 11": the rest is a reason
-    if not values and _NONE.search(sentence.replace("\n", " ")):
+    none = sentence.replace("\n", " ")
+    if not values and _NONE.search(none) and not _SOME.search(none):
         return Reading(0.0, f'"none" in {where}')
     if len(set(values)) == 1:
         return Reading(values[0], f"the number in {where}")
@@ -173,6 +188,11 @@ def is_number(text: str) -> bool:
     )
 
 
+def has_number(text: str) -> bool:
+    """Tell whether digits or a numeral stand in a text."""
+    return re.search(r"\d", text) is not None or _SPELLED.search(text.lower()) is not None
+
+
 def _concluded(text: str) -> float | None:
     """Find the only number after the last "so" or "in total", or in the clause that it ends."""
     for word in reversed(list(_CONCLUSION.finditer(text))[-20:]):
@@ -194,7 +214,8 @@ def _digits(text: str) -> str:
         text = _PRONOUN.sub(" ", lowered)
         without = _ASIDE.sub(" ", text)
         text = _SPELLED.sub(_as_digits, without if _SPELLED.search(without) else text)
-    text = _SIGN_WORD.sub("-", _PART.sub("", text))
+    without = _PART.sub("", text)
+    text = _SIGN_WORD.sub("-", without if re.search(r"\d", without) else text)
     text = without_doubts(without_denied(_QUALIFIED.sub(" ", text), _DIGITS, NOT, WRONG))
     without = _LABEL.sub(" ", text)
     return without if re.search(r"\d", without) else re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", text)

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 
 from visreplay.tasks.scoring.answer_extraction import (
     SENTENCE_END,
+    UNIT_SPACE,
     Reading,
     normalise,
     strip_markup,
 )
 from visreplay.tasks.scoring.denials import SO, TAKES_BACK, without_denied, without_doubts
-from visreplay.tasks.scoring.numerals import read_number
+from visreplay.tasks.scoring.numerals import has_number, is_number, read_number
 from visreplay.tasks.scoring.yes_no import read_yes_no
 
 _MAX_SENTENCES = 200
@@ -30,6 +31,7 @@ _RELATIONS = frozenset(
     "between bigger smaller taller shorter larger longer higher lower closer farther".split()
 )
 """Words with which two things that are exchanged make another claim."""
+_TOKEN = re.compile(r"(?<!\w)-?\d(?:[.,/^]?\w)*|\w+")
 _POSSESSIVE = re.compile(r"\b(\w+)'s (left|right)\b")
 _NUMERIC = re.compile(r"\W{0,3}[-+\u2212]?[\d.,/ ]*\d\s*([^\d]{0,15})")
 _UNIT = re.compile(r"\d\s?([a-z°%]{1,3})(?![a-z])")
@@ -50,14 +52,18 @@ def option_by_text(text: str, options: Mapping[str, str]) -> Reading[str | None]
     words = {letter: normalise(option) for letter, option in options.items()}
     if {"yes", "no"} <= set(words.values()) and (said := read_yes_no(text)).value is not None:
         return Reading(_only(k for k, word in words.items() if word == said.value), said.rule)
-    written = " ".join(strip_markup(text).casefold().split())
+    written = _as_one_line(text)
     if _NONE_OF.match(written):
         letter = _only(k for k, word in words.items() if word.startswith("none of"))
         if letter is not None:
             return Reading(letter, 'the option "none of the above"')
-    number = _by_number(text, options)
-    if number.value is not None:
-        return number
+    numbers, unit = _number_options(options)
+    if unit is not None and has_number(written):
+        number = _by_number(text, numbers, unit)
+        if number.value is not None:
+            return number
+        # "5.5" and "more than 5" are not the option 5, though its text is in them.
+        words = {letter: word for letter, word in words.items() if letter not in numbers}
     if not any(re.search(r"\b(?:whether|if)\b", word) for word in words.values()):
         written = without_doubts(written)
     written = _AGREEMENT.sub(" ", written)
@@ -75,8 +81,12 @@ def option_by_text(text: str, options: Mapping[str, str]) -> Reading[str | None]
 
 def named_options(text: str, options: Mapping[str, str]) -> set[str]:
     """Find all options whose texts are in a text as whole words without a negation."""
-    written = " ".join(strip_markup(text).casefold().split())
+    written = _as_one_line(text)
     return _matching(written, {letter: normalise(option) for letter, option in options.items()})
+
+
+def _as_one_line(text: str) -> str:
+    return UNIT_SPACE.sub("", " ".join(strip_markup(text).casefold().split()))
 
 
 def _by_words(written: str, words: Mapping[str, str]) -> str | None:
@@ -88,8 +98,7 @@ def _matching(written: str, words: Mapping[str, str]) -> set[str]:
     whole = {letter: _whole(wanted) for letter, wanted in words.items() if wanted}
     # The longest first, so that "not dark red" does not deny red.
     each = "|".join(sorted(whole.values(), key=len, reverse=True))
-    several = rf"(?:{each})(?:(?:\s?,\s?|,?\s(?:or|nor|and)\s)(?:the\s|an?\s)?(?:{each})){{0,8}}"
-    without = without_denied(written, several) if whole else written
+    without = without_denied(written, _several(each)) if whole else written
     matches = {letter: words[letter] for letter, each in whole.items() if re.search(each, without)}
     return {
         letter
@@ -98,10 +107,15 @@ def _matching(written: str, words: Mapping[str, str]) -> set[str]:
     }
 
 
+def _several(each: str) -> str:
+    """Make the pattern of a text, or of a list of texts: "red, blue nor green"."""
+    return rf"(?:{each})(?:(?:\s?,\s?|,?\s(?:or|nor|and)\s)(?:the\s|an?\s)?(?:{each})){{0,8}}"
+
+
 def _whole(wanted: str) -> str:
     """Make the pattern of a text as whole words; Chinese and Japanese have no spaces between."""
-    edge = r"(?<![\w.])(?<!\d,)" if wanted[0].isdigit() else r"(?<!\w)"
-    end = r"(?!\w|[.,]\d)" if wanted[-1].isdigit() else r"(?!\w)"
+    edge = r"(?<![\w.^/+-])(?<!\d,)" if wanted[0].isdigit() else r"(?<!\w)"
+    end = r"(?!\w|[.,]\d|\s?[\^/*]|\s?\\[a-z])" if wanted[-1].isdigit() else r"(?!\w)"
     start = "" if _is_cjk(wanted[0]) else edge
     return f"{start}{re.escape(wanted)}{'' if _is_cjk(wanted[-1]) else end}"
 
@@ -110,24 +124,25 @@ def _is_cjk(character: str) -> bool:
     return "\u3040" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7a3"
 
 
-def _by_number(text: str, options: Mapping[str, str]) -> Reading[str | None]:
-    """Find the option that is the number that a text states, if the options are numbers."""
-    none: Reading[str | None] = Reading(None, "the options are no numbers")
+def _number_options(options: Mapping[str, str]) -> tuple[dict[str, float], str | None]:
+    """Find the options that are numbers, and their unit; None unless several have the same."""
     numbers: dict[str, float] = {}
     units = set()
     for letter, option in options.items():
         plain = strip_markup(option)
         match = _NUMERIC.fullmatch(plain)
-        if match and (value := read_number(plain).value) is not None:
+        if (match or is_number(plain)) and (value := read_number(plain).value) is not None:
             numbers[letter] = value
-            units.add(match[1].strip(" .").casefold())
-    if len(numbers) < 2 or len(units) > 1:
-        return none
+            units.add(match[1].strip(" .").casefold() if match else "")
+    return numbers, units.pop() if len(numbers) > 1 and len(units) == 1 else None
+
+
+def _by_number(text: str, numbers: Mapping[str, float], unit: str) -> Reading[str | None]:
+    """Find the option that is the number that a text states."""
     stated = read_number(text).value
-    unit = units.pop()
     other = _UNIT.search(strip_markup(text).casefold())
     if stated is None or (unit and other and other[1] != unit):
-        return none
+        return Reading(None, "no number, or another unit")
     same = _only(k for k, value in numbers.items() if math.isclose(value, stated, abs_tol=1e-9))
     return Reading(same, "the option that is the number that the answer states")
 
@@ -143,14 +158,17 @@ def _by_difference(written: str, words: Mapping[str, str]) -> str | None:
     content = {letter: _content(word) for letter, word in words.items()}
     counts = Counter(word for tokens in content.values() for word in set(tokens))
     common = {word for word, count in counts.items() if 2 * count > len(content)}
+    denied = _several("|".join(_whole(word) for word in sorted(counts.keys() - common)))
+    sentences = [
+        without_denied(sentence, denied)
+        for sentence in SENTENCE_END.split(written)[:_MAX_SENTENCES]
+    ]
     matches: dict[str, frozenset[str]] = {}
     for letter, tokens in content.items():
         own = frozenset(tokens) - common
         if not own:
             continue
-        for sentence in SENTENCE_END.split(written)[:_MAX_SENTENCES]:
-            for word in own:
-                sentence = without_denied(sentence, _whole(word))
+        for sentence in sentences:
             found = [token for token in _content(sentence) if token in tokens]
             if own <= set(found) and (_in_order(found, tokens) or not own & _RELATIONS):
                 matches[letter] = own
@@ -160,7 +178,7 @@ def _by_difference(written: str, words: Mapping[str, str]) -> str | None:
 
 
 def _content(text: str) -> list[str]:
-    return [word for word in re.findall(r"\w+", text) if word not in _STOP_WORDS]
+    return [word for word in _TOKEN.findall(text) if word not in _STOP_WORDS]
 
 
 def _in_order(found: list[str], tokens: list[str]) -> bool:
