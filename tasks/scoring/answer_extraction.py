@@ -43,7 +43,7 @@ class Reading(Generic[T]):
 _TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
 _WRAPPERS = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:rm|bf|sf|it)|operatorname|emph|underline|[mf]box"
-    r"|boldsymbol|bm)\s?\{([^{}]*)\}"
+    r"|bold(?:symbol)?|bm)\s?\{([^{}]*)\}"
 )
 BOX = r"\\boxed\s?\{(?:[^{}]|\{(?:[^{}]|\{[^{}]{0,200}\}){0,200}\}){0,200}\}\$?"
 _ONE_FORM = str.maketrans("\u2018\u2019\u2010\u2011\u2012\u2013\u2212", "''-----")
@@ -87,7 +87,7 @@ def final_answer(text: str) -> str:
 
 def without_denied_boxes(text: str) -> str:
     r"""Remove the boxes that a text denies: "not ``\boxed{..}``", "``\boxed{..}`` is wrong"."""
-    return without_denied(text, BOX, after=WRONG)
+    return without_denied(text, rf"{BOX}(?:,?\s(?:or|nor|and)\s{BOX}){{0,4}}", after=WRONG)
 
 
 def last_box(text: str) -> str | None:

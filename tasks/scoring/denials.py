@@ -9,7 +9,8 @@ NOT = (
     r"(?i:(?<!\bnot )\b(?:unlikely|improbable|doubtful)(?=\s(?:to|that|it|if|whether)\b)"
     r"|(?<!\bno )(?<!\bwithout )(?<!\bwithout a )(?<!\bany )(?<!n't )(?<!\bnot )\bdoubt(?:s|ed)?\b"
     r"|\b(?:no(?=\s)|not|cannot|neither|nor|never|hardly|scarcely|far\sfrom|instead\sof"
-    r"|rather\sthan|none\sof|anything\sbut|(?:wrong|incorrect|false)\s(?:to|answer|option|choice|letter))\b"
+    r"|(?<!not )(?:hard|difficult|impossible)\sto|rather\sthan|none\sof|nothing(?=\s(?!but\b))"
+    r"|lack(?:s|ing)?|anything\sbut|(?:wrong|incorrect|false)\s(?:to|answer|option|choice|letter))\b"
     r"|n't|nicht|不是|不选|而非|排除)"
 )
 """What denies the answer behind it: "not A", "unlikely to be A", "the wrong answer is A"."""
@@ -23,17 +24,24 @@ DENIED_VERB = (
 LEAVES_OUT = (
     r"(?i:\b(?:except|other\sthan|unlike|apart\sfrom|aside\sfrom|besides"
     r"|(?:everything|everyone|(?:all|any|every|each)(?:\s\w{1,20}){0,3}?)\sbut"
-    r"|rul(?:e|es|ed|ing)\sout|exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)|discard(?:s|ed|ing)?|reject(?:s|ed|ing)?)\b)"
+    r"|rul(?:e|es|ed|ing)\sout|exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)"
+    r"|discard(?:s|ed|ing)?|reject(?:s|ed|ing)?)\b)"
 )
 """What sets the answer behind it aside: "I ruled out A", "all but A". Numbers may be counted by
 what is left: "All except 2 are red"."""
 
 _BETWEEN = (
-    r"(?i:[^\w,.;!?]{0,4}(?:(?:be|the|an?|that|it|it's|is|was|there|are|were|of|on|in|at|to|as|if"
-    r"|possible|true|likely|plausible|option|choice|answer|letter|choose|pick|select|think"
-    r"|believe|say|see|look|looks|appear|seem|like|single|definitely|certainly"
+    r"(?i:[^\w,.;!?]{0,4}(?:(?:be|being|been|the|an?|any|that|it|it's|is|was|there|are|were|of|on|in|at|to|as|if"
+    r"|possible|true|likely|plausible|way|option|choice|answer|letter|choose|pick|select|think"
+    r"|believe|say|call|see|look|looks|appear|seem|like|single|shade|kind|sort|definitely|certainly"
     r"|necessarily|possibly|really|actually|exactly|just|simply|even|correct|right|figure|picture|panel)\s+){0,7})"
 )
+_SAME_CLAUSE = (
+    r"(?:(?:\s(?!(?:but|so|and|or|because|since|as|while|is|are|was|were|leaves|leaving|only"
+    r"|doubt|than|then|just|wrong|incorrect)\b)[a-z']{1,15}(?=\s)){1,3}?(?!\s(?:is|are|was|were)\b))?"
+)
+"""Words between "not" and what is denied: "won't find any A", but not "the one that does not fit is
+A"."""
 _IS = (
     r"(?:is|are|was|were|would\sbe|(?:can|could)\sbe|must\sbe|seems?|looks?)\s+"
     r"(?:(?:also|both|clearly|definitely|certainly|just|simply|very|highly|rather)\s+)?"
@@ -44,7 +52,10 @@ WRONG = (
     rf"(?i:\s+{_IS}(?:wrong|incorrect|false|out(?!\s+of)|ruled\sout|excluded|eliminated|impossible"
     rf"|unlikely|improbable|doubtful|discarded|rejected|not{_RIGHT})\b"
     rf"|\s{DENIED_VERB}(?:\sbe)?{_RIGHT}"
-    r"|\s?\?[\s\"']{0,3}(?:no|nope)\b(?!\s(?:doubt|question)\b))"
+    r"|\s?\?[\s\"']{0,3}(?:nope\b|no\b(?!\s(?:doubt|question)\b)"
+    r"|(?:\w{1,12}\s){0,2}not(?:\sat\sall)?(?=\s?[.,;:!\n]|\s?$)"
+    r"|i\s(?:do\snot|don't)\s(?:think|believe)\sso\b|i\sdoubt\sit\b)"
+    r"|,?\s(?:but\s)?it(?:'s\snot|\s(?:is|was|does|did)(?:\snot|n't))(?=\s?[.,;:!\n]|\s?$))"
 )
 """What judges the answer before it: "A is wrong", "red can be ruled out", "5 is not right", "A?
 No"."""
@@ -74,7 +85,10 @@ _QUESTION = re.compile(
 
 
 def without_denied(
-    text: str, answer: str, before: str = rf"(?:{NOT}|{LEAVES_OUT})", after: str = IS_NOT
+    text: str,
+    answer: str,
+    before: str = rf"(?:{NOT}{_SAME_CLAUSE}|{LEAVES_OUT})",
+    after: str = IS_NOT,
 ) -> str:
     """Remove the answers that a text denies.
 

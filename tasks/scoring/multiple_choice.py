@@ -28,7 +28,7 @@ from visreplay.tasks.scoring.letters import (
 from visreplay.tasks.scoring.option_texts import named_options, option_by_text
 
 _BY_TEXT = "an option's text"
-_LETTER_ALONE = "the letter"
+_BY_LETTER = "the letter"
 _MAX_STATEMENT = 400
 """The most characters that are read after a phrase."""
 _MAX_STATEMENTS = 50
@@ -70,7 +70,12 @@ _OTHER = re.compile(
 )
 _BOXES = re.compile(r"(?:\\boxed\s?\{[^{}]{1,40}\}\s?(?:,|and|&)?\s?){2,9}")
 _BOX = re.compile(BOX)
+_LOOKS = re.compile(
+    r"\\(?:bf|rm|sf|it|tt|[lL]arge|LARGE|[hH]uge|q?quad|checkmark|displaystyle)(?![A-Za-z])|\\[{}]|~"
+)
+"""LaTeX that does not change a letter."""
 _BOXED_TERM = re.compile(rf"{BOX}(?=\s?(?:[+^<≈]|=(?!>)|{OPERATOR}))")
+"""A box that is a part of a formula: "``\\boxed{E}`` = mc^2"."""
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[\u3040-\u9fff\uac00-\ud7a3]")
 _ITEM = re.compile(
     rf"^\W{{0,6}}(?:\d{{1,2}}[.)]\s*)?\W{{0,3}}([A-Z]){AFTER_LETTER}(?:[).:]|\W{{0,9}}$)(.*)$"
@@ -121,7 +126,7 @@ def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
     text = without_denied_boxes(_BOXED_TERM.sub(" ", text))
     box = boxed(text)
     in_box = None if box is None else _boxed_choice(box, options)
-    if in_box is not None and in_box.rule == _LETTER_ALONE:
+    if in_box is not None and in_box.rule == _BY_LETTER:
         return _single(in_box, "in the last box")
     without = stated_letters(_BOX.sub(lambda box: _without_formula(box[0], options), text))
     last_box = without.rfind("\\boxed")
@@ -161,10 +166,9 @@ def read_option(answer: str, options: Mapping[str, str]) -> Reading[str | None]:
 
 def _boxed_choice(box: str, options: Mapping[str, str]) -> Reading[str] | None:
     """Find the letter that a box chooses; only in words may it stand in the middle."""
+    if (chosen := _boxed_letter(box, options)) is not None:
+        return chosen
     without = stated_letters(box)
-    chosen = _choice(without, options, marked=True)
-    if chosen is not None and chosen.rule != _BY_TEXT:
-        return Reading(chosen.value, _LETTER_ALONE)
     if _WORDS.search(box) and (chosen := _choice(without, options)) is not None:
         return chosen
     letter = option_by_text(box, options).value
@@ -174,8 +178,12 @@ def _boxed_choice(box: str, options: Mapping[str, str]) -> Reading[str] | None:
 def _without_formula(box: str, options: Mapping[str, str]) -> str:
     """Empty a box if it holds no words and no letter of an option."""
     inside = boxed(box) or ""
-    letter = _choice(stated_letters(inside), options, marked=True)
-    return box if letter or _WORDS.search(inside) else "\\boxed"
+    return box if _WORDS.search(inside) or _boxed_letter(inside, options) else "\\boxed"
+
+
+def _boxed_letter(box: str, options: Mapping[str, str]) -> Reading[str] | None:
+    chosen = _choice(stated_letters(_LOOKS.sub(" ", box)), options, marked=True)
+    return None if chosen is None or chosen.rule == _BY_TEXT else chosen
 
 
 def _without_list(text: str, options: Mapping[str, str]) -> str:
@@ -276,7 +284,7 @@ def _choice(text: str, options: Mapping[str, str], *, marked: bool = False) -> R
             other = _OTHER.match(rest)
             if other and other[1] in options and other[1] != letter:
                 return Reading("", "several letters")
-            return Reading(letter, "the letter")
+            return Reading(letter, _BY_LETTER)
     if marked:
         return None
     sentence = SENTENCE_END.split(text)[0]

@@ -82,7 +82,7 @@ _PART = re.compile(
 """A part of what was counted, and the rest: "5, of which 2 are red and 3 are blue"."""
 _QUALIFIED = re.compile(
     r"(?:\b(?:(?:more|fewer|less|greater|larger|smaller|higher|lower)\sthan|up\sto|at\smost"
-    r"|(?<!\d\s)(?:under|over|below|above|beyond))\s|(?<![-=])[<>≤≥]\s?)[-+]?[\d.,]*\d",
+    r"|(?<!\d\s)(?:under|over|below|above|beyond|exceed(?:s|ing)?))\s|(?<![-=])[<>≤≥]\s?)[-+]?[\d.,]*\d",
     re.IGNORECASE,
 )
 """A bound: "more than 3", "up to 7"; not "3 over 4"."""
@@ -109,12 +109,12 @@ _NONE = re.compile(
     rf"|(?:i|we|you)(?:\scan)?\s{_SEE})\s)?(?:none|zero|nil|nobody)"
     r"(?:\W{0,9}$|\s(?:in|on|at|visible|here|there|present|is|are|can|could)\b"
     r"|\sof\s(?!(?:(?:the|these|those)\s)?(?:above|options?|choices?|answers?|these|those)\b))"
-    r"|^\W{0,9}not\s(?:a\ssingle|one)\b"
+    r"|^\W{0,9}not\s(?:even\s)?(?:a\ssingle|one)\b"
     rf"|(?:^|[.;,!]\s)\W{{0,9}}(?:there(?:\s(?:is|are|was|were)|'s)|(?:i|we|you)(?:\scan)?\s{_SEE}"
     r"|(?:it|(?:the|this|that)\s\w{1,20})\s(?:shows|has|contains|depicts|includes))"
     rf"\sno\s{_NOT_COUNTED}\w"
     r"|\bthere\s(?:is|are|was|were)(?:\snot|n't)\s(?:any|an?|one)\b"
-    rf"|\b{DENIED_VERB}\s(?:{_SEE}|contain|show|have)\sany\b(?!\s(?:image|picture|video|photo|text)\b)"
+    rf"|\b{DENIED_VERB}\s(?:{_SEE}|contain|show|have)\s(?:any|(?:even\s)?a\ssingle)\b(?!\s(?:image|picture|video|photo|text)\b)"
     rf"|^\W{{0,9}}no\s{_NOT_COUNTED}\w+(?:\s\w+)?(?:\s(?:is|are|was|were|can\sbe)\s"
     r"(?:visible|present|there|shown|seen|found|in)\b|\W{0,9}$)",
     re.IGNORECASE,
@@ -183,7 +183,7 @@ def is_number(text: str) -> bool:
     """Tell whether a text is a number and nothing else: "3.5", "24/7", "three"."""
     text = text.strip()
     return (
-        re.fullmatch(r"[-+\u2212]?[\d.,/]*\d", text) is not None
+        re.fullmatch(r"[-+\u2212\u2013]?[\d.,/]*\d", text) is not None
         or _SPELLED.fullmatch(text.lower()) is not None
     )
 

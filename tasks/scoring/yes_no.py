@@ -12,9 +12,12 @@ from visreplay.tasks.scoring.answer_extraction import (
 from visreplay.tasks.scoring.denials import DENIED_VERB, NOT, SO, TAKES_BACK, WRONG, without_denied
 
 _YES = {"yes", "yeah", "yep", "yup", "是", "是的"}
-_WORD = r"(yes|yeah|yep|yup|nope|nah|no(?!\s+(?:doubt|one|way|idea|answer|information|question)\b))"
+_WORD = (
+    r"(yes|yeah|yep|yup|nope|nah"
+    r"|no(?!\s+(?:(?:doubt|one|idea|answer|information|question)\b|way\s)))"
+)
 _SURELY = (
-    r"(?:absolutely|definitely|certainly|clearly|probably|surely|obviously|evidently|apparently"
+    r"(?:absolutely|indeed|definitely|certainly|clearly|probably|surely|obviously|evidently|apparently"
     r"|most\slikely|of\scourse|actually|i\s(?:think|guess|believe)|i'm\safraid)"
 )
 _LEADING = re.compile(
@@ -23,7 +26,8 @@ _LEADING = re.compile(
     re.IGNORECASE,
 )
 _NOT_AT_ALL = re.compile(
-    rf"^\W{{0,9}}(?:{_SURELY}\W{{1,3}}not|not\s(?:at\sall|really))(?=\W{{0,9}}$|[.,;:!])",
+    rf"^\W{{0,9}}(?:{_SURELY}\W{{1,3}}not|not\s(?:at\sall|really|in\sthe\sleast)"
+    r"|i\s(?:don't|do\snot)\s(?:think|believe)\sso)(?=\W{0,9}$|[.,;:!])",
     re.IGNORECASE,
 )
 _SAID = re.compile(
@@ -35,14 +39,16 @@ _CONDITION = re.compile(r"\b(?:if|unless|whether)\b[^.;!?\n]{0,200}", re.IGNOREC
 _TAKEN_BACK = re.compile(rf"\b{TAKES_BACK}\b", re.IGNORECASE)
 _BOTH = re.compile(r"\byes\s+(?:and|or)\s+no\b|\bno\s+(?:and|or)\s+yes\b", re.IGNORECASE)
 _THING = r"(?:image|picture|photo|photograph|video|question|text|problem)s?"
+"""What is missing when a model cannot answer: "I see no image"."""
 _NEGATIVE = re.compile(
     r"^\W{0,9}(?:"
     # "I don't know" says nothing of the question, but "I don't see a dog" does.
     rf"(?:i|we|one|you)\s(?:{DENIED_VERB}\s(?:see|find|spot|notice)\s(?:an?|any)"
     rf"|(?:can\s)?(?:see|find|spot|notice)\sno)\s(?!{_THING}\b)"
-    r"|(?!(?:i|we|one|you)\s)"
-    r"(?:(?!(?:but|while|whereas|although|because|since|and\s(?:he|she|it|they)|not|no|cannot)\b"
-    r"|\w{1,8}n't\b)"
+    r"|(?:nobody|no\sone|nothing|none\sof\s(?:them|the\s\w{1,20}))"
+    r"\s(?:is|are|was|were|has|have|wears?|can\sbe)\b|(?!(?:i|we|one|you)\s)"
+    r"(?:(?!(?:but|while|whereas|although|because|since|and\s(?:he|she|it|they)|which|who|not|no"
+    r"|cannot)\b|(?<=\s)(?<!seems )(?<!appears )that\b|\w{1,8}n't\b)"
     r"[\w'-]{1,30}\s{1,3}){0,6}?"
     rf"(?:{DENIED_VERB}|(?:it|he|she|that|there|who|what|they|we)'(?:s|re)\snot\b"
     rf"|(?:there's|is|are|was|were|has|have|had|wears?|shows?|contains?|holds?)\sno\s(?!{_THING}\b))"

@@ -68,6 +68,9 @@ def test_not_equal(expected: str, written: str | None) -> None:
         ("2 + \\sin(x)", "2 + \\sin(x)"),
         ("There are 3 circles and 4 squares", None),
         ("nothing", None),
+        ("(x-1)(x-2) = 0, so x = 1 or x = 2", "1, 2"),
+        ("2x = 4, so x = 2", "2"),
+        ("It is not $\\boxed{2}$", None),
     ],
 )
 def test_the_expression_that_a_text_states(written: str, stated: str | None) -> None:
