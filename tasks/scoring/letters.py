@@ -27,8 +27,8 @@ _SEVERAL = (
     rf"(?:,?\s+(?:or|nor|and)\s+(?:option\s+)?{_ONE}){{0,8}}"
 )
 _FORMULA = re.compile(
-    rf"(?<![A-Za-z0-9_'])[A-Z](?:(?:\s?(?:{OPERATOR}|[\u2229\u222a\u00b7\u00d7\u00f7])\s?[A-Z])+(?![A-Za-z0-9_])"
-    r"|(?:\s?[-/]\s?(?:[A-Z]|\d{1,9})|(?::|\s:\s)[A-Z])+(?=\s?[=≈<>]))"
+    rf"(?<![A-Za-z0-9_'])[A-Z](?:(?:\s?(?:{OPERATOR}|[\u2229\u222a\u00b7\u00d7\u00f7])\s?[A-Z]){{1,9}}(?![A-Za-z0-9_])"
+    r"|(?:\s?[-/]\s?(?:[A-Z]|\d{1,9})|(?::|\s:\s)[A-Z]){1,9}(?=\s?[=≈<>]))"
 )
 """Letters with operators between: "A \\cap B", "A - B = 2", "A:B = 2:1"."""
 _LETTERS = rf"(?<![A-Za-z0-9_'])(?!I\s+(?!is\b)){_SEVERAL}"

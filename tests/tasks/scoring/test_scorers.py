@@ -295,6 +295,7 @@ def test_only_the_end_of_a_long_text_is_read() -> None:
     [
         *("\\boxed{", "answer ", "the answer is ", "(", '["', " ", "\n", "*", "1,", "1/", "A or "),
         *("not ", "答案", "选", "\\(", "$$a", "1 or", "A", "I choose", "<answer>", "\\frac1"),
+        *("A-", "A:", "n't a ", "\\boxed{A}", "1 or x="),
     ],
 )
 def test_long_nonsense_takes_no_time(piece: str) -> None:
