@@ -38,8 +38,8 @@ class EmbeddedPair:
 
 # With a vocabulary of a few hundred entries hardly any entropy lies below 0.4 of the maximum, and
 # with 4 layers the paper's 16 do not exist: the pair has settings of its own. On the tuning split
-# (`benchmarks/tune.py`) 27 settings of token replay and 9 of state replay are alike in accuracy;
-# these cut the divergence five times (token) and two times (state), in about a tenth of a second.
+# (`benchmarks/tune.py`) no setting of token or state replay was ahead of another in accuracy; with
+# these the divergence falls 7 times (token) and 2.6 times (state, docs/measurements.md).
 _SETTINGS = {
     Method.TOKEN: ReplayConfig(
         Method.TOKEN, replay_layers=2, threshold=Threshold.QUANTILE, tau=0.5
