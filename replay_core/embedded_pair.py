@@ -39,7 +39,7 @@ class EmbeddedPair:
 # With a vocabulary of a few hundred entries hardly any entropy lies below 0.4 of the maximum, and
 # with 4 layers the paper's 16 do not exist: the pair has settings of its own. On the tuning split
 # (`benchmarks/tune.py`) no setting of token or state replay was ahead of another in accuracy; with
-# these the divergence falls 7 times (token) and 2.6 times (state, docs/measurements.md).
+# these the divergence falls 5 to 8 times (token) and 2 to 3 times (state, docs/measurements.md).
 _SETTINGS = {
     Method.TOKEN: ReplayConfig(
         Method.TOKEN, replay_layers=2, threshold=Threshold.QUANTILE, tau=0.5
