@@ -22,7 +22,7 @@ from visreplay.tasks.commands.options import (
     SamplesOption,
 )
 from visreplay.tasks.commands.pair_choice import PairChoice
-from visreplay.tasks.commands.sample_runs import import_plots, measure_samples
+from visreplay.tasks.commands.sample_runs import import_plots, measure_samples, settings_of
 from visreplay.tasks.commands.settings import PANELS, Overrides
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
@@ -94,16 +94,8 @@ def analyze(
             configs[f"{PLAIN}+{method}"] = choice.config({**settings.values, "method": method})
     objective = choice.config(objective_settings(settings.values))
     out = out or Path("runs/analyze") / task
-    # Neither the device nor the number of samples: a run may be moved, and lengthened.
     run_settings = {
-        "task": task,
-        "data": data and str(data),
-        "data_digest": getattr(source, "digest", None),
-        "policy": choice.names[0],
-        "base": choice.names[1],
-        "processor": pair.processor,
-        "recipe": choice.recipe.to_table(),
-        "dtype": pair.dtype,
+        **settings_of(source, data, choice, pair),
         "replay": {name: asdict(config) for name, config in configs.items()},
         "objective": asdict(objective),
         "versions": versions(),

@@ -22,7 +22,7 @@ from visreplay.tasks.commands.options import (
     SamplesOption,
 )
 from visreplay.tasks.commands.pair_choice import PairChoice
-from visreplay.tasks.commands.sample_runs import measure_samples
+from visreplay.tasks.commands.sample_runs import measure_samples, settings_of
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample
@@ -69,14 +69,7 @@ def diagnose(
     recipe, limits = episode.worded(choice.recipe), episode.limits.build()
     out = out or Path("runs/diagnose") / task
     run_settings = {
-        "task": task,
-        "data": data and str(data),
-        "data_digest": getattr(source, "digest", None),
-        "policy": choice.names[0],
-        "base": choice.names[1],
-        "processor": pair.processor,
-        "recipe": recipe.to_table(),
-        "dtype": pair.dtype,
+        **settings_of(source, data, choice, pair, recipe),
         "sampling": asdict(sampling),
         "limits": asdict(limits),
         "versions": versions(),

@@ -23,7 +23,7 @@ from visreplay.tasks.commands.options import (
     SamplesOption,
 )
 from visreplay.tasks.commands.pair_choice import PairChoice
-from visreplay.tasks.commands.sample_runs import import_plots, measure_samples
+from visreplay.tasks.commands.sample_runs import import_plots, measure_samples, settings_of
 from visreplay.tasks.commands.settings import KNOBS
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.registry import get_task
@@ -135,14 +135,7 @@ def perturb(
     out = out or Path("runs/perturb") / task
     perturbations = conditions(sizes)
     run_settings = {
-        "task": task,
-        "data": data and str(data),
-        "data_digest": getattr(source, "digest", None),
-        "policy": choice.names[0],
-        "base": choice.names[1],
-        "processor": pair.processor,
-        "recipe": choice.recipe.to_table(),
-        "dtype": pair.dtype,
+        **settings_of(source, data, choice, pair),
         "replay": asdict(config),
         "conditions": [asdict(each) for each in perturbations],
         "seed": seed,

@@ -1,7 +1,8 @@
-"""What `analyze` and `perturb` share: the way through the samples, and the plots."""
+"""What `analyze`, `perturb` and `diagnose` share: settings, the way through samples, and plots."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,38 @@ from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.evaluation.tables import counted
 
 if TYPE_CHECKING:
+    from visreplay.agent import Recipe
+    from visreplay.tasks.commands.options import PairOptions
+    from visreplay.tasks.commands.pair_choice import PairChoice
     from visreplay.tasks.types import Sample, Task
+
+
+def settings_of(
+    source: "Task",
+    data: Path | None,
+    choice: "PairChoice",
+    pair: "PairOptions",
+    recipe: "Recipe | None" = None,
+) -> dict[str, Any]:
+    """List what every such run depends on; not its device and number of samples, which may change.
+
+    Args:
+        source: The task.
+        data: The task's file.
+        choice: The pair.
+        pair: The options that chose it.
+        recipe: The recipe, where it is not the pair's.
+    """
+    return {
+        "task": source.name,
+        "data": data and str(data),
+        "data_digest": getattr(source, "digest", None),
+        "policy": choice.names[0],
+        "base": choice.names[1],
+        "processor": pair.processor,
+        "recipe": (recipe or choice.recipe).to_table(),
+        "dtype": pair.dtype,
+    }
 
 
 def measure_samples(
