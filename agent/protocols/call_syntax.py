@@ -60,14 +60,19 @@ class CallSyntax:
 
     @cached_property
     def key_patterns(self) -> tuple[re.Pattern[str], ...]:
-        """The keys, one of each group, as they stand in an object."""
-        return tuple(re.compile(rf"\b(?:{'|'.join(keys)})[\"']?\s{{0,9}}:") for keys in self.keys)
+        """The keys, one of each group, as they stand in an object, damaged or not."""
+        return tuple(
+            re.compile(rf"[\"'](?:{names})\b|\b(?:{names})\s{{0,9}}:")
+            for names in map("|".join, self.keys)
+        )
 
     @cached_property
     def beginning(self) -> re.Pattern[str]:
         """The beginning of a call: its tag, or the object itself."""
-        key = rf"\b(?:{'|'.join(key for group in self.keys for key in group)})[\"']?\s{{0,9}}:"
-        return re.compile(rf"<{self.tag}>|\{{(?=[^{{}}]{{0,{_KEY_WITHIN}}}?{key})")
+        names = "|".join(key for group in self.keys for key in group)
+        first = rf"\s{{0,9}}[\"'](?:{names})[\"']"
+        later = rf"[^{{}}]{{0,{_KEY_WITHIN}}}?\b(?:{names})[\"']?\s{{0,9}}:"
+        return re.compile(rf"<{self.tag}>|\{{(?={first}|{later})")
 
     @cached_property
     def end(self) -> re.Pattern[str]:

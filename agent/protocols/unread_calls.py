@@ -32,6 +32,9 @@ _OBJECT = re.compile(r"\{(?=\s*+[\"']?\w++[\"']?\s*+:)")
 _FORMS = r"""
     # {"tool": "zoom", even if the rest of the object cannot be read
     (?: ["']NAME["'] | \{\s{0,20}NAME ) \s{0,9} : \s{0,9} ["'](TOOL)["']
+    # "name": "search", "arguments": {, even if a brace or a comma is wrong between them
+  | ["']NAME["'] \s{0,9} : \s{0,9} ["'](\w{1,64})["'] [^\w"']{0,9}
+    ["']WORD["'] \s{0,9} : \s{0,9} \{
     # zoom {"bbox_2d":, with a colon, a tag, a fence or a word for the arguments between them
   | \b(TOOL)\b (?: :\d{1,3} )?
     (?: ```\w{0,20} | [\s"'`*:=>,] | WORD\b | <(?!ARGUMENT>)[^<>\n]{1,40}> ){0,40}+
