@@ -81,8 +81,13 @@ def read_part(
         case {"type": kind, "text": str(words)} if kind in _TEXTS:
             return text(words)
         case {"type": "video", "frames": list(frames), "times": list(times)}:
+            source = _flattened(block)
+            if file := next((key for key in (*_BASE64, *_URLS) if source.get(key)), None):
+                raise ToolError(
+                    f"a video has listed frames and {file!r} too: send its frames or its file"
+                )
             _check_settings(
-                _flattened(block),
+                source,
                 _FRAME_FIELDS,
                 "a video of listed frames has no setting",
                 "the frames are shown as they are, at their times",

@@ -128,6 +128,8 @@ def test_text_in_every_form(media: Media, kind: str) -> None:
         ({"type": "image", "image": URI, "resized_height": 28}, "an image has no setting 'resized"),
         ({"type": "image_url", "image_url": {"url": URI, "resized_width": 28}}, "'resized_width'"),
         ({"type": "image", "url": URI, "fps": 4}, "an image has no setting 'fps'"),
+        (LISTED | {"url": URI}, "listed frames and 'url' too"),
+        (LISTED | {"video": {"base64": "AAAA"}}, "listed frames and 'base64' too"),
         (LISTED | {"fps": 4}, "a video of listed frames has no setting 'fps' here: the frames"),
         (LISTED | {"max_pixels": 9}, "'max_pixels'"),
         (LISTED | {"extras": {"resized_height": 28}}, "'resized_height'"),
