@@ -9,26 +9,31 @@ made from all that is there.
 
 import argparse
 import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from visreplay.agent import Sampling, VisualAgent
 from visreplay.agent.episode.embedded_agent import prepare_process
+from visreplay.agent.episode.rollouts import play_rollouts
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.protocols import choose_recipe, get_protocol
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, embedded_config, load_pair
 from visreplay.tasks.registry import get_task
-from visreplay.tasks.types import Split, ids_of
+from visreplay.tasks.types import Sample, Split, Task, ids_of
 from visreplay.tools import ImageStore
 
 ROLLOUTS = 8
+TOGETHER = 48
+"""How many episodes are played as one batch."""
 OUT = Path(__file__).parent / "results" / "narrow"
 TASK = "visual-search-medium"
 RELEASED = {"alignment": "reference", "optimizer": "sgd", "steps": 25, "plateau": 0.0}
@@ -84,6 +89,32 @@ def agent(
     return VisualAgent(pair, protocol, config, sampling=sampling)
 
 
+def rights(
+    player: VisualAgent, task: Task, samples: Sequence[Sample], seeds: Sequence[Sequence[int]]
+) -> list[int]:
+    """Play an episode for each seed of each sample, and count the right ones of each sample."""
+    counts = []
+    together = TOGETHER // len(seeds[0])
+    for first in range(0, len(samples), together):
+        one = player.with_store(ImageStore())
+        drawn = [
+            (
+                sample,
+                one.start(sample.question, images=sample.images, video=sample.video, seed=seed),
+            )
+            for sample, own in zip(samples[first:], seeds[first : first + together], strict=False)
+            for seed in own
+        ]
+        ends = play_rollouts(one.loop, [start for _, start in drawn], one.policy)
+        right = [
+            task.is_right(sample, end["answer"])
+            for (sample, _), end in zip(drawn, ends, strict=True)
+        ]
+        counts += np.reshape(right, (-1, len(seeds[0]))).sum(axis=1).tolist()
+        one.close()
+    return counts
+
+
 def measure(unit: tuple[Path, str, str, str], first: int, count: int) -> dict[str, Any]:
     """Measure a system of a policy on a task."""
     prepare_process()
@@ -92,21 +123,13 @@ def measure(unit: tuple[Path, str, str, str], first: int, count: int) -> dict[st
     config = embedded_config(method, **changes)
     task, seeds = get_task(task_name), range(first, first + count)
     samples = [task.load(sample_id) for sample_id in ids_of(task_name, seeds)]
-    greedy, right = [], []
     player = agent(folder, policy, system, config, 0.0)
-    for sample in samples:
-        one = player.with_store(ImageStore())
-        episode = one.run(sample.question, images=sample.images, video=sample.video)
-        greedy.append(int(task.is_right(sample, episode.answer)))
-        one.close()
+    greedy = rights(player, task, samples, [[0]] * count)
+    right = []
     if system in WITH_ROLLOUTS and task_name == TASK:
-        sampled = agent(folder, policy, system, config, 1.0)
-        for seed, sample in zip(seeds, samples, strict=True):
-            numbers = range(ROLLOUTS * seed, ROLLOUTS * (seed + 1))
-            one = sampled.with_store(ImageStore())
-            played = one.rollouts(sample.question, numbers, images=sample.images)
-            right.append(sum(task.is_right(sample, each.answer) for each in played))
-            one.close()
+        player = agent(folder, policy, system, config, 1.0)
+        numbers = [range(ROLLOUTS * seed, ROLLOUTS * (seed + 1)) for seed in seeds]
+        right = rights(player, task, samples, numbers)
     return {
         "pair": folder.name,
         "policy": policy,

@@ -48,18 +48,24 @@ class Rlvr:
         prompts: Number of samples in a batch.
         learning_rate: At first; it falls linearly to zero. At a constant 5e-4 the reward did not
             settle.
-        tower: Whether the vision tower is trained too.
+        tower_rate: The same for the vision tower, which stays frozen at 0.
         max_new_tokens: Largest number of tokens in one turn.
         seed: Seed of samples and rollouts.
+        constant: Share of the updates before the rates begin to fall.
     """
 
     tasks: tuple[SyntheticTask, ...] = TASKS
     updates: int = 60
     prompts: int = 18
     learning_rate: float = 2e-4
-    tower: bool = False
+    tower_rate: float = 0.0
     max_new_tokens: int = 96
     seed: int = 0
+    constant: float = 0.0
+
+    def rate(self, update: int) -> float:
+        """Return the share of the learning rates at an update."""
+        return min(1.0, (1 - update / self.updates) / (1 - self.constant))
 
     def samples(self, update: int) -> list[Sample]:
         """Draw the samples of a batch."""
@@ -113,9 +119,14 @@ def train(
         folder: Folder of checkpoint and log.
         name: Name of the checkpoint, and of the model in the log.
     """
-    model.model.visual.requires_grad_(settings.tower)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
+    tower = model.model.visual.requires_grad_(settings.tower_rate > 0)
+    rates = (settings.learning_rate, settings.tower_rate)
+    parts = (model.model.language_model, model.lm_head), (tower,)
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for module in part for p in module.parameters()]} for part in parts],
+        lr=settings.learning_rate,
+        weight_decay=0.0,
+    )
     checkpoint, start = folder / f"{name}.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint)
@@ -124,8 +135,8 @@ def train(
         start = saved["update"]
     for update in range(start, settings.updates):
         began = time.monotonic()
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = settings.learning_rate * (1 - update / settings.updates)
+        for parameters, rate in zip(optimizer.param_groups, rates, strict=True):
+            parameters["lr"] = rate * settings.rate(update)
         arena = Arena(processor)
         samples, seeds = settings.samples(update), settings.rollout_seeds(update)
         model.eval()

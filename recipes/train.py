@@ -17,7 +17,8 @@ from demonstrations import MIXED, SKILLED, corpus
 from rlvr import Rlvr, evaluate
 from rlvr import train as train_policy
 from supervised import Stage, train
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration as Model
+from transformers import Qwen2_5_VLProcessor
 
 from visreplay.tasks.synthetic.video_search import VideoSearch
 from visreplay.tasks.synthetic.visual_search import EASY, VisualSearch
@@ -50,10 +51,20 @@ class Recipe:
     Attributes:
         stages: The supervised stages.
         rlvr: The last stage.
+        dtype: Data type of the stored weights. The models compute in float32, and RLVR starts from
+            the weights as they are stored.
     """
 
     stages: tuple[Stage, ...]
     rlvr: Rlvr
+    dtype: torch.dtype = torch.float32
+
+    def save(self, model: Model, processor: Qwen2_5_VLProcessor, folder: Path) -> Model:
+        """Store a model, and return it as it is stored."""
+        weights = {name: weight.to(self.dtype) for name, weight in model.state_dict().items()}
+        processor.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
+        return _load(folder)
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -70,9 +81,10 @@ RECIPES: Mapping[str, Recipe] = {
             updates=24,
             prompts=18,
             learning_rate=3e-4,
-            tower=True,
+            tower_rate=3e-4,
             max_new_tokens=64,
         ),
+        torch.float16,
     ),
 }
 
@@ -105,18 +117,18 @@ def main() -> None:
         if stage.name == arguments.until:
             return
     if not (folder / "base").exists():
-        for part in (processor, model):
-            part.save_pretrained(folder / "base")
-        evaluate(model, processor, folder, "base")
+        evaluate(recipe.save(model, processor, folder / "base"), processor, folder, "base")
     for seed in range(arguments.policies):
         name = "policy" if arguments.policies == 1 else f"policy-{seed}"
         if (folder / name).exists():
             continue
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "base")
+        model = _load(folder / "base")
         train_policy(replace(recipe.rlvr, seed=seed), model, processor, folder, name)
-        for part in (processor, model):
-            part.save_pretrained(folder / name)
-        evaluate(model, processor, folder, name)
+        evaluate(recipe.save(model, processor, folder / name), processor, folder, name)
+
+
+def _load(folder: Path) -> Model:
+    return Model.from_pretrained(folder, dtype=torch.float32)
 
 
 if __name__ == "__main__":
