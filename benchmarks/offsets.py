@@ -19,11 +19,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from perception import perceived
 from rich.console import Console
 from torch import Tensor
 
@@ -45,7 +46,6 @@ from visreplay.tasks.analysis.prompt import Prompt
 from visreplay.tasks.evaluation.tables import TextTable
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.statistics import crossed_interval
-from visreplay.tasks.synthetic.visual_search import Marker
 from visreplay.tasks.types import Sample, Split, ids_of
 from visreplay.tools import ImageStore
 
@@ -286,14 +286,11 @@ def _play(agent: VisualAgent, sample: Sample) -> dict[str, float]:
     with watch.at_work():
         episode = agent.run(sample.question, images=sample.images)
     agent.close()
-    thought = episode.steps[0]["thought"]
-    markers = cast(Sequence[Marker], sample.facts["markers"])
-    words = {marker.colour: f"{marker.colour}{marker.column}{marker.row}" for marker in markers}
-    target = cast(Marker, sample.facts["target"]).colour
+    listed, placed = perceived(sample, episode.steps[0]["thought"])
     return {
         **watch.report(),
-        "listed": float(f"{' '.join(words.values())} so" in thought),
-        "place": float(f"so {words[target]}" in thought),
+        "listed": float(listed),
+        "place": float(placed),
         "right": float(TASK.is_right(sample, episode.answer)),
     }
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from perception import perceived
+from repair_tables import Results, contrasts, policies, systems
 from rich.console import Console
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -39,6 +41,7 @@ TASK = "visual-search-medium"
 RELEASED = {"alignment": "reference", "optimizer": "sgd", "steps": 25, "plateau": 0.0}
 
 SYSTEMS: dict[str, tuple[Method, dict[str, Any]]] = {
+    "base": (Method.NONE, {}),
     "policy": (Method.NONE, {}),
     "state, low": (Method.STATE, {}),
     "state, high": (Method.STATE, {"side": "high"}),
@@ -57,10 +60,13 @@ SYSTEMS: dict[str, tuple[Method, dict[str, Any]]] = {
     "all visual activations": (Method.FEATURE, {"side": "all", "patched_layers": 4}),
     "graft": (Method.NONE, {}),
 }
-"""The policy, the methods with their sides, the bounds, and the base's tower in the policy."""
+"""Base and policy, the methods with their sides, bounds, and the policy with its base's tower."""
 
 WITH_ROLLOUTS = ("policy", "state, low", "state, high", "token, low", "feature, low")
 TRAINED_ON = ("visual-search-easy", "video-search")
+
+Unit = tuple[Path, str, str, str]
+"""A folder of pairs, a policy in it, a system and a task."""
 
 
 def grafted(folder: Path, policy: str) -> ModelPair:
@@ -80,6 +86,8 @@ def agent(
     """Make the agent of a system."""
     if system == "graft":
         pair = grafted(folder, policy)
+    elif config.method is Method.NONE:
+        pair = load_pair(str(folder / policy), device="cpu")
     else:
         pair = load_pair(str(folder / policy), str(folder / "base"), replay=config, device="cpu")
     protocol = get_protocol(
@@ -89,33 +97,47 @@ def agent(
     return VisualAgent(pair, protocol, config, sampling=sampling)
 
 
-def rights(
+Measured = dict[str, list[int]]
+"""What came out of every scene."""
+
+
+def played(
     player: VisualAgent, task: Task, samples: Sequence[Sample], seeds: Sequence[Sequence[int]]
-) -> list[int]:
-    """Play an episode for each seed of each sample, and count the right ones of each sample."""
-    counts = []
-    together = TOGETHER // len(seeds[0])
-    for first in range(0, len(samples), together):
-        one = player.with_store(ImageStore())
+) -> Measured:
+    """Play an episode for each seed of each sample, and count what is right in each sample.
+
+    Right are answers; and, of scenes, first thoughts that list every marker at its place, and those
+    that name the place in question.
+    """
+    counts: Measured = {"right": [], "listed": [], "placed": []}
+    each = len(seeds[0])
+    for first in range(0, len(samples), TOGETHER // each):
+        some = slice(first, first + TOGETHER // each)
         drawn = [
-            (
-                sample,
-                one.start(sample.question, images=sample.images, video=sample.video, seed=seed),
-            )
-            for sample, own in zip(samples[first:], seeds[first : first + together], strict=False)
+            (sample, seed)
+            for sample, own in zip(samples[some], seeds[some], strict=True)
             for seed in own
         ]
-        ends = play_rollouts(one.loop, [start for _, start in drawn], one.policy)
-        right = [
-            task.is_right(sample, end["answer"])
-            for (sample, _), end in zip(drawn, ends, strict=True)
+        one = player.with_store(ImageStore())
+        starts = [
+            one.start(sample.question, images=sample.images, video=sample.video, seed=seed)
+            for sample, seed in drawn
         ]
-        counts += np.reshape(right, (-1, len(seeds[0]))).sum(axis=1).tolist()
+        ends = play_rollouts(one.loop, starts, one.policy)
         one.close()
+        verdicts = []
+        for (sample, _), end in zip(drawn, ends, strict=True):
+            seen = (False, False)
+            if "markers" in sample.facts:
+                seen = perceived(sample, end["steps"][0]["thought"])
+            verdicts.append((task.is_right(sample, end["answer"]), *seen))
+        sums = np.reshape(verdicts, (-1, each, len(counts))).sum(axis=1)
+        for kept, column in zip(counts.values(), sums.T, strict=True):
+            kept += column.tolist()
     return counts
 
 
-def measure(unit: tuple[Path, str, str, str], first: int, count: int) -> dict[str, Any]:
+def measure(unit: Unit, first: int, count: int) -> dict[str, Any]:
     """Measure a system of a policy on a task."""
     prepare_process()
     folder, policy, system, task_name = unit
@@ -123,13 +145,12 @@ def measure(unit: tuple[Path, str, str, str], first: int, count: int) -> dict[st
     config = embedded_config(method, **changes)
     task, seeds = get_task(task_name), range(first, first + count)
     samples = [task.load(sample_id) for sample_id in ids_of(task_name, seeds)]
-    player = agent(folder, policy, system, config, 0.0)
-    greedy = rights(player, task, samples, [[0]] * count)
-    right = []
+    sampled: Measured = {}
+    greedy = played(agent(folder, policy, system, config, 0.0), task, samples, [[0]] * count)
     if system in WITH_ROLLOUTS and task_name == TASK:
         player = agent(folder, policy, system, config, 1.0)
         numbers = [range(ROLLOUTS * seed, ROLLOUTS * (seed + 1)) for seed in seeds]
-        right = rights(player, task, samples, numbers)
+        sampled = played(player, task, samples, numbers)
     return {
         "pair": folder.name,
         "policy": policy,
@@ -138,15 +159,19 @@ def measure(unit: tuple[Path, str, str, str], first: int, count: int) -> dict[st
         "first": first,
         "replay": json.loads(json.dumps(asdict(config))),
         "greedy": greedy,
-        "right": right,
+        "sampled": sampled,
     }
 
 
-def units(folders: list[Path]) -> list[tuple[Path, str, str, str]]:
+def units(folders: Sequence[Path]) -> list[Unit]:
     """List what is measured: the systems in turn, so that all policies come equally far."""
-    policies = [(f, p.name) for f in folders for p in sorted(f.glob("policy-*")) if p.is_dir()]
-    trained = [(*each, "policy", task) for task in TRAINED_ON for each in policies]
-    return [*trained, *((*each, system, TASK) for system in SYSTEMS for each in policies)]
+    trained = [(f, p.name) for f in folders for p in sorted(f.glob("policy-*")) if p.is_dir()]
+    bases = [(folder, "base", "base", TASK) for folder in folders]
+    return [
+        *bases,
+        *((*each, "policy", task) for task in TRAINED_ON for each in trained),
+        *((*each, system, TASK) for system in SYSTEMS for each in trained if system != "base"),
+    ]
 
 
 def main() -> None:
@@ -171,12 +196,20 @@ def main() -> None:
         for number, done in enumerate(as_completed(running), 1):
             result = done.result()
             paths[running[done]].write_text(json.dumps(result) + "\n", "utf-8")
-            share = sum(result["greedy"]) / len(result["greedy"])
+            share = np.mean(result["greedy"]["right"])
             names = " ".join(str(result[key]) for key in ("pair", "policy", "task", "system"))
             console.print(f"[{number}/{len(missing)}] {names}: {share:.3f}", markup=False)
+    results = [json.loads(path.read_text("utf-8")) for path in paths.values()]
+    of_task = Results(results, TASK)
+    for table in (
+        policies(results, TRAINED_ON, TASK),
+        systems(of_task, list(SYSTEMS), ROLLOUTS),
+        contrasts(of_task, ROLLOUTS),
+    ):
+        table.show(console, markdown=True)
 
 
-def _file_name(unit: tuple[Path, str, str, str]) -> str:
+def _file_name(unit: Unit) -> str:
     folder, policy, system, task = unit
     words = f"{folder.name} {policy} {task} {system}".replace(",", "")
     return "-".join(words.split()) + ".json"
