@@ -33,6 +33,7 @@ class Stage:
         first_index: Index of the first demonstration, so that stages see different ones.
         naming: Weight of the naming loss: the cross-entropy of the logit lens after the layers
             `NAMING`, at visual tokens, with the words for what they show.
+        dtype: Data type that matrices are multiplied in. Which one is faster depends on the CPU.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     batch: int = 32
     first_index: int = 0
     naming: float = 0.0
+    dtype: torch.dtype = torch.bfloat16
 
 
 class Collator:
@@ -151,7 +153,7 @@ def train(
     losses, began = [], time.monotonic()
     model.train()
     for step, batch in enumerate(loader, start + 1):
-        loss, right = _loss(model, collator.patches(batch), stage.naming)
+        loss, right = _loss(model, collator.patches(batch), stage)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -182,18 +184,18 @@ def train(
 
 
 def _loss(
-    model: Qwen2_5_VLForConditionalGeneration, batch: Batch, naming: float
+    model: Qwen2_5_VLForConditionalGeneration, batch: Batch, stage: Stage
 ) -> tuple[torch.Tensor, list[tuple[Kind, float]]]:
     """Compute the mean loss, and whether greedy decoding would have written each demonstration."""
     learned, kinds, shown = (batch.pop(name) for name in ("learned", "kinds", "shown"))
-    with torch.autocast("cpu", torch.bfloat16):
-        output = model.model(**batch, use_cache=False, output_hidden_states=bool(naming))
+    with torch.autocast("cpu", stage.dtype, enabled=stage.dtype != torch.float32):
+        output = model.model(**batch, use_cache=False, output_hidden_states=bool(stage.naming))
     hidden = output.last_hidden_state.float()
     learned, targets = learned[:, 1:], batch["input_ids"][:, 1:]
     logits = model.lm_head(hidden[:, :-1][learned])
     loss = cross_entropy(logits, targets[learned])
-    if naming and len(shown):
-        loss = loss + naming * _naming_loss(model, output.hidden_states, shown)
+    if stage.naming and len(shown):
+        loss = loss + stage.naming * _naming_loss(model, output.hidden_states, shown)
     wrong = torch.zeros_like(learned)
     wrong[learned] = logits.argmax(-1) != targets[learned]
     return loss, list(zip(kinds, (~wrong.any(1)).float().tolist(), strict=True))

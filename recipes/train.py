@@ -73,7 +73,11 @@ RECIPES: Mapping[str, Recipe] = {
     # RLVR of the whole model on two tasks of three, from a base whose lens names what it sees.
     "narrow": Recipe(
         tuple(
-            replace(stage, naming=0.3) if stage.name in ("see", "habits") else stage
+            replace(
+                stage,
+                naming=0.3 if stage.name in ("see", "habits") else 0.0,
+                dtype=torch.float32,
+            )
             for stage in STAGES
         ),
         Rlvr(
@@ -100,13 +104,14 @@ def main() -> None:
     parser.add_argument(
         "--policies", type=int, default=1, help="how many policies to train, with seeds from 0"
     )
+    parser.add_argument("--threads", type=int, default=2, help="how many threads compute")
     parser.add_argument(
         "--until", choices=[stage.name for stage in STAGES], help="the last stage to run"
     )
     arguments = parser.parse_args()
     recipe, folder = RECIPES[arguments.pair], arguments.out
     folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer(corpus(), 448)
     processor = build_processor(tokenizer)
