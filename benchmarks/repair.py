@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from perception import perceived
-from repair_tables import Results, contrasts, policies, systems
+from repair_tables import Results, contrasts, policies, shifts, systems
 from rich.console import Console
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -29,6 +29,8 @@ from visreplay.agent.episode.rollouts import play_rollouts
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.protocols import choose_recipe, get_protocol
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, embedded_config, load_pair
+from visreplay.tasks.analysis.diagnosis import quarters
+from visreplay.tasks.analysis.prompt import Prompt
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split, Task, ids_of
 from visreplay.tools import ImageStore
@@ -61,6 +63,9 @@ SYSTEMS: dict[str, tuple[Method, dict[str, Any]]] = {
     "graft": (Method.NONE, {}),
 }
 """Base and policy, the methods with their sides, bounds, and the policy with its base's tower."""
+
+QUARTERS = "divergence by quarter"
+"""No system, but how far the policy is from the base."""
 
 WITH_ROLLOUTS = ("policy", "state, low", "state, high", "token, low", "feature, low")
 TRAINED_ON = ("visual-search-easy", "video-search")
@@ -141,10 +146,15 @@ def measure(unit: Unit, first: int, count: int) -> dict[str, Any]:
     """Measure a system of a policy on a task."""
     prepare_process()
     folder, policy, system, task_name = unit
-    method, changes = SYSTEMS[system]
-    config = embedded_config(method, **changes)
     task, seeds = get_task(task_name), range(first, first + count)
     samples = [task.load(sample_id) for sample_id in ids_of(task_name, seeds)]
+    named = {"pair": folder.name, "policy": policy, "system": system, "task": task_name}
+    if system == QUARTERS:
+        pair = load_pair(str(folder / policy), str(folder / "base"), device="cpu")
+        prompts = (Prompt.of(sample, "embedded", pair) for sample in samples)
+        return {**named, "first": first, "kl": [quarters(pair, each.segment) for each in prompts]}
+    method, changes = SYSTEMS[system]
+    config = embedded_config(method, **changes)
     sampled: Measured = {}
     greedy = played(agent(folder, policy, system, config, 0.0), task, samples, [[0]] * count)
     if system in WITH_ROLLOUTS and task_name == TASK:
@@ -152,10 +162,7 @@ def measure(unit: Unit, first: int, count: int) -> dict[str, Any]:
         numbers = [range(ROLLOUTS * seed, ROLLOUTS * (seed + 1)) for seed in seeds]
         sampled = played(player, task, samples, numbers)
     return {
-        "pair": folder.name,
-        "policy": policy,
-        "system": system,
-        "task": task_name,
+        **named,
         "first": first,
         "replay": json.loads(json.dumps(asdict(config))),
         "greedy": greedy,
@@ -170,7 +177,7 @@ def units(folders: Sequence[Path]) -> list[Unit]:
     return [
         *bases,
         *((*each, "policy", task) for task in TRAINED_ON for each in trained),
-        *((*each, system, TASK) for system in SYSTEMS for each in trained if system != "base"),
+        *((*each, system, TASK) for system in (*SYSTEMS, QUARTERS)[1:] for each in trained),
     ]
 
 
@@ -180,7 +187,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, nargs="+", required=True)
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--tuning", action="store_true", help="on the tuning split, not kept")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    measured = (*SYSTEMS, QUARTERS)
+    parser.add_argument("--systems", nargs="+", choices=measured, default=measured)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     console = Console(highlight=False, width=160)
@@ -196,23 +204,25 @@ def main() -> None:
         for number, done in enumerate(as_completed(running), 1):
             result = done.result()
             paths[running[done]].write_text(json.dumps(result) + "\n", "utf-8")
-            share = np.mean(result["greedy"]["right"])
-            names = " ".join(str(result[key]) for key in ("pair", "policy", "task", "system"))
-            console.print(f"[{number}/{len(missing)}] {names}: {share:.3f}", markup=False)
+            console.print(f"[{number}/{len(missing)}]", *_words(running[done]), markup=False)
     results = [json.loads(path.read_text("utf-8")) for path in paths.values()]
     of_task = Results(results, TASK)
     for table in (
         policies(results, TRAINED_ON, TASK),
         systems(of_task, list(SYSTEMS), ROLLOUTS),
         contrasts(of_task, ROLLOUTS),
+        shifts([result for result in results if result["system"] == QUARTERS]),
     ):
         table.show(console, markdown=True)
 
 
 def _file_name(unit: Unit) -> str:
+    return "-".join(" ".join(_words(unit)).replace(",", "").split()) + ".json"
+
+
+def _words(unit: Unit) -> tuple[str, ...]:
     folder, policy, system, task = unit
-    words = f"{folder.name} {policy} {task} {system}".replace(",", "")
-    return "-".join(words.split()) + ".json"
+    return folder.name, policy, task, system
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 All intervals are 95 % and cover other scenes and other policies: both are drawn anew, policies
 within their base (`visreplay.tasks.statistics.crossed_interval`).
 
-Axes: P policies, S scenes.
+Axes: P policies, S scenes, L levels (the input and the layers), Q quarters by entropy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visreplay.tasks.analysis.shifts import GROUPS
 from visreplay.tasks.evaluation.tables import TextTable
 from visreplay.tasks.statistics import crossed_interval
 
@@ -49,7 +50,7 @@ class Results:
             results: What `repair.measure` returned, of all tasks.
             task: The task.
         """
-        self._kept = [result for result in results if result["task"] == task]
+        self._kept = [r for r in results if r["task"] == task and "greedy" in r]
         plain = [result for result in self._kept if result["system"] == "policy"]
         self.policies = sorted((result["pair"], result["policy"]) for result in plain)
         self.pairs = [pair for pair, _ in self.policies]
@@ -130,3 +131,22 @@ def policies(results: Sequence[Result], tasks: Sequence[str], task: str) -> Text
         rows.append((pair, policy, *accuracies, *places))
     headings = ("base", "policy", *(name for name, _ in columns))
     return TextTable("Policies", (*headings, "right place", "its base's"), rows)
+
+
+def shifts(results: Sequence[Result]) -> TextTable:
+    """Make a row for every level: the divergence by quarter, and the lowest minus the highest."""
+    rows = []
+    if results:
+        kl_PSLQ = np.array([result["kl"] for result in results])
+        pairs = [result["pair"] for result in results]
+        for level, kl_PSQ in enumerate(np.moveaxis(kl_PSLQ, 2, 0)):
+            difference_PS = kl_PSQ[..., 0] - kl_PSQ[..., -1]
+            low, high = crossed_interval(difference_PS, pairs)
+            cells = [f"{mean:.5f}" for mean in kl_PSQ.mean(axis=(0, 1))]
+            name = str(level - 1) if level else "input"
+            rows.append((name, *cells, f"{difference_PS.mean():+.5f} ({low:.5f} to {high:.5f})"))
+    return TextTable(
+        "KL(base || policy) in nats at visual tokens, by quarter of the base's entropy",
+        ("layer", *GROUPS, "lowest - highest"),
+        rows,
+    )

@@ -15,25 +15,35 @@ from visreplay.replay_core.tuned import tuned_config
 EMBEDDED = Path(__file__).parent / "weights"
 """The folder of the checkpoints `policy` and `base`."""
 
-EMBEDDED_NAMES = ("embedded policy", "embedded base")
-"""Their names in records, wherever the package is installed."""
-
 
 @dataclass(frozen=True)
 class EmbeddedPair:
     """A pair that ships with the package.
 
     Attributes:
-        policy: Folder of the policy.
-        base: Folder of the base.
-        names: What records call policy and base.
+        name: The name that `load_pair` takes for it.
+        folder: Where its checkpoints `policy` and `base` are.
         settings: The settings that were tuned for the pair, by method.
     """
 
-    policy: Path
-    base: Path
-    names: tuple[str, str]
+    name: str
+    folder: Path
     settings: Mapping[Method, ReplayConfig]
+
+    @property
+    def policy(self) -> Path:
+        """The folder of the policy."""
+        return self.folder / "policy"
+
+    @property
+    def base(self) -> Path:
+        """The folder of the base."""
+        return self.folder / "base"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of policy and base in records, wherever the package is installed."""
+        return f"{self.name} policy", f"{self.name} base"
 
 
 # With a vocabulary of a few hundred entries hardly any entropy lies below 0.4 of the maximum, and
@@ -48,10 +58,8 @@ _SETTINGS = {
     Method.FEATURE: ReplayConfig(Method.FEATURE, threshold=Threshold.QUANTILE, tau=0.5),
 }
 
-EMBEDDED_PAIRS = {
-    "embedded": EmbeddedPair(EMBEDDED / "policy", EMBEDDED / "base", EMBEDDED_NAMES, _SETTINGS),
-}
-"""The names that `load_pair` takes for pairs that ship."""
+EMBEDDED_PAIRS = {pair.name: pair for pair in (EmbeddedPair("embedded", EMBEDDED, _SETTINGS),)}
+"""The pairs that ship, by their names."""
 
 
 def embedded_config(method: Method, **changes: Any) -> ReplayConfig:

@@ -7,8 +7,9 @@ from transformers.utils import logging
 
 from visreplay.agent.episode.visual_agent import VisualAgent
 from visreplay.agent.policy.sampling import Sampling
-from visreplay.replay_core import EMBEDDED, Method, embedded_config
-from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
+from visreplay.replay_core import Method
+from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
+from visreplay.replay_core.tuned import tuned_config
 from visreplay.tools import ImageStore
 
 ROWS: dict[str, tuple[str, Method]] = {
@@ -34,25 +35,28 @@ def embedded_agent(
     row: str,
     store: ImageStore | None = None,
     *,
+    pair: str = "embedded",
     temperature: float = 0.0,
     **changes: Any,
 ) -> VisualAgent:
-    """Build the agent of one of the compared systems on the embedded pair.
+    """Build the agent of one of the compared systems on a pair that ships with the package.
 
     Args:
         row: A key of `ROWS`.
         store: Where its images are kept.
+        pair: A key of `EMBEDDED_PAIRS`.
         temperature: Sampling temperature.
         **changes: Fields of the `ReplayConfig` that differ from the pair's own settings.
     """
     model, method = ROWS[row]
+    embedded = EMBEDDED_PAIRS[pair]
     return VisualAgent.from_pretrained(
-        str(EMBEDDED / model),
-        str(EMBEDDED / "base"),
+        str(embedded.folder / model),
+        str(embedded.base),
         protocol="embedded",
-        replay=embedded_config(method, **changes),
+        replay=tuned_config(embedded.settings, method, **changes),
         store=store,
         device="cpu",
-        names=(f"embedded {model}", None if method is Method.NONE else EMBEDDED_NAMES[1]),
+        names=(f"{pair} {model}", None if method is Method.NONE else embedded.names[1]),
         sampling=Sampling(temperature, max_new_tokens=128),
     )

@@ -15,7 +15,7 @@ from visreplay.agent.protocols.recipe_files import RECIPES, checkpoints, load_re
 from visreplay.agent.protocols.turns import MAX_TURN_CHARACTERS, ObservationPosition, ParsedTurn
 from visreplay.agent.protocols.video_r1 import VideoR1Protocol
 from visreplay.agent.protocols.wording import Question
-from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
+from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 from visreplay.replay_core.errors import ConfigError
 from visreplay.tools import ImageStore, TokenGrid
 
@@ -129,7 +129,7 @@ def guess_protocol(policy: str) -> str:
 
 def _guess(policy: str) -> str:
     """Guess the recipe of a checkpoint by its name."""
-    if policy in (EmbeddedProtocol.name, EMBEDDED_NAMES[0]):
+    if any(policy in (pair.name, pair.names[0]) for pair in EMBEDDED_PAIRS.values()):
         return EmbeddedProtocol.name
     policy = "".join(filter(str.isalnum, Path(policy).name.casefold()))
     for name, parts in checkpoints().items():

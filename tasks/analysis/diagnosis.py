@@ -105,11 +105,6 @@ def measure_sample(
         JSON values: whether each system is right, and KL(base || policy) in nats at visual tokens
         by quarter of the base's entropy, at the input and after every layer, `(1 + L, Q)`.
     """
-    pair, config = agents[POLICY].pair, agents[POLICY].replay
-    vocabulary = pair.policy.head.out_features
-    (compared,) = compare_models(pair, segment, [config])
-    parts = (compare_features(pair, segment, config), compared.blocks)
-    shifts = (Shift.of(each, len(GROUPS), BINS, vocabulary).kl_LQ.tolist() for each in parts)
     right = {}
     for name, agent in agents.items():
         # A store of its own: one in memory never forgets, and a run has many samples.
@@ -118,7 +113,26 @@ def measure_sample(
         episode = player.run(question, images=sample.images, video=sample.video)
         player.close()
         right[name] = task.is_right(sample, episode.answer)
-    return {"right": right, "kl": [row for shift in shifts for row in shift]}
+    return {"right": right, "kl": quarters(agents[POLICY].pair, segment)}
+
+
+def quarters(pair: ModelPair, segment: Segment) -> list[list[float]]:
+    """Measure KL(base || policy) in nats at the visual tokens of a prompt.
+
+    Args:
+        pair: Both models.
+        segment: The prompt.
+
+    Returns:
+        Means by quarter of the base's entropy, the lowest first, at the input and after every
+        layer, `(1 + L, Q)`.
+    """
+    plain = ReplayConfig(Method.NONE)
+    (compared,) = compare_models(pair, segment, [plain])
+    parts = (compare_features(pair, segment, plain), compared.blocks)
+    vocabulary = pair.policy.head.out_features
+    shifts = (Shift.of(each, len(GROUPS), BINS, vocabulary).kl_LQ.tolist() for each in parts)
+    return [row for shift in shifts for row in shift]
 
 
 def summarise(results: Sequence[Mapping[str, Any]], parts: Sequence[PartChange]) -> dict[str, Any]:

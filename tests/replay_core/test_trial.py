@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tampered import change, copied, own_bytes
 
 from visreplay.replay_core import EMBEDDED, CheckpointError, MemoryExhaustedError, load_pair
-from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
+from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 
 POLICY, BASE = EMBEDDED / "policy", EMBEDDED / "base"
 
@@ -91,7 +91,7 @@ def test_the_trial_draws_no_random_number_and_leaves_memory_errors_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = torch.random.get_rng_state()
-    assert load_pair("embedded", device="cpu").names == EMBEDDED_NAMES
+    assert load_pair("embedded", device="cpu").names == EMBEDDED_PAIRS["embedded"].names
     assert torch.equal(torch.random.get_rng_state(), before)
 
     def too_much(*_: Any) -> None:

@@ -36,7 +36,7 @@ from visreplay.replay_core import (
     ModelPair,
     embedded_config,
 )
-from visreplay.replay_core.embedded_pair import EMBEDDED_NAMES
+from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split
 from visreplay.tools import ImageStore, ToolError
@@ -284,7 +284,7 @@ def test_rollouts_of_one_question_share_what_they_have_read(make_agent: MakeAgen
 
 def test_the_pair_that_ships_needs_no_settings() -> None:
     agent = VisualAgent.from_pretrained("embedded")
-    assert (agent.protocol.name, agent.names) == ("embedded", EMBEDDED_NAMES)
+    assert (agent.protocol.name, agent.names) == ("embedded", EMBEDDED_PAIRS["embedded"].names)
     assert agent.replay == embedded_config(Method.TOKEN)
     trajectory = agent.run(SEARCH.question, images=SEARCH.images)
     assert (trajectory.answer, trajectory.base) == (SEARCH.answer, "embedded base")
