@@ -26,7 +26,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import cached_file
 
-from visreplay.replay_core.compatibility import check_config
+from visreplay.replay_core.compatibility import check_config, check_labels
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 from visreplay.replay_core.errors import CheckpointError, ReplayError, UnsupportedModelError
 from visreplay.replay_core.memory import memory_errors
@@ -197,10 +197,12 @@ class Checkpoint:
             CheckpointError: it cannot be read.
             UnsupportedModelError: transformers does not know such a model, or it asks for code.
         """
+        settings = self.read_json(CONFIG_NAME)
+        with self.reading(CONFIG_NAME):
+            check_labels(settings)
         try:
             config = self.auto(AutoConfig, CONFIG_NAME)
         except CheckpointError as error:
-            settings = self.read_json(CONFIG_NAME)
             if "model_type" not in settings or str(settings["model_type"]) in CONFIG_MAPPING:
                 raise
             raise UnsupportedModelError(

@@ -40,6 +40,29 @@ def architecture(config: Any) -> Facts:
     }
 
 
+MAX_LABELS = 10_000
+"""How many classes a configuration may name: transformers writes a label for each of them."""
+
+
+def check_labels(settings: Any) -> None:
+    """Refuse the JSON of a configuration whose labels would take all memory.
+
+    Args:
+        settings: The file's content, or a part of it.
+
+    Raises:
+        ValueError: It names more than `MAX_LABELS` classes.
+    """
+    if isinstance(settings, list):
+        settings = dict(enumerate(settings))
+    if isinstance(settings, dict):
+        labels = settings.get("num_labels")
+        if isinstance(labels, int | float) and labels > MAX_LABELS:
+            raise ValueError(f"num_labels is {labels}, but must be at most {MAX_LABELS}")
+        for part in settings.values():
+            check_labels(part)
+
+
 def check_config(config: Any) -> None:
     """Refuse a configuration without what is read of every one, or with values of another kind.
 
