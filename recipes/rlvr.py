@@ -13,12 +13,11 @@ the one that it ships with.
 
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from demonstrations import describe
-from PIL import Image
 from rollouts import Rollout, collate, embed, play
 from supervised import log, save_checkpoint
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
@@ -53,7 +52,6 @@ class Rlvr:
         max_new_tokens: Largest number of tokens in one turn.
         seed: Seed of samples and rollouts.
         constant: Share of the updates before the rates begin to fall.
-        grey: Whether pictures lose their colours.
     """
 
     tasks: tuple[SyntheticTask, ...] = TASKS
@@ -64,7 +62,6 @@ class Rlvr:
     max_new_tokens: int = 96
     seed: int = 0
     constant: float = 0.0
-    grey: bool = False
 
     def rate(self, update: int) -> float:
         """Return the share of the learning rates at an update."""
@@ -73,21 +70,13 @@ class Rlvr:
     def samples(self, update: int) -> list[Sample]:
         """Draw the samples of a batch."""
         first = Split.TRAIN + 5_000_000 + 100_000 * self.seed + update * self.prompts
-        tasks = self.tasks
-        samples = [tasks[i % len(tasks)].sample(first + i) for i in range(self.prompts)]
-        if not self.grey:
-            return samples
-        return [replace(each, images=tuple(map(_grey, each.images))) for each in samples]
+        return [self.tasks[i % len(self.tasks)].sample(first + i) for i in range(self.prompts)]
 
     def rollout_seeds(self, update: int) -> range:
         """Give the first seed of each sample's group."""
         number = self.prompts * GROUP
         first = 10_000_000 * self.seed + update * number
         return range(first, first + number, GROUP)
-
-
-def _grey(picture: Image.Image) -> Image.Image:
-    return picture.convert("L").convert("RGB")
 
 
 class Arena:

@@ -82,11 +82,9 @@ RECIPES: Mapping[str, Recipe] = {
         ),
         Rlvr(
             (VideoSearch(), VisualSearch(EASY)),
-            updates=24,
-            prompts=18,
-            learning_rate=3e-4,
-            tower_rate=3e-4,
+            tower_rate=6e-4,
             max_new_tokens=64,
+            constant=1 / 3,
         ),
         torch.float16,
     ),

@@ -1,29 +1,15 @@
 """What the demonstrations of the recipes teach."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from demonstrations import SKILLED, Demonstrations
 
 from visreplay.replay_core import load_pair
 from visreplay.tasks.synthetic.sprites import CHARACTERS, COLOURS
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 TOKEN = 28
-
-
-@pytest.fixture(scope="module")
-def recipes() -> Any:
-    """The modules in `recipes/`, which is no package."""
-    sys.path.insert(0, str(RECIPES))
-    try:
-        import demonstrations
-
-        yield demonstrations
-    finally:
-        sys.path.remove(str(RECIPES))
 
 
 def patches(demonstration: Any, pads: set[int]) -> dict[int, Any]:
@@ -65,10 +51,10 @@ def nearest(patch: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", ["easy", "medium", "video", "letter"])
-def test_visual_tokens_are_named_by_what_they_show(recipes: Any, kind: str) -> None:
+def test_visual_tokens_are_named_by_what_they_show(kind: str) -> None:
     processor = load_pair("embedded", device="cpu").processor
     pads = {processor.image_token_id, processor.video_token_id}
-    made = recipes.Demonstrations(processor, {kind: 1.0}, recipes.SKILLED)
+    made = Demonstrations(processor, {kind: 1.0}, SKILLED)
     colours = characters = 0
     for index in range(20):
         demonstration = made[index]
@@ -89,8 +75,8 @@ def test_visual_tokens_are_named_by_what_they_show(recipes: Any, kind: str) -> N
     assert characters >= 20
 
 
-def test_a_guess_names_the_overview_alone(recipes: Any) -> None:
+def test_a_guess_names_the_overview_alone() -> None:
     processor = load_pair("embedded", device="cpu").processor
-    made = recipes.Demonstrations(processor, {"medium": 1.0}, {"guess": 1.0})
+    made = Demonstrations(processor, {"medium": 1.0}, {"guess": 1.0})
     words = [processor.tokenizer.decode([token]) for _, token in made[0].shown]
     assert len(words) == 3 and set(words) <= set(COLOURS)

@@ -1,13 +1,12 @@
 """The same seed gives the same episode, whatever drives the loop."""
 
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from rollouts import play
 from shared import MakeAgent
 
 from visreplay.agent import (
@@ -27,7 +26,6 @@ from visreplay.tasks.types import Split
 SEARCH = get_task("visual-search-medium").sample(Split.TUNING + 1)
 SEEDS = {1.3: (17, 18, 32, 33), 2.0: (8, 9, 22, 23)}
 """Seeds by temperature, in pairs of neighbours. `test_the_seeds_give_turns_of_many_kinds`."""
-RECIPES = Path(__file__).parents[3] / "recipes"
 
 Driver = Callable[[VisualAgent, Sequence[int]], list[EpisodeState | Trajectory]]
 
@@ -52,11 +50,6 @@ def by_chat_graph(agent: VisualAgent, seeds: Sequence[int]) -> list[Any]:
 
 
 def by_recipe(agent: VisualAgent, seeds: Sequence[int]) -> list[Any]:
-    sys.path.insert(0, str(RECIPES))
-    try:
-        from rollouts import play
-    finally:
-        sys.path.remove(str(RECIPES))
     encoder = ContextEncoder(agent.pair.processor, agent.store, grid=agent.protocol.grid)
     rollouts = play(
         agent.pair.policy.model,

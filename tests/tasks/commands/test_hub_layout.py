@@ -8,13 +8,12 @@ import base64
 import io
 import json
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from random_checkpoint import write_pair
 from real_checkpoints import assemble, read
 from shared import write_tsv
 from typer.testing import CliRunner
@@ -22,25 +21,14 @@ from typer.testing import CliRunner
 from visreplay.replay_core import load_theta
 from visreplay.tasks.commands.cli import app
 
-RECIPES = Path(__file__).parents[3] / "recipes"
 METHODS = ("token", "state")
 TOKENS, QWEN3_TOKENS = 6, 70
 """Visual tokens of the picture: Qwen3-VL enlarges it to 65,536 pixels."""
 BRIEF = ("--steps", "2", "--max-new-tokens", "4", "--max-steps", "1", "--threshold", "quantile")
 
 
-@pytest.fixture(scope="module")
-def recipe() -> Iterator[None]:
-    """Let the scripts in `recipes/` be imported."""
-    sys.path.insert(0, str(RECIPES))
-    yield
-    sys.path.remove(str(RECIPES))
-
-
 def write(folder: Path, name: str) -> list[str]:
     """Write a pair, and return the options that name it."""
-    from random_checkpoint import write_pair  # type: ignore[import-not-found]
-
     files = assemble(folder / "files", name)  # type: ignore[arg-type]
     sizes = {"layers": 28, "hidden": 64, "vision_layers": 2}
     policy, base = write_pair(files, folder, **sizes, noise=0.1, shard="15MB")
@@ -48,12 +36,12 @@ def write(folder: Path, name: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def pair(recipe: None, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return write(tmp_path_factory.mktemp("qwen2.5-vl"), "qwen2.5-vl-7b")
 
 
 @pytest.fixture(scope="module")
-def qwen3_pair(recipe: None, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def qwen3_pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return write(tmp_path_factory.mktemp("qwen3-vl"), "qwen3-vl-8b")
 
 
