@@ -26,7 +26,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import cached_file
 
-from visreplay.replay_core.compatibility import check_config, check_labels
+from visreplay.replay_core.compatibility import check_config, check_counts
 from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS
 from visreplay.replay_core.errors import CheckpointError, ReplayError, UnsupportedModelError
 from visreplay.replay_core.memory import memory_errors
@@ -199,7 +199,7 @@ class Checkpoint:
         """
         settings = self.read_json(CONFIG_NAME)
         with self.reading(CONFIG_NAME):
-            check_labels(settings)
+            check_counts(settings)
         try:
             config = self.auto(AutoConfig, CONFIG_NAME)
         except CheckpointError as error:

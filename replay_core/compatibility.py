@@ -40,27 +40,31 @@ def architecture(config: Any) -> Facts:
     }
 
 
-MAX_LABELS = 10_000
-"""How many classes a configuration may name: transformers writes a label for each of them."""
+MAX_COUNT = 10_000
+"""How many layers and classes a configuration may have."""
+
+COUNTS = ("num_hidden_layers", "depth", "num_labels")
+"""The counts of which transformers makes lists when it reads a configuration."""
 
 
-def check_labels(settings: Any) -> None:
-    """Refuse the JSON of a configuration whose labels would take all memory.
+def check_counts(settings: Any) -> None:
+    """Refuse the JSON of a configuration whose lists would take all memory.
 
     Args:
         settings: The file's content, or a part of it.
 
     Raises:
-        ValueError: It names more than `MAX_LABELS` classes.
+        ValueError: One of `COUNTS` is larger than `MAX_COUNT`.
     """
     if isinstance(settings, list):
         settings = dict(enumerate(settings))
     if isinstance(settings, dict):
-        labels = settings.get("num_labels")
-        if isinstance(labels, int | float) and labels > MAX_LABELS:
-            raise ValueError(f"num_labels is {labels}, but must be at most {MAX_LABELS}")
+        for name in COUNTS:
+            count = settings.get(name)
+            if isinstance(count, int | float) and count > MAX_COUNT:
+                raise ValueError(f"{name} is {count}, but must be at most {MAX_COUNT}")
         for part in settings.values():
-            check_labels(part)
+            check_counts(part)
 
 
 def check_config(config: Any) -> None:

@@ -181,6 +181,27 @@ def test_a_configuration_that_fails_its_checks(
 
 
 @pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("text_config", "num_hidden_layers"),
+        ("vision_config", "depth"),
+        ("text_config", "num_labels"),
+        (None, "num_labels"),
+    ],
+)
+def test_a_billion_layers_or_classes_without_files_of_weights(
+    tmp_path: Path, part: str | None, name: str
+) -> None:
+    """They are refused before lists are made of them, also where the weights are not here yet."""
+    settings = json.loads((EMBEDDED / "policy" / "config.json").read_text("utf-8"))
+    changed = {name: 10**9} if part is None else {part: {**settings[part], name: 10**9}}
+    folder = copied(EMBEDDED / "policy", tmp_path / "copy", config=changed)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is 1000000000, but must be at most 10000"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
     "value", ["flash_attention_2", "eager", "kernels-community/x", "owner/x", "nothing"]
 )
 @pytest.mark.parametrize("part", [None, "text_config"])
