@@ -35,7 +35,7 @@ def score(row: str, changes: dict[str, Any], samples: int) -> dict[str, float]:
     prepare_process()
     agent = embedded_agent(row, temperature=1.0, **changes)
     seeds = range(Split.TUNING, Split.TUNING + samples)
-    tasks = [get_task(name) for name in TABLE]
+    tasks = [get_task(name) for name in TABLE["embedded"]]
     records = [
         record for task in tasks for record in evaluate(agent, task, ids_of(task.name, seeds))
     ]

@@ -36,7 +36,7 @@ SETUP = "Set-up"
 
 COMMANDS = (
     CommandInfo("run", START, "Ask a question about an image or a video."),
-    CommandInfo("demo", START, "Try the embedded pair: two episodes, a table and a page."),
+    CommandInfo("demo", START, "Try the embedded pair: two episodes, tables and a page."),
     CommandInfo("tasks", EVALUATION, "List the tasks for eval and analyze."),
     CommandInfo("eval", EVALUATION, "Evaluate an agent on a task.", "evaluation"),
     CommandInfo("score", EVALUATION, "Show how answers are judged, and by which rule."),
