@@ -36,10 +36,10 @@ fuzz: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --hypothesis-profile=fuzz --numprocesses auto --dist loadfile \
 		$$(find tests -name 'test_fuzz*.py') tests/tasks/evaluation/test_disk_faults.py
 
-# Train a pair from nothing (resumes where it was stopped): NAME=embedded, or NAME=narrow.
+# Train pairs from nothing (resumes where it was stopped): NAME=embedded, or NAME=narrow.
 NAME ?= embedded
 pair: $(VENV)/dev
-	$(BIN)/python recipes/train.py --pair $(NAME) --out runs/recipe-$(NAME)
+	$(BIN)/python recipes/train.py --pair $(NAME) --out runs/recipe
 
 # The README's numbers on the embedded pair.
 measure: $(VENV)/dev

@@ -1,6 +1,6 @@
 """Find out what token replay's offset finds: `python benchmarks/offsets.py --pairs DIR`.
 
-Each DIR holds a base and policies, as `recipes/train.py --pair narrow --policies 5` writes them.
+Each DIR holds a base and policies, as `recipes/train.py --pair narrow` writes them.
 On scenes of the tuning split, greedily, for variants of token replay, of which some are settings
 and some are written here alone. Measured are, on the first picture of each scene, the divergence
 that is left; how far the features with the offset are from the base's, as a share of how far the

@@ -1,7 +1,7 @@
 """Measure what replay repairs on the narrow pair: `python benchmarks/repair.py --pairs DIR`.
 
 Each DIR holds a base and the policies that RLVR made of it, each with a seed of its own, as
-`recipes/train.py --pair narrow --policies 5` writes them. Systems, sizes, hypotheses and tests were
+`recipes/train.py --pair narrow` writes them. Systems, sizes, hypotheses and tests were
 registered before anything was measured on held-out scenes (`docs/registered.md`). What came out of
 every scene is kept in `benchmarks/results/narrow`, so that a stopped run can go on; the tables are
 made from all that is there.

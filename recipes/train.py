@@ -1,9 +1,9 @@
-"""Train a pair that ships: `python recipes/train.py --pair embedded --out runs/recipe`.
+"""Train the pairs of a recipe: `python recipes/train.py --pair embedded --out runs/recipe`.
 
 Each stage resumes where it was interrupted: looking up words in a list, reading single characters,
 skilled demonstrations of all tasks, demonstrations of mixed habits (the result is the base), and
-RLVR (the result is the policy). All stages are seeded; progress goes to standard output and
-`log.jsonl`.
+RLVR (the result is a policy). All stages are seeded. Base, policies, checkpoints and `log.jsonl` of
+a seed are in `OUT/PAIR-SEED`; progress goes to standard output too.
 """
 
 import argparse
@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import rlvr
+import supervised
 import torch
 from architecture import build_model, build_processor, build_tokenizer
 from demonstrations import MIXED, SKILLED, corpus
-from rlvr import Rlvr, evaluate
-from rlvr import train as train_policy
-from supervised import Stage, train
+from rlvr import Rlvr
+from supervised import Stage
 from transformers import Qwen2_5_VLForConditionalGeneration as Model
 from transformers import Qwen2_5_VLProcessor
 
@@ -51,12 +52,16 @@ class Recipe:
     Attributes:
         stages: The supervised stages.
         rlvr: The last stage.
+        bases: How many bases there are, each with untrained weights and demonstrations of its own.
+        policies: How many policies RLVR makes of each base, with seeds of their own.
         dtype: Data type of the stored weights. The models compute in float32, and RLVR starts from
             the weights as they are stored.
     """
 
     stages: tuple[Stage, ...]
     rlvr: Rlvr
+    bases: int = 1
+    policies: int = 1
     dtype: torch.dtype = torch.float32
 
     def save(self, model: Model, processor: Qwen2_5_VLProcessor, folder: Path) -> Model:
@@ -86,7 +91,9 @@ RECIPES: Mapping[str, Recipe] = {
             max_new_tokens=64,
             constant=1 / 3,
         ),
-        torch.float16,
+        bases=2,
+        policies=5,
+        dtype=torch.float16,
     ),
 }
 
@@ -94,40 +101,42 @@ RECIPES: Mapping[str, Recipe] = {
 def main() -> None:
     """Run every stage that is not done yet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pair", choices=RECIPES, default="embedded", help="which pair to train")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of untrained weights and demonstrations"
-    )
-    parser.add_argument(
-        "--policies", type=int, default=1, help="how many policies to train, with seeds from 0"
-    )
+    parser.add_argument("--pair", choices=RECIPES, default="embedded", help="which recipe to take")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument("--seed", type=int, help="train the base of this seed alone")
     parser.add_argument("--threads", type=int, default=2, help="how many threads compute")
-    parser.add_argument(
-        "--until", choices=[stage.name for stage in STAGES], help="the last stage to run"
-    )
     arguments = parser.parse_args()
-    recipe, folder = RECIPES[arguments.pair], arguments.out
-    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
+    recipe = RECIPES[arguments.pair]
+    for seed in range(recipe.bases) if arguments.seed is None else [arguments.seed]:
+        folder = arguments.out / f"{arguments.pair}-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        processor = train_base(recipe, seed, folder)
+        for number in range(recipe.policies):
+            train_policy(recipe, number, processor, folder)
+
+
+def train_base(recipe: Recipe, seed: int, folder: Path) -> Qwen2_5_VLProcessor:
+    """Run the supervised stages, and return the processor of the models."""
     tokenizer = build_tokenizer(corpus(), 448)
     processor = build_processor(tokenizer)
-    model = build_model(tokenizer, arguments.seed)
-    for stage in recipe.stages:
-        first = stage.first_index + 10_000_000 * arguments.seed
-        train(replace(stage, first_index=first), model, processor, folder)
-        if stage.name == arguments.until:
-            return
     if not (folder / "base").exists():
-        evaluate(recipe.save(model, processor, folder / "base"), processor, folder, "base")
-    for seed in range(arguments.policies):
-        name = "policy" if arguments.policies == 1 else f"policy-{seed}"
-        if (folder / name).exists():
-            continue
+        model = build_model(tokenizer, seed)
+        for stage in recipe.stages:
+            first = stage.first_index + 10_000_000 * seed
+            supervised.train(replace(stage, first_index=first), model, processor, folder)
+        rlvr.evaluate(recipe.save(model, processor, folder / "base"), processor, folder, "base")
+    return processor
+
+
+def train_policy(recipe: Recipe, seed: int, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
+    """Run RLVR with a seed, from the base in a folder."""
+    name = f"policy-{seed}"
+    if not (folder / name).exists():
         model = _load(folder / "base")
-        train_policy(replace(recipe.rlvr, seed=seed), model, processor, folder, name)
-        evaluate(recipe.save(model, processor, folder / name), processor, folder, name)
+        rlvr.train(replace(recipe.rlvr, seed=seed), model, processor, folder, name)
+        rlvr.evaluate(recipe.save(model, processor, folder / name), processor, folder, name)
 
 
 def _load(folder: Path) -> Model:
