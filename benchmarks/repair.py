@@ -37,7 +37,7 @@ from visreplay.tools import ImageStore
 
 ROLLOUTS = 8
 TOGETHER = 48
-"""How many episodes are played as one batch."""
+"""The number of episodes that are played as one batch."""
 OUT = Path(__file__).parent / "results" / "narrow"
 TASK = "visual-search-medium"
 RELEASED = {"alignment": "reference", "optimizer": "sgd", "steps": 25, "plateau": 0.0}

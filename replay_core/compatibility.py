@@ -41,7 +41,7 @@ def architecture(config: Any) -> Facts:
 
 
 MAX_COUNT = 10_000
-"""How many layers and classes a configuration may have."""
+"""The largest number of layers or classes in a configuration."""
 
 COUNTS = ("num_hidden_layers", "depth", "num_labels")
 """The counts of which transformers makes lists when it reads a configuration."""

@@ -23,6 +23,7 @@ from visreplay.tasks.commands.options import (
     largest,
 )
 from visreplay.tasks.commands.pair_choice import PairChoice
+from visreplay.tasks.commands.sample_runs import settings_of
 from visreplay.tasks.commands.settings import Overrides
 from visreplay.tasks.evaluation.evaluate import DRIVER, Checker, describe_error, evaluate
 from visreplay.tasks.evaluation.journal import Journal, Line, check_settings, read_journal
@@ -121,15 +122,8 @@ def evaluation(
             "same: leave one of them out"
         )
     settings = {
-        "task": source.name,
-        "data": data and str(data),
-        "data_digest": getattr(source, "digest", None),
-        "policy": choice.names[0],
-        "base": choice.names[1],
-        "processor": pair.processor,
+        **settings_of(source, data, choice, pair, recipe),
         "protocol": recipe.protocol,
-        "recipe": recipe.to_table(),
-        "dtype": pair.dtype,
         "replay": asdict(config),
         "sampling": asdict(sampling),
         "limits": asdict(episode.limits.build()),

@@ -1,4 +1,4 @@
-"""What `analyze`, `perturb` and `diagnose` share: settings, the way through samples, and plots."""
+"""What the commands that go through samples share: settings, the way through, and plots."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
