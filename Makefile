@@ -16,7 +16,7 @@ test: $(VENV)/dev
 check: $(VENV)/dev links docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	MYPYPATH=build/typed $(BIN)/mypy -p visreplay
+	MYPYPATH=build/typed $(BIN)/mypy -p visreplay -p visreplay_connector
 	$(BIN)/pytest -q tests/test_layering.py
 
 # The documentation as a site. It must ask nothing of other hosts.
@@ -28,6 +28,7 @@ docs: $(VENV)/dev links
 links:
 	mkdir -p build/typed/visreplay
 	for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typed/visreplay/$$folder; done
+	ln -sfn ../../connector/visreplay_connector build/typed/visreplay_connector
 	for file in __init__.py __init__.pyi py.typed; do ln -sfn ../../../package/$$file build/typed/visreplay/$$file; done
 
 # Odd media, requests, blocks, messages, calls, answers, tables, runs and checkpoints, and faults of

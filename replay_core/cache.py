@@ -218,6 +218,14 @@ class KVCache(Cache):
         rows = (rows for layer in self._own_layers for rows in layer.rows)
         return {key: size for each in rows for key, size in each.memory.items()}
 
+    def stretch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Copy the keys and values `(L, T, H, D)` of positions `start` to `stop - 1`."""
+        keys, values = zip(*(layer.rows for layer in self._own_layers), strict=True)
+        return tuple(  # type: ignore[return-value]
+            torch.stack([rows.data[0, :, start:stop].transpose(0, 1) for rows in column])
+            for column in (keys, values)
+        )
+
     def prefix(self, length: int) -> "KVCache":
         """Fork the first `length` positions, in the same memory.
 

@@ -282,6 +282,11 @@ class ReplayConfig:
             published["entry_layer"] = 15
         return cls(method, **{**published, **changes})
 
+    @property
+    def rewrites_generated(self) -> bool:
+        """Whether generated tokens run once more, with replay, when something is appended."""
+        return self.method is Method.STATE and self.alignment is Alignment.REFERENCE
+
     def check_depths(self, policy: int, base: int | None, sketch: int | None) -> None:
         """Check that the models of a pair have what the settings ask for.
 

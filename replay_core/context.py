@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from visreplay.replay_core.cache import KVCache
-from visreplay.replay_core.config import Alignment, Method
 from visreplay.replay_core.context_state import ContextState
 from visreplay.replay_core.errors import ContextError
 from visreplay.replay_core.families.adapter import Visitor
@@ -50,6 +49,7 @@ class Context(ContextState):
         other.plain_run = self.plain_run.prefix(length)
         other.final = self.final.prefix(min(length, len(self.final)))
         other.replayed = min(length, self.replayed)
+        other.turn_ends = tuple(end for end in self.turn_ends if end <= length)
         return other
 
     @property
@@ -123,6 +123,8 @@ class Context(ContextState):
         Returns:
             The record of the block; None for text.
         """
+        if self.replayed < len(self.ids) and len(self.ids) not in self.turn_ends:
+            self.turn_ends += (len(self.ids),)
         self._edit_generated()
         self.catch_up(self.policy_run)
         self.watch = watch
@@ -137,10 +139,8 @@ class Context(ContextState):
 
     def _edit_generated(self) -> None:
         """Run generated tokens once more, with replay, where the reference's alignment says so."""
-        config, generated = self.config, self.ids[self.replayed :]
-        if config.method is not Method.STATE or config.alignment is not Alignment.REFERENCE:
-            return
-        if generated:
+        generated = self.ids[self.replayed :]
+        if generated and self.config.rewrites_generated:
             del self.ids[self.replayed :]
             self.policy_run = self.policy_run.prefix(self.replayed)
             self.final = self.final.prefix(self.replayed)

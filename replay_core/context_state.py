@@ -34,6 +34,7 @@ class ContextState:
         final: Outputs of the policy's last layer, from which logits follow at any length.
         watch: A visitor that reads the policy's activations at new tokens, after replay.
         replayed: Tokens that were appended, with replay; those behind them were decoded without.
+        turn_ends: Lengths at which something was appended behind generated tokens.
     """
 
     def __init__(self, pair: ModelPair, config: ReplayConfig) -> None:
@@ -52,6 +53,7 @@ class ContextState:
         self.final = GrowingTensor(axis=0)
         self.watch: Visitor | None = None
         self.replayed = 0
+        self.turn_ends: tuple[int, ...] = ()
 
     def position(self, length: int | None = None) -> int:
         """Compute the rotary position behind the first `length` tokens (default: all)."""
@@ -133,6 +135,7 @@ class ContextState:
             kind=block.kind,
             digest=block.digest,
             extent=self.pair.policy.extent(block),
+            sizes=block.sizes,
             entropy_LT=entropy_LT.cpu(),
             chosen_LT=chosen_LT.cpu(),
             replaced_LT=None if replaced_LT is None else replaced_LT.cpu(),

@@ -49,7 +49,12 @@ class Generation:
 
 
 class StopRule:
-    """Decides after every token whether the text is at its end."""
+    """Decides after every token whether the text is at its end.
+
+    Attributes:
+        eos_ids: End-of-turn tokens.
+        stop_strings: As in `Decoding`.
+    """
 
     def __init__(self, tokenizer: Any, eos_ids: Sequence[int], stop_strings: Sequence[str]) -> None:
         """Prepare to decide.
@@ -65,19 +70,19 @@ class StopRule:
         if "" in stop_strings:
             raise ConfigError("a stop string is empty, and would stop before the first token")
         self._tokenizer = tokenizer
-        self._eos_ids = frozenset(eos_ids)
-        self._stop_strings = tuple(stop_strings)
+        self.eos_ids = frozenset(eos_ids)
+        self.stop_strings = tuple(stop_strings)
         # A token is at least one byte, and a character at most four.
-        self._tail = 4 * max(map(len, self._stop_strings), default=0)
+        self._tail = 4 * max(map(len, self.stop_strings), default=0)
 
     def __call__(self, ids: Sequence[int]) -> bool:
         """Tell whether the last of these generated tokens is the end."""
-        if ids[-1] in self._eos_ids:
+        if ids[-1] in self.eos_ids:
             return True
-        if not self._stop_strings:
+        if not self.stop_strings:
             return False
         tail = self._tokenizer.decode(list(ids[-self._tail :]), skip_special_tokens=False)
-        return any(stop in tail for stop in self._stop_strings)
+        return any(stop in tail for stop in self.stop_strings)
 
 
 class TokenWriter:
@@ -87,6 +92,8 @@ class TokenWriter:
         ids: Its tokens so far.
         logprobs: Their log-probabilities, if they were requested.
         sampler: How its tokens are drawn.
+        stops: Decides which token is the last.
+        limit: Number of tokens to write at most.
         top: How many of the most probable tokens to keep at each place; None keeps no
             log-probabilities at all.
     """
@@ -97,9 +104,9 @@ class TokenWriter:
         """Start with nothing.
 
         Args:
-            sampler: How tokens are drawn.
-            stops: Decides which token is the last.
-            limit: Number of tokens to write at most.
+            sampler: The attribute, and so are the next two.
+            stops: See there.
+            limit: See there.
             logprobs: The attribute `top`.
 
         Raises:
@@ -110,7 +117,7 @@ class TokenWriter:
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.sampler, self.top = sampler, logprobs
-        self._stops, self._limit = stops, limit
+        self.stops, self.limit = stops, limit
         self._stopped = False
 
     @classmethod
@@ -147,7 +154,7 @@ class TokenWriter:
     @property
     def finished(self) -> bool:
         """Tell whether no other token follows."""
-        return self._stopped or len(self.ids) >= self._limit
+        return self._stopped or len(self.ids) >= self.limit
 
     def write(self, logits_V: Tensor) -> int:
         """Draw the next token.
@@ -166,7 +173,7 @@ class TokenWriter:
         self.sampler.add(token_id)
         if logprob is not None:
             self.logprobs.append(logprob)
-        self._stopped = self._stops(self.ids)
+        self._stopped = self.stops(self.ids)
 
     def generation(self, tokenizer: Any) -> Generation:
         """Decode the tokens so far."""

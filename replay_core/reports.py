@@ -1,6 +1,6 @@
 """The reports of a session: a record for every visual block, a report for every append."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,6 +20,7 @@ class BlockRecord:
         kind: "image" or "video".
         digest: Hash of its content.
         extent: Number of rotary positions that it takes up.
+        sizes: The processor's output for it but for the pixels: grids, seconds.
         entropy_LT: The base's entropies in nats; no layers under method "none". With a sketch,
             estimates wherever the limit was not near.
         chosen_LT: Positions where replay acts: the low-entropy sets S, or those of `config.side`.
@@ -38,6 +39,7 @@ class BlockRecord:
     kind: Kind
     digest: str
     extent: int
+    sizes: Mapping[str, Tensor]
     entropy_LT: Tensor
     chosen_LT: Tensor
     replaced_LT: Tensor | None = None

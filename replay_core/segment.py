@@ -76,6 +76,11 @@ class VisualBlock:
         """Index behind its last token."""
         return self.start + self.length
 
+    @property
+    def sizes(self) -> dict[str, Tensor]:
+        """What of the inputs is no pixels: grids, seconds."""
+        return {name: x for name, x in self.inputs.items() if not name.startswith("pixel_values")}
+
     def at(self, start: int) -> Self:
         """Move the block to another index, without hashing its content again."""
         moved = copy(self)

@@ -4,8 +4,10 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from hashlib import sha256
 from pathlib import Path
 from typing import Self, Unpack
+from uuid import uuid4
 
 import torch
 from PIL import Image
@@ -17,7 +19,7 @@ from visreplay.replay_core.context import Context
 from visreplay.replay_core.decoding import Decoding
 from visreplay.replay_core.errors import ConfigError, ContextError, SessionClosedError
 from visreplay.replay_core.families.adapter import Visitor
-from visreplay.replay_core.generation import Generation, TokenWriter, run_to_end
+from visreplay.replay_core.generation import Generation, TokenWriter, eos_ids, run_to_end
 from visreplay.replay_core.model_run import without_autograd
 from visreplay.replay_core.pair import ModelPair
 from visreplay.replay_core.reports import BlockRecord, ReplayReport
@@ -69,6 +71,7 @@ class ReplaySession:
         )
         self.pair = pair
         self.config = config
+        self._root = uuid4().hex
         self._context: Context | None = Context(pair, config)
 
     @property
@@ -93,6 +96,25 @@ class ReplaySession:
         Forks share storages: the memory of several sessions is that of all different ones.
         """
         return self._open().memory
+
+    @property
+    def lineage(self) -> str:
+        """Name of what keys and values depend on beside tokens and visual blocks.
+
+        Where two sessions of one lineage begin with the same tokens and blocks, their keys and
+        values there are the same: a cache of an engine may use those of one for the other. Forks
+        have the lineage of their origin, as long as every turn that they generate differently also
+        reads differently, and earlier positions stay as they are.
+        """
+        context = self._open()
+        ends = eos_ids(self.pair.policy.model, self.pair.tokenizer)
+        # The tokens do not tell whether the end of a turn was generated or appended.
+        told = [
+            end
+            for end in context.turn_ends
+            if self.config.rewrites_generated or context.ids[end - 1] not in ends
+        ]
+        return sha256(repr((self._root, told)).encode()).hexdigest()
 
     @property
     def next_logits(self) -> Tensor:
@@ -195,7 +217,7 @@ class ReplaySession:
         Returns:
             The generation, as the value of the generator.
         """
-        writer = self._writer(max_new_tokens, **decoding)
+        writer = self.writer(max_new_tokens=max_new_tokens, **decoding)
         context = self._open().prefix()
         while not writer.finished:
             # Between two tokens the caller's own modes hold.
@@ -259,7 +281,7 @@ class ReplaySession:
             ConfigError: As in `generate`.
             ContextError: the context is empty, or the batch is of another policy.
         """
-        writer = self._writer(max_new_tokens, logprobs, **decoding)
+        writer = self.writer(max_new_tokens=max_new_tokens, logprobs=logprobs, **decoding)
         with self._work() as context:
             continuation = Continuation(context, writer)
         batch.add(continuation)
@@ -275,6 +297,29 @@ class ReplaySession:
         twin._context = continuation.context
         return twin
 
+    def writer(
+        self, *, max_new_tokens: int, logprobs: int | None = None, **decoding: Unpack[Decoding]
+    ) -> TokenWriter:
+        """Begin a continuation that something else than this session's model will write.
+
+        Args:
+            max_new_tokens: As in `generate`.
+            logprobs: As in `join`.
+            **decoding: As in `generate`.
+
+        Raises:
+            ConfigError: As in `generate`.
+            ContextError: As in `generate`.
+        """
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
+        context = self._open()
+        if not context.ids:
+            raise ContextError("there is nothing to continue: append a segment first")
+        limit = min(max_new_tokens, context.room)
+        model, tokenizer = self.pair.policy.model, self.pair.tokenizer
+        return TokenWriter.of(model, tokenizer, context.ids, limit, logprobs, **decoding)
+
     def extend_generated(self, ids: Sequence[int]) -> None:
         """Append tokens as if `generate` had written them now: to resume, or to force words.
 
@@ -285,6 +330,29 @@ class ReplaySession:
         with self._work() as context:
             context.ids.extend(int(token) for token in ids)
 
+    def export(self, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor]:
+        """Copy what the policy keeps of some tokens, for an engine that decodes in its place.
+
+        Args:
+            start: Index of the first token.
+            stop: Index behind the last one; None takes all.
+
+        Returns:
+            Keys, after the rotary embedding, and values, each `(L, T, H, D)`: layers, tokens,
+            heads of keys and values, and the size of a head.
+
+        Raises:
+            ContextError: the context has no such tokens.
+        """
+        stop = self.length if stop is None else stop
+        if not 0 <= start < stop <= self.length:
+            raise ContextError(
+                f"tokens {start} to {stop - 1} cannot be exported of a context of {self.length}"
+            )
+        with self._work() as context:
+            context.catch_up(context.policy_run)
+            return context.policy_run.cache.stretch(start, stop)
+
     def crop(self, length: int) -> None:
         """Go back to the first `length` tokens.
 
@@ -292,6 +360,7 @@ class ReplaySession:
             ContextError: `length` is out of range, or inside a visual block.
         """
         self._context = self._open().prefix(length)
+        self._root = uuid4().hex
 
     def fork(self) -> Self:
         """Make a second session in the same state, which goes its own way from here."""
@@ -323,15 +392,3 @@ class ReplaySession:
         with without_autograd():
             yield context
         self._context = context
-
-    def _writer(
-        self, max_new_tokens: int, logprobs: int | None = None, **decoding: Unpack[Decoding]
-    ) -> TokenWriter:
-        if max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
-        context = self._open()
-        if not context.ids:
-            raise ContextError("there is nothing to continue: append a segment first")
-        limit = min(max_new_tokens, context.room)
-        model, tokenizer = self.pair.policy.model, self.pair.tokenizer
-        return TokenWriter.of(model, tokenizer, context.ids, limit, logprobs, **decoding)

@@ -10,8 +10,8 @@ from visreplay.agent.policy.encoder import ContextEncoder, check_text
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import Keys, Replay, SessionCache, keys_of
 from visreplay.agent.policy.telemetry import replay_record, report, with_maps
+from visreplay.agent.policy.writing import ModelWriter, Writer
 from visreplay.replay_core import (
-    Batch,
     Generation,
     ModelPair,
     ReplayConfig,
@@ -134,6 +134,7 @@ class ReplayPolicy:
         max_context: Largest number of tokens in a conversation; None leaves it to the model.
         maps: Whether pictures of entropies and replayed tokens are put in the store.
         grid: The pixel budget of any image; None takes the processor's.
+        writer: What writes the turns; None takes the pair's own model.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class ReplayPolicy:
         max_context: int | None = None,
         maps: bool = True,
         grid: TokenGrid | None = None,
+        writer: Writer | None = None,
     ) -> None:
         self.pair = pair
         self.replay = replay
@@ -156,6 +158,7 @@ class ReplayPolicy:
         self.stop_strings = stop_strings
         self.sessions = SessionCache() if sessions is None else sessions
         self.max_context = max_context
+        self.writer: Writer = ModelWriter() if writer is None else writer
         self._recipe_sampling = recipe_sampling
         answers = pair.swapped().policy if replay.swap_roles else pair.policy
         self._checkpoint = Sampling(**checkpoint_decoding(answers.model.generation_config))
@@ -192,10 +195,14 @@ class ReplayPolicy:
         """
         reading = run_to_end(self.read(messages, opening))
         yield from reading.opened
-        generated = yield from reading.session.stream(
-            seed=seed, **self.decoding(sampling, stop_strings)
-        )
-        return self.turn(reading, reading.session, generated)
+        options = self.decoding(sampling, stop_strings)
+        writing = self.writer.stream(reading.session, seed=seed, **options)
+        while True:
+            try:
+                token_id, _ = next(writing)
+            except StopIteration as end:
+                return self.turn(reading, *end.value)
+            yield token_id
 
     def act_together(
         self, conversations: Sequence[tuple[Sequence[Message], int]]
@@ -208,21 +215,16 @@ class ReplayPolicy:
         Args:
             conversations: The messages and the seed of each, as in `act`.
         """
-        batch, readings, begun = Batch(), dict[Keys, Reading](), []
+        read = dict[Keys, Reading]()
+        readings, wishes = [], []
         for messages, seed in conversations:
             keys = keys_of(messages)
-            if keys not in readings:
-                readings[keys] = run_to_end(self.read(messages))
-            session = readings[keys].session
-            begun.append((readings[keys], session.join(batch, seed=seed, **self.decoding())))
-        while batch.step():
-            pass
-        return [
-            self.turn(
-                reading, reading.session.continued(each), each.generation(self.pair.tokenizer)
-            )
-            for reading, each in begun
-        ]
+            if keys not in read:
+                read[keys] = run_to_end(self.read(messages))
+            readings.append(read[keys])
+            wishes.append((read[keys].session, {"seed": seed, **self.decoding()}))
+        ended = self.writer.together(wishes)
+        return [self.turn(reading, *each) for reading, each in zip(readings, ended, strict=True)]
 
     def read(
         self,
@@ -334,7 +336,7 @@ class ReplayPolicy:
 
     def close(self) -> None:
         """Drop every session and its KV cache."""
-        self.sessions.clear()
+        self.writer.forget(self.sessions.clear())
 
     def _written(self, message: Message) -> list[int]:
         """Find the tokens of an assistant's turn: the generated ones, else those of its text.

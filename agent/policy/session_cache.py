@@ -109,11 +109,14 @@ class SessionCache:
                 self._held -= sessions
                 self._shrink()
 
-    def clear(self) -> None:
-        """Drop every session."""
+    def clear(self) -> "list[ReplaySession]":
+        """Drop every session, and return them."""
         with self._lock:
-            while self._known:
-                self._drop(self._known.popitem()[1])
+            dropped = list(self._known.values())
+            self._known.clear()
+            for known in dropped:
+                self._drop(known)
+        return [known.session for known in dropped]
 
     def _shrink(self) -> None:
         while len(self._known) > self._held and (

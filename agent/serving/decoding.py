@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,28 @@ class DecodeJob:
         if last and isinstance(last[-1], BaseException):
             return False
         return not self.cancelled if self.row is None else not self.row.finished
+
+
+def write_elsewhere(job: DecodeJob, send: Callable[[Event | BaseException], object]) -> None:
+    """Let the policy's writer write a turn, in a thread that waits for it.
+
+    Args:
+        job: The turn; nothing is sent any more once it is cancelled.
+        send: Takes its events.
+    """
+    policy, reading = job.policy, job.reading
+    try:
+        writing = policy.writer.stream(reading.session, seed=job.seed, **job.options)
+        while not job.cancelled:
+            try:
+                token_id, logprob = next(writing)
+            except StopIteration as end:
+                send(EndEvent(job.choice, policy.turn(reading, *end.value)))
+                return
+            send(TokenEvent(job.choice, token_id, logprob))
+        writing.close()
+    except BaseException as error:  # the request's own: the others go on
+        send(error)
 
 
 class BatchDecoder:

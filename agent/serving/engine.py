@@ -16,8 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from visreplay.agent.policy.replay_policy import Reading, ReplayPolicy
+from visreplay.agent.policy.writing import ModelWriter
 from visreplay.agent.serving.admission import AdmissionQueue, ClosedError, engine_closed
-from visreplay.agent.serving.decoding import BatchDecoder, DecodeJob, EndEvent, Event
+from visreplay.agent.serving.decoding import (
+    BatchDecoder,
+    DecodeJob,
+    EndEvent,
+    Event,
+    write_elsewhere,
+)
 
 T = TypeVar("T")
 
@@ -59,6 +66,7 @@ class Engine:
         self._prefills: set[_PrefillJob] = set()
         self._to_prefill: asyncio.Queue[_PrefillJob] = asyncio.Queue()
         self._decodes: list[DecodeJob] = []
+        self._elsewhere: set[DecodeJob] = set()
         self._some_to_decode = asyncio.Event()
         self._decoder = BatchDecoder()
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,6 +77,8 @@ class Engine:
         """Start to work."""
         self.admission.open()
         self._threads = ThreadPoolExecutor(self._prefillers + 1, "visreplay")
+        # A thread waits for each turn that something else than the pair's own model writes.
+        self._waiters = ThreadPoolExecutor(self.admission.max_running, "visreplay-waits")
         # More than there are slots: what is prepared for a caller that left goes on to its end.
         self._preparers = ThreadPoolExecutor(4 * self.admission.max_running, "visreplay-media")
         loops = [self._prefill() for _ in range(self._prefillers)]
@@ -84,13 +94,14 @@ class Engine:
         if self._in_threads:
             await asyncio.wait(self._in_threads, timeout=STEP_SECONDS)
         self._preparers.shutdown(wait=False, cancel_futures=True)
+        self._waiters.shutdown(wait=False, cancel_futures=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Give every caller that waits for something, or comes later, a `ClosedError`."""
         self.admission.close()
         self._closing.set()
-        for decode in self._decodes:
+        for decode in (*self._decodes, *self._elsewhere):
             decode.events.put_nowait(engine_closed())
         for prefill in self._prefills:
             if not prefill.result.done():
@@ -129,6 +140,21 @@ class Engine:
         self._in_threads.add(running)
         running.add_done_callback(self._in_threads.discard)
         return await asyncio.shield(running)  # a thread goes on, whoever waits for it
+
+    def _begin(self, job: DecodeJob) -> None:
+        """Begin to decode a turn: in the batches here, or where its policy's writer does."""
+        if isinstance(job.policy.writer, ModelWriter):
+            self._decodes.append(job)
+            self._some_to_decode.set()
+        else:
+            loop = asyncio.get_running_loop()
+
+            def send(event: Event | BaseException) -> None:
+                loop.call_soon_threadsafe(job.events.put_nowait, event)
+
+            self._elsewhere.add(job)
+            ended = loop.run_in_executor(self._waiters, write_elsewhere, job, send)
+            ended.add_done_callback(lambda _: self._elsewhere.discard(job))
 
     async def _prefill(self) -> None:
         """Prefill a piece of each conversation in turn."""
@@ -251,8 +277,7 @@ class Slot:
 
         def begin() -> None:
             begun.append(ahead.popleft())
-            self.engine._decodes.append(begun[-1])
-            self.engine._some_to_decode.set()
+            self.engine._begin(begun[-1])
 
         begin()
         while ahead and queue.place_now():

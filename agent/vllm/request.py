@@ -1,0 +1,89 @@
+"""A turn as a request to vLLM: tokens in, tokens out, pictures by their sizes alone."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import ormsgpack
+from torch import Tensor
+
+from visreplay.agent.vllm.exports import Lease, pictures_of
+from visreplay.replay_core import ConfigError, ReplaySession
+from visreplay.replay_core.generation import TokenWriter
+from visreplay_connector.handles import PARAMETER
+
+_RAW = 3
+"""The MessagePack extension in which vLLM sends the bytes of a tensor."""
+
+SMALLEST_TEMPERATURE = 0.01
+"""vLLM raises lower temperatures, but for 0, to this one."""
+
+
+def request_body(
+    session: ReplaySession, lease: Lease, writer: TokenWriter, seed: int | None
+) -> dict[str, Any]:
+    """Build the body of `POST /inference/v1/generate`.
+
+    Args:
+        session: A session that has read the whole conversation.
+        lease: The files with its keys and values.
+        writer: The continuation, not begun.
+        seed: As in `Decoding`.
+
+    Raises:
+        ConfigError: vLLM would do something else than what is asked for.
+    """
+    sampler = writer.sampler
+    if not sampler.greedy and sampler.temperature < SMALLEST_TEMPERATURE:
+        raise ConfigError(
+            f"temperature is {sampler.temperature}, but vLLM takes 0 or at least "
+            f"{SMALLEST_TEMPERATURE}: choose one of these, or the embedded engine"
+        )
+    sampling: dict[str, Any] = {
+        "temperature": 0.0 if sampler.greedy else sampler.temperature,
+        "top_p": sampler.top_p,
+        "top_k": sampler.top_k,
+        "repetition_penalty": sampler.repetition_penalty,
+        "max_tokens": writer.limit,
+        # The policy's own end tokens, and no others.
+        "ignore_eos": True,
+        "stop_token_ids": sorted(writer.stops.eos_ids),
+        "skip_special_tokens": False,
+    }
+    stop = list(writer.stops.stop_strings) or None
+    optional = {"logprobs": writer.top, "seed": seed, "stop": stop}
+    sampling |= {name: value for name, value in optional.items() if value is not None}
+    body = {
+        "token_ids": list(session.token_ids),
+        "sampling_params": sampling,
+        "cache_salt": lease.salt,
+        "kv_transfer_params": {PARAMETER: {"files": list(lease.names)}},
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if session.blocks:
+        body["features"] = _features(session, lease.salt)
+    return body
+
+
+def _features(session: ReplaySession, salt: str) -> dict[str, Any]:
+    hashes: dict[str, list[str]] = {}
+    places: dict[str, list[dict[str, int]]] = {}
+    items: dict[str, list[str]] = {}
+    for block, picture in zip(session.blocks, pictures_of(session, salt), strict=True):
+        hashes.setdefault(block.kind, []).append(picture.identifier)
+        place = {"offset": block.start, "length": block.length}
+        places.setdefault(block.kind, []).append(place)
+        items.setdefault(block.kind, []).append(sizes_item(block.sizes))
+    return {"mm_hashes": hashes, "mm_placeholders": places, "kwargs_data": items}
+
+
+def sizes_item(sizes: Mapping[str, Tensor]) -> str:
+    """Write the sizes of one image or video as vLLM reads its inputs, in base64."""
+    item = {}
+    for name, batch in sizes.items():
+        tensor = batch[0].cpu().contiguous()
+        raw = ormsgpack.Ext(_RAW, tensor.numpy().tobytes())
+        data = [str(tensor.dtype).removeprefix("torch."), list(tensor.shape), raw]
+        item[name] = {"data": data, "field": ["batched", {"keep_on_cpu": True}]}
+    return base64.b64encode(ormsgpack.packb(item)).decode()

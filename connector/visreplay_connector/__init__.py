@@ -1,0 +1,1 @@
+"""A KV connector of vLLM that takes prefills from visreplay; imports nothing of it."""
