@@ -18,9 +18,7 @@ Ended = tuple[ReplaySession, Generation]
 class Writer(Protocol):
     """Writes the continuations of sessions."""
 
-    def stream(
-        self, session: ReplaySession, **options: Any
-    ) -> Generator[Written, None, Ended]:
+    def stream(self, session: ReplaySession, **options: Any) -> Generator[Written, None, Ended]:
         """Write a continuation, and yield its tokens as they come.
 
         Args:
@@ -41,9 +39,7 @@ class Writer(Protocol):
 class ModelWriter:
     """The policy's own model writes, in this process."""
 
-    def stream(
-        self, session: ReplaySession, **options: Any
-    ) -> Generator[Written, None, Ended]:
+    def stream(self, session: ReplaySession, **options: Any) -> Generator[Written, None, Ended]:
         """Write token by token; without log-probabilities."""
         twin = session.fork()
         writing = twin.stream(**options)

@@ -102,9 +102,7 @@ class EngineClient:
                 f"the engine at {self.url} does not take tokens: start it with --enable-scale-out"
             )
         if code == httpx.codes.UNAUTHORIZED:
-            return EngineError(
-                f"the engine at {self.url} asks for a key: put it in {KEY_VARIABLE}"
-            )
+            return EngineError(f"the engine at {self.url} asks for a key: put it in {KEY_VARIABLE}")
         if code >= httpx.codes.INTERNAL_SERVER_ERROR:
             return LoadFailedError(
                 f"the engine at {self.url} could not load the keys and values, or failed "

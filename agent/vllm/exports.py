@@ -14,14 +14,14 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
+from visreplay_connector.handles import IDENTIFIER, Description, Picture, prefix_digest
 
 from visreplay.replay_core import ReplaySession
-from visreplay_connector.handles import IDENTIFIER, Description, Picture, prefix_digest
 
 MAX_BYTES = 8 * 2**30
 _SHARED_MEMORY = Path("/dev/shm")
@@ -58,12 +58,12 @@ class Lease:
     """Files that stay as long as a request may need them.
 
     Attributes:
-        names: Their names, in the order of the conversation.
+        handle: The handle that names them in the order of the conversation.
         salt: The request's `cache_salt`.
         tokens: Number of tokens in files that were written for it.
     """
 
-    names: tuple[str, ...]
+    handle: dict[str, Any]
     salt: str
     tokens: int
 
@@ -75,11 +75,14 @@ class Exports:
         model: Digest of the policy's weights.
         folder: Where files are written; None takes `default_folder`. Several workers may share it.
         max_bytes: Largest size of all files of this worker.
+
+    Attributes:
+        source: Address from which engines on other machines fetch the files; None without.
     """
 
-    def __init__(
-        self, model: str, folder: Path | None = None, max_bytes: int = MAX_BYTES
-    ) -> None:
+    source: str | None = None
+
+    def __init__(self, model: str, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
         self.folder = default_folder() if folder is None else folder
         self.max_bytes = max_bytes
         self.bytes = 0
@@ -116,7 +119,10 @@ class Exports:
             self._users.update(file.name for file in files)
             self._shrink()
         try:
-            yield Lease(tuple(file.name for file in files), salt, max(0, end - done))
+            handle: dict[str, Any] = {"files": [file.name for file in files]}
+            if self.source is not None:
+                handle["source"] = self.source
+            yield Lease(handle, salt, max(0, end - done))
         finally:
             with self._lock:
                 self._users.subtract(file.name for file in files)

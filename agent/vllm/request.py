@@ -6,11 +6,11 @@ from typing import Any
 
 import ormsgpack
 from torch import Tensor
+from visreplay_connector.handles import PARAMETER
 
 from visreplay.agent.vllm.exports import Lease, pictures_of
 from visreplay.replay_core import ConfigError, ReplaySession
 from visreplay.replay_core.generation import TokenWriter
-from visreplay_connector.handles import PARAMETER
 
 _RAW = 3
 """The MessagePack extension in which vLLM sends the bytes of a tensor."""
@@ -57,7 +57,7 @@ def request_body(
         "token_ids": list(session.token_ids),
         "sampling_params": sampling,
         "cache_salt": lease.salt,
-        "kv_transfer_params": {PARAMETER: {"files": list(lease.names)}},
+        "kv_transfer_params": {PARAMETER: lease.handle},
         "stream": True,
         "stream_options": {"include_usage": True},
     }

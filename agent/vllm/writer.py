@@ -1,66 +1,99 @@
 """Turns that vLLM writes, of conversations that were read and replayed here."""
 
-from collections.abc import Generator, Sequence
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Unpack
+from typing import Any
 
 from visreplay.agent.policy.writing import Ended, Wish, Written
-from visreplay.agent.vllm.client import EngineClient, EngineError, LoadFailedError
+from visreplay.agent.vllm.client import (
+    EngineClient,
+    EngineDownError,
+    EngineError,
+    LoadFailedError,
+)
 from visreplay.agent.vllm.exports import Exports
 from visreplay.agent.vllm.request import request_body
 from visreplay.replay_core import ReplaySession, TokenLogprob
-from visreplay.replay_core.decoding import Decoding
 from visreplay.replay_core.generation import TokenWriter, run_to_end
+
+_AGAIN_SECONDS = 30.0
+"""Time after which a server that was down is asked again."""
+
 
 class VllmWriter:
     """Writes turns through vLLM: a session's keys and values go there, and tokens come back.
 
+    A conversation stays with one server, which keeps blocks of it. If that server goes down, its
+    turns are written by the others from their beginning.
+
     Args:
-        client: The server.
-        exports: The files that it loads.
+        clients: The servers, which all serve the same weights.
+        exports: The files that they load.
         at_once: Number of turns of one call that are written at once.
     """
 
-    def __init__(self, client: EngineClient, exports: Exports, at_once: int = 64) -> None:
-        self.client = client
+    def __init__(
+        self, clients: Sequence[EngineClient], exports: Exports, at_once: int = 64
+    ) -> None:
+        if not clients:
+            raise ValueError("there are no engines: name at least one")
         self.exports = exports
+        self._clients = list(clients)
+        self._down: dict[EngineClient, float] = {}
+        self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(at_once, "visreplay-vllm")
 
-    def stream(
-        self,
-        session: ReplaySession,
-        *,
-        max_new_tokens: int,
-        logprobs: int | None = None,
-        **decoding: Unpack[Decoding],
-    ) -> Generator[Written, None, Ended]:
+    def stream(self, session: ReplaySession, **options: Any) -> Generator[Written, None, Ended]:
         """Write a continuation, and yield its tokens as they come.
-
-        What the engine could not load is exported anew, once, if nothing was written yet.
 
         Args:
             session: Has read the conversation; it stays as it is.
-            max_new_tokens: As in `ReplaySession.generate`.
-            logprobs: As in `ReplaySession.join`.
-            **decoding: As in `Decoding`.
-
-        Returns:
-            A fork of the session with the new tokens, and the generation.
+            **options: As of `ReplaySession.join`.
 
         Raises:
-            EngineError: The engine did not write the turn, or not from what was replayed.
+            EngineError: No engine wrote the turn, or not from what was replayed.
             ConfigError: vLLM would do something else than what is asked for.
         """
-        writer = session.writer(max_new_tokens=max_new_tokens, logprobs=logprobs, **decoding)
-        for attempt in range(2):
-            with self.exports.lease(session, anew=attempt > 0) as lease:
-                body = request_body(session, lease, writer, decoding.get("seed"))
+        yielded: list[int] = []
+        for client in self._in_turn(session):
+            for anew in (False, True):
                 try:
-                    yield from self._tokens(body, writer)
-                    break
-                except LoadFailedError:
-                    if attempt or writer.ids:
-                        raise
+                    return (yield from self._attempt(client, session, yielded, anew, options))
+                except LoadFailedError as error:
+                    failure: EngineError = error
+                except EngineDownError as error:
+                    failure = error
+                    with self._lock:
+                        self._down[client] = time.monotonic()
+                    break  # to the next server
+            else:
+                break
+        raise failure
+
+    def _attempt(
+        self,
+        client: EngineClient,
+        session: ReplaySession,
+        yielded: list[int],
+        anew: bool,
+        options: dict[str, Any],
+    ) -> Generator[Written, None, Ended]:
+        """Let a server write a turn from its beginning, and yield what was not yielded before."""
+        writer = session.writer(**options)
+        with self.exports.lease(session, anew=anew) as lease:
+            body = request_body(session, lease, writer, options.get("seed"))
+            for token_id, logprob in _tokens(client, body, writer):
+                place = len(writer.ids) - 1
+                if place == len(yielded):
+                    yielded.append(token_id)
+                    yield token_id, logprob
+                elif token_id != yielded[place]:
+                    raise EngineError(
+                        f"the engine at {client.url} writes a turn otherwise than the one that "
+                        f"went down in the middle of it, from token {place} on: ask again"
+                    )
         twin = session.fork()
         twin.extend_generated(writer.ids)
         return twin, writer.generation(session.pair.tokenizer)
@@ -77,34 +110,6 @@ class VllmWriter:
         ]
         return [each.result() for each in running]
 
-    def _tokens(self, body: dict[str, Any], writer: TokenWriter) -> Generator[Written, None, None]:
-        """Yield the tokens of a request, and check that vLLM computed the last one alone."""
-        usage: dict[str, Any] | None = None
-        for piece in self.client.stream(body):
-            usage = piece.get("usage") or usage
-            for choice in piece.get("choices") or ():
-                entries = ((choice.get("logprobs") or {}).get("content")) or ()
-                ids = choice.get("token_ids") or ()
-                for number, token_id in enumerate(ids):
-                    if writer.finished:
-                        break
-                    logprob = _logprob(entries[number], writer.top) if entries else None
-                    writer.add(token_id, logprob)
-                    yield token_id, logprob
-        details = (usage or {}).get("prompt_tokens_details") or {}
-        cached, wanted = details.get("cached_tokens"), len(body["token_ids"]) - 1
-        if cached != wanted:
-            raise EngineError(
-                f"the engine at {self.client.url} took {cached} tokens of the prompt as they were "
-                f"replayed, not {wanted}: start it with --enable-prompt-tokens-details, and with "
-                "the connector"
-            )
-        if not writer.finished:
-            raise EngineError(
-                f"the engine at {self.client.url} ended a turn after {len(writer.ids)} tokens, "
-                "before its end"
-            )
-
     def forget(self, sessions: Sequence[ReplaySession]) -> None:
         """Remove the files of some sessions that no turn needs."""
         self.exports.forget({session.lineage for session in sessions})
@@ -113,7 +118,44 @@ class VllmWriter:
         """Remove the files, and close the connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.exports.close()
-        self.client.close()
+        for client in self._clients:
+            client.close()
+
+    def _in_turn(self, session: ReplaySession) -> list[EngineClient]:
+        """List the servers to try: the session's own first, and those that are down last."""
+        first = int(session.lineage, 16) % len(self._clients)
+        late = time.monotonic() - _AGAIN_SECONDS
+        with self._lock:
+            down = {client for client, since in self._down.items() if since > late}
+        in_turn = self._clients[first:] + self._clients[:first]
+        return sorted(in_turn, key=lambda client: client in down)
+
+
+def _tokens(client: EngineClient, body: dict[str, Any], writer: TokenWriter) -> Iterator[Written]:
+    """Yield the tokens of a request, and check that vLLM computed the prompt's last one alone."""
+    usage: dict[str, Any] | None = None
+    for piece in client.stream(body):
+        usage = piece.get("usage") or usage
+        for choice in piece.get("choices") or ():
+            entries = ((choice.get("logprobs") or {}).get("content")) or ()
+            for number, token_id in enumerate(choice.get("token_ids") or ()):
+                if writer.finished:
+                    break
+                logprob = _logprob(entries[number], writer.top) if entries else None
+                writer.add(token_id, logprob)
+                yield token_id, logprob
+    details = (usage or {}).get("prompt_tokens_details") or {}
+    cached, wanted = details.get("cached_tokens"), len(body["token_ids"]) - 1
+    if cached != wanted:
+        raise EngineError(
+            f"the engine at {client.url} took {cached} tokens of the prompt as they were replayed, "
+            f"not {wanted}: start it with --enable-prompt-tokens-details, and with the connector"
+        )
+    if not writer.finished:
+        raise EngineError(
+            f"the engine at {client.url} ended a turn after {len(writer.ids)} tokens, before its "
+            "end: allow it longer contexts (--max-model-len)"
+        )
 
 
 def _logprob(entry: dict[str, Any], top: int | None) -> TokenLogprob | None:

@@ -117,7 +117,9 @@ class ReplayConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             model.get_head_size(),
         )
         self._model = checkpoint_digest(_folder_of(model))
-        self._fetcher = Fetcher(self._folder, options) if role is KVConnectorRole.SCHEDULER else None
+        self._fetcher = (
+            Fetcher(self._folder, options) if role is KVConnectorRole.SCHEDULER else None
+        )
         self._plans: dict[str, Plan] = {}
         self._to_load: dict[str, Load] = {}
         self._layers: dict[int, Any] = {}
@@ -163,7 +165,9 @@ class ReplayConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """Read what the files are of, and check that they are this prompt's."""
         plan = Plan()
         ids = list(request.prompt_token_ids)
-        pictures = [Picture(each.mm_position.offset, each.identifier) for each in request.mm_features]
+        pictures = [
+            Picture(each.mm_position.offset, each.identifier) for each in request.mm_features
+        ]
         pictures.sort(key=lambda picture: picture.start)
         end = len(ids) - 1
         done = 0
@@ -322,7 +326,9 @@ class ReplayConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Do nothing: loads end before the forward pass begins."""
 
-    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+    def save_kv_layer(
+        self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any
+    ) -> None:
         """Save nothing."""
 
     def wait_for_save(self) -> None:
@@ -368,6 +374,8 @@ def _folder_of(model_config: Any) -> Path:
         from huggingface_hub import snapshot_download
 
         folder = Path(
-            snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True)
+            snapshot_download(
+                model_config.model, revision=model_config.revision, local_files_only=True
+            )
         )
     return folder

@@ -1,4 +1,4 @@
-"""Files of keys and values from workers on other machines, fetched before a request is scheduled."""
+"""Files of keys and values of workers on other machines, fetched before a request is scheduled."""
 
 import logging
 import os
@@ -94,7 +94,9 @@ class Fetcher:
     def _fetch(self, source: str, name: str) -> None:
         path = self._folder / name
         part = path.with_suffix(f".{uuid4().hex}.part")
-        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY_VARIABLE)) else {}
+        headers = (
+            {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY_VARIABLE)) else {}
+        )
         try:
             with urlopen(Request(f"{source}/{name}", headers=headers), timeout=_SECONDS) as answer:
                 size = int(answer.headers["Content-Length"])

@@ -1,0 +1,55 @@
+"""A real vLLM server on the embedded policy; `make test-vllm` installs one and runs these tests.
+
+Its cache has room for few conversations, so that requests are preempted and cached blocks go.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from visreplay_connector.handles import checkpoint_digest
+
+from visreplay.agent.vllm.client import EngineClient
+from visreplay.agent.vllm.exports import Exports
+from visreplay.agent.vllm.process import EngineProcess
+from visreplay.agent.vllm.writer import VllmWriter
+from visreplay.replay_core import EMBEDDED
+
+PYTHON = os.environ.get("VISREPLAY_ENGINE_PYTHON")
+BLOCKS = 48
+BLOCK_TOKENS = 32
+OPTIONS = [
+    *("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16"),
+    *("--block-size", str(BLOCK_TOKENS), "--num-gpu-blocks-override", str(BLOCKS)),
+    *("--max-model-len", "1024"),
+]
+CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def kv_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kv")
+
+
+@pytest.fixture(scope="session")
+def engine(kv_folder: Path) -> Iterator[EngineProcess]:
+    if PYTHON is None:
+        pytest.skip("needs vLLM in an environment of its own: make test-vllm")
+    policy = str(EMBEDDED / "policy")
+    with EngineProcess(PYTHON, policy, kv_folder, options=OPTIONS, environment=CPU) as process:
+        yield process
+
+
+@pytest.fixture
+def writer(engine: EngineProcess, kv_folder: Path) -> Iterator[VllmWriter]:
+    exports = Exports(checkpoint_digest(EMBEDDED / "policy"), kv_folder)
+    writer = VllmWriter([EngineClient(engine.url)], exports)
+    yield writer
+    writer.close()
