@@ -15,8 +15,8 @@ from visreplay.replay_core.generation import TokenWriter
 _RAW = 3
 """The MessagePack extension in which vLLM sends the bytes of a tensor."""
 
-SMALLEST_TEMPERATURE = 0.01
-"""vLLM raises lower temperatures, but for 0, to this one."""
+TEMPERATURES = (0.01, 2.0)
+"""vLLM raises lower temperatures, but for 0, to the first, and refuses those above the second."""
 
 
 def request_body(
@@ -34,10 +34,11 @@ def request_body(
         ConfigError: vLLM would do something else than what is asked for.
     """
     sampler = writer.sampler
-    if not sampler.greedy and sampler.temperature < SMALLEST_TEMPERATURE:
+    lowest, highest = TEMPERATURES
+    if not sampler.greedy and not lowest <= sampler.temperature <= highest:
         raise ConfigError(
-            f"temperature is {sampler.temperature}, but vLLM takes 0 or at least "
-            f"{SMALLEST_TEMPERATURE}: choose one of these, or the embedded engine"
+            f"temperature is {sampler.temperature}, but vLLM takes 0, or {lowest} to {highest}: "
+            "choose one of these, or the embedded engine"
         )
     sampling: dict[str, Any] = {
         "temperature": 0.0 if sampler.greedy else sampler.temperature,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
@@ -79,10 +80,12 @@ class Fetcher:
             HandleError: One of them does not come.
         """
         waits = self._running.get(request_id, [])
+        if not all(each.done() for each in waits):
+            return False
         for each in waits:
-            if each.done() and (error := each.exception()):
+            if error := each.exception():
                 raise HandleError(f"a file cannot be fetched: {error}") from error
-        return all(each.done() for each in waits)
+        return True
 
     def end(self, request_id: str) -> None:
         """Tell that a request needs its files no more."""
@@ -107,6 +110,9 @@ class Fetcher:
             if part.stat().st_size != size:
                 raise OSError(f"{name} ended early")
             part.rename(path)
+        except HTTPError as error:
+            error.close()  # it holds the connection
+            raise
         finally:
             part.unlink(missing_ok=True)
             with self._lock:

@@ -120,7 +120,7 @@ def test_a_stop_string_ends_the_turn_and_stays_in_it(
 
 def test_a_seed_repeats_a_sampled_turn(make_agent: MakeAgent, writer: VllmWriter) -> None:
     session = first_turn(make_agent(Method.STATE), samples(SCENES, 1)[0])
-    hot = {"temperature": 3.0, "max_new_tokens": 24}
+    hot = {"temperature": 2.0, "max_new_tokens": 24}
     texts = [written(writer, session, seed=seed, **hot)[1].text for seed in (1, 1, 2, 3)]
     assert texts[0] == texts[1]
     assert len(set(texts)) == 3
@@ -130,18 +130,19 @@ def test_a_penalty_counts_as_in_the_embedded_engine(
     make_agent: MakeAgent, writer: VllmWriter
 ) -> None:
     session = first_turn(make_agent(Method.STATE), samples(SCENES, 1)[0])
-    _, theirs = written(writer, session, repetition_penalty=1.6)
-    ours = session.fork().generate(max_new_tokens=24, repetition_penalty=1.6)
+    _, theirs = written(writer, session, repetition_penalty=6.0)
+    ours = session.fork().generate(max_new_tokens=24, repetition_penalty=6.0)
     assert theirs.token_ids == ours.token_ids
     assert ours.token_ids != session.fork().generate(max_new_tokens=24).token_ids
 
 
-def test_a_temperature_that_vllm_would_raise_is_refused(
-    make_agent: MakeAgent, writer: VllmWriter
+@pytest.mark.parametrize("temperature", [0.005, 2.5])
+def test_a_temperature_that_vllm_would_change_is_refused(
+    make_agent: MakeAgent, writer: VllmWriter, temperature: float
 ) -> None:
     session = first_turn(make_agent(Method.NONE), samples(SCENES, 1)[0])
-    with pytest.raises(ConfigError, match=r"temperature is 0\.005, but vLLM takes 0 or at least"):
-        written(writer, session, temperature=0.005)
+    with pytest.raises(ConfigError, match=rf"{temperature}, but vLLM takes 0, or 0\.01 to 2\.0"):
+        written(writer, session, temperature=temperature)
 
 
 def test_lost_files_are_exported_again(make_agent: MakeAgent, writer: VllmWriter) -> None:
