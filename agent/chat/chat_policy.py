@@ -13,6 +13,7 @@ from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
+from visreplay.agent.policy.writing import Writer
 from visreplay.agent.protocols import Recipe, ToolProtocol, choose_recipe, get_protocol
 from visreplay.agent.protocols.tool_schemas import Signature
 from visreplay.replay_core import ModelPair, ReplayConfig
@@ -67,6 +68,7 @@ class ChatPolicy:
         memory: The tokens of earlier turns; policies may share one.
         max_context: Limit of a conversation in tokens; None leaves it to the model.
         maps: Whether pictures of entropies and replayed tokens are put into the store.
+        writer: What writes the turns (`VllmSettings.opened`); None takes the pair's own model.
 
     Attributes:
         renderer: Renders messages in the protocol, and parses replies in it.
@@ -87,6 +89,7 @@ class ChatPolicy:
         memory: TurnMemory | None = None,
         max_context: int | None = None,
         maps: bool = True,
+        writer: Writer | None = None,
     ) -> None:
         if store is None:
             store = ImageStore(memory_bytes=STORE_BYTES, forgetful=True)
@@ -108,6 +111,7 @@ class ChatPolicy:
             max_context=max_context,
             maps=maps,
             grid=self.protocol.grid,
+            writer=writer,
         )
 
     def offer(self, tools: Sequence[Signature], choice: ToolChoice = None) -> ToolOffer:

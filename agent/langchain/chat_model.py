@@ -14,7 +14,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import AliasChoices, ConfigDict, Field, InstanceOf, PrivateAttr
+from pydantic import AliasChoices, ConfigDict, Field, InstanceOf, PrivateAttr, SkipValidation
 
 from visreplay.agent.chat.chat_policy import STORE_BYTES, ChatPolicy
 from visreplay.agent.chat.renderer import ChatRenderer
@@ -22,6 +22,7 @@ from visreplay.agent.copying import refuse_pickling
 from visreplay.agent.langchain.messages import from_langchain, image_block, reply_fields
 from visreplay.agent.policy.sampling import SAMPLING_FIELDS, Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
+from visreplay.agent.policy.writing import Writer
 from visreplay.agent.protocols import Recipe
 from visreplay.replay_core import ModelPair, ReplayConfig, load_pair
 from visreplay.tools import ImageStore, load_image
@@ -76,6 +77,8 @@ class ReplayChatModel(BaseChatModel):
         stop: Texts that end a turn, and are left out of it.
         seed: Seed of the sampler; None takes torch's global generator.
         cache_bytes: Limit of the memory of what was read; the least recently used goes first.
+        writer: What writes the turns, such as vLLM (`VllmSettings.opened`); None takes the pair's
+            own model.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -100,6 +103,7 @@ class ReplayChatModel(BaseChatModel):
     stop: list[str] | None = None
     seed: int | None = None
     cache_bytes: int = CACHE_BYTES
+    writer: SkipValidation[Writer | None] = Field(default=None, exclude=True, repr=False)
 
     _chat: ChatPolicy = PrivateAttr()
 
@@ -112,6 +116,7 @@ class ReplayChatModel(BaseChatModel):
             self.store,
             recipe=self.recipe,
             sessions=SessionCache(self.cache_bytes),
+            writer=self.writer,
         )
         self.replay = self._chat.replay
         self.protocol = self._chat.protocol.name

@@ -17,6 +17,7 @@ from visreplay.agent.openai.replay_options import replay_config
 from visreplay.agent.openai.request_schema import ChatRequest
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.policy.session_cache import SessionCache
+from visreplay.agent.policy.writing import Writer
 from visreplay.agent.protocols import Recipe
 from visreplay.agent.serving.decoding import Event
 from visreplay.agent.serving.engine import Engine, Slot
@@ -48,6 +49,8 @@ class ServiceConfig:
         fetch: Reads http and https URLs; None reads none.
         recipe: The texts and budgets of the policy's training: a recipe, the path of its file, or
             the name of one that ships. None chooses by the policy's name.
+        writer: What writes the answers of the policy; None takes the pair's own models. The base,
+            whose weights another engine does not have, is then not among the models.
     """
 
     pair: ModelPair
@@ -58,6 +61,7 @@ class ServiceConfig:
     roots: tuple[Path, ...] = ()
     fetch: Fetcher | None = None
     recipe: Recipe | str | Path | None = None
+    writer: Writer | None = None
 
 
 def served_models(pair: ModelPair, replay: ReplayConfig) -> dict[str, ReplayConfig]:
@@ -241,4 +245,5 @@ class ChatService:
             memory=self._memory,
             max_context=limits.context,
             maps=False,
+            writer=service.writer,
         )

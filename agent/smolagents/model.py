@@ -32,6 +32,7 @@ from visreplay.agent.chat.chat_policy import ChatPolicy, ChatReply
 from visreplay.agent.copying import SharesWeights
 from visreplay.agent.policy.sampling import SAMPLING_FIELDS, Sampling
 from visreplay.agent.policy.session_cache import CACHE_BYTES, SessionCache
+from visreplay.agent.policy.writing import Writer
 from visreplay.agent.protocols import Recipe
 from visreplay.agent.protocols.recipe_files import recipe_of
 from visreplay.agent.smolagents.messages import FINAL_ANSWER, MemoryReader
@@ -94,6 +95,7 @@ class ReplayModel(SharesWeights, Model):
         store: ImageStore | None = None,
         cache_bytes: int = CACHE_BYTES,
         load_options: dict[str, Any] | None = None,
+        writer: Writer | None = None,
         **options: Any,
     ) -> Self:
         """Load a pair and build the model.
@@ -111,12 +113,16 @@ class ReplayModel(SharesWeights, Model):
             store: Where images are put; by default in memory.
             cache_bytes: Limit of the memory of what was read; the least recently used goes first.
             load_options: Options of `load_pair`: `device`, `dtype`, `attn_implementation`, ...
+            writer: What writes the turns, such as vLLM (`VllmSettings.opened`); None takes the
+                pair's own model.
             **options: As in the constructor.
         """
         _checked(options)
         pair = load_pair(policy, base, replay=replay, **(load_options or {}))
         sessions = SessionCache(cache_bytes)
-        chat = ChatPolicy(pair, replay, protocol, store, recipe=recipe, sessions=sessions)
+        chat = ChatPolicy(
+            pair, replay, protocol, store, recipe=recipe, sessions=sessions, writer=writer
+        )
         model = cls(chat, model_id=pair.names[0], **options)
         model._checkpoints = {"policy": policy, "base": base}
         return model

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,6 +14,7 @@ from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.serving.limits import ServerLimits
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import Console
+from visreplay.tasks.commands.engine_options import EngineOptions
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import MODEL, SERVER, ListenOptions, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
@@ -26,11 +28,13 @@ def serve(
     limits: Overrides[ServerLimits],
     sampling: Overrides[Sampling],
     listen: ListenOptions,
+    engine: EngineOptions,
     with_base: Annotated[
         bool,
         typer.Option(
             "--with-base/--without-base",
-            help="Serve the base too, which takes the memory of all its layers.",
+            help="Serve the base too, which takes the memory of all its layers. Another engine "
+            "than the embedded one has the policy alone.",
             rich_help_panel=MODEL,
         ),
     ] = True,
@@ -78,18 +82,25 @@ def serve(
     console = Console(stderr=True, highlight=False)
     listen.check()
     bounds = limits.build()
-    with listen.bind() as listening:  # before minutes are spent on models
+    with ExitStack() as stack:
+        listening = stack.enter_context(listen.bind())  # before minutes are spent on models
         choice = PairChoice.of(pair, console)
         config = choice.config(replay.values)
-        models = choice.load(replay_layers=None if with_base else config.depth)
+        writer = stack.enter_context(engine.writer(choice.policy))
+        whole_base = with_base and writer is None
+        models = choice.load(replay_layers=None if whole_base else config.depth)
+        served = served_models(models, config)
+        if writer is not None:
+            served.pop("base", None)
         service = ServiceConfig(
             models,
-            served_models(models, config),
+            served,
             sampling=sampling.build(),
             limits=bounds,
             roots=tuple(media_root or ()),
             fetch=Fetcher() if allow_urls else None,
             recipe=choice.recipe,
+            writer=writer,
         )
         logging.basicConfig(level=logging.WARNING)
         application = openai_app(service, listen.api_key)
@@ -102,14 +113,19 @@ def serve(
             lambda: console.print(f"Serving {', '.join(service.models)} at {url}", soft_wrap=True),
             application.end_requests,
         )
+
+        def leave(*_: object) -> NoReturn:
+            stack.close()
+            _exit()
+
         # uvicorn ends running requests, and then hands on the signal that stopped it.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _exit)
+            signal.signal(number, leave)
         listen.listen(listening, BACKLOG)
         server.serve_until_stopped()
 
 
-def _exit(*_: object) -> NoReturn:
+def _exit() -> NoReturn:
     """End with code 0: a server that was stopped by a signal has done its work.
 
     Python would wait for threads that still work for clients that have got their error.

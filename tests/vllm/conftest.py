@@ -4,7 +4,7 @@ Its cache has room for few conversations, so that requests are preempted and cac
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,12 +38,22 @@ def kv_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kv")
 
 
+StartEngine = Callable[[Path], EngineProcess]
+
+
 @pytest.fixture(scope="session")
-def engine(kv_folder: Path) -> Iterator[EngineProcess]:
+def start_engine() -> StartEngine:
+    """Starts a server on the embedded policy."""
     if PYTHON is None:
         pytest.skip("needs vLLM in an environment of its own: make test-vllm")
     policy = str(EMBEDDED / "policy")
-    with EngineProcess(PYTHON, policy, kv_folder, options=OPTIONS, environment=CPU) as process:
+    return lambda folder: EngineProcess(PYTHON, policy, folder, options=OPTIONS, environment=CPU)
+
+
+@pytest.fixture(scope="session")
+def engine(start_engine: StartEngine, kv_folder: Path) -> Iterator[EngineProcess]:
+    """A server that all tests share; it must survive each of them."""
+    with start_engine(kv_folder) as process:
         yield process
 
 
