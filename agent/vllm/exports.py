@@ -19,9 +19,9 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
-from visreplay_connector.handles import IDENTIFIER, Description, Picture, prefix_digest
 
 from visreplay.replay_core import ReplaySession
+from visreplay_connector.handles import IDENTIFIER, Description, Picture, prefix_digest
 
 MAX_BYTES = 8 * 2**30
 _SHARED_MEMORY = Path("/dev/shm")
@@ -100,8 +100,6 @@ class Exports:
     def lease(self, session: ReplaySession, *, anew: bool = False) -> Iterator[Lease]:
         """Write what of a session has no file yet, and keep its files inside the context.
 
-        All tokens but the last are in them: the engine computes that one.
-
         Args:
             session: A session that has read a whole conversation.
             anew: Write all of it again: the engine could not load what there is.
@@ -113,7 +111,7 @@ class Exports:
         with self._lock:
             files = [] if anew else self._known(session, salt)
             done = files[-1].stop if files else 0
-            end = session.length - 1
+            end = session.length
             if done < end:
                 files.append(self._write(session, salt, done, end))
             self._users.update(file.name for file in files)
@@ -156,7 +154,7 @@ class Exports:
         """Find the files that hold a session's beginning, without a gap."""
         ids, pictures = session.token_ids, pictures_of(session, salt)
         found: list[_File] = []
-        stops = sorted({stop for own, stop, _ in self._files if own == salt and stop < len(ids)})
+        stops = sorted({stop for own, stop, _ in self._files if own == salt and stop <= len(ids)})
         for stop in stops:
             file = self._files.get((salt, stop, _prefix(ids, pictures, stop)))
             done = found[-1].stop if found else 0

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Self
 
 import visreplay_connector
-
 from visreplay.agent.vllm.client import EngineClient, EngineDownError, EngineError
 
 START_SECONDS = 900.0

@@ -6,11 +6,11 @@ from typing import Any
 
 import ormsgpack
 from torch import Tensor
-from visreplay_connector.handles import PARAMETER
 
 from visreplay.agent.vllm.exports import Lease, pictures_of
 from visreplay.replay_core import ConfigError, ReplaySession
 from visreplay.replay_core.generation import TokenWriter
+from visreplay_connector.handles import PARAMETER
 
 _RAW = 3
 """The MessagePack extension in which vLLM sends the bytes of a tensor."""
@@ -27,7 +27,7 @@ def request_body(
     Args:
         session: A session that has read the whole conversation.
         lease: The files with its keys and values.
-        writer: The continuation, not begun.
+        writer: The continuation, with its first token.
         seed: As in `Decoding`.
 
     Raises:
@@ -45,7 +45,7 @@ def request_body(
         "top_p": sampler.top_p,
         "top_k": sampler.top_k,
         "repetition_penalty": sampler.repetition_penalty,
-        "max_tokens": writer.limit,
+        "max_tokens": writer.limit - len(writer.ids),
         # The policy's own end tokens, and no others.
         "ignore_eos": True,
         "stop_token_ids": sorted(writer.stops.eos_ids),
@@ -55,7 +55,7 @@ def request_body(
     optional = {"logprobs": writer.top, "seed": seed, "stop": stop}
     sampling |= {name: value for name, value in optional.items() if value is not None}
     body = {
-        "token_ids": list(session.token_ids),
+        "token_ids": [*session.token_ids, *writer.ids],
         "sampling_params": sampling,
         "cache_salt": lease.salt,
         "kv_transfer_params": {PARAMETER: lease.handle},

@@ -63,8 +63,6 @@ class VllmSettings:
             ConfigError: It is an adapter, whose merged weights vLLM would need.
             EngineError: A server cannot be reached, or does not start.
         """
-        from visreplay_connector.handles import checkpoint_digest
-
         from visreplay.agent.vllm.client import EngineClient
         from visreplay.agent.vllm.exports import Exports
         from visreplay.agent.vllm.file_server import FileServer
@@ -72,6 +70,7 @@ class VllmSettings:
         from visreplay.agent.vllm.writer import VllmWriter
         from visreplay.replay_core import lora
         from visreplay.replay_core.checkpoint import Checkpoint
+        from visreplay_connector.handles import checkpoint_digest
 
         checkpoint = Checkpoint.find(policy)
         if lora.is_adapter(checkpoint):

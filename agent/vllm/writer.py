@@ -48,6 +48,9 @@ class VllmWriter:
     def stream(self, session: ReplaySession, **options: Any) -> Generator[Written, None, Ended]:
         """Write a continuation, and yield its tokens as they come.
 
+        The first token is drawn here: replay may have edited the conversation's last token, which
+        the engine would otherwise compute without it.
+
         Args:
             session: Has read the conversation; it stays as it is.
             **options: As of `ReplaySession.join`.
@@ -56,11 +59,22 @@ class VllmWriter:
             EngineError: No engine wrote the turn, or not from what was replayed.
             ConfigError: vLLM would do something else than what is asked for.
         """
-        yielded: list[int] = []
+        begun = session.writer(**options)
+        begun.write(session.next_logits)
+        yield _last(begun)
+        if begun.finished:
+            return _ended(session, begun)
+        yielded = list(begun.ids)
         for client in self._in_turn(session):
             for anew in (False, True):
+                writer = session.writer(**options)
+                writer.add(*_last(begun))
                 try:
-                    return (yield from self._attempt(client, session, yielded, anew, options))
+                    return (
+                        yield from self._attempt(
+                            client, session, writer, yielded, anew, options.get("seed")
+                        )
+                    )
                 except LoadFailedError as error:
                     failure: EngineError = error
                 except EngineDownError as error:
@@ -76,27 +90,25 @@ class VllmWriter:
         self,
         client: EngineClient,
         session: ReplaySession,
+        writer: TokenWriter,
         yielded: list[int],
         anew: bool,
-        options: dict[str, Any],
+        seed: int | None,
     ) -> Generator[Written, None, Ended]:
-        """Let a server write a turn from its beginning, and yield what was not yielded before."""
-        writer = session.writer(**options)
+        """Let a server write a turn behind its first token, and yield what is new of it."""
         with self.exports.lease(session, anew=anew) as lease:
-            body = request_body(session, lease, writer, options.get("seed"))
-            for token_id, logprob in _tokens(client, body, writer):
+            body = request_body(session, lease, writer, seed)
+            for written in _tokens(client, body, writer):
                 place = len(writer.ids) - 1
                 if place == len(yielded):
-                    yielded.append(token_id)
-                    yield token_id, logprob
-                elif token_id != yielded[place]:
+                    yielded.append(written[0])
+                    yield written
+                elif written[0] != yielded[place]:
                     raise EngineError(
                         f"the engine at {client.url} writes a turn otherwise than the one that "
                         f"went down in the middle of it, from token {place} on: ask again"
                     )
-        twin = session.fork()
-        twin.extend_generated(writer.ids)
-        return twin, writer.generation(session.pair.tokenizer)
+        return _ended(session, writer)
 
     def together(self, wishes: Sequence[Wish]) -> list[Ended]:
         """Write several continuations at once.
@@ -131,8 +143,19 @@ class VllmWriter:
         return sorted(in_turn, key=lambda client: client in down)
 
 
+def _last(writer: TokenWriter) -> Written:
+    """Return the token that was drawn last."""
+    return writer.ids[-1], writer.logprobs[-1] if writer.logprobs else None
+
+
+def _ended(session: ReplaySession, writer: TokenWriter) -> Ended:
+    twin = session.fork()
+    twin.extend_generated(writer.ids)
+    return twin, writer.generation(session.pair.tokenizer)
+
+
 def _tokens(client: EngineClient, body: dict[str, Any], writer: TokenWriter) -> Iterator[Written]:
-    """Yield the tokens of a request, and check that vLLM computed the prompt's last one alone."""
+    """Yield the tokens of a request, and check that it took the whole conversation as replayed."""
     usage: dict[str, Any] | None = None
     for piece in client.stream(body):
         usage = piece.get("usage") or usage

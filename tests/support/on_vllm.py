@@ -14,6 +14,23 @@ from visreplay.replay_core import Generation, ReplaySession
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split, ids_of
 
+# Few blocks of the cache: requests are preempted, and what is cached goes.
+BLOCKS = 48
+BLOCK_TOKENS = 32
+OPTIONS = [
+    *("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16"),
+    *("--block-size", str(BLOCK_TOKENS), "--num-gpu-blocks-override", str(BLOCKS)),
+    *("--max-model-len", "1024"),
+]
+CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
 SCENES, VIDEOS = "visual-search-medium", "video-search"
 
 

@@ -8,29 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from visreplay_connector.handles import checkpoint_digest
+from on_vllm import CPU, OPTIONS
 
 from visreplay.agent.vllm.client import EngineClient
 from visreplay.agent.vllm.exports import Exports
 from visreplay.agent.vllm.process import EngineProcess
 from visreplay.agent.vllm.writer import VllmWriter
 from visreplay.replay_core import EMBEDDED
+from visreplay_connector.handles import checkpoint_digest
 
 PYTHON = os.environ.get("VISREPLAY_ENGINE_PYTHON")
-BLOCKS = 48
-BLOCK_TOKENS = 32
-OPTIONS = [
-    *("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16"),
-    *("--block-size", str(BLOCK_TOKENS), "--num-gpu-blocks-override", str(BLOCKS)),
-    *("--max-model-len", "1024"),
-]
-CPU = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Engines that are killed, and processes that are killed beside them: nothing is lost or doubled."""
+"""Engines are killed, and the processes beside them: nothing is lost or doubled."""
 
 import os
 import signal
@@ -6,24 +6,28 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import on_vllm as support
 import pytest
-from conftest import StartEngine
 from on_vllm import SCENES, on_vllm, play, samples, tokens
 from shared import MakeAgent
-from visreplay_connector.handles import checkpoint_digest
 
 from visreplay.agent.vllm.client import EngineClient, EngineDownError
 from visreplay.agent.vllm.exports import Exports
 from visreplay.agent.vllm.process import EngineProcess
 from visreplay.agent.vllm.writer import VllmWriter
 from visreplay.replay_core import EMBEDDED, Method
+from visreplay_connector.handles import checkpoint_digest
 
 
 def test_another_engine_writes_the_turns_of_one_that_was_killed(
-    make_agent: MakeAgent, engine: EngineProcess, start_engine: StartEngine, kv_folder: Path
+    make_agent: MakeAgent,
+    engine: EngineProcess,
+    start_engine: Callable[[Path], EngineProcess],
+    kv_folder: Path,
 ) -> None:
     chosen = samples(SCENES, 12)
     ours = play(make_agent(Method.STATE), chosen)
@@ -49,12 +53,12 @@ def test_without_any_engine_a_turn_is_an_error(make_agent: MakeAgent, tmp_path: 
 
 
 def test_a_server_ends_with_the_process_that_started_it(
-    start_engine: StartEngine, tmp_path: Path
+    start_engine: Callable[[Path], EngineProcess], tmp_path: Path
 ) -> None:
     python, log = os.environ["VISREPLAY_ENGINE_PYTHON"], tmp_path / "log"
     code = f"""
 import pathlib, time
-from conftest import CPU, OPTIONS
+from on_vllm import CPU, OPTIONS
 from visreplay.agent.vllm.process import EngineProcess
 from visreplay.replay_core import EMBEDDED
 engine = EngineProcess({python!r}, str(EMBEDDED / "policy"), pathlib.Path({str(tmp_path)!r}),
@@ -62,7 +66,7 @@ engine = EngineProcess({python!r}, str(EMBEDDED / "policy"), pathlib.Path({str(t
 print(engine.url, flush=True)
 time.sleep(1000)
 """
-    here = str(Path(__file__).parent)
+    here = str(Path(support.__file__).parent)
     path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     with (
         log.open("wb") as errors,

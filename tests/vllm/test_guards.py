@@ -14,6 +14,7 @@ from visreplay.agent.vllm.process import EngineProcess
 from visreplay.agent.vllm.request import request_body
 from visreplay.agent.vllm.writer import VllmWriter
 from visreplay.replay_core import Method, ReplaySession
+from visreplay.replay_core.generation import TokenWriter
 
 Body = dict[str, Any]
 
@@ -27,8 +28,14 @@ def session(make_agent: MakeAgent) -> ReplaySession:
 def body(session: ReplaySession, writer: VllmWriter) -> Body:
     """A good request; its files stay for the test."""
     lease = writer.exports.lease(session)
-    built = request_body(session, lease.__enter__(), session.writer(max_new_tokens=8), None)
+    built = request_body(session, lease.__enter__(), begun(session), None)
     return {**built, "stream": False, "stream_options": None}
+
+
+def begun(session: ReplaySession) -> TokenWriter:
+    continuation = session.writer(max_new_tokens=9)
+    continuation.write(session.next_logits)
+    return continuation
 
 
 def post(engine: EngineProcess, body: Body) -> httpx.Response:
@@ -124,7 +131,7 @@ def test_it_fails_alone(
         _, theirs = good.result()
     ours = session.fork().generate(max_new_tokens=24)
     assert theirs.token_ids == ours.token_ids
-    assert post(engine, body).json()["choices"][0]["token_ids"] == list(ours.token_ids[:8])
+    assert post(engine, body).json()["choices"][0]["token_ids"] == list(ours.token_ids[1:9])
 
 
 def test_files_of_other_weights_are_refused(
@@ -132,7 +139,7 @@ def test_files_of_other_weights_are_refused(
 ) -> None:
     writer.exports._model = "0" * 64
     with writer.exports.lease(session) as lease:
-        body = request_body(session, lease, session.writer(max_new_tokens=8), None)
+        body = request_body(session, lease, begun(session), None)
         assert post(engine, {**body, "stream": False, "stream_options": None}).status_code == 500
     assert "is of other weights than the engine's" in engine.log.read_text()
 
@@ -166,7 +173,7 @@ def test_no_odd_handle_ends_the_engine(
     engine: EngineProcess, writer: VllmWriter, session: ReplaySession, body: Body
 ) -> None:
     rng = random.Random(0)
-    ours = session.fork().generate(max_new_tokens=8)
+    ours = session.fork().generate(max_new_tokens=9)
     parts = ("kv_transfer_params", "features", "token_ids", "cache_salt")
     with ThreadPoolExecutor(8) as threads:
         wrong = []
@@ -175,4 +182,4 @@ def test_no_odd_handle_ends_the_engine(
             wrong.append({**body, part: damaged(body[part], rng)})
         codes = list(threads.map(lambda each: post(engine, each).status_code, wrong))
     assert set(codes) <= {200, 400, 422, 500}
-    assert post(engine, body).json()["choices"][0]["token_ids"] == list(ours.token_ids)
+    assert post(engine, body).json()["choices"][0]["token_ids"] == list(ours.token_ids[1:])

@@ -46,6 +46,15 @@ def test_the_reference_alignment_rewrites_what_was_generated(
     assert tokens(play(agent, chosen, more=2)) == tokens(ours)
 
 
+def test_the_edit_of_the_last_token_counts(make_agent: MakeAgent, writer: VllmWriter) -> None:
+    """State replay may edit the text before the turn, down to its last token."""
+    changes = {"side": "all", "threshold": "absolute", "tau": 1.0}
+    chosen = samples(SCENES, 4)
+    ours = play(make_agent(Method.STATE, **changes), chosen, more=1)
+    theirs = play(on_vllm(make_agent(Method.STATE, **changes), writer), chosen, more=1)
+    assert tokens(theirs) == tokens(ours)
+
+
 def test_what_is_handed_over_is_what_decodes(
     make_agent: MakeAgent, writer: VllmWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +96,6 @@ def test_a_second_turn_hands_over_only_what_is_new(
     session.append("And now?")
     with writer.exports.lease(session) as lease:
         assert len(lease.handle["files"]) == 2
-        # Up to the last token but one of either turn.
         assert lease.tokens == session.length - asked
 
 

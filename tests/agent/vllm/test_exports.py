@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from visreplay_connector.handles import Description
 
 from visreplay.agent.vllm.exports import ExportError, Exports
 from visreplay.replay_core import ModelPair, ReplaySession
+from visreplay_connector.handles import Description
 
 PICTURE = Image.new("RGB", (112, 112), "red")
 
@@ -39,8 +39,8 @@ def test_a_file_holds_what_the_session_keeps(session: ReplaySession, tmp_path: P
         with safe_open(tmp_path / name, "pt") as file:
             description = Description.of(file.metadata())
             keys, values = file.get_tensor("keys"), file.get_tensor("values")
-    assert (description.start, description.stop) == (0, session.length - 1)
-    ours = session.export(0, session.length - 1)
+    assert (description.start, description.stop) == (0, session.length)
+    ours = session.export(0, session.length)
     assert torch.equal(keys, ours[0]) and torch.equal(values, ours[1])
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from visreplay_connector.fetching import KEY_VARIABLE, Fetcher
-from visreplay_connector.handles import HandleError
 
 from visreplay.agent.vllm.file_server import FileServer
+from visreplay_connector.fetching import KEY_VARIABLE, Fetcher
+from visreplay_connector.handles import HandleError
 
 NAME = f"{'a' * 32}.safetensors"
 

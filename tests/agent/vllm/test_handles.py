@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+
+from visreplay.replay_core import EMBEDDED
 from visreplay_connector.handles import (
     Description,
     HandleError,
@@ -13,8 +15,6 @@ from visreplay_connector.handles import (
     names_of,
     prefix_digest,
 )
-
-from visreplay.replay_core import EMBEDDED
 
 NAME = f"{'a' * 32}.safetensors"
 
