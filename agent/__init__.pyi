@@ -2,6 +2,7 @@ from .chat.renderer import MessageError
 from .episode.graph import build_graph
 from .episode.limits import Limits
 from .episode.loop import Loop, completed_steps
+from .episode.remote_agent import RemoteAgent
 from .episode.trajectory import StopReason, Trajectory
 from .episode.visual_agent import VisualAgent
 from .langchain.chat_model import ReplayChatModel
@@ -38,6 +39,7 @@ __all__ = [
     "PolicyTurn",
     "Question",
     "Recipe",
+    "RemoteAgent",
     "ReplayChatModel",
     "ReplayPolicy",
     "Sampling",

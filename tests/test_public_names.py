@@ -26,6 +26,7 @@ PUBLIC = {
         "PolicyTurn",
         "Question",
         "Recipe",
+        "RemoteAgent",
         "ReplayChatModel",
         "ReplayPolicy",
         "Sampling",
