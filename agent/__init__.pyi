@@ -1,4 +1,5 @@
 from .chat.renderer import MessageError
+from .episode.agent import Agent
 from .episode.graph import build_graph
 from .episode.limits import Limits
 from .episode.loop import Loop, completed_steps
@@ -28,6 +29,7 @@ from .state import EpisodeState, Observation, Scene, Step, ToolUse
 
 __all__ = [
     "PROTOCOLS",
+    "Agent",
     "EpisodeState",
     "Limits",
     "Loop",

@@ -14,6 +14,7 @@ PUBLIC = {
         "load_pair",
     ],
     "visreplay.agent": [
+        "Agent",
         "EpisodeState",
         "Limits",
         "Loop",

@@ -20,12 +20,14 @@ pixels, and up to 2 megapixels. What is behind the URL may shrink them again."""
 
 
 class RemoteAgent(Agent):
-    """A model at an OpenAI-compatible endpoint, a protocol and an image store.
+    """A model at an OpenAI-compatible endpoint: it plays episodes by the methods of `Agent`.
 
     Examples:
         The key, if the endpoint wants one, is in the environment variable `VISREPLAY_POLICY_KEY`.
 
-        >>> agent = RemoteAgent.at("http://127.0.0.1:8000/v1", "gpt-4o")  # doctest: +SKIP
+        >>> agent = RemoteAgent.at("https://api.openai.com/v1", "gpt-4o")
+        >>> agent.names[0], agent.protocol.name
+        ('gpt-4o at api.openai.com', 'hermes')
         >>> agent.run("What is on the red sign?", images=["photo.jpg"]).answer  # doctest: +SKIP
 
     Args:

@@ -18,7 +18,7 @@ from visreplay.tools import ImageStore
 
 
 class VisualAgent(SharesWeights, Agent):
-    """A pair, a protocol and an image store, ready to run episodes.
+    """A pair, a protocol and an image store, ready to run episodes by the methods of `Agent`.
 
     Examples:
         The pair that ships with the package reads characters on coloured markers:

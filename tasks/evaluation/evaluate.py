@@ -17,8 +17,7 @@ from visreplay.tasks.types import Sample, Task
 from visreplay.tools.disk import DiskError
 
 if TYPE_CHECKING:
-    from visreplay.agent import Trajectory
-    from visreplay.agent.episode.agent import Agent
+    from visreplay.agent import Agent, Trajectory
 
 Checker = Callable[[Sample, "Trajectory"], bool]
 """A function that tells whether the reasoning behind a right answer is right too."""
