@@ -103,7 +103,7 @@ def test_a_server_that_is_not_there() -> None:
     assert "refused" in message and "2 tries" in message and "is the server running" in message
 
 
-def test_a_server_that_hangs_up() -> None:
+def test_a_server_that_accepts_and_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         policy = policy_at(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", timeout=0.3)
         with pytest.raises(EndpointError, match=r"gave no answer within 0\.3 s"):
