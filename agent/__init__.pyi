@@ -1,7 +1,9 @@
 from .chat.renderer import MessageError
+from .episode.agent import Agent
 from .episode.graph import build_graph
 from .episode.limits import Limits
 from .episode.loop import Loop, completed_steps
+from .episode.remote_agent import RemoteAgent
 from .episode.trajectory import StopReason, Trajectory
 from .episode.visual_agent import VisualAgent
 from .langchain.chat_model import ReplayChatModel
@@ -27,6 +29,7 @@ from .state import EpisodeState, Observation, Scene, Step, ToolUse
 
 __all__ = [
     "PROTOCOLS",
+    "Agent",
     "EpisodeState",
     "Limits",
     "Loop",
@@ -38,6 +41,7 @@ __all__ = [
     "PolicyTurn",
     "Question",
     "Recipe",
+    "RemoteAgent",
     "ReplayChatModel",
     "ReplayPolicy",
     "Sampling",

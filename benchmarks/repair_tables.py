@@ -122,15 +122,16 @@ def policies(results: Sequence[Result], tasks: Sequence[str], task: str) -> Text
     """Make a row for every policy: what it learned, and what its base sees in the other scenes."""
     scenes = Results(results, task)
     base, placed = scenes.of("base", what="placed"), scenes.of("policy", what="placed")
-    assert base is not None and placed is not None
-    columns = [(name, Results(results, name).of("policy")) for name in (*tasks, task)]
+    headings = ("base", "policy", *tasks, task, "right place", "its base's")
+    if base is None or placed is None:
+        return TextTable("Policies", headings, [])
+    columns = [Results(results, name).of("policy") for name in (*tasks, task)]
     rows = []
     for number, (pair, policy) in enumerate(scenes.policies):
-        accuracies = [f"{c[number].mean():.3f}" if c is not None else "-" for _, c in columns]
+        accuracies = [f"{c[number].mean():.3f}" if c is not None else "-" for c in columns]
         places = [f"{each[number].mean():.3f}" for each in (placed, base)]
         rows.append((pair, policy, *accuracies, *places))
-    headings = ("base", "policy", *(name for name, _ in columns))
-    return TextTable("Policies", (*headings, "right place", "its base's"), rows)
+    return TextTable("Policies", headings, rows)
 
 
 def shifts(results: Sequence[Result]) -> TextTable:

@@ -19,7 +19,9 @@ LAYERS = {
 LANGCHAIN = (
     "agent/langchain/",
     "agent/episode/graph.py",
-    "agent/episode/visual_agent.py",  # a run's configuration, and the type of checkpointers
+    "agent/episode/agent.py",  # a run's configuration, and the type of checkpointers
+    "agent/episode/visual_agent.py",
+    "agent/episode/remote_agent.py",
     "agent/policy/telemetry.py",  # the writer of the custom stream
     "agent/smolagents/tools.py",  # wraps LangChain's tools
 )
@@ -34,6 +36,7 @@ DOORS = {
     "uvicorn": HTTP,
     "prometheus_client": HTTP,
     "mcp": ("agent/mcp/",),
+    "openai": ("agent/policy/endpoint.py",),
     "httpx": ("tools/fetch.py",),
     "inspect_ai": ("tasks/evaluation/export.py",),
     "peft": ("replay_core/lora", "replay_core/pair.py"),

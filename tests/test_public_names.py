@@ -14,6 +14,7 @@ PUBLIC = {
         "load_pair",
     ],
     "visreplay.agent": [
+        "Agent",
         "EpisodeState",
         "Limits",
         "Loop",
@@ -26,6 +27,7 @@ PUBLIC = {
         "PolicyTurn",
         "Question",
         "Recipe",
+        "RemoteAgent",
         "ReplayChatModel",
         "ReplayPolicy",
         "Sampling",

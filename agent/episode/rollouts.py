@@ -1,14 +1,35 @@
 """Many episodes in lockstep: the loop without a graph, with the policy's turns in batches."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Protocol
 
 from visreplay.agent.episode.loop import Loop, turn_seed
 from visreplay.agent.episode.state_shapes import checked_state
-from visreplay.agent.policy.replay_policy import PolicyTurn, ReplayPolicy
+from visreplay.agent.messages import Message
+from visreplay.agent.policy.replay_policy import Policy, PolicyTurn, ReplayPolicy
 from visreplay.agent.state import EpisodeState, shown_images
 
 WriteTurns = Callable[[Mapping[int, EpisodeState]], Mapping[int, PolicyTurn]]
 """Writes the next turn of every running episode. Keys are the episodes' numbers, from 0."""
+
+
+class RolloutPolicy(Policy, Protocol):
+    """A policy that can write the next turns of several conversations at once."""
+
+    def act_together(
+        self, conversations: Sequence[tuple[Sequence[Message], int]]
+    ) -> list[PolicyTurn]:
+        """Write the turns that `act` would write.
+
+        Args:
+            conversations: The messages and the seed of each.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what is kept for later turns."""
+        ...
 
 
 def play_in_lockstep(
@@ -37,12 +58,12 @@ def play_in_lockstep(
 
 
 def play_rollouts(
-    loop: Loop, starts: Sequence[EpisodeState], policy: ReplayPolicy
+    loop: Loop, starts: Sequence[EpisodeState], policy: RolloutPolicy
 ) -> list[EpisodeState]:
-    """Play several episodes of a policy under replay.
+    """Play several episodes of a policy.
 
-    All turns are decoded as a batch, and conversations that are the same word for word are read and
-    replayed once. Each episode is the one that the graph plays with its seed.
+    Under replay, all turns are decoded as a batch, and conversations that are the same word for
+    word are read and replayed once. Each episode is the one that the graph plays with its seed.
 
     Args:
         loop: As in `play_in_lockstep`.
@@ -59,5 +80,8 @@ def play_rollouts(
         )
         return dict(zip(running, turns, strict=True))
 
-    with policy.sessions.holding(2 * len(starts)):
+    sessions = (
+        policy.sessions.holding(2 * len(starts)) if isinstance(policy, ReplayPolicy) else None
+    )
+    with sessions or nullcontext():
         return play_in_lockstep(loop, starts, write_turns)

@@ -1,6 +1,6 @@
 """The settings of decoding. Apart from the policy, so that a command line needs no torch."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Self
 
 from visreplay.replay_core.decoding import check_decoding, is_greedy, resolved
@@ -66,3 +66,18 @@ class Sampling:
 
 SAMPLING_FIELDS = tuple(field.name for field in fields(Sampling))
 """The names of the settings, for doors that take each of them as an option."""
+
+
+def requested(own: Sampling, recipe: Sampling) -> Sampling:
+    """Fill in the settings that a request names; the endpoint decides on the others.
+
+    Greedy decoding and a limit of tokens are always named. A `top_p` or `top_k` of the recipe does
+    not count if its temperature does not (`Sampling.resolved`).
+
+    Args:
+        own: The caller's settings.
+        recipe: Those of the protocol's recipe.
+    """
+    if own.temperature is not None and recipe.temperature is not None:
+        recipe = replace(recipe, top_p=None, top_k=None)
+    return own.filled(recipe, Sampling(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS))

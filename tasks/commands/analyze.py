@@ -70,7 +70,7 @@ def analyze(
     and the share of it that is there without RLVR. The same command again resumes a run that was
     stopped.
     """
-    from visreplay.agent.episode.visual_agent import versions
+    from visreplay.agent.episode.agent import versions
     from visreplay.tasks.analysis.prompt import Prompt
     from visreplay.tasks.analysis.result_shapes import shifts_mismatch
     from visreplay.tasks.analysis.shifts import (

@@ -52,7 +52,7 @@ def diagnose(
     command again resumes a run that was stopped.
     """
     from visreplay.agent import Sampling, VisualAgent, get_protocol
-    from visreplay.agent.episode.visual_agent import versions
+    from visreplay.agent.episode.agent import versions
     from visreplay.agent.policy.encoder import token_grid
     from visreplay.tasks.analysis import diagnosis
     from visreplay.tasks.analysis.prompt import Prompt

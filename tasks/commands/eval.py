@@ -17,12 +17,13 @@ from visreplay.tasks.commands.options import (
     OUTPUT,
     TASK,
     DataOption,
+    EndpointOptions,
     EpisodeOptions,
     LargestOption,
     PairOptions,
     largest,
 )
-from visreplay.tasks.commands.pair_choice import PairChoice
+from visreplay.tasks.commands.remote_choice import choose_policy
 from visreplay.tasks.commands.sample_runs import settings_of
 from visreplay.tasks.commands.settings import Overrides
 from visreplay.tasks.evaluation.evaluate import DRIVER, Checker, describe_error, evaluate
@@ -44,6 +45,7 @@ def evaluation(
     pair: PairOptions,
     replay: Overrides[ReplayConfig],
     episode: EpisodeOptions,
+    endpoint: EndpointOptions,
     data: DataOption = None,
     max_megapixels: LargestOption = None,
     rollouts: Annotated[
@@ -99,7 +101,7 @@ def evaluation(
     once. Exits with code 1 if a sample ended in an error, and with code 2 if the disk does not take
     what is to be written. A run that has all samples is only read.
     """
-    from visreplay.agent.episode.visual_agent import versions
+    from visreplay.agent.episode.agent import versions
 
     console = Console(highlight=False)
     checker = load_checker(cot_checker) if cot_checker else None
@@ -108,7 +110,7 @@ def evaluation(
         console.print(note, style="yellow", markup=False, soft_wrap=True)
     chosen = sample_ids.split(",") if sample_ids else None
     ids = select(source.sample_ids(), limit=limit, sample_ids=chosen, shuffle=shuffle)
-    choice = PairChoice.of(pair, console)
+    choice = choose_policy(pair, endpoint, console)
     config = choice.config(replay.values)
     out = out or Path("runs/eval") / f"{task}-{config.method}"
     recipe = episode.worded(choice.recipe)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from visreplay.agent.episode.limits import Limits
+from visreplay.agent.policy.endpoint import KEY_VARIABLE as POLICY_KEY_VARIABLE
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import PROTOCOLS, Recipe
 from visreplay.agent.serving.auth import LOOPBACK, check_access
@@ -122,6 +123,20 @@ class PairOptions:
     def load_options(self) -> dict[str, Any]:
         """More options of `load_pair`, for transformers."""
         return {} if self.attention is None else {"attn_implementation": self.attention}
+
+
+@dataclass(frozen=True)
+class EndpointOptions:
+    """Where the policy is, if another program runs it."""
+
+    policy_url: Annotated[
+        str | None,
+        _model(
+            "OpenAI-compatible endpoint that is the policy, without replay: for example "
+            f"http://127.0.0.1:8000/v1. Its key is read from {POLICY_KEY_VARIABLE}. --policy is "
+            "then the name of a model there. Default: its only one."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ class PairChoice:
         return name, base_name if self.base == str(self.embedded.base) else self.base
 
     @property
+    def address(self) -> dict[str, str]:
+        """The address of the policy in records: none, since it is loaded here."""
+        return {}
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe that was named, or the one that suits protocol and policy; with pixel limits.
 

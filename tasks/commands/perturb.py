@@ -112,7 +112,7 @@ def perturb(
     wrong ones (other options, or the answers of other samples). The same command again resumes a
     run that was stopped.
     """
-    from visreplay.agent.episode.visual_agent import versions
+    from visreplay.agent.episode.agent import versions
     from visreplay.tasks.analysis.answers import Candidates, WrongAnswers, answer_form
     from visreplay.tasks.analysis.noise import conditions, measure_noise, summarise_noise
     from visreplay.tasks.analysis.result_shapes import noise_mismatch

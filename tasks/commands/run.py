@@ -14,12 +14,13 @@ from visreplay.tasks.commands.console import Console, json_line, print_step
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import (
     OUTPUT,
+    EndpointOptions,
     EpisodeOptions,
     LargestOption,
     PairOptions,
     largest,
 )
-from visreplay.tasks.commands.pair_choice import PairChoice
+from visreplay.tasks.commands.remote_choice import choose_policy
 from visreplay.tasks.commands.settings import Overrides
 from visreplay.tools import load_image, media_kind
 
@@ -31,6 +32,7 @@ def run(
     pair: PairOptions,
     replay: Overrides[ReplayConfig],
     episode: EpisodeOptions,
+    endpoint: EndpointOptions,
     max_megapixels: LargestOption = None,
     save: Annotated[
         Path | None,
@@ -50,7 +52,7 @@ def run(
     console = Console(stderr=as_json, highlight=False)
     check_text(question)
     is_video = media_kind(media) == "video"
-    choice = PairChoice.of(pair, console)
+    choice = choose_policy(pair, endpoint, console)
     config = choice.config(replay.values)
     if note := missing_texts(episode.worded(choice.recipe)):
         console.print(note, style="dim", markup=False, soft_wrap=True)

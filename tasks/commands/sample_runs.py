@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from visreplay.agent import Recipe
     from visreplay.tasks.commands.options import PairOptions
     from visreplay.tasks.commands.pair_choice import PairChoice
+    from visreplay.tasks.commands.remote_choice import RemoteChoice
     from visreplay.tasks.types import Sample, Task
 
 
 def settings_of(
     source: "Task",
     data: Path | None,
-    choice: "PairChoice",
+    choice: "PairChoice | RemoteChoice",
     pair: "PairOptions",
     recipe: "Recipe | None" = None,
 ) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def settings_of(
     Args:
         source: The task.
         data: The task's file.
-        choice: The pair.
+        choice: The pair, or the model behind a URL.
         pair: The options that chose it.
         recipe: The recipe, where it is not the pair's.
     """
@@ -39,6 +40,7 @@ def settings_of(
         "data_digest": getattr(source, "digest", None),
         "policy": choice.names[0],
         "base": choice.names[1],
+        **choice.address,
         "processor": pair.processor,
         "recipe": (recipe or choice.recipe).to_table(),
         "dtype": pair.dtype,

@@ -17,17 +17,17 @@ from visreplay.tasks.types import Sample, Task
 from visreplay.tools.disk import DiskError
 
 if TYPE_CHECKING:
-    from visreplay.agent import Trajectory, VisualAgent
+    from visreplay.agent import Agent, Trajectory
 
 Checker = Callable[[Sample, "Trajectory"], bool]
 """A function that tells whether the reasoning behind a right answer is right too."""
 
 DRIVER = "rollouts"
-"""The driver of the loop that plays samples: `VisualAgent.rollouts`."""
+"""The driver of the loop that plays samples: `Agent.rollouts`."""
 
 
 def evaluate(
-    agent: "VisualAgent",
+    agent: "Agent",
     task: Task,
     ids: Iterable[str],
     *,
@@ -68,7 +68,7 @@ def rollout_seed(seed: int, sample_id: str, number: int) -> int:
 
 
 def evaluate_sample(
-    agent: "VisualAgent",
+    agent: "Agent",
     task: Task,
     sample_id: str,
     seeds: Sequence[int],

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from visreplay.agent.episode.agent import versions
 from visreplay.agent.episode.embedded_agent import embedded_agent
-from visreplay.agent.episode.visual_agent import versions
 from visreplay.tasks.evaluation.evaluate import evaluate
 from visreplay.tasks.evaluation.journal import Journal
 from visreplay.tasks.evaluation.runs import IMAGES, LINES
