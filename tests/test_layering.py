@@ -1,6 +1,7 @@
 """The rules of imports (docs/architecture.md): layers, doors of frameworks, no circles."""
 
 import ast
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -37,7 +38,9 @@ DOORS = {
     "prometheus_client": HTTP,
     "mcp": ("agent/mcp/",),
     "openai": ("agent/policy/endpoint.py",),
-    "httpx": ("tools/fetch.py",),
+    "httpx": ("tools/fetch.py", "agent/vllm/"),
+    "visreplay_connector": ("agent/vllm/",),
+    "vllm": (),
     "inspect_ai": ("tasks/evaluation/export.py",),
     "peft": ("replay_core/lora", "replay_core/pair.py"),
     "matplotlib": (
@@ -52,7 +55,7 @@ DOORS = {
 }
 """Where each framework may be imported."""
 
-APART = ("agent/langchain", "agent/smolagents", "agent/openai", "agent/mcp")
+APART = ("agent/langchain", "agent/smolagents", "agent/openai", "agent/mcp", "agent/vllm")
 """Doors that never import each other's code."""
 
 WHEN_CALLED = {("replay_core/pair.py", "replay_core/session.py")}
@@ -111,6 +114,22 @@ def test_each_framework_has_one_door(file: str) -> None:
     for module in imports(file):
         door = DOORS.get(module.partition(".")[0])
         assert door is None or file.startswith(door), f"{file} imports {module}"
+
+
+def test_the_connector_stands_alone() -> None:
+    """It is installed where vLLM is, and nothing of ours."""
+    folder = ROOT / "connector" / "visreplay_connector"
+    used = {name for path in folder.glob("*.py") for name in imports(str(path.relative_to(ROOT)))}
+    tops = {name.partition(".")[0] for name in used} - sys.stdlib_module_names
+    ours = {"visreplay_connector"}
+    assert tops == {"vllm", "torch", "safetensors", "packaging", "huggingface_hub", *ours}
+    plain = {"handles", "fetching", "engine_checks", "serve", "__init__"}
+    for name in plain:  # which visreplay reads too, or which run before vLLM is there
+        found = {
+            each.partition(".")[0]
+            for each in imports(str((folder / f"{name}.py").relative_to(ROOT)))
+        }
+        assert found - sys.stdlib_module_names <= {"packaging", *ours}, name
 
 
 def test_the_core_takes_from_the_tools_only_how_an_image_is_loaded() -> None:

@@ -18,7 +18,7 @@ def test_every_package_is_installed() -> None:
         for top in ("agent", "replay_core", "tasks", "tools")
         for init in (ROOT / top).rglob("__init__.py")
     }
-    assert set(settings["packages"]) == {"visreplay", *folders}
+    assert set(settings["packages"]) == {"visreplay", "visreplay_connector", *folders}
 
 
 def test_recipes_are_installed() -> None:

@@ -12,6 +12,7 @@ from visreplay.agent.episode.limits import Limits
 from visreplay.agent.policy.encoder import token_grid
 from visreplay.agent.policy.replay_policy import ReplayPolicy
 from visreplay.agent.policy.sampling import Sampling
+from visreplay.agent.policy.writing import Writer
 from visreplay.agent.protocols import Recipe, ToolProtocol, choose_recipe, get_protocol
 from visreplay.replay_core import Method, ModelPair, ReplayConfig, ReplaySession, load_pair
 from visreplay.tools import ImageStore
@@ -46,6 +47,8 @@ class VisualAgent(SharesWeights, Agent):
             (`Sampling`). The attribute and the records have everything that is used.
         limits: Where to stop.
         checkpointer: Any of LangGraph's, to resume episodes.
+        writer: What writes the turns, such as vLLM (`VllmSettings.opened`); None takes the pair's
+            own model.
     """
 
     policy: ReplayPolicy
@@ -60,6 +63,7 @@ class VisualAgent(SharesWeights, Agent):
         sampling: Sampling = Sampling(),
         limits: Limits = Limits(),
         checkpointer: Checkpointer = None,
+        writer: Writer | None = None,
     ) -> None:
         config = pair.replay_config(replay)
         ReplaySession(pair, config).close()  # settings that do not fit the pair raise here
@@ -71,6 +75,7 @@ class VisualAgent(SharesWeights, Agent):
             recipe_sampling=protocol.sampling,
             stop_strings=protocol.stop_strings,
             grid=protocol.grid,
+            writer=writer,
         )
         self.pair = pair
         super().__init__(
@@ -156,4 +161,5 @@ class VisualAgent(SharesWeights, Agent):
             names=self.names,
             sampling=self.sampling,
             limits=self.limits,
+            writer=self.policy.writer,
         )

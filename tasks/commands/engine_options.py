@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visreplay.agent.vllm.settings import VllmSettings
+from visreplay.replay_core.config import ReplayConfig
 from visreplay.replay_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from visreplay.agent.policy.writing import Writer
+    from visreplay.tasks.commands.pair_choice import PairChoice
+    from visreplay.tasks.commands.remote_choice import RemoteChoice
 
 PANEL = "Engine"
 
@@ -91,16 +94,28 @@ class EngineOptions:
             tuple(shlex.split(self.engine_options or "")),
         )
 
+    @property
+    def record(self) -> dict[str, str]:
+        """The engine in the settings of a run, whose seeds draw other tokens in another one."""
+        return {} if self.engine is EngineName.EMBEDDED else {"engine": str(self.engine)}
+
     @contextmanager
-    def writer(self, policy: str) -> "Iterator[Writer | None]":
+    def writer(
+        self, choice: "PairChoice | RemoteChoice", config: ReplayConfig
+    ) -> "Iterator[Writer | None]":
         """Reach the engine for the time of a block; None for the embedded one.
 
         Args:
-            policy: Folder, hub id or embedded name of the model that answers.
+            choice: The policy.
+            config: How it is replayed.
+
+        Raises:
+            ConfigError: The options do not go together, or the policy is behind a URL.
+            EngineError: The engine cannot be reached, or does not start.
         """
         settings = self.settings
         if settings is None:
             yield None
             return
-        with settings.opened(policy) as writer:
+        with settings.opened(choice.writing(config)) as writer:
             yield writer

@@ -12,6 +12,7 @@ import typer
 
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import Console, print_damage, progress_bar
+from visreplay.tasks.commands.engine_options import EngineOptions
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import (
     OUTPUT,
@@ -46,6 +47,7 @@ def evaluation(
     replay: Overrides[ReplayConfig],
     episode: EpisodeOptions,
     endpoint: EndpointOptions,
+    engine: EngineOptions,
     data: DataOption = None,
     max_megapixels: LargestOption = None,
     rollouts: Annotated[
@@ -125,6 +127,7 @@ def evaluation(
         )
     settings = {
         **settings_of(source, data, choice, pair, recipe),
+        **engine.record,
         "protocol": recipe.protocol,
         "replay": asdict(config),
         "sampling": asdict(sampling),
@@ -138,11 +141,12 @@ def evaluation(
     }
 
     def play(left: list[str]) -> Iterable[SampleRecord]:
-        agent = choice.agent(config, episode, sampling, out / IMAGES)
-        yield from evaluate(
-            agent, source, left, rollouts=rollouts, seed=episode.seed, cot_checker=checker
-        )
-        agent.close()
+        with engine.writer(choice, config) as writer:
+            agent = choice.agent(config, episode, sampling, out / IMAGES, writer)
+            yield from evaluate(
+                agent, source, left, rollouts=rollouts, seed=episode.seed, cot_checker=checker
+            )
+            agent.close()
 
     play_missing(console, out, settings, ids, play, retry_errors=retry_errors)
     run = Run.open(out)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import visreplay.agent as agents
 import visreplay.replay_core as replay_core
@@ -18,6 +18,9 @@ from visreplay.tasks.commands.console import Console
 from visreplay.tasks.commands.options import EpisodeOptions, PairOptions
 from visreplay.tasks.evaluation.paper import paper_replay
 from visreplay.tools import ImageStore
+
+if TYPE_CHECKING:
+    from visreplay.agent.policy.writing import Writer
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,18 @@ class PairChoice:
         return chosen.changed(
             min_pixels=self.options.min_pixels, max_pixels=self.options.max_pixels
         )
+
+    def writing(self, config: ReplayConfig) -> str:
+        """Name the checkpoint that writes: the policy's, or the base's where they change roles.
+
+        Raises:
+            ConfigError: They change roles, and there is no base.
+        """
+        if not config.swap_roles:
+            return self.policy
+        if self.base is None:
+            raise ConfigError("the base is to write (--swap-roles), but there is none: add --base")
+        return self.base
 
     def config(self, settings: Mapping[str, Any]) -> ReplayConfig:
         """Build the replay settings.
@@ -153,6 +168,7 @@ class PairChoice:
         episode: EpisodeOptions,
         sampling: Sampling,
         images: Path | None = None,
+        writer: "Writer | None" = None,
     ) -> "agents.VisualAgent":
         """Load both models and make the agent.
 
@@ -161,6 +177,7 @@ class PairChoice:
             episode: Limits, and the checkpoint's own texts.
             sampling: How a turn is decoded.
             images: Folder for the images; in memory when None.
+            writer: What writes the turns; None takes the policy's own model.
         """
         self._prepare()
         return agents.VisualAgent.from_pretrained(
@@ -177,6 +194,7 @@ class PairChoice:
             sampling=sampling,
             limits=episode.limits.build(),
             names=self.names,
+            writer=writer,
         )
 
     def _prepare(self) -> None:

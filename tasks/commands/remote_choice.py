@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import visreplay.agent as agents
 from visreplay.agent.policy.endpoint import Endpoint
@@ -16,6 +16,9 @@ from visreplay.tasks.commands.options import EndpointOptions, EpisodeOptions, Pa
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.settings import KNOBS
 from visreplay.tools import ImageStore
+
+if TYPE_CHECKING:
+    from visreplay.agent.policy.writing import Writer
 
 MEANT_FOR_IT = ("policy", "protocol", "recipe", "min_pixels", "max_pixels")
 """Fields of `PairOptions` that mean something for a policy at a URL."""
@@ -106,12 +109,21 @@ class RemoteChoice:
         """
         return requested(own, self.recipe.decoding)
 
+    def writing(self, config: ReplayConfig) -> str:
+        """Refuse an engine beside the endpoint.
+
+        Raises:
+            ConfigError: In any case.
+        """
+        raise _refused("engine", "the endpoint writes the turns")
+
     def agent(
         self,
         config: ReplayConfig,
         episode: EpisodeOptions,
         sampling: Sampling,
         images: Path | None = None,
+        writer: "Writer | None" = None,
     ) -> "agents.RemoteAgent":
         """Make the agent.
 
@@ -120,6 +132,7 @@ class RemoteChoice:
             episode: Limits, and the model's own texts.
             sampling: How a turn is decoded.
             images: Folder for the images; in memory when None.
+            writer: None: `writing` refuses any other.
         """
         return agents.RemoteAgent.at(
             self.endpoint,

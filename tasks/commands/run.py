@@ -11,6 +11,7 @@ from visreplay.agent.episode.trajectory import Trajectory
 from visreplay.agent.protocols import Recipe
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import Console, json_line, print_step
+from visreplay.tasks.commands.engine_options import EngineOptions
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import (
     OUTPUT,
@@ -33,6 +34,7 @@ def run(
     replay: Overrides[ReplayConfig],
     episode: EpisodeOptions,
     endpoint: EndpointOptions,
+    engine: EngineOptions,
     max_megapixels: LargestOption = None,
     save: Annotated[
         Path | None,
@@ -56,21 +58,24 @@ def run(
     config = choice.config(replay.values)
     if note := missing_texts(episode.worded(choice.recipe)):
         console.print(note, style="dim", markup=False, soft_wrap=True)
-    visual_agent = choice.agent(config, episode, episode.sampling.build(), save and save / "images")
-    state = visual_agent.start(
-        question,
-        images=[] if is_video else [load_image(media, max_pixels=largest(max_megapixels))],
-        video=media if is_video else None,
-        seed=episode.seed,
-    )
-    for event in visual_agent.stream(state):
-        for step in agents.completed_steps(event, state):
-            print_step(console, step)
-        state = event
-    trajectory = visual_agent.trajectory(state)
-    if save:
-        path = trajectory.save(save, visual_agent.store)
-        console.print(f"[dim]saved {escape(str(path))}[/]", soft_wrap=True)
+    with engine.writer(choice, config) as writer:
+        visual_agent = choice.agent(
+            config, episode, episode.sampling.build(), save and save / "images", writer
+        )
+        state = visual_agent.start(
+            question,
+            images=[] if is_video else [load_image(media, max_pixels=largest(max_megapixels))],
+            video=media if is_video else None,
+            seed=episode.seed,
+        )
+        for event in visual_agent.stream(state):
+            for step in agents.completed_steps(event, state):
+                print_step(console, step)
+            state = event
+        trajectory = visual_agent.trajectory(state)
+        if save:
+            path = trajectory.save(save, visual_agent.store)
+            console.print(f"[dim]saved {escape(str(path))}[/]", soft_wrap=True)
     if as_json:
         print(json_line(public_record(trajectory)))
     else:

@@ -86,7 +86,7 @@ def serve(
         listening = stack.enter_context(listen.bind())  # before minutes are spent on models
         choice = PairChoice.of(pair, console)
         config = choice.config(replay.values)
-        writer = stack.enter_context(engine.writer(choice.policy))
+        writer = stack.enter_context(engine.writer(choice, config))
         whole_base = with_base and writer is None
         models = choice.load(replay_layers=None if whole_base else config.depth)
         served = served_models(models, config)
