@@ -59,6 +59,7 @@ class VllmWriter:
             EngineError: No engine wrote the turn, or not from what was replayed.
             ConfigError: vLLM would do something else than what is asked for.
         """
+        session = session.fork()  # one session may not be worked on in several threads
         begun = session.writer(**options)
         begun.write(session.next_logits)
         yield _last(begun)
