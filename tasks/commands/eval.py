@@ -25,6 +25,7 @@ from visreplay.tasks.commands.options import (
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.sample_runs import settings_of
 from visreplay.tasks.commands.settings import Overrides
+from visreplay.tasks.commands.tool_runs import Cell, Tools, plan_runs, sharing_pair, show_effects
 from visreplay.tasks.evaluation.evaluate import DRIVER, Checker, describe_error, evaluate
 from visreplay.tasks.evaluation.journal import Journal, Line, check_settings, read_journal
 from visreplay.tasks.evaluation.record_shapes import record_mismatch
@@ -46,6 +47,15 @@ def evaluation(
     episode: EpisodeOptions,
     data: DataOption = None,
     max_megapixels: LargestOption = None,
+    tools: Annotated[
+        Tools,
+        typer.Option(
+            help="Tools that the policy is offered: all of its protocol, or none. Both play the "
+            "same samples without and with tools, each without and with replay, and show what "
+            "tools change.",
+            rich_help_panel=TASK,
+        ),
+    ] = Tools.ALL,
     rollouts: Annotated[
         int,
         typer.Option(
@@ -89,7 +99,9 @@ def evaluation(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the run. Default: runs/eval/TASK-REPLAY.", rich_help_panel=OUTPUT
+            help="Folder of the run, or of a folder for each run of --tools none,all. Default: "
+            "runs/eval/TASK-REPLAY, with the tools behind it if they are not all.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
@@ -97,7 +109,8 @@ def evaluation(
 
     Writes a line for each sample into OUT/run.jsonl as it ends, and every image into OUT/images
     once. Exits with code 1 if a sample ended in an error, and with code 2 if the disk does not take
-    what is to be written. A run that has all samples is only read.
+    what is to be written. A run that has all samples is only read. With --tools none,all, OUT has a
+    folder for each run, and OUT/tools.json tells what tools changed, with the ids of the samples.
     """
     from visreplay.agent.episode.visual_agent import versions
 
@@ -110,8 +123,16 @@ def evaluation(
     ids = select(source.sample_ids(), limit=limit, sample_ids=chosen, shuffle=shuffle)
     choice = PairChoice.of(pair, console)
     config = choice.config(replay.values)
-    out = out or Path("runs/eval") / f"{task}-{config.method}"
+    if out is None:
+        name = {Tools.ALL: "", Tools.NONE: "-without-tools", Tools.BOTH: "-tools"}[tools]
+        out = Path("runs/eval") / f"{task}-{config.method}{name}"
+    if tools is not Tools.ALL and (episode.system_prompt or episode.user_suffix):
+        raise ValueError(
+            f"--tools is {tools}, but --system-prompt and --user-suffix are texts for a policy "
+            "with tools: write both kinds into a --recipe, in [texts] and [tool_free]"
+        )
     recipe = episode.worded(choice.recipe)
+    cells = plan_runs(tools, out, config, recipe)
     sampling = choice.sampling(episode.sampling.build(), config)
     if rollouts > 1 and sampling.greedy:
         # A policy that is published as greedy is sampled plainly.
@@ -134,24 +155,31 @@ def evaluation(
         "driver": DRIVER,
         "versions": versions(),
     }
+    agent_of = sharing_pair(lambda: choice.agent(config, episode, sampling, out / IMAGES))
+    runs = []
+    for cell in cells:
 
-    def play(left: list[str]) -> Iterable[SampleRecord]:
-        agent = choice.agent(config, episode, sampling, out / IMAGES)
-        yield from evaluate(
-            agent, source, left, rollouts=rollouts, seed=episode.seed, cot_checker=checker
-        )
-        agent.close()
+        def play(left: list[str], cell: Cell = cell) -> Iterable[SampleRecord]:
+            agent = agent_of(cell)
+            yield from evaluate(
+                agent, source, left, rollouts=rollouts, seed=episode.seed, cot_checker=checker
+            )
+            agent.close()
 
-    play_missing(console, out, settings, ids, play, retry_errors=retry_errors)
-    run = Run.open(out)
-    print_damage(console, [run])
-    for grid in details(run):
-        grid.show(console)
-    console.print(f"run   {out}", markup=False, soft_wrap=True)
+        own = {"recipe": cell.recipe.to_table(), "replay": asdict(cell.config)}
+        play_missing(console, cell.out, {**settings, **own}, ids, play, retry_errors=retry_errors)
+        run = Run.open(cell.out)
+        runs.append(run)
+        print_damage(console, [run])
+        for grid in details(run):
+            grid.show(console)
+        console.print(f"run   {cell.out}", markup=False, soft_wrap=True)
+        for line in error_lines(run):
+            console.print(line, style="red", markup=False, soft_wrap=True)
     console.print(f"driver   {DRIVER}", markup=False)
-    for line in error_lines(run):
-        console.print(line, style="red", markup=False, soft_wrap=True)
-    if run.errors:
+    if tools is Tools.BOTH:
+        show_effects(console, out, runs)
+    if any(run.errors for run in runs):
         raise typer.Exit(1)
 
 
