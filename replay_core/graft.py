@@ -31,6 +31,9 @@ from visreplay.replay_core.weight_files import count_weights
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 """The input embedding and the LM head, by the names of `Weights`."""
 
+AT_ONCE = 2**22
+"""Numbers of a tensor that are held in float32 at a time."""
+
 OTHER_FILES = (
     *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
@@ -235,10 +238,7 @@ def plan_merge(policy: str, base: str, weight: float) -> NewCheckpoint:
 
     def tensor(name: str) -> Tensor:
         mine = ours.tensor(name)
-        if not mine.is_floating_point():
-            return mine
-        # Exactly the one or the other at the ends of the range.
-        return torch.lerp(mine.float(), theirs.tensor(name).float(), weight).to(mine.dtype)
+        return _mean(mine, theirs.tensor(name), weight) if mine.is_floating_point() else mine
 
     return NewCheckpoint(
         ours,
@@ -247,6 +247,16 @@ def plan_merge(policy: str, base: str, weight: float) -> NewCheckpoint:
         head=not tied and HEAD not in ours.places,
         about=_about("merge", ours, theirs, weight=weight),
     )
+
+
+def _mean(mine: Tensor, other: Tensor, weight: float) -> Tensor:
+    """Compute the weighted mean in float32, a part at a time, and round it once."""
+    mean = torch.empty_like(mine)
+    parts = (each.flatten().split(AT_ONCE) for each in (mean, mine, other))
+    for part, ours, theirs in zip(*parts, strict=True):
+        # Exactly the one or the other at the ends of the range.
+        part.copy_(torch.lerp(ours.float(), theirs.float(), weight))
+    return mean
 
 
 def _read_pair(policy: str, base: str) -> tuple[Weights, Weights, Any]:

@@ -67,10 +67,12 @@ def write_checkpoint(console: Console, new: "NewCheckpoint", out: Path) -> None:
         _write_json(temporary / ABOUT, new.about)
         size = 0
         with progress_bar(console) as progress:
-            files = progress.track(new.weights(), total=len(new.files), description="weights")
-            for name, tensors in files:
+            bar = progress.add_task("weights", total=len(new.files))
+            for name, tensors in new.weights():
                 _save(temporary / name, tensors)
                 size += sum(tensor.nbytes for tensor in tensors.values())
+                del tensors  # or there would be two files of them while the next is made
+                progress.update(bar, advance=1)
         for name in OTHER_FILES:
             if path := new.policy.source.file(name):
                 write_file(temporary / name, path.read_bytes())
