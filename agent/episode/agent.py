@@ -2,10 +2,10 @@
 
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
@@ -151,6 +151,22 @@ class Agent:
         starts = [self.start(question, images=images, video=video, seed=seed) for seed in seeds]
         ends = play_rollouts(self.loop, starts, self.policy)
         return [self.trajectory(end, driver="rollouts") for end in ends]
+
+    def changed(self, protocol: ToolProtocol, replay: ReplayConfig | None = None) -> Self:
+        """Make an agent on the same policy, with caches of its own and no checkpointer.
+
+        Args:
+            protocol: Its protocol, with its texts and its store.
+            replay: How it replays; None leaves it as it is.
+
+        Raises:
+            ConfigError: The policy cannot replay so.
+        """
+        raise NotImplementedError
+
+    def with_store(self, store: ImageStore) -> Self:
+        """Make an agent on the same policy, with its own images and caches."""
+        return self.changed(replace(self.protocol, store=store))
 
     def trajectory(self, state: EpisodeState, driver: Driver = "graph") -> Trajectory:
         """Make the record of a finished state.

@@ -11,7 +11,7 @@ from visreplay.agent.policy.endpoint import Endpoint
 from visreplay.agent.policy.remote_policy import RemotePolicy
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import Recipe, ToolProtocol, choose_recipe, get_protocol
-from visreplay.replay_core import Method, ReplayConfig
+from visreplay.replay_core import ConfigError, Method, ReplayConfig
 from visreplay.tools import ImageStore, TokenGrid
 
 REMOTE_GRID = TokenGrid(min_pixels=56 * 56, max_pixels=2560 * 28 * 28, resample="bicubic")
@@ -115,6 +115,19 @@ class RemoteAgent(Agent):
         if store is None:
             store = episode_store(options.get("checkpointer"))
         return cls(endpoint, model, get_protocol(chosen, REMOTE_GRID, store), **options)
+
+    def changed(self, protocol: ToolProtocol, replay: ReplayConfig | None = None) -> Self:
+        """Make an agent on the same model, with connections of its own; see `Agent`."""
+        if replay is not None and replay.method is not Method.NONE:
+            raise ConfigError(f"the model at {self.policy.endpoint.url} cannot replay")
+        return type(self)(
+            Endpoint(self.policy.endpoint.url),
+            self.policy.model,
+            protocol,
+            sampling=self.policy.sampling,
+            limits=self.limits,
+            parallel=self.policy.parallel,
+        )
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The agent as a user meets it: load a pair, ask about a picture or a video, get the record."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -152,12 +151,12 @@ class VisualAgent(SharesWeights, Agent):
         tool_protocol = get_protocol(chosen, token_grid(pair.processor), store)
         return cls(pair, tool_protocol, replay, **options)
 
-    def with_store(self, store: ImageStore) -> Self:
-        """Make the same agent with its own images and caches, and no checkpointer."""
+    def changed(self, protocol: ToolProtocol, replay: ReplayConfig | None = None) -> Self:
+        """Make an agent on the same pair, with caches of its own; see `Agent`."""
         return type(self)(
             self.pair,
-            replace(self.protocol, store=store),
-            self.replay,
+            protocol,
+            self.replay if replay is None else replay,
             names=self.names,
             sampling=self.sampling,
             limits=self.limits,

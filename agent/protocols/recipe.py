@@ -22,7 +22,7 @@ Count = Annotated[int, Ge(1)]
 
 NO_TOOLS = (
     *("calls", "tolerant_json", "crops", "pixels.crop", "frames.most"),
-    *("texts.tools", "texts.crop", "texts.frames", "texts.separator"),
+    *("texts.tools", "texts.crop", "texts.frames", "texts.separator", "tool_free"),
 )
 """Keys of a recipe that mean nothing in a protocol without tools."""
 
@@ -79,6 +79,33 @@ class Texts:
             ("error", "error"),
         ):
             check_marks(name, getattr(self, name), mark)
+
+
+@dataclass(frozen=True)
+class ToolFreeTexts:
+    """The texts in the place of those of `Texts` where the policy is offered no tools.
+
+    Attributes:
+        system: The system prompt; "" for none.
+        suffix: Text after the question.
+        error: What shows an {error}: that there was nothing to call.
+    """
+
+    system: str = ""
+    suffix: str = ""
+    error: str = "Error: {error}"
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    def __post_init__(self) -> None:
+        """Refuse texts that would describe tools, or leave out the error.
+
+        Raises:
+            ValueError: The system prompt has a section on tools, or a mark is missing.
+        """
+        if "{tools}" in self.system:
+            raise ValueError("system must not have {tools} in it: no tools are offered")
+        check_marks("error", self.error, "error")
 
 
 @dataclass(frozen=True)
@@ -230,6 +257,9 @@ class Recipe:
         crops: Rules for boxes.
         limits: Where an episode ends.
         decoding: How a turn is decoded, as far as the checkpoint's authors say it.
+        tool_free: The texts of `without_tools`; None if there are none.
+        tools: Whether the policy is offered tools. If not, a call is not run, and its turn is an
+            error. No file sets it: `without_tools` does.
     """
 
     name: str
@@ -247,8 +277,24 @@ class Recipe:
     crops: Crops = Crops()
     limits: RecipeLimits = RecipeLimits()
     decoding: Sampling = Sampling()
+    tool_free: ToolFreeTexts | None = None
+    tools: bool = True
 
     __pydantic_config__: ClassVar[Any] = STRICT
+
+    def without_tools(self) -> "Recipe":
+        """Make the same recipe for a policy that is offered no tools.
+
+        Raises:
+            ConfigError: The recipe has no texts for that.
+        """
+        if self.tool_free is None:
+            raise ConfigError(
+                f"the recipe {self.name} has no section tool_free, with its texts for a policy "
+                "that is offered no tools: write one in a recipe of your own, unless the protocol "
+                f"{self.protocol} has no tools anyway"
+            )
+        return replace(self, tools=False, texts=replace(self.texts, **asdict(self.tool_free)))
 
     def changed(
         self,

@@ -84,6 +84,11 @@ def _table(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the recipe {str(path)!r} cannot be read: {error}") from error
     if "name" in table:
         raise ConfigError(f"the recipe {str(path)!r}: there is no key name; the file's name is it")
+    if "tools" in table:
+        raise ConfigError(
+            f"the recipe {str(path)!r}: there is no key tools; [tool_free] has the texts without "
+            "tools, and `visreplay eval --tools` chooses"
+        )
     if "extends" not in table:
         return table
     parent = table.pop("extends")

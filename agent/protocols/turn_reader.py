@@ -8,7 +8,7 @@ from visreplay.agent.protocols.calls import FoundCalls
 from visreplay.agent.protocols.parsing import split_thought
 from visreplay.agent.protocols.recipe import Recipe
 from visreplay.agent.protocols.tool_schemas import Signature
-from visreplay.agent.protocols.turns import MAX_TURN_CHARACTERS, ParsedTurn
+from visreplay.agent.protocols.turns import MAX_TURN_CHARACTERS, NOTHING_TO_CALL, ParsedTurn
 from visreplay.agent.protocols.unread_calls import unread_call
 from visreplay.tools import ToolError
 
@@ -24,7 +24,10 @@ class TurnReader:
     """Signatures of the tools that the protocol runs, where calls are JSON with the tool's name."""
 
     def read(self, written: str) -> ParsedTurn:
-        """Parse a turn. Never raises: whatever is wrong with it is its `error`."""
+        """Parse a turn. Never raises: whatever is wrong with it is its `error`.
+
+        Where the policy is offered no tools, anything that looks like a call is such an error.
+        """
         if len(written) > MAX_TURN_CHARACTERS:
             return ParsedTurn(
                 "",
@@ -32,6 +35,13 @@ class TurnReader:
                 f"{MAX_TURN_CHARACTERS}. Write less.",
                 calls_at=self.call_syntax.may_begin(written),
             )
+        turn = self._parse(written)
+        if self.recipe.tools or not (turn.calls or turn.error):
+            return turn
+        return ParsedTurn(turn.thought, error=NOTHING_TO_CALL, calls_at=turn.calls_at)
+
+    def _parse(self, written: str) -> ParsedTurn:
+        """Parse a turn as where tools are offered."""
         thought, rest = split_thought(written)
         closed = written.rfind("</think>")
         unclosed = not rest and written.rfind("<think>") > closed

@@ -9,6 +9,9 @@ from visreplay.agent.state import Scene, Step, ToolCall
 MAX_TURN_CHARACTERS = 100_000
 """Length from which on a turn is refused unparsed: no trained policy writes that much."""
 
+NOTHING_TO_CALL = "There are no tools to call. Answer the question."
+"""The error of a turn that calls a tool where the policy is offered none."""
+
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:

@@ -31,6 +31,7 @@ class CommandInfo:
 START = "First steps"
 EVALUATION = "Evaluation"
 ANALYSIS = "Analysis"
+CHECKPOINTS = "Checkpoints"
 SERVERS = "Servers"
 SETUP = "Set-up"
 
@@ -49,6 +50,8 @@ COMMANDS = (
     CommandInfo("diagnose", ANALYSIS, "Find out whether replay can help a pair."),
     CommandInfo("perturb", ANALYSIS, "Measure answers under noise on visual tokens."),
     CommandInfo("calibrate", ANALYSIS, "Derive entropy limits for state replay."),
+    CommandInfo("graft", CHECKPOINTS, "Put a base's first layers under a policy."),
+    CommandInfo("merge", CHECKPOINTS, "Write the weighted mean of base and policy."),
     CommandInfo("serve", SERVERS, "Serve chat completions to OpenAI's clients."),
     CommandInfo("mcp", SERVERS, "Serve the visual tools to MCP clients."),
     CommandInfo("doctor", SETUP, "Check this installation."),

@@ -4,12 +4,14 @@ import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
+import visreplay.agent as agents
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import Console, print_damage, progress_bar
 from visreplay.tasks.commands.engine_options import EngineOptions
@@ -27,6 +29,7 @@ from visreplay.tasks.commands.options import (
 from visreplay.tasks.commands.remote_choice import choose_policy
 from visreplay.tasks.commands.sample_runs import settings_of
 from visreplay.tasks.commands.settings import Overrides
+from visreplay.tasks.commands.tool_runs import Cell, Tools, plan_runs, sharing_policy, show_effects
 from visreplay.tasks.evaluation.evaluate import DRIVER, Checker, describe_error, evaluate
 from visreplay.tasks.evaluation.journal import Journal, Line, check_settings, read_journal
 from visreplay.tasks.evaluation.record_shapes import record_mismatch
@@ -50,6 +53,15 @@ def evaluation(
     engine: EngineOptions,
     data: DataOption = None,
     max_megapixels: LargestOption = None,
+    tools: Annotated[
+        Tools,
+        typer.Option(
+            help="Tools that the policy is offered: all of its protocol, or none. Both play the "
+            "same samples without and with tools, each without and with replay, and show what "
+            "tools change.",
+            rich_help_panel=TASK,
+        ),
+    ] = Tools.ALL,
     rollouts: Annotated[
         int,
         typer.Option(
@@ -62,6 +74,15 @@ def evaluation(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of samples at most.", rich_help_panel=TASK)
     ] = None,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Samples that are played at once; worth it where another program writes the "
+            "turns (--engine vllm, --policy-url).",
+            rich_help_panel=TASK,
+        ),
+    ] = 1,
     sample_ids: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +114,9 @@ def evaluation(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the run. Default: runs/eval/TASK-REPLAY.", rich_help_panel=OUTPUT
+            help="Folder of the run, or of a folder for each run of --tools none,all. Default: "
+            "runs/eval/TASK-REPLAY, with the tools behind it if they are not all.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
@@ -101,7 +124,8 @@ def evaluation(
 
     Writes a line for each sample into OUT/run.jsonl as it ends, and every image into OUT/images
     once. Exits with code 1 if a sample ended in an error, and with code 2 if the disk does not take
-    what is to be written. A run that has all samples is only read.
+    what is to be written. A run that has all samples is only read. With --tools none,all, OUT has a
+    folder for each run, and OUT/tools.json tells what tools changed, with the ids of the samples.
     """
     from visreplay.agent.episode.agent import versions
 
@@ -114,8 +138,16 @@ def evaluation(
     ids = select(source.sample_ids(), limit=limit, sample_ids=chosen, shuffle=shuffle)
     choice = choose_policy(pair, endpoint, console)
     config = choice.config(replay.values)
-    out = out or Path("runs/eval") / f"{task}-{config.method}"
+    if out is None:
+        name = {Tools.ALL: "", Tools.NONE: "-without-tools", Tools.BOTH: "-tools"}[tools]
+        out = Path("runs/eval") / f"{task}-{config.method}{name}"
+    if tools is not Tools.ALL and (episode.system_prompt or episode.user_suffix):
+        raise ValueError(
+            f"--tools is {tools}, but --system-prompt and --user-suffix are texts for a policy "
+            "with tools: write both kinds into a --recipe, in [texts] and [tool_free]"
+        )
     recipe = episode.worded(choice.recipe)
+    cells = plan_runs(tools, out, config, recipe)
     sampling = choice.sampling(episode.sampling.build(), config)
     if rollouts > 1 and sampling.greedy:
         # A policy that is published as greedy is sampled plainly.
@@ -139,25 +171,45 @@ def evaluation(
         "driver": DRIVER,
         "versions": versions(),
     }
+    runs = []
+    with ExitStack() as stack:
 
-    def play(left: list[str]) -> Iterable[SampleRecord]:
-        with engine.writer(choice, config) as writer:
-            agent = choice.agent(config, episode, sampling, out / IMAGES, writer)
-            yield from evaluate(
-                agent, source, left, rollouts=rollouts, seed=episode.seed, cot_checker=checker
+        def load() -> "agents.Agent":
+            writer = stack.enter_context(engine.writer(choice, config))
+            return choice.agent(config, episode, sampling, out / IMAGES, writer)
+
+        agent_of = sharing_policy(load)
+        for cell in cells:
+
+            def play(left: list[str], cell: Cell = cell) -> Iterable[SampleRecord]:
+                agent = agent_of(cell)
+                yield from evaluate(
+                    agent,
+                    source,
+                    left,
+                    rollouts=rollouts,
+                    seed=episode.seed,
+                    cot_checker=checker,
+                    concurrency=concurrency,
+                )
+                agent.close()
+
+            own = {"recipe": cell.recipe.to_table(), "replay": asdict(cell.config)}
+            play_missing(
+                console, cell.out, {**settings, **own}, ids, play, retry_errors=retry_errors
             )
-            agent.close()
-
-    play_missing(console, out, settings, ids, play, retry_errors=retry_errors)
-    run = Run.open(out)
-    print_damage(console, [run])
-    for grid in details(run):
-        grid.show(console)
-    console.print(f"run   {out}", markup=False, soft_wrap=True)
+            run = Run.open(cell.out)
+            runs.append(run)
+            print_damage(console, [run])
+            for grid in details(run):
+                grid.show(console)
+            console.print(f"run   {cell.out}", markup=False, soft_wrap=True)
+            for line in error_lines(run):
+                console.print(line, style="red", markup=False, soft_wrap=True)
     console.print(f"driver   {DRIVER}", markup=False)
-    for line in error_lines(run):
-        console.print(line, style="red", markup=False, soft_wrap=True)
-    if run.errors:
+    if tools is Tools.BOTH:
+        show_effects(console, out, runs)
+    if any(run.errors for run in runs):
         raise typer.Exit(1)
 
 

@@ -1,5 +1,6 @@
 """The comparison of two runs on the samples that both have scored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,35 @@ class RunComparison:
     settings: list[tuple[str, Any, Any]]
 
 
+def paired_samples(runs: Sequence[Run]) -> list[str]:
+    """List the samples that all of some runs have scored, in the order of the first.
+
+    Raises:
+        ValueError: The runs are of different tasks or data, or have no scored sample in common.
+    """
+    first, *others = runs
+    paired = list(first.scored)
+    for other in others:
+        task_a, task_b = first.settings["task"], other.settings["task"]
+        if task_a != task_b:
+            raise ValueError(
+                f"{first.name} is of {task_a} and {other.name} of {task_b}: only runs of one task "
+                "can be compared"
+            )
+        scored = other.scored
+        paired = [key for key in paired if key in scored]
+        if not paired:
+            raise ValueError(f"{first.name} and {other.name} have scored no sample in common")
+        for key in paired:
+            a, b = first.records[key], scored[key]
+            if (a["question"], a["expected"]) != (b["question"], b["expected"]):
+                raise ValueError(
+                    f"sample {key!r} has another question or answer in {other.name} than in "
+                    f"{first.name}: the runs are not of the same data"
+                )
+    return paired
+
+
 def compare(run_a: Run, run_b: Run) -> RunComparison:
     """Pair the samples of two runs and compare the answers.
 
@@ -49,22 +79,8 @@ def compare(run_a: Run, run_b: Run) -> RunComparison:
     Raises:
         ValueError: The runs are of different tasks or data, or have no scored sample in common.
     """
-    task_a, task_b = run_a.settings["task"], run_b.settings["task"]
-    if task_a != task_b:
-        raise ValueError(
-            f"{run_a.name} is of {task_a} and {run_b.name} of {task_b}: only runs of one task "
-            "can be compared"
-        )
-    a, b = run_a.scored, run_b.scored
-    paired = [sample_id for sample_id in a if sample_id in b]
-    if not paired:
-        raise ValueError(f"{run_a.name} and {run_b.name} have scored no sample in common")
-    for key in paired:
-        if (a[key]["question"], a[key]["expected"]) != (b[key]["question"], b[key]["expected"]):
-            raise ValueError(
-                f"sample {key!r} has another question or answer in {run_b.name} than in "
-                f"{run_a.name}: the runs are not of the same data"
-            )
+    paired = paired_samples([run_a, run_b])
+    a, b = run_a.records, run_b.records
     records_a, records_b = [a[key] for key in paired], [b[key] for key in paired]
     counts = [len(record["rollouts"]) for record in (*records_a, *records_b)]
     ks = range(1, min(counts) + 1)

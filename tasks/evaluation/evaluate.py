@@ -7,6 +7,8 @@ images ends the run: every other sample would fail as well.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -34,10 +36,12 @@ def evaluate(
     rollouts: int = 1,
     seed: int = 0,
     cot_checker: Checker | None = None,
+    concurrency: int = 1,
 ) -> Iterator[SampleRecord]:
-    """Play and score samples one after the other.
+    """Play and score samples, one after the other or several at once.
 
-    The result is an iterator: a sample is played when its record is taken.
+    The result is an iterator: samples are played as their records are taken. Every record is the
+    same in any order, and however many are played at once.
 
     Args:
         agent: The agent that plays the episodes.
@@ -45,14 +49,38 @@ def evaluate(
         ids: The ids of the samples to play.
         rollouts: Episodes per sample. They share prefill and replay up to their first difference.
         seed: The seed of the run; the seed of each rollout follows from it.
-        cot_checker: Called with every rollout whose answer is right.
+        cot_checker: Called with every rollout whose answer is right, in the thread of its sample.
+        concurrency: Number of samples that are played at once, in threads; records come as they
+            end.
 
     Raises:
         DiskError: The images of a sample cannot be written.
     """
-    for sample_id in ids:
+
+    def play(player: "Agent", sample_id: str) -> SampleRecord:
         seeds = [rollout_seed(seed, sample_id, number) for number in range(rollouts)]
-        yield evaluate_sample(agent, task, sample_id, seeds, cot_checker)
+        return evaluate_sample(player, task, sample_id, seeds, cot_checker)
+
+    if concurrency == 1:
+        for sample_id in ids:
+            yield play(agent, sample_id)
+        return
+    left = iter(ids)
+    players = [agent.with_store(agent.store) for _ in range(concurrency)]
+    running: dict[Future[SampleRecord], Agent] = {}
+    threads = ThreadPoolExecutor(concurrency, "visreplay-samples")
+    try:
+        while True:
+            for sample_id in islice(left, len(players)):
+                player = players.pop()
+                running[threads.submit(play, player, sample_id)] = player
+            if not running:
+                return
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                players.append(running.pop(done))
+                yield done.result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def rollout_seed(seed: int, sample_id: str, number: int) -> int:

@@ -79,6 +79,7 @@ class _Recipe(Shape):
     pixels: _PixelBudgets = _PixelBudgets()
     frames: _Frames | None = None
     expects: list[Text] | None = None
+    tools: bool = True
 
 
 class _Settings(Shape):

@@ -98,6 +98,7 @@ def differences(run: Run, figure: PublishedFigure) -> list[str]:
         facts.append(("base", figure.base, figure.base if same_name(figure.base, base) else base))
     if figure.protocol is not None:
         facts.append(("protocol", figure.protocol, settings.get("protocol")))
+    facts.append(("tools", "all", "all" if run.has_tools else "none"))
     facts.append(("rollouts", 1, settings["rollouts"]))
     sampling = settings["sampling"]
     temperature = sampling["temperature"]

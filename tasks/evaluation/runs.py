@@ -153,10 +153,16 @@ class Run:
 
     @property
     def system(self) -> str:
-        """The name of what answered: the policy and, with replay, the method."""
+        """The name of what answered: the policy, the method of replay, and whether tools lacked."""
         policy = Path(str(self.settings["policy"])).name
         method = self.settings["replay"]["method"]
-        return policy if method == "none" else f"{policy} + {method} replay"
+        name = policy if method == "none" else f"{policy} + {method} replay"
+        return name if self.has_tools else f"{name}, without tools"
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the policy was offered tools, where its protocol has any."""
+        return bool(self.settings.get("recipe", {}).get("tools", True))
 
     @property
     def scored(self) -> dict[str, SampleRecord]:

@@ -80,6 +80,9 @@ def test_every_protocol_has_a_recipe_of_its_name() -> None:
             r"texts\.system is \{'date': '1979-05-27'",
         ),
         ("extends = 'boxed'\nname = 'yours'", "there is no key name; the file's name is it"),
+        ("extends = 'hermes'\ntools = false", "there is no key tools; .tool_free. has the texts"),
+        ("extends = 'hermes'\n[tool_free]\nsystem = '{tools}'", "system must not have {tools}"),
+        ("extends = 'hermes'\n[tool_free]\nerror = 'no'", r"error must have \{error\}"),
         ("extends = 'boxed'\nstop_strings = ['']", r"stop_strings\.0 is '', but it should have at"),
     ],
 )
@@ -105,6 +108,7 @@ def test_what_means_nothing_in_a_protocol_is_refused(written: Written, protocol:
         "texts.crop": "[texts]\ncrop = 'a{image}'",
         "texts.frames": "[texts]\nframes = 'a{images}'",
         "texts.separator": "[texts]\nseparator = 'a'",
+        "tool_free": "[tool_free]\nsuffix = 'a'",
     }
     assert set(PROTOCOLS[protocol].unused) <= set(values)
     for key, text in values.items():

@@ -103,6 +103,7 @@ STATE = HR_BENCH["replay"]
         ({"base": "runs/other-base"}, "base Qwen2.5-VL-7B-Instruct (here other-base)"),
         ({"protocol": "hermes"}, "protocol boxed (here hermes)"),
         ({"rollouts": 8}, "rollouts 1 (here 8)"),
+        ({"recipe": {"tools": False}}, "tools all (here none)"),
         ({"sampling": greedy(2048, temperature=1.0)}, "temperature 0 (here 1.0)"),
         ({"sampling": greedy(2048, temperature=1e-6)}, None),
         ({"sampling": greedy(2048, temperature=1.0, top_k=1)}, None),
