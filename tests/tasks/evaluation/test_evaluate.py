@@ -6,6 +6,7 @@ from visreplay.replay_core import Method, ModelPair
 from visreplay.tasks.evaluation.evaluate import evaluate, rollout_seed
 from visreplay.tasks.evaluation.summary import summarise
 from visreplay.tasks.registry import get_task
+from visreplay.tasks.types import Split, ids_of
 
 TASK = get_task("visual-search-easy")
 
@@ -88,3 +89,22 @@ def test_answers_are_compared_as_text(answer: str | None, expected: bool) -> Non
     sample = TASK.load(TASK.sample_ids()[0])
     text = answer and answer.format(sample.answer.lower())
     assert TASK.is_right(sample, text) is expected
+
+
+def test_samples_that_are_played_at_once_have_the_same_records(make_agent: MakeAgent) -> None:
+    task = get_task("visual-search-medium")
+    ids = list(ids_of(task.name, range(Split.TUNING, Split.TUNING + 5)))
+    options = {"rollouts": 2, "seed": 3}
+    agents = (make_agent(Method.STATE, temperature=1.0) for _ in range(2))
+    alone, at_once = (
+        sorted(
+            evaluate(agent, task, ids, concurrency=concurrency, **options),  # type: ignore[arg-type]
+            key=lambda record: record["sample_id"],
+        )
+        for agent, concurrency in zip(agents, (1, 3), strict=True)
+    )
+    for one, other in zip(alone, at_once, strict=True):
+        assert one["sample_id"] == other["sample_id"]
+        for ours, theirs in zip(one["rollouts"], other["rollouts"], strict=True):
+            assert ours["right"] == theirs["right"]
+            assert ours["trajectory"]["messages"] == theirs["trajectory"]["messages"]
