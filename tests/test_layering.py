@@ -35,7 +35,7 @@ DOORS = {
     "prometheus_client": HTTP,
     "mcp": ("agent/mcp/",),
     "httpx": ("tools/fetch.py",),
-    "inspect_ai": ("tasks/evaluation/export.py",),
+    "inspect_ai": ("agent/inspect/", "tasks/evaluation/export.py"),
     "peft": ("replay_core/lora", "replay_core/pair.py"),
     "matplotlib": (
         "tasks/analysis/plots.py",
@@ -49,7 +49,7 @@ DOORS = {
 }
 """Where each framework may be imported."""
 
-APART = ("agent/langchain", "agent/smolagents", "agent/openai", "agent/mcp")
+APART = ("agent/langchain", "agent/smolagents", "agent/inspect", "agent/openai", "agent/mcp")
 """Doors that never import each other's code."""
 
 WHEN_CALLED = {("replay_core/pair.py", "replay_core/session.py")}

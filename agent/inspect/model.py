@@ -34,8 +34,9 @@ from visreplay.agent.episode.embedded_agent import prepare_process
 from visreplay.agent.episode.visual_agent import VisualAgent
 from visreplay.agent.inspect.messages import choice_of, from_inspect, reply_message, signature_of
 from visreplay.agent.inspect.options import (
-    DECODING,
+    CACHE,
     LOADING,
+    PENALTY,
     REPLAY,
     TURN_OPTIONS,
     check_names,
@@ -63,11 +64,12 @@ class ReplayAPI(ModelAPI):
 
     Examples:
         >>> import asyncio
-        >>> from inspect_ai.model import get_model
-        >>> model = get_model("visreplay/embedded", method="state", device="cpu")
-        >>> output = asyncio.run(model.generate("Hello", config={"max_tokens": 8}))
-        >>> output.usage.output_tokens <= 8, output.metadata["replay"]["method"]
-        (True, 'state')
+        >>> from inspect_ai.model import ChatMessageUser, get_model
+        >>> api = get_model("visreplay/embedded", method="state", device="cpu").api
+        >>> hello = ChatMessageUser(content="Hello")
+        >>> output = asyncio.run(api.generate([hello], [], "auto", GenerateConfig(max_tokens=8)))
+        >>> output.usage.output_tokens <= 8
+        True
 
     Args:
         model_name: Folder or hub id of the policy, or "embedded" for the pair that ships with the
@@ -104,9 +106,8 @@ class ReplayAPI(ModelAPI):
                 f"the base URL is {base_url!r}, but {model_name!r} is loaded here: for a server, "
                 "use openai-api/visreplay/policy+replay"
             )
-        check_names(arguments, (*REPLAY, *LOADING, *DECODING), "model argument")
-        sampling = {name: arguments[name] for name in DECODING[:1] if name in arguments}
-        self.own_sampling = checked(Sampling, sampling)
+        check_names(arguments, (*REPLAY, *LOADING, PENALTY, CACHE), "model argument")
+        self.own_sampling = checked(Sampling, _chosen(arguments, (PENALTY,)))
         sampling_of(config, TURN_OPTIONS)  # refuse now what no call could have
         replay = replay_config(model_name, _chosen(arguments, REPLAY))
         if model_name in EMBEDDED_PAIRS:
@@ -121,7 +122,7 @@ class ReplayAPI(ModelAPI):
             store=store,
             recipe=self.agent.protocol.recipe,
             media=Media(store, (Path("/"),), max_uri=MAX_URI),
-            sessions=SessionCache(arguments.get("cache_bytes", CACHE_BYTES)),
+            sessions=SessionCache(arguments.get(CACHE, CACHE_BYTES)),
             maps=False,
         )
         self._number = next(_LOADED)

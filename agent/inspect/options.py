@@ -27,11 +27,13 @@ LOADING = tuple(
 )
 """Model arguments that say how the pair is loaded, and in which protocol it answers."""
 
-DECODING = ("repetition_penalty", "cache_bytes")
-"""Model arguments that are neither: a setting of `Sampling` that Inspect has no option for, and the
-memory of what was read."""
+PENALTY = "repetition_penalty"
+"""The setting of `Sampling` that Inspect has no option for: a model argument."""
 
-_SAMPLING = {
+CACHE = "cache_bytes"
+"""The model argument that limits the memory of what was read."""
+
+SAMPLING = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
@@ -39,7 +41,7 @@ _SAMPLING = {
 }
 """Options of Inspect, and the settings of `Sampling` that they are."""
 
-EPISODE_OPTIONS = frozenset({*_SAMPLING, "seed"})
+EPISODE_OPTIONS = frozenset({*SAMPLING, "seed"})
 """Options of Inspect that an episode has."""
 
 TURN_OPTIONS = EPISODE_OPTIONS | {
@@ -134,5 +136,5 @@ def sampling_of(config: GenerateConfig, known: Collection[str]) -> Sampling:
                 f"it out; there are {', '.join(sorted(known))}"
             )
     return checked(
-        Sampling, {ours: values[name] for name, ours in _SAMPLING.items() if name in values}
+        Sampling, {ours: values[name] for name, ours in SAMPLING.items() if name in values}
     )
