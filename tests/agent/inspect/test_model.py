@@ -22,6 +22,7 @@ from visreplay.agent.inspect.messages import UNPARSED, reply_message
 from visreplay.agent.inspect.model import ReplayAPI, run_unless_cancelled
 from visreplay.agent.messages import Message, image, text, user
 from visreplay.replay_core import ConfigError
+from visreplay.replay_core.generation import run_to_end
 from visreplay.tools import load_image
 
 # Inspect calls tenacity in a way that newer versions of it have another one for.
@@ -103,6 +104,12 @@ async def test_a_stop_sequence_is_left_out(model: Model) -> None:
     output = await model.generate(question(), config=GenerateConfig(stop_seqs=[" so "]))
     assert isinstance(output.message.content, str)
     assert output.message.content.endswith(thought.reasoning.partition(" so ")[0])  # type: ignore[union-attr]
+
+
+def test_a_text_that_ends_a_turn_stays_in_it(api: ReplayAPI) -> None:
+    (whole,) = run_to_end(api.chat.replying(our_question(api)))
+    (reply,) = run_to_end(api.chat.replying(our_question(api), ends=["so"]))
+    assert reply.parsed.content == whole.parsed.content.partition("so")[0] + "so"
 
 
 async def test_several_choices_are_sampled_each_with_its_own_seed(model: Model) -> None:
