@@ -41,7 +41,7 @@ DOORS = {
     "httpx": ("tools/fetch.py", "agent/vllm/"),
     "visreplay_connector": ("agent/vllm/",),
     "vllm": (),
-    "inspect_ai": ("tasks/evaluation/export.py",),
+    "inspect_ai": ("agent/inspect/", "tasks/evaluation/export.py"),
     "peft": ("replay_core/lora", "replay_core/pair.py"),
     "matplotlib": (
         "tasks/analysis/plots.py",
@@ -55,7 +55,14 @@ DOORS = {
 }
 """Where each framework may be imported."""
 
-APART = ("agent/langchain", "agent/smolagents", "agent/openai", "agent/mcp", "agent/vllm")
+APART = (
+    "agent/langchain",
+    "agent/smolagents",
+    "agent/inspect",
+    "agent/openai",
+    "agent/mcp",
+    "agent/vllm",
+)
 """Doors that never import each other's code."""
 
 WHEN_CALLED = {("replay_core/pair.py", "replay_core/session.py")}

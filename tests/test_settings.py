@@ -8,6 +8,7 @@ import pytest
 from typer.main import get_command
 
 from visreplay.agent.episode.limits import Limits
+from visreplay.agent.inspect import options as inspect_options
 from visreplay.agent.langchain import graph_server
 from visreplay.agent.langchain.chat_model import ReplayChatModel
 from visreplay.agent.openai.replay_options import KEPT_FROM_CALLERS
@@ -94,6 +95,12 @@ def test_the_langchain_model_has_every_knob_of_sampling() -> None:
 
 def test_the_smolagents_model_has_every_knob_of_sampling() -> None:
     assert names(Sampling) <= smolagents_model._OPTIONS
+
+
+def test_the_inspect_model_has_every_knob_of_replay_and_sampling() -> None:
+    assert names(ReplayConfig) == set(inspect_options.REPLAY)
+    of_inspect = set(inspect_options.SAMPLING.values())
+    assert names(Sampling) == of_inspect | {inspect_options.PENALTY}
 
 
 NOT_IN_THE_ENVIRONMENT = {

@@ -1,6 +1,6 @@
 """A pair of models that chats: messages and tools in, replies out, whichever framework asks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.policy.writing import Writer
 from visreplay.agent.protocols import Recipe, ToolProtocol, choose_recipe, get_protocol
 from visreplay.agent.protocols.tool_schemas import Signature
-from visreplay.replay_core import ModelPair, ReplayConfig
+from visreplay.replay_core import Batch, ModelPair, ReplayConfig
 from visreplay.tools import ImageStore, Media
 
 STORE_BYTES = 2**30
@@ -176,6 +176,52 @@ class ChatPolicy:
         if rest := reply.parsed.content[text.sent :]:
             yield rest
         yield reply
+
+    def replying(
+        self,
+        messages: Sequence[Message],
+        offer: ToolOffer = ToolOffer(),
+        *,
+        seeds: Sequence[int | None] = (None,),
+        sampling: Sampling = Sampling(),
+        stop: Sequence[str] = (),
+        ends: Sequence[str] = (),
+        logprobs: int | None = None,
+    ) -> Generator[None, None, list[ChatReply]]:
+        """Write several next turns as a batch, after one reading of the conversation.
+
+        The generator pauses after every piece of the conversation and every token of the turns, so
+        that a caller can stop in between.
+
+        Args:
+            messages: As in `reply`, and so are the others.
+            offer: See there. Calls are parsed only if it has tools.
+            seeds: The seed of each turn.
+            sampling: See there.
+            stop: See there.
+            ends: More texts that end a turn; they stay in it.
+            logprobs: Keep each token's log-probability, and those of so many most probable tokens;
+                None keeps none.
+
+        Returns:
+            A reply for each seed, as the value of the generator.
+        """
+        conversation = self.renderer.conversation(messages, offer.tools)
+        reading = yield from self.policy.read(conversation, offer.opening)
+        decoding = self.policy.decoding(sampling, (*stop, *ends))
+        batch = Batch()
+        rows = [
+            reading.session.join(batch, seed=seed, logprobs=logprobs, **decoding) for seed in seeds
+        ]
+        while batch.step():
+            yield
+        replies = []
+        for row in rows:
+            session = reading.session.continued(row)
+            turn = self.policy.turn(reading, session, row.generation(self.pair.tokenizer))
+            text = ReplyStream(self.renderer, stop, calls=offer.calls and bool(offer.tools))
+            replies.append(ChatReply(text.finish(turn.text), turn))
+        return replies
 
     def close(self) -> None:
         """Free the caches."""
