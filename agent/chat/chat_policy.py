@@ -16,7 +16,7 @@ from visreplay.agent.policy.session_cache import SessionCache
 from visreplay.agent.policy.writing import Writer
 from visreplay.agent.protocols import Recipe, ToolProtocol, choose_recipe, get_protocol
 from visreplay.agent.protocols.tool_schemas import Signature
-from visreplay.replay_core import Batch, ModelPair, ReplayConfig
+from visreplay.replay_core import ModelPair, ReplayConfig
 from visreplay.tools import ImageStore, Media
 
 STORE_BYTES = 2**30
@@ -209,16 +209,13 @@ class ChatPolicy:
         conversation = self.renderer.conversation(messages, offer.tools)
         reading = yield from self.policy.read(conversation, offer.opening)
         decoding = self.policy.decoding(sampling, (*stop, *ends))
-        batch = Batch()
-        rows = [
-            reading.session.join(batch, seed=seed, logprobs=logprobs, **decoding) for seed in seeds
+        wishes = [
+            (reading.session, {"seed": seed, "logprobs": logprobs, **decoding}) for seed in seeds
         ]
-        while batch.step():
-            yield
+        ended = yield from self.policy.writer.together(wishes)
         replies = []
-        for row in rows:
-            session = reading.session.continued(row)
-            turn = self.policy.turn(reading, session, row.generation(self.pair.tokenizer))
+        for each in ended:
+            turn = self.policy.turn(reading, *each)
             text = ReplyStream(self.renderer, stop, calls=offer.calls and bool(offer.tools))
             replies.append(ChatReply(text.finish(turn.text), turn))
         return replies

@@ -223,7 +223,7 @@ class ReplayPolicy:
                 read[keys] = run_to_end(self.read(messages))
             readings.append(read[keys])
             wishes.append((read[keys].session, {"seed": seed, **self.decoding()}))
-        ended = self.writer.together(wishes)
+        ended = run_to_end(self.writer.together(wishes))
         return [self.turn(reading, *each) for reading, each in zip(readings, ended, strict=True)]
 
     def read(

@@ -27,8 +27,8 @@ class Writer(Protocol):
         """
         ...
 
-    def together(self, wishes: Sequence[Wish]) -> list[Ended]:
-        """Write several continuations at once."""
+    def together(self, wishes: Sequence[Wish]) -> Generator[None, None, list[Ended]]:
+        """Write several continuations at once; the generator may pause between two tokens."""
         ...
 
     def forget(self, sessions: Sequence[ReplaySession]) -> None:
@@ -50,12 +50,12 @@ class ModelWriter:
                 return twin, end.value
             yield token_id, None
 
-    def together(self, wishes: Sequence[Wish]) -> list[Ended]:
-        """Write all of them as a batch."""
+    def together(self, wishes: Sequence[Wish]) -> Generator[None, None, list[Ended]]:
+        """Write all of them as a batch, and pause after every token."""
         batch = Batch()
         begun = [(session, session.join(batch, **options)) for session, options in wishes]
         while batch.step():
-            pass
+            yield
         return [
             (session.continued(each), each.generation(session.pair.tokenizer))
             for session, each in begun

@@ -111,8 +111,8 @@ class VllmWriter:
                     )
         return _ended(session, writer)
 
-    def together(self, wishes: Sequence[Wish]) -> list[Ended]:
-        """Write several continuations at once.
+    def together(self, wishes: Sequence[Wish]) -> Generator[None, None, list[Ended]]:
+        """Write several continuations at once, and pause as each of them ends.
 
         Args:
             wishes: The session and the options of each, as in `stream`.
@@ -121,7 +121,11 @@ class VllmWriter:
             self._threads.submit(run_to_end, self.stream(session, **options))
             for session, options in wishes
         ]
-        return [each.result() for each in running]
+        ended = []
+        for each in running:
+            ended.append(each.result())
+            yield
+        return ended
 
     def forget(self, sessions: Sequence[ReplaySession]) -> None:
         """Remove the files of some sessions that no turn needs."""

@@ -11,6 +11,7 @@ from visreplay.agent.state import EpisodeState
 from visreplay.agent.vllm.process import EngineProcess
 from visreplay.agent.vllm.writer import VllmWriter
 from visreplay.replay_core import Generation, ReplaySession
+from visreplay.replay_core.generation import run_to_end
 from visreplay.tasks.registry import get_task
 from visreplay.tasks.types import Sample, Split, ids_of
 
@@ -80,5 +81,6 @@ def first_turn(agent: VisualAgent, sample: Sample) -> ReplaySession:
 def written(
     writer: VllmWriter, session: ReplaySession, **options: Any
 ) -> tuple[ReplaySession, Generation]:
-    ((twin, generation),) = writer.together([(session, {"max_new_tokens": 24, **options})])
+    wishes = [(session, {"max_new_tokens": 24, **options})]
+    ((twin, generation),) = run_to_end(writer.together(wishes))
     return twin, generation
