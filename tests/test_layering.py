@@ -130,7 +130,7 @@ def test_the_connector_stands_alone() -> None:
     tops = {name.partition(".")[0] for name in used} - sys.stdlib_module_names
     ours = {"visreplay_connector"}
     assert tops == {"vllm", "torch", "safetensors", "packaging", "huggingface_hub", *ours}
-    plain = {"handles", "fetching", "engine_checks", "serve", "__init__"}
+    plain = {"handles", "pictures", "fetching", "engine_checks", "serve", "__init__"}
     for name in plain:  # which visreplay reads too, or which run before vLLM is there
         found = {
             each.partition(".")[0]

@@ -72,10 +72,12 @@ def _features(session: ReplaySession, salt: str) -> dict[str, Any]:
     places: dict[str, list[dict[str, int]]] = {}
     items: dict[str, list[str]] = {}
     for block, picture in zip(session.blocks, pictures_of(session, salt), strict=True):
-        hashes.setdefault(block.kind, []).append(picture.identifier)
-        place = {"offset": block.start, "length": block.length}
-        places.setdefault(block.kind, []).append(place)
-        items.setdefault(block.kind, []).append(sizes_item(block.sizes))
+        kind, sizes = block.kind, block.sizes
+        if session.pair.policy.frames_apart:  # to vLLM, each of them is an image
+            kind, sizes = "image", {n.replace("video_", "image_"): x for n, x in sizes.items()}
+        hashes.setdefault(kind, []).append(picture.identifier)
+        places.setdefault(kind, []).append({"offset": block.start, "length": block.length})
+        items.setdefault(kind, []).append(sizes_item(sizes))
     return {"mm_hashes": hashes, "mm_placeholders": places, "kwargs_data": items}
 
 

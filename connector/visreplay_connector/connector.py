@@ -38,11 +38,9 @@ from visreplay_connector.handles import (
     names_of,
     prefix_digest,
 )
+from visreplay_connector.pictures import check_picture, is_bare
 
 logger = logging.getLogger("vllm.visreplay_connector")
-
-_CONTENT = frozenset({"pixel_values", "pixel_values_videos", "image_embeds", "video_embeds"})
-"""Names of the inputs that a picture's features can be computed from."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +144,16 @@ class ReplayConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         if handle is None:
             if own:
                 raise HandleError("its pictures are visreplay's, but it has no handle")
-            if any(_is_bare(feature) for feature in features):
+            if any(is_bare(feature) for feature in features):
                 raise HandleError("a picture has no pixels, and there is no handle")
             return None
         names = names_of(handle)
         _check_request(request)
         if len(own) < len(features):
             raise HandleError(f"identifiers of its pictures do not all begin with {IDENTIFIER!r}")
+        end = request.num_prompt_tokens
         for feature in features:
-            position = feature.mm_position
-            if position.offset + position.length >= request.num_prompt_tokens:
-                raise HandleError("a picture reaches to the end of the prompt")
+            check_picture(feature, end, self._vllm_config.model_config)
         if self._fetcher is not None and self._fetcher.begin(request.request_id, handle, names):
             return Plan(awaited=names)
         return self._plan_of(names, request)
@@ -338,11 +335,6 @@ class ReplayConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 def _refusal(error: Exception) -> Plan:
     known = isinstance(error, HandleError)
     return Plan(refused=str(error) if known else f"{type(error).__name__}: {error}")
-
-
-def _is_bare(feature: Any) -> bool:
-    """Tell whether a picture came with sizes alone, and could not be computed."""
-    return feature.data is not None and not _CONTENT & set(feature.data)
 
 
 def _check_request(request: Any) -> None:

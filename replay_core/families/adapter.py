@@ -69,11 +69,13 @@ class ModelAdapter(ABC):
         model_types: Values of `config.model_type` that the class handles.
         vision_parts: Names of the members of `model.model` that visual features depend on.
         rotary_axes: 1, or 3 if image tokens have positions in time, height and width of their own.
+        frames_apart: Whether each step in time of a video is a block of its own.
     """
 
     model_types: ClassVar[frozenset[str]] = frozenset()
     vision_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
     rotary_axes: ClassVar[int] = 1
+    frames_apart: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Wrap and freeze a model.

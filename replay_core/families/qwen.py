@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +76,6 @@ class Qwen2VLAdapter(ModelAdapter):
     model_types = frozenset({"qwen2_vl"})
     vision_parts = ("visual",)
     rotary_axes = 3
-    frames_apart: ClassVar[bool] = False
 
     def split(self, kind: Kind, batch: Mapping[str, Any]) -> list[BlockInputs]:
         """Split by the grids."""

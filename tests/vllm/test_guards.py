@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from on_vllm import SCENES, first_turn, samples, written
 from shared import MakeAgent
 
@@ -84,6 +85,46 @@ def picture_at_the_end(body: Body) -> None:
     body["token_ids"] = body["token_ids"][: place["offset"] + place["length"]]
 
 
+def with_sizes(body: Body, **sizes: torch.Tensor) -> None:
+    body["features"]["kwargs_data"]["image"] = [sizes_item({n: x[None] for n, x in sizes.items()})]
+
+
+def grid_of_another_size(body: Body) -> None:
+    with_sizes(body, image_grid_thw=torch.tensor([1, 2, 2]))
+
+
+def grid_that_is_none(body: Body) -> None:
+    with_sizes(body, image_grid_thw=torch.tensor([[1, 16, 16]]))
+
+
+def negative_grid(body: Body) -> None:
+    with_sizes(body, image_grid_thw=torch.tensor([1, -16, -16]))
+
+
+def grid_of_fractions(body: Body) -> None:
+    with_sizes(body, image_grid_thw=torch.tensor([1.0, 16.0, 16.0]))
+
+
+def no_grid(body: Body) -> None:
+    with_sizes(body, second_per_grid_ts=torch.tensor(1.0))
+
+
+def pixels_beside_the_grid(body: Body) -> None:
+    grid = torch.tensor([1, 16, 16])
+    with_sizes(body, image_grid_thw=grid, pixel_values=torch.zeros(256, 1176))
+
+
+def video_without_end(body: Body) -> None:
+    features = body["features"]
+    for part in ("mm_hashes", "mm_placeholders"):
+        features[part] = {"video": features[part]["image"]}
+    sizes = {
+        "video_grid_thw": torch.tensor([[1, 16, 16]]),
+        "second_per_grid_ts": torch.tensor([1e30]),
+    }
+    features["kwargs_data"] = {"video": [sizes_item(sizes)]}
+
+
 def path_for_a_name(body: Body) -> None:
     body["kv_transfer_params"]["visreplay"]["files"] = ["../../etc/passwd"]
 
@@ -111,6 +152,13 @@ WRONG = [
     prompt_logprobs,
     more_tokens,
     picture_at_the_end,
+    grid_of_another_size,
+    grid_that_is_none,
+    negative_grid,
+    grid_of_fractions,
+    no_grid,
+    pixels_beside_the_grid,
+    video_without_end,
     path_for_a_name,
     lost_file,
     no_files,
