@@ -12,7 +12,7 @@ from on_vllm import SCENES, first_turn, samples, written
 from shared import MakeAgent
 
 from visreplay.agent.vllm.process import EngineProcess
-from visreplay.agent.vllm.request import request_body
+from visreplay.agent.vllm.request import request_body, sizes_item
 from visreplay.agent.vllm.writer import VllmWriter
 from visreplay.replay_core import Method, ReplaySession
 from visreplay.replay_core.generation import TokenWriter
