@@ -1,7 +1,7 @@
 """The reports of a session: a record for every visual block, a report for every append."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from torch import Tensor
@@ -20,7 +20,6 @@ class BlockRecord:
         kind: "image" or "video".
         digest: Hash of its content.
         extent: Number of rotary positions that it takes up.
-        sizes: The processor's output for it but for the pixels: grids, seconds.
         entropy_LT: The base's entropies in nats; no layers under method "none". With a sketch,
             estimates wherever the limit was not near.
         chosen_LT: Positions where replay acts: the low-entropy sets S, or those of `config.side`.
@@ -32,6 +31,7 @@ class BlockRecord:
             with a sketch.
         kl_after: The mean divergence after replay.
         kl_path: The mean divergence before every step of token replay.
+        sizes: The processor's output for it but for the pixels: grids, seconds.
     """
 
     start: int
@@ -39,13 +39,13 @@ class BlockRecord:
     kind: Kind
     digest: str
     extent: int
-    sizes: Mapping[str, Tensor]
     entropy_LT: Tensor
     chosen_LT: Tensor
     replaced_LT: Tensor | None = None
     kl_before: float | None = None
     kl_after: float | None = None
     kl_path: tuple[float, ...] = ()
+    sizes: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def stop(self) -> int:

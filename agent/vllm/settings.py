@@ -31,7 +31,7 @@ class VllmSettings:
     urls: tuple[str, ...] = ()
     python: Path | None = None
     folder: Path | None = None
-    gib: float = 8.0
+    gib: int = 8
     listen: str | None = None
     options: tuple[str, ...] = ()
 
@@ -46,8 +46,10 @@ class VllmSettings:
                 "vLLM is either running (an engine's URL) or to be started (the Python of an "
                 "environment that has it): give one of them"
             )
-        if not self.gib > 0:
-            raise ConfigError(f"keys and values may take {self.gib} GiB, but need some: allow more")
+        if self.gib < 1:
+            raise ConfigError(
+                f"keys and values may take {self.gib} GiB, but need 1 at least: allow more"
+            )
         if self.options and self.urls:
             raise ConfigError("options of vLLM are for a server that is started, not for a URL")
 
@@ -81,7 +83,7 @@ class VllmSettings:
         if config is None:
             raise ConfigError(f"{policy} has no config.json: name a checkpoint of a model")
         with ExitStack() as stack:
-            exports = Exports(checkpoint_digest(config.parent), self.folder, round(self.gib * GIB))
+            exports = Exports(checkpoint_digest(config.parent), self.folder, self.gib * GIB)
             stack.callback(exports.close)
             if self.listen is not None:
                 host, _, port = self.listen.rpartition(":")

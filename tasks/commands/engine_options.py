@@ -58,8 +58,8 @@ class EngineOptions:
         _engine("Folder of keys and values, as the servers have it. Default: in shared memory."),
     ] = None
     engine_gib: Annotated[
-        float, _engine("Largest size of the keys and values in the folder, in GiB.")
-    ] = 8.0
+        int, _engine("Largest size of the keys and values in the folder, in GiB.", min=1, max=2**20)
+    ] = 8
     engine_listen: Annotated[
         str | None,
         _engine(
