@@ -15,8 +15,9 @@ test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 # Replay on a real vLLM server, in an environment of its own.
+VLLM_TESTS ?= tests/vllm
 test-vllm: $(VENV)/dev $(ENGINE)/ready
-	VISREPLAY_ENGINE_PYTHON=$(abspath $(ENGINE))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest tests/vllm
+	VISREPLAY_ENGINE_PYTHON=$(abspath $(ENGINE))/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest $(VLLM_TESTS)
 
 check: $(VENV)/dev links docs
 	$(BIN)/ruff check .
