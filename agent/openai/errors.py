@@ -15,6 +15,7 @@ from visreplay.agent.openai.response_schema import (
     Json,
     as_json,
 )
+from visreplay.agent.policy.writing import WriterError
 from visreplay.replay_core import LogitsError, MemoryExhaustedError, ReplayError
 from visreplay.tools import ToolError
 
@@ -27,10 +28,11 @@ CALLERS_MISTAKES = (ReplayError, MessageError, ToolError, ValueError, RecursionE
 def is_callers_mistake(error: Exception) -> bool:
     """Tell whether an error is for the caller.
 
-    Too little memory, and weights that give no finite logits, are the server's.
+    Too little memory, weights that give no finite logits, and an engine that fails, are the
+    server's.
     """
     return isinstance(error, CALLERS_MISTAKES) and not isinstance(
-        error, LogitsError | MemoryExhaustedError
+        error, LogitsError | MemoryExhaustedError | WriterError
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Sequence
 from typing import Any, Protocol
 
-from visreplay.replay_core import Batch, Generation, ReplaySession, TokenLogprob
+from visreplay.replay_core import Batch, Generation, ReplayError, ReplaySession, TokenLogprob
 
 Written = tuple[int, TokenLogprob | None]
 """A token, and its log-probability if it was requested."""
@@ -13,6 +13,10 @@ Wish = tuple[ReplaySession, dict[str, Any]]
 
 Ended = tuple[ReplaySession, Generation]
 """A fork of the session with the new tokens, and the generation."""
+
+
+class WriterError(ReplayError, RuntimeError):
+    """What writes the turns has failed: no mistake of whoever asked."""
 
 
 class Writer(Protocol):

@@ -7,13 +7,15 @@ from typing import Any
 
 import httpx
 
+from visreplay.agent.policy.writing import WriterError
+
 KEY_VARIABLE = "VISREPLAY_ENGINE_KEY"
 """The environment variable with the server's key, if it asks for one."""
 
 _CONNECT_SECONDS = 10.0
 
 
-class EngineError(RuntimeError):
+class EngineError(WriterError):
     """vLLM did not write a turn."""
 
 

@@ -20,6 +20,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
+from visreplay.agent.policy.writing import WriterError
 from visreplay.replay_core import ReplaySession
 from visreplay_connector.handles import IDENTIFIER, Description, Picture, prefix_digest
 
@@ -29,7 +30,7 @@ _WORKER = 8
 """The first characters of a file's name are its worker's; so many."""
 
 
-class ExportError(RuntimeError):
+class ExportError(WriterError):
     """Keys and values cannot be written for the engine."""
 
 

@@ -1,5 +1,6 @@
 """Which vLLM writes the turns, and how it is reached. Imports no torch."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from visreplay.replay_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from visreplay.agent.vllm.writer import VllmWriter
+
+logger = logging.getLogger(__name__)
 
 GIB = 2**30
 
@@ -63,9 +66,9 @@ class VllmSettings:
         Raises:
             CheckpointError: There is no such model.
             ConfigError: It is an adapter, whose merged weights vLLM would need.
-            EngineError: A server cannot be reached, or does not start.
+            EngineError: No server can be reached, or the one to be started does not start.
         """
-        from visreplay.agent.vllm.client import EngineClient
+        from visreplay.agent.vllm.client import EngineClient, EngineDownError
         from visreplay.agent.vllm.exports import Exports
         from visreplay.agent.vllm.file_server import FileServer
         from visreplay.agent.vllm.process import EngineProcess
@@ -96,8 +99,15 @@ class VllmSettings:
                 )
                 urls = (stack.enter_context(process).url,)
             clients = [EngineClient(url) for url in urls]
+            down = []
             for client in clients:
-                client.check()
+                try:
+                    client.check()
+                except EngineDownError as error:
+                    down.append(error)
+                    logger.warning("%s; the others write its turns", error)
+            if len(down) == len(clients):
+                raise down[0]
             writer = VllmWriter(clients, exports)
             stack.callback(writer.close)
             yield writer

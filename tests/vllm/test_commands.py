@@ -106,4 +106,5 @@ def test_what_is_wrong_is_told(options: tuple[str, ...], message: str, tmp_path:
     process = visreplay(*EVAL, *options, "--out", str(tmp_path / "run"))
     output, _ = process.communicate(timeout=600)
     assert process.returncode != 0
-    assert message in " ".join(output.split())
+    assert output.strip().splitlines()[-1].startswith("error: ")
+    assert message in output.strip().splitlines()[-1]
