@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 -- full-width characters are among what is tested.
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -299,14 +299,15 @@ def test_only_the_end_of_a_long_text_is_read() -> None:
     ],
 )
 def test_long_nonsense_takes_no_time(piece: str) -> None:
-    began = perf_counter()
+    """Patterns that go back over a text for each of its places would take minutes."""
+    began = process_time()  # whatever else the machine does
     for written in (piece * (MAX_CHARACTERS // len(piece)), piece + " " * MAX_CHARACTERS + "x"):
         option_letter(written, OPTIONS)
         same_text("A", written)
         stated_number(written)
         same_options("A, C", written)
         expression(written)
-    assert perf_counter() - began < 4
+    assert process_time() - began < 10
 
 
 PIECES = st.sampled_from(
