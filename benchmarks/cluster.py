@@ -45,7 +45,7 @@ class Card:
 
 
 H100 = Card()
-"""H100 SXM: PCIe 5.0 x16 to the machine (NVIDIA's data sheet)."""
+"""H100 SXM: PCIe 5.0 x16 to the machine (as it is quoted)."""
 
 H200 = replace(H100, bandwidth=4.8e12, memory=141e9)
 
