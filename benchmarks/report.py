@@ -6,7 +6,7 @@ Reads `latest.json` (of `speed.py`), `embedded_pair.json` (of `measure.py`) and 
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,17 @@ def main() -> None:
         "systems": lambda: systems_table(pair),
         "ablations": lambda: ablations_table(pair),
     }
+    fill(PAGES, tables)
+
+
+def fill(pages: Iterable[Path], tables: Mapping[str, Callable[[], str]]) -> None:
+    """Replace the tables between `<!-- NAME -->` and `<!-- end -->`.
+
+    Raises:
+        SystemExit: No page has a place for a table.
+    """
     filled: list[str] = []
-    for page in PAGES:
+    for page in pages:
         text = page.read_text("utf-8")
         for name, table in tables.items():
             pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
