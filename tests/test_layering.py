@@ -52,6 +52,7 @@ DOORS = {
     "decord": (),
     "math_verify": ("tasks/scoring/mathematics.py",),
     "typer": ("tasks/commands/",),
+    "ray": ("tasks/evaluation/ray_workers.py",),
 }
 """Where each framework may be imported."""
 

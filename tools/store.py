@@ -76,25 +76,29 @@ class ImageStore:
             ValueError: The image is more than its pixels (a palette, for example).
             DiskError: The file cannot be written.
         """
-        if image.mode not in _MODES:
-            raise ValueError(
-                f"an image of mode {image.mode} cannot be stored: convert it to one of "
-                f"{', '.join(_MODES)}"
-            )
-        reference = _reference(image)
-        path = self.path(reference)
-        # What is in memory has been written or read by this store.
-        if path is not None and not (reference in self._images and path.is_file()):
-            if self.is_whole(reference):
-                # The process that wrote it may have ended before its name was on the disk.
-                with disk_errors(path):
-                    sync_folder(path.parent)
-            else:
-                png = io.BytesIO()
-                image.save(png, "PNG", compress_level=1)
-                write_file(path, png.getvalue())
-        self._remember(reference, image)
-        return reference
+        return self._keep(image)
+
+    def png(self, reference: str) -> bytes:
+        """Encode an image as in its file, for a store on another machine.
+
+        Raises:
+            ValueError: As `get`, and so are the others.
+            KeyError: See there.
+            OSError: See there.
+        """
+        return _encoded(self.get(reference))
+
+    def put_png(self, png: bytes) -> str:
+        """Store an image that the `png` of another store encoded, without encoding it again.
+
+        Raises:
+            ValueError: The bytes are damaged, or as `put`.
+            DiskError: The file cannot be written.
+        """
+        image = _load(io.BytesIO(png))
+        if image is None:
+            raise ValueError(f"{len(png)} bytes are no whole PNG file: send the image again")
+        return self._keep(image, png)
 
     def get(self, reference: str) -> Image.Image:
         """Get the image of a reference.
@@ -161,6 +165,25 @@ class ImageStore:
             known = reference in self._images
         return known or (path is not None and path.is_file())
 
+    def _keep(self, image: Image.Image, png: bytes | None = None) -> str:
+        if image.mode not in _MODES:
+            raise ValueError(
+                f"an image of mode {image.mode} cannot be stored: convert it to one of "
+                f"{', '.join(_MODES)}"
+            )
+        reference = _reference(image)
+        path = self.path(reference)
+        # What is in memory has been written or read by this store.
+        if path is not None and not (reference in self._images and path.is_file()):
+            if self.is_whole(reference):
+                # The process that wrote it may have ended before its name was on the disk.
+                with disk_errors(path):
+                    sync_folder(path.parent)
+            else:
+                write_file(path, png or _encoded(image))
+        self._remember(reference, image)
+        return reference
+
     def _remember(self, reference: str, image: Image.Image) -> None:
         with self._lock:
             if reference not in self._images:
@@ -190,7 +213,13 @@ def _reference(image: Image.Image) -> str:
     return content.hexdigest()
 
 
-def _load(path: Path) -> Image.Image | None:
+def _encoded(image: Image.Image) -> bytes:
+    png = io.BytesIO()
+    image.save(png, "PNG", compress_level=1)
+    return png.getvalue()
+
+
+def _load(file: Path | io.BytesIO) -> Image.Image | None:
     """Decode a file; None if it is damaged.
 
     Raises:
@@ -198,7 +227,7 @@ def _load(path: Path) -> Image.Image | None:
     """
     try:
         # Not by Image.open, which refuses what is larger than most pictures: it was put here.
-        with PngImageFile(path) as image:
+        with PngImageFile(file) as image:
             image.load()
     except Exception as error:  # Pillow raises errors of many types on damaged files
         if isinstance(error, OSError) and error.errno is not None:

@@ -1,11 +1,10 @@
 """The command `visreplay eval`: an agent on a task, and a folder for the results."""
 
-import importlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,6 +13,7 @@ import typer
 import visreplay.agent as agents
 from visreplay.replay_core.config import ReplayConfig
 from visreplay.tasks.commands.console import Console, print_damage, progress_bar
+from visreplay.tasks.commands.cot_checker import load_checker
 from visreplay.tasks.commands.engine_options import EngineOptions
 from visreplay.tasks.commands.option_groups import with_options
 from visreplay.tasks.commands.options import (
@@ -26,11 +26,12 @@ from visreplay.tasks.commands.options import (
     PairOptions,
     largest,
 )
-from visreplay.tasks.commands.remote_choice import choose_policy
+from visreplay.tasks.commands.ray_options import EvaluationJob, PlayRun, RayOptions
+from visreplay.tasks.commands.remote_choice import RemoteChoice, choose_policy
 from visreplay.tasks.commands.sample_runs import settings_of
 from visreplay.tasks.commands.settings import Overrides
 from visreplay.tasks.commands.tool_runs import Cell, Tools, plan_runs, sharing_policy, show_effects
-from visreplay.tasks.evaluation.evaluate import DRIVER, Checker, describe_error, evaluate
+from visreplay.tasks.evaluation.evaluate import DRIVER, evaluate
 from visreplay.tasks.evaluation.journal import Journal, Line, check_settings, read_journal
 from visreplay.tasks.evaluation.record_shapes import record_mismatch
 from visreplay.tasks.evaluation.runs import IMAGES, LINES, Run, SampleRecord, damaged_samples
@@ -51,6 +52,7 @@ def evaluation(
     episode: EpisodeOptions,
     endpoint: EndpointOptions,
     engine: EngineOptions,
+    ray: RayOptions,
     data: DataOption = None,
     max_megapixels: LargestOption = None,
     tools: Annotated[
@@ -78,8 +80,8 @@ def evaluation(
         int,
         typer.Option(
             min=1,
-            help="Samples that are played at once; worth it where another program writes the "
-            "turns (--engine vllm, --policy-url).",
+            help="Samples that are played at once, by each worker of --ray; worth it where another "
+            "program writes the turns (--engine vllm, --policy-url).",
             rich_help_panel=TASK,
         ),
     ] = 1,
@@ -130,6 +132,7 @@ def evaluation(
     from visreplay.agent.episode.agent import versions
 
     console = Console(highlight=False)
+    ray.check(engine)
     checker = load_checker(cot_checker) if cot_checker else None
     source = get_task(task, data, max_pixels=largest(max_megapixels))
     for note in getattr(source, "notes", ()):
@@ -157,13 +160,14 @@ def evaluation(
             f"--rollouts is {rollouts}, but at --temperature 0 or --top-k 1 all of them are the "
             "same: leave one of them out"
         )
+    limits = episode.limits.build()
     settings = {
         **settings_of(source, data, choice, pair, recipe),
         **engine.record,
         "protocol": recipe.protocol,
         "replay": asdict(config),
         "sampling": asdict(sampling),
-        "limits": asdict(episode.limits.build()),
+        "limits": asdict(limits),
         "rollouts": rollouts,
         "seed": episode.seed,
         "shuffle": shuffle,
@@ -176,27 +180,53 @@ def evaluation(
 
         def load() -> "agents.Agent":
             writer = stack.enter_context(engine.writer(choice, config))
-            return choice.agent(config, episode, sampling, out / IMAGES, writer)
+            return choice.agent(config, recipe, sampling, limits, out / IMAGES, writer)
 
         agent_of = sharing_policy(load)
+
+        def play_here(cell: Cell, left: list[str]) -> Iterable[SampleRecord]:
+            agent = agent_of(cell)
+            yield from evaluate(
+                agent,
+                source,
+                left,
+                rollouts=rollouts,
+                seed=episode.seed,
+                cot_checker=checker,
+                concurrency=concurrency,
+            )
+            agent.close()
+
+        play: PlayRun = play_here
+        if ray.ray:
+            job = EvaluationJob(
+                # Workers ask no endpoint for the names of its models.
+                replace(pair, policy=choice.model) if isinstance(choice, RemoteChoice) else pair,
+                endpoint,
+                engine,
+                config,
+                sampling,
+                limits,
+                cells,
+                task=task,
+                data=data,
+                max_pixels=largest(max_megapixels),
+                digest=getattr(source, "digest", None),
+                rollouts=rollouts,
+                seed=episode.seed,
+                cot_checker=cot_checker,
+                versions=versions(),
+            )
+            play = stack.enter_context(ray.playing(job, concurrency, console))
         for cell in cells:
-
-            def play(left: list[str], cell: Cell = cell) -> Iterable[SampleRecord]:
-                agent = agent_of(cell)
-                yield from evaluate(
-                    agent,
-                    source,
-                    left,
-                    rollouts=rollouts,
-                    seed=episode.seed,
-                    cot_checker=checker,
-                    concurrency=concurrency,
-                )
-                agent.close()
-
             own = {"recipe": cell.recipe.to_table(), "replay": asdict(cell.config)}
             play_missing(
-                console, cell.out, {**settings, **own}, ids, play, retry_errors=retry_errors
+                console,
+                cell.out,
+                {**settings, **own},
+                ids,
+                partial(play, cell),
+                retry_errors=retry_errors,
             )
             run = Run.open(cell.out)
             runs.append(run)
@@ -331,28 +361,3 @@ def samples_left(
         again = {each for each, record in records.items() if record["error"] is not None}
         again.update(damaged_samples(Run(out, {}, records), decode=True))
     return [each for each in ids if each not in results or each in again]
-
-
-def load_checker(name: str) -> Checker:
-    """Import the function of `--cot-checker`, from the working directory or a package.
-
-    Raises:
-        ValueError: The module has no such function, or cannot be imported.
-    """
-    module, _, function = name.partition(":")
-    if not module or not function:
-        raise ValueError(f"--cot-checker is {name!r}, but must name a function: module:function")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        checker = getattr(importlib.import_module(module), function, None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the module is code that may do anything, exiting too
-        raise ValueError(
-            f"--cot-checker is {name!r}, but importing {module!r} ended with "
-            f"{describe_error(error)}"
-        ) from error
-    if not callable(checker):
-        raise ValueError(f"--cot-checker is {name!r}, but must name a function: module:function")
-    return cast(Checker, checker)

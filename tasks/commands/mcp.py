@@ -64,10 +64,10 @@ def mcp(
         choice = PairChoice.of(pair, console)
         # What is out of range is told now, and not to the first client that asks.
         config, sampling = choice.config(replay.values), episode.sampling.build()
-        episode.limits.build()
+        limits = episode.limits.build()
 
         def load() -> "VisualAgent":
-            return choice.agent(config, episode, sampling)
+            return choice.agent(config, episode.worded(choice.recipe), sampling, limits)
 
         server = mcp_server(client_media(root or ()), load, seed=episode.seed, host=listen.host)
         if not http:

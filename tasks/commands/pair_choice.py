@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import visreplay.agent as agents
 import visreplay.replay_core as replay_core
+from visreplay.agent.episode.limits import Limits
 from visreplay.agent.policy.sampling import Sampling
 from visreplay.agent.protocols import Recipe, choose_recipe
 from visreplay.replay_core.config import Method, ReplayConfig, Threshold
@@ -15,7 +16,7 @@ from visreplay.replay_core.embedded_pair import EMBEDDED_PAIRS, EmbeddedPair
 from visreplay.replay_core.errors import ConfigError
 from visreplay.replay_core.tuned import tuned_config
 from visreplay.tasks.commands.console import Console
-from visreplay.tasks.commands.options import EpisodeOptions, PairOptions
+from visreplay.tasks.commands.options import PairOptions
 from visreplay.tasks.evaluation.paper import paper_replay
 from visreplay.tools import ImageStore
 
@@ -165,8 +166,9 @@ class PairChoice:
     def agent(
         self,
         config: ReplayConfig,
-        episode: EpisodeOptions,
+        recipe: Recipe,
         sampling: Sampling,
+        limits: Limits,
         images: Path | None = None,
         writer: "Writer | None" = None,
     ) -> "agents.VisualAgent":
@@ -174,8 +176,9 @@ class PairChoice:
 
         Args:
             config: How to replay.
-            episode: Limits, and the checkpoint's own texts.
+            recipe: Texts, sizes of images and formats.
             sampling: How a turn is decoded.
+            limits: Where an episode is stopped.
             images: Folder for the images; in memory when None.
             writer: What writes the turns; None takes the policy's own model.
         """
@@ -183,7 +186,7 @@ class PairChoice:
         return agents.VisualAgent.from_pretrained(
             self.policy,
             self.base,
-            recipe=episode.worded(self.recipe),
+            recipe=recipe,
             replay=config,
             device=self.options.device,
             base_device=self.options.base_device,
@@ -192,7 +195,7 @@ class PairChoice:
             load_options=self.options.load_options,
             store=ImageStore(images) if images else None,
             sampling=sampling,
-            limits=episode.limits.build(),
+            limits=limits,
             names=self.names,
             writer=writer,
         )

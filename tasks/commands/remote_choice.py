@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import visreplay.agent as agents
+from visreplay.agent.episode.limits import Limits
 from visreplay.agent.policy.endpoint import Endpoint
 from visreplay.agent.policy.sampling import Sampling, requested
 from visreplay.agent.protocols import Recipe, choose_recipe
 from visreplay.replay_core.config import Method, ReplayConfig
 from visreplay.replay_core.errors import ConfigError
 from visreplay.tasks.commands.console import Console
-from visreplay.tasks.commands.options import EndpointOptions, EpisodeOptions, PairOptions
+from visreplay.tasks.commands.options import EndpointOptions, PairOptions
 from visreplay.tasks.commands.pair_choice import PairChoice
 from visreplay.tasks.commands.settings import KNOBS
 from visreplay.tools import ImageStore
@@ -120,8 +121,9 @@ class RemoteChoice:
     def agent(
         self,
         config: ReplayConfig,
-        episode: EpisodeOptions,
+        recipe: Recipe,
         sampling: Sampling,
+        limits: Limits,
         images: Path | None = None,
         writer: "Writer | None" = None,
     ) -> "agents.RemoteAgent":
@@ -129,18 +131,19 @@ class RemoteChoice:
 
         Args:
             config: As in `sampling`.
-            episode: Limits, and the model's own texts.
+            recipe: Texts, sizes of images and formats.
             sampling: How a turn is decoded.
+            limits: Where an episode is stopped.
             images: Folder for the images; in memory when None.
             writer: None: `writing` refuses any other.
         """
         return agents.RemoteAgent.at(
             self.endpoint,
             self.model,
-            recipe=episode.worded(self.recipe),
+            recipe=recipe,
             store=ImageStore(images) if images else None,
             sampling=sampling,
-            limits=episode.limits.build(),
+            limits=limits,
         )
 
 

@@ -56,11 +56,17 @@ def run(
     is_video = media_kind(media) == "video"
     choice = choose_policy(pair, endpoint, console)
     config = choice.config(replay.values)
-    if note := missing_texts(episode.worded(choice.recipe)):
+    recipe = episode.worded(choice.recipe)
+    if note := missing_texts(recipe):
         console.print(note, style="dim", markup=False, soft_wrap=True)
     with engine.writer(choice, config) as writer:
         visual_agent = choice.agent(
-            config, episode, episode.sampling.build(), save and save / "images", writer
+            config,
+            recipe,
+            episode.sampling.build(),
+            episode.limits.build(),
+            save and save / "images",
+            writer,
         )
         state = visual_agent.start(
             question,

@@ -44,16 +44,21 @@ class Cell:
     config: ReplayConfig
     recipe: Recipe
 
-    def agent(self, loaded: "Agent") -> "Agent":
-        """Make the agent of this run on the policy of another one, which may be this run's own."""
-        images, protocol = self.out / IMAGES, loaded.protocol
-        if (images, self.config, self.recipe) == (
+    def agent(self, loaded: "Agent", store: ImageStore | None = None) -> "Agent":
+        """Make the agent of this run on the policy of another one, which may be this run's own.
+
+        Args:
+            loaded: The other agent.
+            store: Where images are kept; None takes the run's folder.
+        """
+        store, protocol = store or ImageStore(self.out / IMAGES), loaded.protocol
+        if store.root and (store.root, self.config, self.recipe) == (
             loaded.store.root,
             loaded.replay,
             protocol.recipe,
         ):
             return loaded
-        own = replace(protocol, recipe=self.recipe, store=ImageStore(images))
+        own = replace(protocol, recipe=self.recipe, store=store)
         return loaded.changed(own, self.config)
 
 

@@ -107,14 +107,7 @@ def evaluate_sample(
     Raises:
         DiskError: Its images cannot be written.
     """
-    record: SampleRecord = {
-        "sample_id": sample_id,
-        "question": None,
-        "expected": None,
-        "category": None,
-        "error": None,
-        "rollouts": [],
-    }
+    record = empty_record(sample_id)
     try:
         sample = task.load(sample_id)
         record = record_of(sample, [])
@@ -132,6 +125,18 @@ def evaluate_sample(
         # No other sample shares its conversations; after an error they may fill the memory.
         agent.close()
     return record
+
+
+def empty_record(sample_id: str, error: str | None = None) -> SampleRecord:
+    """Make the record of a sample that was not loaded."""
+    return {
+        "sample_id": sample_id,
+        "question": None,
+        "expected": None,
+        "category": None,
+        "error": error,
+        "rollouts": [],
+    }
 
 
 def describe_error(error: BaseException) -> str:

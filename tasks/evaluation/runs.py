@@ -185,7 +185,7 @@ def damaged_samples(run: Run, *, decode: bool = False) -> list[str]:
     """
     owners: dict[str, list[str]] = {}
     for sample_id, record in run.records.items():
-        for reference in dict.fromkeys(_references(record)):
+        for reference in dict.fromkeys(references(record)):
             owners.setdefault(reference, []).append(sample_id)
     with ThreadPoolExecutor() as threads:  # both reading and decoding leave the interpreter free
         whole = threads.map(lambda each: run.store.is_whole(each, decode=decode), owners)
@@ -219,7 +219,7 @@ def damage(run: Run) -> list[str]:
     return lines
 
 
-def _references(record: SampleRecord) -> Iterator[str]:
+def references(record: SampleRecord) -> Iterator[str]:
     """Go through the references of all images of a record, with the maps."""
     for rollout in record["rollouts"]:
         trajectory = rollout["trajectory"]

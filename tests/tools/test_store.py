@@ -193,3 +193,17 @@ def test_pictures_beyond_pillows_own_limit(tmp_path: Path) -> None:
     reference = store.put(large)
     store.put(Image.new("RGB", (4, 4)))  # which pushes the first out of memory
     assert store.get(reference).size == (20_000, 10_000)
+
+
+def test_an_image_goes_to_another_store_as_it_is(tmp_path: Path) -> None:
+    there, here, put = ImageStore(), ImageStore(tmp_path / "here"), ImageStore(tmp_path / "put")
+    reference = there.put(picture(3))
+    png = there.png(reference)
+    assert here.put_png(png) == reference == put.put(picture(3))
+    for path in (tmp_path / "here").iterdir():
+        assert path.read_bytes() == png == (tmp_path / "put" / path.name).read_bytes()
+    (tmp_path / "here" / f"{reference}.png").write_bytes(png[:50])
+    ImageStore(tmp_path / "here").put_png(png)
+    assert ImageStore(tmp_path / "here").is_whole(reference)
+    with pytest.raises(ValueError, match="60 bytes are no whole PNG file"):
+        here.put_png(png[:60])
