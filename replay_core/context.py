@@ -123,7 +123,7 @@ class Context(ContextState):
         Returns:
             The record of the block; None for text.
         """
-        if self.replayed < len(self.ids) and len(self.ids) not in self.turn_ends:
+        if self.replayed < len(self.ids):
             self.turn_ends += (len(self.ids),)
         self._edit_generated()
         self.catch_up(self.policy_run)

@@ -1,4 +1,4 @@
-"""Who writes a turn, once the conversation has been read: the policy's model here, or an engine."""
+"""Writers of turns, once the conversation has been read: the policy's model here, or an engine."""
 
 from collections.abc import Generator, Sequence
 from typing import Any, Protocol

@@ -121,7 +121,7 @@ class Exports:
             handle: dict[str, Any] = {"files": [file.name for file in files]}
             if self.source is not None:
                 handle["source"] = self.source
-            yield Lease(handle, salt, max(0, end - done))
+            yield Lease(handle, salt, end - done)
         finally:
             with self._lock:
                 self._users.subtract(file.name for file in files)

@@ -99,15 +99,16 @@ class VllmSettings:
                 )
                 urls = (stack.enter_context(process).url,)
             clients = [EngineClient(url) for url in urls]
+            writer = VllmWriter(clients, exports)
+            stack.callback(writer.close)
             down = []
             for client in clients:
                 try:
                     client.check()
                 except EngineDownError as error:
                     down.append(error)
-                    logger.warning("%s; the others write its turns", error)
             if len(down) == len(clients):
                 raise down[0]
-            writer = VllmWriter(clients, exports)
-            stack.callback(writer.close)
+            for each in down:
+                logger.warning("%s; the others write its turns", each)
             yield writer
